@@ -1,0 +1,49 @@
+"""The exception family: the type says whose fault it is, the message says what, where and what to do.
+
+``assert`` is kept for our own invariants. The command line prints a ``HebrewASRError`` as one line and leaves with
+its ``exit_code``; anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class HebrewASRError(Exception):
+    """Base of every error that a user can act on."""
+
+    exit_code = 1
+
+
+class UsageError(HebrewASRError):
+    """The command line, the recipe or the hardware profile asks for something impossible."""
+
+    exit_code = 2
+
+
+class DataError(HebrewASRError):
+    """A file of audio, text or a manifest is missing, unreadable or says something that cannot be."""
+
+    exit_code = 3
+
+
+class EnvironmentProblem(HebrewASRError):
+    """The machine lacks something: a GPU, disk space, a package, a free port."""
+
+    exit_code = 4
+
+
+class CheckpointError(HebrewASRError):
+    """A checkpoint or a model directory is incomplete, of another run, or of another shape."""
+
+    exit_code = 5
+
+
+class TrainingFault(HebrewASRError):
+    """Training itself went wrong: the phase proof failed, the loss stayed non-finite, ranks disagree."""
+
+    exit_code = 6
+
+
+class Preempted(HebrewASRError):
+    """Asked to stop by a signal or a STOP file; the state is saved and ``--resume auto`` continues."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later

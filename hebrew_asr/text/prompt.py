@@ -1,0 +1,65 @@
+"""The one prompt builder: training, evaluation and the command line all read and write this form.
+
+The chat form of Qwen3-ASR (chat_template.json of the public checkpoint)::
+
+    <|im_start|>system\\n{context}<|im_end|>\\n<|im_start|>user\\n<|audio_start|><|audio_pad|>×N<|audio_end|><|im_end|>\\n
+    <|im_start|>assistant\\nlanguage Hebrew<asr_text>{transcript}<|im_end|>
+
+Everything after ``assistant\\n`` is the target; only the target is supervised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+LANGUAGE = "Hebrew"
+ASR_TEXT = "<asr_text>"
+AUDIO_PAD = "<|audio_pad|>"
+END_OF_TURN = "<|im_end|>"
+
+
+def build_target(transcript: str, language: str = LANGUAGE) -> str:
+    """``language Hebrew<asr_text>{transcript}``, without the closing ``<|im_end|>``."""
+    return f"language {language}{ASR_TEXT}{transcript}"
+
+
+def parse_target(target: str) -> tuple[str, str]:
+    """Split a target into (language, transcript). Text with no marker is all transcript, of language ''."""
+    head, marker, transcript = target.partition(ASR_TEXT)
+    if not marker:
+        return "", target
+    return head.removeprefix("language ").strip(), transcript
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """Token ids around the audio, made once per tokenizer."""
+
+    before_audio: list[int]
+    after_audio: list[int]
+    audio_pad: int
+    end_of_turn: int
+
+    @classmethod
+    def of(cls, tokenizer: Any, context: str = "") -> PromptTokens:
+        """Tokenize the fixed parts; ``context`` is the system turn (previous text, hot words)."""
+        return cls(
+            before_audio=_ids(tokenizer, f"<|im_start|>system\n{context}<|im_end|>\n<|im_start|>user\n<|audio_start|>"),
+            after_audio=_ids(tokenizer, "<|audio_end|><|im_end|>\n<|im_start|>assistant\n"),
+            audio_pad=tokenizer.convert_tokens_to_ids(AUDIO_PAD),
+            end_of_turn=tokenizer.convert_tokens_to_ids(END_OF_TURN),
+        )
+
+    def prompt(self, num_audio_tokens: int) -> list[int]:
+        """Ids of the unsupervised part: everything up to and including ``assistant\\n``."""
+        return [*self.before_audio, *[self.audio_pad] * num_audio_tokens, *self.after_audio]
+
+
+def target_ids(tokenizer: Any, target: str) -> list[int]:
+    """Ids of the supervised part: the target and the end of the turn, by which the model learns to stop."""
+    return [*_ids(tokenizer, target), tokenizer.convert_tokens_to_ids(END_OF_TURN)]
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
