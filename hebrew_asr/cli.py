@@ -1,0 +1,60 @@
+"""``hebrew-asr``: one table of subcommands; each lives in ``commands/`` and is imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from hebrew_asr.errors import HebrewASRError
+
+COMMANDS = {
+    "prepare": "turn the ivrit.ai corpora, or your own folder, into a leak-free training set",
+    "audit": "decode and check every clip of a prepared set; one HTML page and a JSON file",
+    "train": "start training through the deepspeed launcher, on however many GPUs there are",
+    "eval": "WER and CER of a model on a manifest, with a confidence interval",
+    "transcribe": "print the text of audio files",
+    "normalize": "normalise lines of Hebrew text from standard input",
+    "demo": "make speech, train a tiny model through both phases and transcribe with it",
+}
+
+_USAGE = "usage: hebrew-asr COMMAND [options]\n\ncommands (each has its own --help):\n{rows}\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one subcommand; returns its exit code. A user's mistake is one line on stderr, not a traceback."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_USAGE.format(rows="\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())))
+        return 0 if argv else 2
+    name, rest = argv[0], argv[1:]
+    if name not in COMMANDS:
+        import difflib
+
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        print(f"hebrew-asr: no command {name!r}{hint} See hebrew-asr --help", file=sys.stderr)
+        return 2
+    return guarded(lambda: _run(name, rest))
+
+
+def _run(name: str, rest: list[str]) -> int:
+    import tyro
+
+    command = importlib.import_module(f"hebrew_asr.commands.{name}").Command
+    return tyro.cli(command, prog=f"hebrew-asr {name}", args=rest).run() or 0
+
+
+def guarded(run) -> int:
+    """Call ``run`` and turn our own errors into one line and an exit code."""
+    try:
+        return run()
+    except HebrewASRError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
