@@ -1,0 +1,220 @@
+"""Hardware profiles: ``ds_configs/*.json``, plain DeepSpeed JSON. Which keys one owns, and how it meets the recipe.
+
+A profile says how the work lies on the hardware: ZeRO stage, offload, precision, communication, micro-batch,
+accumulation. What is learnt (optimizer, learning rate, clipping, phases) belongs to the recipe and is refused here, so
+every number has one owner. Keys that start with ``_`` are notes; ``_hardware`` is read, DeepSpeed never sees it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hebrew_asr.errors import EnvironmentProblem, UsageError
+from hebrew_asr.recipe import Recipe
+
+OWNED = frozenset(
+    """train_micro_batch_size_per_gpu gradient_accumulation_steps train_batch_size zero_optimization bf16 data_types
+    communication_data_type prescale_gradients gradient_predivide_factor zero_force_ds_cpu_optimizer
+    zero_allow_untested_optimizer aio steps_per_print wall_clock_breakdown memory_breakdown comms_logger
+    flops_profiler dump_state""".split()
+)
+REFUSED = {
+    "optimizer": "the recipe's optimizer section owns it",
+    "scheduler": "the recipe's phases and optimizer.warmup_share own the schedule",
+    "gradient_clipping": "the recipe's optimizer.clip_grad_norm owns it",
+    "managed_gradient_accumulation": "the trainer sets it",
+    "fp16": "Qwen3-ASR trains in bf16 or fp32; fp16 needs loss scaling, which the phase proof does not cover",
+    "amp": "use bf16",
+    "wandb": "the recipe's logging section owns it",
+    "tensorboard": "the recipe's logging section owns it",
+    "csv_monitor": "metrics.jsonl is always written",
+    "comet": "the recipe's logging section owns it",
+    "elasticity": "the effective batch is the same on any rank count already",
+    "data_efficiency": "the recipe owns the data",
+    "curriculum_learning": "the recipe owns the data",
+}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a profile was written for."""
+
+    accelerator: str = "cuda"
+    """``cuda`` or ``cpu``."""
+    num_ranks: int = 1
+    """Ranks that ``hebrew-asr train`` starts unless told otherwise."""
+    memory_gib: float = 80.0
+    """Memory of one device."""
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How the clips of one optimizer step lie on ranks and micro-batches."""
+
+    clips_per_step: int
+    num_ranks: int
+    accumulation: int
+    """Micro-batches a rank runs before each optimizer step."""
+    max_micro_batch: int
+    """Most clips in one micro-batch."""
+
+    def __str__(self) -> str:
+        largest = math.ceil(self.clips_per_step / (self.num_ranks * self.accumulation))
+        even = self.clips_per_step % (self.num_ranks * self.accumulation) == 0
+        return (
+            f"{self.clips_per_step} clips per step = {self.num_ranks} rank{'s' * (self.num_ranks > 1)} × "
+            f"{self.accumulation} micro-batch{'es' * (self.accumulation > 1)} × {'' if even else '≤ '}{largest} clips"
+        )
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A checked hardware profile."""
+
+    name: str
+    source: str
+    hardware: Hardware
+    config: dict[str, Any]
+    """The DeepSpeed keys, without notes."""
+
+    @property
+    def zero_stage(self) -> int:
+        """0 to 3."""
+        return int(self.config.get("zero_optimization", {}).get("stage", 0))
+
+    @property
+    def bf16(self) -> bool:
+        """Whether weights and activations are bf16 (the masters are fp32 either way)."""
+        return bool(self.config.get("bf16", {}).get("enabled", False))
+
+    @property
+    def offloads_optimizer(self) -> bool:
+        """Whether masters and moments live in host memory."""
+        offload = self.config.get("zero_optimization", {}).get("offload_optimizer") or {}
+        return offload.get("device", "none") != "none"
+
+
+def load_profile(path: str | Path) -> Profile:
+    """Read and check a profile.
+
+    Raises:
+        UsageError: the file is missing or not JSON, or some keys are unknown, refused or ``auto``; all at once.
+    """
+    path = Path(path)
+    if not path.is_file():
+        shipped = ", ".join(sorted(str(file) for file in Path("ds_configs").glob("*.json")))
+        raise UsageError(f"hardware profile not found: {path}. " + (f"There is: {shipped}" if shipped else ""))
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UsageError(f"hardware profile {path} is not JSON: {error}") from error
+    config = {key: value for key, value in values.items() if not key.startswith("_")}
+    problems = [*_key_problems(config), *_value_problems(config)]
+    try:
+        hardware = Hardware(**values.get("_hardware", {}))
+    except TypeError:
+        problems.append(f"_hardware takes accelerator, num_ranks and memory_gib, not {values['_hardware']}")
+        hardware = Hardware()
+    if problems:
+        raise UsageError(f"hardware profile {path}: " + "; ".join(problems))
+    return Profile(path.stem, str(path), hardware, config)
+
+
+def _key_problems(config: dict[str, Any]) -> list[str]:
+    problems = []
+    for key in config:
+        if key in REFUSED:
+            problems.append(f"{key} does not belong here: {REFUSED[key]}")
+        elif key not in OWNED:
+            close = difflib.get_close_matches(key, OWNED, 1)
+            problems.append(f"unknown key {key}" + (f" (did you mean {close[0]}?)" if close else ""))
+    return problems
+
+
+def _value_problems(config: dict[str, Any]) -> list[str]:
+    """Things that DeepSpeed 0.19.8 accepts in silence and that then go wrong."""
+    problems = [f"{key} is 'auto': give a value, nothing fills it in" for key in _auto_keys(config)]
+    micro = config.get("train_micro_batch_size_per_gpu")
+    if not (isinstance(micro, int) and micro >= 1) and micro != "auto":
+        problems.append(f"train_micro_batch_size_per_gpu must be a whole number of clips, not {micro!r}")
+    stage = config.get("zero_optimization", {}).get("stage", 0)
+    if stage not in (0, 1, 2, 3):
+        problems.append(f"zero_optimization.stage must be 0, 1, 2 or 3, not {stage!r}")
+    bf16 = config.get("bf16", {}).get("enabled", False)
+    if stage == 0 and bf16:
+        problems.append("ZeRO stage 0 with bf16 has no usable fp32 masters; use stage 1 or 2, on one GPU too")
+    if stage in (1, 2, 3) and bf16:
+        if config.get("data_types", {}).get("grad_accum_dtype") != "fp32":
+            problems.append('data_types.grad_accum_dtype must be "fp32", or gradients add up in bf16')
+        if config.get("communication_data_type") != "fp32":
+            problems.append('communication_data_type must be "fp32", or gradients are summed over ranks in bf16')
+    return problems
+
+
+def _auto_keys(value: Any, path: str = "") -> list[str]:
+    if isinstance(value, dict):
+        return [found for key, item in value.items() for found in _auto_keys(item, f"{path}.{key}" if path else key)]
+    return [path] if value == "auto" else []
+
+
+def batching(profile: Profile, recipe: Recipe, num_ranks: int) -> Batching:
+    """Derive the accumulation that makes the recipe's clips per step on ``num_ranks`` ranks.
+
+    Raises:
+        UsageError: the profile's own figures contradict the recipe's effective batch.
+    """
+    wanted = recipe.clips_per_step
+    micro = profile.config["train_micro_batch_size_per_gpu"]
+    if num_ranks > wanted:
+        raise UsageError(f"{num_ranks} ranks cannot share {wanted} clips per step; start at most {wanted} ranks")
+    needed = math.ceil(wanted / (num_ranks * micro))
+    given = profile.config.get("gradient_accumulation_steps", needed)
+    total = profile.config.get("train_batch_size", wanted)
+    if total != wanted:
+        raise UsageError(
+            f"hardware profile {profile.source} says train_batch_size {total}, the recipe's effective batch is {wanted} "
+            f"clips; drop the key from the profile or set clips_per_step"
+        )
+    if given != needed:
+        raise UsageError(
+            f"hardware profile {profile.source} makes {micro} × {given} × {num_ranks} ranks = {micro * given * num_ranks} "
+            f"clips per step, the recipe's effective batch is {wanted}; drop gradient_accumulation_steps or set it to {needed}"
+        )
+    return Batching(wanted, num_ranks, needed, micro)
+
+
+def deepspeed_config(profile: Profile, recipe: Recipe, plan: Batching) -> dict[str, Any]:
+    """The dict for ``deepspeed.initialize``: the profile's keys and what the recipe owns.
+
+    The trainer runs its own number of backward passes before each step and scales the loss by the global token count,
+    so DeepSpeed's batch figures here are bookkeeping: it asserts batch = micro × accumulation × ranks.
+    """
+    config = json.loads(json.dumps(profile.config))
+    config["gradient_accumulation_steps"] = plan.accumulation
+    config["train_batch_size"] = plan.max_micro_batch * plan.accumulation * plan.num_ranks
+    config["managed_gradient_accumulation"] = False
+    config["gradient_clipping"] = recipe.optimizer.clip_grad_norm
+    config.setdefault("steps_per_print", 10**9)
+    if profile.offloads_optimizer:
+        config.setdefault("zero_force_ds_cpu_optimizer", False)
+    return config
+
+
+def check_hardware(profile: Profile, num_ranks: int, num_devices: int) -> None:
+    """Raise EnvironmentProblem if this machine lacks the profile's accelerator, or has too few of them."""
+    if profile.hardware.accelerator != "cuda":
+        return
+    if num_devices == 0:
+        raise EnvironmentProblem(
+            f"hardware profile {profile.source} is for GPUs and this machine shows none; check nvidia-smi, "
+            f"or use ds_configs/cpu.json"
+        )
+    if num_ranks > num_devices:
+        raise EnvironmentProblem(
+            f"{num_ranks} ranks were started and this machine shows {num_devices} GPUs; use --num_gpus {num_devices}"
+        )
