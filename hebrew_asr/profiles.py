@@ -18,10 +18,13 @@ from hebrew_asr.errors import EnvironmentProblem, UsageError
 from hebrew_asr.recipe import Recipe
 
 OWNED = frozenset(
-    """train_micro_batch_size_per_gpu gradient_accumulation_steps train_batch_size zero_optimization bf16 data_types
-    communication_data_type prescale_gradients gradient_predivide_factor zero_force_ds_cpu_optimizer
-    zero_allow_untested_optimizer aio steps_per_print wall_clock_breakdown memory_breakdown comms_logger
-    flops_profiler dump_state""".split()
+    {
+        *("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size"),
+        *("zero_optimization", "zero_force_ds_cpu_optimizer", "zero_allow_untested_optimizer", "aio"),
+        *("bf16", "data_types", "communication_data_type", "prescale_gradients", "gradient_predivide_factor"),
+        *("steps_per_print", "wall_clock_breakdown", "memory_breakdown", "comms_logger", "flops_profiler"),
+        "dump_state",
+    }
 )
 REFUSED = {
     "optimizer": "the recipe's optimizer section owns it",
@@ -177,13 +180,14 @@ def batching(profile: Profile, recipe: Recipe, num_ranks: int) -> Batching:
     total = profile.config.get("train_batch_size", wanted)
     if total != wanted:
         raise UsageError(
-            f"hardware profile {profile.source} says train_batch_size {total}, the recipe's effective batch is {wanted} "
-            f"clips; drop the key from the profile or set clips_per_step"
+            f"hardware profile {profile.source} says train_batch_size {total}, the recipe's effective batch is "
+            f"{wanted} clips; drop the key from the profile or set clips_per_step"
         )
     if given != needed:
         raise UsageError(
-            f"hardware profile {profile.source} makes {micro} × {given} × {num_ranks} ranks = {micro * given * num_ranks} "
-            f"clips per step, the recipe's effective batch is {wanted}; drop gradient_accumulation_steps or set it to {needed}"
+            f"hardware profile {profile.source} makes {micro} × {given} × {num_ranks} ranks = "
+            f"{micro * given * num_ranks} clips per step, the recipe's effective batch is {wanted}; "
+            f"drop gradient_accumulation_steps or set it to {needed}"
         )
     return Batching(wanted, num_ranks, needed, micro)
 

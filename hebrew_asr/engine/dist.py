@@ -1,0 +1,112 @@
+"""Ranks and collectives: with ``zero.py``, the only users of ``torch.distributed`` and ``deepspeed``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as torch_dist
+
+from hebrew_asr.errors import EnvironmentProblem
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among its fellows, and the collectives they share."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank prints and writes shared files."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        torch_dist.barrier()
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks, in place."""
+        torch_dist.all_reduce(tensor)
+        return tensor
+
+    def max(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Elementwise maximum over ranks, in place."""
+        torch_dist.all_reduce(tensor, op=torch_dist.ReduceOp.MAX)
+        return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank says so."""
+        return bool(self.max(torch.tensor([int(flag)], device=self.device)).item())
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        box = [value]
+        torch_dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, in rank order, on every rank."""
+        box: list[Any] = [None] * self.size
+        torch_dist.all_gather_object(box, value)
+        return box
+
+
+def num_ranks_from_environment() -> int:
+    """Ranks that the launcher started (1 without one), known before any process group exists."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank_from_environment() -> int:
+    """This process's rank, known before any process group exists."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def start(accelerator: str, *, timeout_s: float = 600.0) -> Ranks:
+    """Join the process group; a plain ``python`` run is a group of one.
+
+    Raises:
+        EnvironmentProblem: the group could not be formed (a port in use, a rank that never came).
+    """
+    os.environ.setdefault("DS_ACCELERATOR", accelerator)
+    import deepspeed
+
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1")):
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("MASTER_PORT", str(_free_port()) if os.environ["WORLD_SIZE"] == "1" else "29500")
+    # Used by inference collectives only; compiling it would cost every fresh CPU machine most of a minute.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if accelerator == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    else:
+        device = torch.device("cpu")
+    try:
+        backend = "nccl" if accelerator == "cuda" else "gloo"
+        deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=timedelta(seconds=timeout_s))
+    except (RuntimeError, ValueError) as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise EnvironmentProblem(
+            f"the ranks could not meet at {where} ({str(error).splitlines()[0]}); "
+            f"if another job holds the port, give deepspeed --master_port another one"
+        ) from error
+    return Ranks(torch_dist.get_rank(), torch_dist.get_world_size(), device)
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if torch_dist.is_initialized():
+        torch_dist.destroy_process_group()
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,176 @@
+"""The engine: one optimizer step over many micro-batches, and a change of phase that loses no optimizer state."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hebrew_asr.engine import zero
+from hebrew_asr.engine.dist import Ranks
+from hebrew_asr.engine.proof import PhaseProof
+from hebrew_asr.engine.state import CarriedPartition, StateReader, capture, restore, save_partitions
+from hebrew_asr.model.phases import ParameterGroup, num_weights, set_phase
+from hebrew_asr.profiles import Batching, Profile, deepspeed_config
+from hebrew_asr.recipe import Recipe
+
+
+@dataclass
+class MicroBatch:
+    """What one forward pass takes, and how many of its tokens are supervised."""
+
+    inputs: tuple[Any, ...]
+    """Positional arguments of the module's forward, which returns the SUM of token cross-entropies."""
+    num_labels: int
+    """0 in a micro-batch that only keeps this rank in step with the others; its loss then has no weight."""
+
+
+@dataclass
+class StepResult:
+    """Figures of one optimizer step, still on the device: reading them is a host sync."""
+
+    loss: torch.Tensor
+    """Nats per supervised token over the whole global batch."""
+    num_labels: torch.Tensor
+    """Supervised tokens of the global batch."""
+    grad_norm: float
+    """Global gradient norm before clipping."""
+    applied: bool
+    """False if non-finite gradients made every rank skip the step."""
+
+
+class TrainEngine:
+    """A DeepSpeed engine that can change which weights it trains.
+
+    ZeRO fixes its partitions when it is built: a later ``requires_grad = True`` trains nothing and says nothing. So
+    ``enter_phase`` builds a new engine over the new param groups and carries the fp32 masters, Adam moments and step
+    counts of every surviving group into it, bit for bit.
+    """
+
+    def __init__(
+        self, module: nn.Module, asr: nn.Module, recipe: Recipe, profile: Profile, plan: Batching, ranks: Ranks
+    ):
+        """``module`` computes the loss sum and holds ``asr``, whose parameters are trained. No engine exists yet."""
+        self.module, self.asr, self.ranks = module, asr, ranks
+        self.groups: list[ParameterGroup] = []
+        self._recipe, self._profile = recipe, profile
+        self._config = deepspeed_config(profile, recipe, plan)
+        self._engine: Any = None
+        self._parked: list[CarriedPartition] = []
+        self._proof: PhaseProof | None = None
+
+    # ---- phases
+
+    def enter_phase(self, index: int, resume: StateReader | None = None) -> None:
+        """Train the groups of phase ``index`` from now on; a no-op step boundary is the only right moment.
+
+        Args:
+            index: phase of the recipe.
+            resume: a checkpoint's state, for the first engine of a resumed run.
+        """
+        carried = self._parked
+        if self._engine is not None:
+            carried = carried + capture(self._engine, zero.partitions(self._engine, self.groups))
+            engine, self._engine = self._engine, None
+            zero.release(engine)
+            del engine
+            gc.collect()
+        self.groups = set_phase(self.asr, self._recipe, self._recipe.phases[index])
+        if resume is not None:
+            resume.load_weights(dict(self.asr.named_parameters()))
+        self._engine = zero.build(self.module, self.groups, self._config, self._recipe.optimizer)
+        partitions = zero.partitions(self._engine, self.groups)
+        if resume is None:
+            self._parked = restore(self._engine, partitions, carried)
+        else:
+            self._load(resume, partitions)
+        self._proof = PhaseProof(self.asr, self.groups, self._profile.zero_stage, self.ranks)
+
+    def _load(self, resume: StateReader, partitions: list[zero.Partition]) -> None:
+        for partition in partitions:
+            if partition.group in resume.steps:
+                resume.load_partition(self._engine, partition)
+        trained = {partition.group for partition in partitions}
+        self._parked = resume.parked(trained, self.ranks.rank, self.ranks.size)
+
+    @property
+    def num_trainable(self) -> int:
+        """Weights that this phase trains."""
+        return sum(group.num_weights for group in self.groups)
+
+    @property
+    def num_weights(self) -> int:
+        """Weights of the whole model, tied ones once."""
+        return sum(num_weights(parameter) for parameter in self.asr.parameters())
+
+    # ---- steps
+
+    def step(self, micro_batches: list[MicroBatch], learning_rates: dict[str, float]) -> StepResult:
+        """One optimizer step.
+
+        The loss is the sum of token cross-entropies over the whole global batch divided by its supervised tokens, so
+        neither accumulation nor rank count changes it. ZeRO averages over ranks, hence the factor ``ranks.size``.
+
+        Args:
+            micro_batches: this rank's; as many on every rank.
+            learning_rates: of each module group, for this step.
+        """
+        zero.set_learning_rates(self._engine, {group.name: learning_rates[group.module_group] for group in self.groups})
+        device = self.ranks.device
+        own_labels = sum(micro_batch.num_labels for micro_batch in micro_batches)
+        labels = self.ranks.sum(torch.tensor([own_labels], dtype=torch.float64, device=device))
+        per_token = self.ranks.size / labels.clamp(min=1)
+        total = torch.zeros(1, dtype=torch.float64, device=device)
+        self._engine.train()
+        if self._proof is not None:
+            self._proof.before_step(zero.partitions(self._engine, self.groups))
+        for micro_batch in micro_batches:
+            loss_sum = self._engine(*micro_batch.inputs)
+            weighted = loss_sum * (per_token[0] if micro_batch.num_labels else 0.0)
+            total += loss_sum.detach() * bool(micro_batch.num_labels)
+            self._engine.backward(weighted.to(loss_sum.dtype), scale_wrt_gas=False)
+        self._engine.step()
+        applied = bool(self._engine.was_step_applied())
+        norm = self._engine.get_global_grad_norm()
+        return StepResult(self.ranks.sum(total) / labels.clamp(min=1), labels, float(norm or 0.0), applied)
+
+    def prove_phase(self) -> dict[str, int] | None:
+        """After the phase's first effective step: every master meant to move moved, every other weight did not.
+
+        Returns:
+            Weights by fate (``trainable``, ``moved``, ``frozen``), once a phase; None when there is nothing to prove.
+
+        Raises:
+            TrainingFault: naming the parameters at fault.
+        """
+        if self._proof is None or not self._engine.was_step_applied():
+            return None
+        proof, self._proof = self._proof, None
+        return proof.after_step(zero.partitions(self._engine, self.groups))
+
+    # ---- state
+
+    def save_state(self, folder: Path) -> None:
+        """Write this rank's optimizer state into ``folder``; every rank does."""
+        carried = capture(self._engine, zero.partitions(self._engine, self.groups))
+        save_partitions(folder / f"optimizer-rank{self.ranks.rank:05d}.safetensors", carried + self._parked)
+
+    def full_weights(self) -> Any:
+        """Context in which every rank sees whole weights (ZeRO-3 gathers them; other stages have them)."""
+        import contextlib
+
+        if self._profile.zero_stage < 3:
+            return contextlib.nullcontext()
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters(list(self.asr.parameters()), modifier_rank=None)
+
+    def close(self) -> None:
+        """Let go of the engine."""
+        if self._engine is not None:
+            engine, self._engine = self._engine, None
+            zero.release(engine)

@@ -1,0 +1,203 @@
+"""Everything that touches DeepSpeed's private parts, in one place: where ZeRO keeps its fp32 masters and Adam moments.
+
+Read from the source of deepspeed 0.19.8 (the pinned release); ``tests/unit/test_zero_layout.py`` notices a change.
+ZeRO flattens each param group and gives every rank a slice of it, so a parameter's master may be cut across ranks. A
+``Partition`` is one such flat slice and its ``Fragment``s say which elements of which parameters it holds: with that,
+state can be carried over a rebuilt engine, written, and read back on another rank count or ZeRO stage.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as torch_dist
+from torch import nn
+
+from hebrew_asr.model.phases import ParameterGroup
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """A run of one parameter's elements inside a flat partition."""
+
+    parameter: str
+    start: int
+    """First element within the flattened parameter."""
+    length: int
+    offset: int
+    """First element within the partition."""
+
+
+@dataclass
+class Partition:
+    """One flat fp32 master tensor that AdamW steps on, on this rank."""
+
+    group: str
+    master: torch.Tensor
+    fragments: list[Fragment]
+
+
+def build(module: nn.Module, groups: list[ParameterGroup], config: dict[str, Any], optimizer: Any) -> Any:
+    """``deepspeed.initialize`` with one named torch param group for each of ``groups``.
+
+    Args:
+        module: whole model; parameters in no group are frozen.
+        groups: from ``model.phases.set_phase``.
+        config: the DeepSpeed dict of ``profiles.deepspeed_config``.
+        optimizer: the recipe's Optimizer section.
+    """
+    torch_groups = [
+        {
+            "params": list(group.parameters.values()),
+            "name": group.name,
+            "weight_decay": optimizer.weight_decay if group.decays else 0.0,
+        }
+        for group in groups
+    ]
+    # A client optimizer: AdamW is torch's own, and nothing is compiled on the node.
+    adamw = torch.optim.AdamW(
+        torch_groups,
+        lr=0.0,
+        betas=(optimizer.beta1, optimizer.beta2),
+        eps=optimizer.eps,
+        fused=True,
+    )
+    return deepspeed.initialize(model=module, optimizer=adamw, config=config)[0]
+
+
+def inner_optimizer(engine: Any) -> torch.optim.Optimizer:
+    """The torch AdamW inside ZeRO's optimizer."""
+    return getattr(engine.optimizer, "optimizer", engine.optimizer)
+
+
+def partitions(engine: Any, groups: list[ParameterGroup]) -> list[Partition]:
+    """This rank's master partitions, in a stable order, with the fragments they hold."""
+    names = {id(p): name for group in groups for name, p in group.parameters.items()}
+    zero = engine.optimizer
+    kind = type(zero).__name__
+    if kind == "DeepSpeedZeroOptimizer":  # stages 1 and 2
+        placed = map(zip, zero.round_robin_bit16_groups, zero.round_robin_bit16_offsets)
+        layout = list(zip(zero.single_partition_of_fp32_groups, map(list, placed), strict=True))
+        return _sliced(layout, groups, names)
+    if kind == "BF16_Optimizer":  # stage 1, bf16 weights with fp32 accumulation
+        layout = [
+            (master, _consecutive(params))
+            for master, params in zip(zero.fp32_groups_flat_partition, zero.bf16_groups, strict=True)
+        ]
+        return _sliced(layout, groups, names)
+    if kind == "DeepSpeedZeroOptimizer_Stage3":
+        return _stage3(zero, groups, names)
+    # Stage 0: torch AdamW on whole parameters.
+    return [
+        Partition(group.name, p, [Fragment(name, 0, p.numel(), 0)])
+        for group in groups
+        for name, p in group.parameters.items()
+    ]
+
+
+def _consecutive(params: list[nn.Parameter]) -> list[tuple[nn.Parameter, int]]:
+    offset, placed = 0, []
+    for parameter in params:
+        placed.append((parameter, offset))
+        offset += parameter.numel()
+    return placed
+
+
+def _sliced(layout: list[Any], groups: list[ParameterGroup], names: dict[int, str]) -> list[Partition]:
+    """Stages 1 and 2: every group is one flat buffer, cut into equal slices, one a rank."""
+    rank = torch_dist.get_rank()
+    found = []
+    for group, (master, placed) in zip(groups, layout, strict=True):
+        low, high = rank * master.numel(), (rank + 1) * master.numel()
+        fragments = []
+        for parameter, offset in placed:
+            first, last = max(low, offset), min(high, offset + parameter.numel())
+            if first < last:
+                fragments.append(Fragment(names[id(parameter)], first - offset, last - first, first - low))
+        found.append(Partition(group.name, master, fragments))
+    return found
+
+
+def _stage3(zero: Any, groups: list[ParameterGroup], names: dict[int, str]) -> list[Partition]:
+    """Stage 3: every parameter is cut into equal slices; a sub-group lays this rank's slices end to end."""
+    rank = torch_dist.get_rank()
+    group_of = {name: group.name for group in groups for name in group.parameters}
+    found = []
+    for master, sub_group in zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True):
+        fragments, offset = [], 0
+        for parameter in sub_group:
+            share = parameter.ds_tensor.ds_numel
+            length = max(0, min(share, parameter.ds_numel - rank * share))
+            if length:
+                fragments.append(Fragment(names[id(parameter)], rank * share, length, offset))
+            offset += share
+        found.append(Partition(group_of[names[id(sub_group[0])]], master, fragments))
+    return found
+
+
+def adam_state(engine: Any, partition: Partition) -> dict[str, torch.Tensor]:
+    """AdamW's state of a partition (``exp_avg``, ``exp_avg_sq``, ``step``), made as step 0 if it is still lazy.
+
+    Zeros are what AdamW's own first step starts from, so making them early changes nothing.
+    """
+    state = inner_optimizer(engine).state[partition.master]
+    if not state:
+        state["step"] = torch.zeros((), dtype=torch.float32, device=partition.master.device)
+        state["exp_avg"] = torch.zeros_like(partition.master)
+        state["exp_avg_sq"] = torch.zeros_like(partition.master)
+    return state
+
+
+def set_learning_rates(engine: Any, rates: dict[str, float]) -> None:
+    """Give every param group (by name) its learning rate for the next step."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rates[group["name"]]
+
+
+def release(engine: Any) -> None:
+    """Take an engine apart so that nothing of it lives on.
+
+    ``engine.destroy()`` alone leaves two forward hooks on the module, whose closures own the old masters and moments,
+    and a late ``__del__`` would wipe the next engine's parameter mapping. So every edge is cut here, and checked.
+    """
+    module = engine.module
+    alive = [weakref.ref(engine), weakref.ref(engine.optimizer)]
+    engine.destroy()
+    for hook in (engine.module_forward_pre_hook, engine.module_forward_post_hook):
+        if hook is not None:
+            hook.remove()
+    engine.module_forward_pre_hook = engine.module_forward_post_hook = None
+    if hasattr(engine.optimizer, "unregister_grad_acc_post_hooks"):
+        engine.optimizer.unregister_grad_acc_post_hooks()
+    for parameter in module.parameters():
+        parameter.grad = None
+        for attribute in _PARAMETER_MARKS:
+            parameter.__dict__.pop(attribute, None)
+    engine.optimizer = engine.basic_optimizer = engine.client_optimizer = engine.lr_scheduler = None
+    engine._modules.clear()
+    engine.__dict__["module"] = None
+    del engine
+    gc.collect()
+    # The caller still holds its own reference to the engine; the optimizer must be gone already.
+    assert alive[1]() is None, "the old ZeRO optimizer is still referenced; its masters and moments would leak"
+
+
+_PARAMETER_MARKS = (
+    "_hp_mapping",
+    "_dp_group",
+    "_zero_optimizer",
+    "_z3_optimizer",
+    "get_full_hp_param",
+    "get_full_hp_grad",
+    "set_full_hp_param",
+    "set_full_hp_grad",
+    "load_hp_checkpoint_state",
+    "_index_in_param_group",
+    "grad_accum",
+    "param_idx_in_group",
+)
