@@ -1,0 +1,249 @@
+"""Log-mel features of packed clips on the device: speed perturbation, spectrogram and SpecAugment in one pass.
+
+Every clip gets the features it would get alone from transformers' ``Qwen3ASRFeatureExtractor``. All sizes come from the
+host in a :class:`MelPlan`, and every step is an index computation, so nothing here waits for the device.
+
+Dimension letters: S samples of all recordings, N clips, R rows of ``HOP`` samples, C chunks, B mel bins, F frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.audio_utils import mel_filter_bank
+
+from hebrew_asr.audio.augment import Masks, perturbed_length, speed_ratio
+from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
+from hebrew_asr.audio.frames import CHUNK_FRAMES, HOP, MEL_BINS, MIN_SAMPLES, N_FFT, num_frames
+
+_SINC_ZERO_CROSSINGS = 6
+_SINC_ROLLOFF = 0.99
+
+
+@dataclass(frozen=True)
+class ResamplePlan:
+    """The clips that share one speed."""
+
+    ratio: Fraction
+    """Recorded samples to played samples, in lowest terms: 11/10 is 1.1 times the tempo."""
+    first_sample_N: Tensor
+    """Start of each clip in the packed recording."""
+    samples_N: Tensor
+    """Recorded samples of each clip."""
+    first_block_N: Tensor
+    """Output is made in blocks of ``ratio.denominator`` samples; this is each clip's first."""
+    blocks_N: Tensor
+    num_blocks: int
+    kernel_TP: Tensor
+    """Taps for each output phase; carried along so that nothing is copied to the device later."""
+    reach: int
+    """Taps before a block's own samples."""
+
+
+@dataclass(frozen=True)
+class MelPlan:
+    """Where everything lies, made on the host by :func:`plan_mel`; integer tensors and plain integers."""
+
+    resampled: tuple[ResamplePlan, ...]
+    """One entry for each speed other than 1 in the batch."""
+    first_sample_N: Tensor
+    """Start of each clip in the recording followed by all resampled outputs."""
+    samples_N: Tensor
+    """Samples of each clip after speed perturbation."""
+    frames_N: Tensor
+    first_row_N: Tensor
+    rows_N: Tensor
+    """Rows of ``HOP`` samples that a clip's analysis windows span."""
+    num_rows: int
+    clip_C: Tensor
+    """The clip that each chunk belongs to."""
+    first_frame_C: Tensor
+    """First frame of each chunk, counted in its clip."""
+    first_chunk_N1: Tensor
+    """Start of each clip's chunks, and their total."""
+    freq_masks_NM2: Tensor | None
+    time_masks_NM2: Tensor | None
+    """Both are None when nothing is masked."""
+
+
+class MelBatch(Protocol):
+    """What :class:`LogMel` reads of a batch."""
+
+    @property
+    def waveform_S(self) -> Tensor: ...
+    @property
+    def mel(self) -> MelPlan: ...
+
+
+def plan_mel(samples: Sequence[int], speeds: Sequence[float], masks: Sequence[Masks] | None) -> MelPlan:
+    """Lay out the work for clips of ``samples`` recorded samples each, played at ``speeds``.
+
+    ``masks`` holds one entry a clip, all with the same number of masks.
+    """
+    first, resampled = _plan_resampling(np.asarray(samples, dtype=np.int64), [speed_ratio(speed) for speed in speeds])
+    played = [perturbed_length(count, speed) for count, speed in zip(samples, speeds, strict=True)]
+    frames = np.asarray([num_frames(count) for count in played], dtype=np.int64)
+    rows = frames + 2  # the last window ends 240 samples past the last hop
+    chunks = -(-frames // CHUNK_FRAMES)
+    chunk_in_clip = np.arange(chunks.sum()) - np.repeat(_starts(chunks), chunks)
+    return MelPlan(
+        resampled=resampled,
+        first_sample_N=torch.from_numpy(first),
+        samples_N=torch.tensor(played),
+        frames_N=torch.from_numpy(frames),
+        first_row_N=torch.from_numpy(_starts(rows)),
+        rows_N=torch.from_numpy(rows),
+        num_rows=int(rows.sum()),
+        clip_C=torch.from_numpy(np.repeat(np.arange(len(frames)), chunks)),
+        first_frame_C=torch.from_numpy(chunk_in_clip * CHUNK_FRAMES),
+        first_chunk_N1=torch.from_numpy(np.append(_starts(chunks), chunks.sum())),
+        freq_masks_NM2=None if masks is None else torch.from_numpy(np.stack([mask.freq for mask in masks])),
+        time_masks_NM2=None if masks is None else torch.from_numpy(np.stack([mask.time for mask in masks])),
+    )
+
+
+def _plan_resampling(recorded: np.ndarray, ratios: Sequence[Fraction]) -> tuple[np.ndarray, tuple[ResamplePlan, ...]]:
+    """Where each clip's played samples begin once all outputs follow the recording, and one plan a speed."""
+    first_recorded = _starts(recorded)
+    first, total = first_recorded.copy(), int(recorded.sum())
+    plans = []
+    for ratio in sorted(set(ratios) - {Fraction(1)}):
+        clips = np.flatnonzero([other == ratio for other in ratios])
+        blocks = -(-recorded[clips] // ratio.numerator)
+        kernel, reach = _sinc_kernel(ratio)
+        plans.append(
+            ResamplePlan(
+                ratio=ratio,
+                first_sample_N=torch.from_numpy(first_recorded[clips]),
+                samples_N=torch.from_numpy(recorded[clips]),
+                first_block_N=torch.from_numpy(_starts(blocks)),
+                blocks_N=torch.from_numpy(blocks),
+                num_blocks=int(blocks.sum()),
+                kernel_TP=torch.from_numpy(kernel),
+                reach=reach,
+            )
+        )
+        first[clips] = total + _starts(blocks) * ratio.denominator
+        total += int(blocks.sum()) * ratio.denominator
+    return first, tuple(plans)
+
+
+def _starts(lengths: np.ndarray) -> np.ndarray:
+    return np.cumsum(lengths) - lengths
+
+
+class LogMel(nn.Module):
+    """Packed int16 waveform to chunks of log-mel features in float32; no parameters, never differentiated.
+
+    Agrees with ``Qwen3ASRFeatureExtractor`` on each clip alone to about 1e-5: reflection at the clip's own edges, zeros
+    up to half a second, last STFT frame dropped, floor 8 decades below the clip's own maximum.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        filters = mel_filter_bank(
+            num_frequency_bins=1 + N_FFT // 2,
+            num_mel_filters=MEL_BINS,
+            min_frequency=0.0,
+            max_frequency=SAMPLE_RATE_HZ / 2,
+            sampling_rate=SAMPLE_RATE_HZ,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+        self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
+        self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, batch: MelBatch) -> Tensor:
+        """Features of a packed batch.
+
+        Args:
+            batch: a ``PackedBatch`` on this module's device.
+
+        Returns:
+            mel_CBF: (chunks, 128, 100) float32; zero past the end of each clip, as in the native path for a clip alone.
+        """
+        plan = batch.mel
+        recorded = batch.waveform_S.float() / 32768.0
+        waveform = torch.cat([recorded, *(_resample(recorded, part) for part in plan.resampled)])
+        log_mel_RB = self._log_mel_rows(waveform, plan)
+        frame_CF = plan.first_frame_C[:, None] + torch.arange(CHUNK_FRAMES, device=waveform.device)
+        valid_C1F = (frame_CF < plan.frames_N[plan.clip_C, None])[:, None]
+        row_CF = (plan.first_row_N[plan.clip_C, None] + frame_CF).clamp(max=log_mel_RB.shape[0] - 1)
+        mel_CBF = log_mel_RB[row_CF].transpose(1, 2)
+        loudest_C = _per_clip("max", mel_CBF.masked_fill(~valid_C1F, -torch.inf).amax((1, 2)), plan)
+        mel_CBF = (torch.maximum(mel_CBF, loudest_C[:, None, None] - 8.0) + 4.0) / 4.0
+        mel_CBF = mel_CBF.masked_fill(~valid_C1F, 0.0)
+        return self._mask(mel_CBF, frame_CF, valid_C1F, plan).contiguous()
+
+    def _mask(self, mel_CBF: Tensor, frame_CF: Tensor, valid_C1F: Tensor, plan: MelPlan) -> Tensor:
+        if plan.freq_masks_NM2 is None or plan.time_masks_NM2 is None:
+            return mel_CBF
+        bins_B = torch.arange(MEL_BINS, device=mel_CBF.device)
+        masked_CBF = _within(bins_B[None], plan.freq_masks_NM2[plan.clip_C])[:, :, None]
+        masked_CBF = (masked_CBF | _within(frame_CF, plan.time_masks_NM2[plan.clip_C])[:, None]) & valid_C1F
+        # The clip's mean, as in the paper, whose features have mean zero. A fixed 0 would be the loudest part of a
+        # quiet recording, since these features move with the recording's level.
+        mean_C = _per_clip("sum", mel_CBF.sum((1, 2)), plan) / (plan.frames_N[plan.clip_C] * MEL_BINS)
+        return torch.where(masked_CBF, mean_C[:, None, None], mel_CBF)
+
+    def _log_mel_rows(self, waveform: Tensor, plan: MelPlan) -> Tensor:
+        """log10 mel power of the window at every row: (rows - 2, bins). Two rows a clip are between clips: unused."""
+        ones = torch.ones_like(plan.rows_N)
+        clip_R = torch.repeat_interleave(ones.cumsum(0) - 1, plan.rows_N, output_size=plan.num_rows)
+        row_R = torch.arange(plan.num_rows, device=waveform.device) - plan.first_row_N[clip_R]
+        offset_RH = (row_R * HOP - N_FFT // 2)[:, None] + torch.arange(HOP, device=waveform.device)
+        samples_R1 = plan.samples_N[clip_R, None]
+        last_R1 = samples_R1.clamp(min=MIN_SAMPLES) - 1
+        offset_RH = last_R1 - (last_R1 - offset_RH.abs()).abs()  # reflected at both edges
+        silent_RH = offset_RH >= samples_R1
+        source_RH = (plan.first_sample_N[clip_R, None] + offset_RH).clamp(max=waveform.shape[0] - 1)
+        padded = waveform[source_RH].masked_fill(silent_RH, 0.0).flatten()
+        spectrum = torch.fft.rfft(padded.unfold(0, N_FFT, HOP) * self.window)
+        power = spectrum.real.square() + spectrum.imag.square()
+        return (power @ self.filters).clamp(min=1e-10).log10()
+
+
+def _per_clip(reduce: str, value_C: Tensor, plan: MelPlan) -> Tensor:
+    """Reduce over each clip's chunks, and give every chunk its clip's result. Sums have a fixed order."""
+    per_clip = torch.segment_reduce(value_C, reduce, offsets=plan.first_chunk_N1, unsafe=True)
+    return per_clip[plan.clip_C]
+
+
+def _within(position_XP: Tensor, intervals_CM2: Tensor) -> Tensor:
+    """Whether a position lies in one of the half-open intervals: (C, P) from (C or 1, P) and (C, M, 2)."""
+    first_C1M, stop_C1M = intervals_CM2[:, None].unbind(-1)
+    return ((position_XP[..., None] >= first_C1M) & (position_XP[..., None] < stop_C1M)).any(-1)
+
+
+def _resample(recorded: Tensor, plan: ResamplePlan) -> Tensor:
+    """Play clips faster or slower: (num_blocks * denominator,) samples, each clip in whole blocks."""
+    ones = torch.ones_like(plan.blocks_N)
+    clip_K = torch.repeat_interleave(ones.cumsum(0) - 1, plan.blocks_N, output_size=plan.num_blocks)
+    block_K = torch.arange(plan.num_blocks, device=recorded.device) - plan.first_block_N[clip_K]
+    tap_T = torch.arange(plan.kernel_TP.shape[0], device=recorded.device) - plan.reach
+    offset_KT = (block_K * plan.ratio.numerator)[:, None] + tap_T
+    outside_KT = (offset_KT < 0) | (offset_KT >= plan.samples_N[clip_K, None])
+    source_KT = (plan.first_sample_N[clip_K, None] + offset_KT).clamp(0, recorded.shape[0] - 1)
+    return (recorded[source_KT].masked_fill(outside_KT, 0.0) @ plan.kernel_TP).flatten()
+
+
+def _sinc_kernel(ratio: Fraction) -> tuple[np.ndarray, int]:
+    """Hann-windowed sinc of :func:`torchaudio.functional.resample` (J. O. Smith, "Digital audio resampling").
+
+    Returns:
+        (taps, denominator) float32, one column for each output phase, and how many taps lie before the block.
+    """
+    recorded, played = ratio.numerator, ratio.denominator
+    cutoff = min(recorded, played) * _SINC_ROLLOFF
+    reach = int(np.ceil(_SINC_ZERO_CROSSINGS * recorded / cutoff))
+    taps = np.arange(-reach, reach + recorded)[:, None] / recorded - np.arange(played)[None] / played
+    taps = np.clip(taps * cutoff, -_SINC_ZERO_CROSSINGS, _SINC_ZERO_CROSSINGS)
+    window = np.cos(taps * np.pi / _SINC_ZERO_CROSSINGS / 2) ** 2
+    return (np.sinc(taps) * window * cutoff / recorded).astype(np.float32), reach

@@ -1,0 +1,183 @@
+"""Decoded clips to one packed batch: everything lies end to end, nothing is padded.
+
+Every length is known on the host, so neither the model nor the loop ever asks the device for one. What is supervised
+follows from lengths too, never from token ids: pad may equal end-of-turn.
+
+Dimension letters: S samples, N clips, C chunks of mel, A audio tokens, W encoder windows, T tokens of the language
+model, L supervised tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hebrew_asr.audio.augment import Masks, draw_masks, no_masks, perturbed_length
+from hebrew_asr.audio.frames import CHUNK_FRAMES, TOKENS_PER_CHUNK, EncoderGeometry, num_audio_tokens, num_frames
+from hebrew_asr.audio.mel import MelPlan, plan_mel
+from hebrew_asr.recipe import Augmentation
+from hebrew_asr.text.prompt import PromptTokens
+
+
+@dataclass(frozen=True)
+class Example:
+    """One decoded clip with its target."""
+
+    clip_id: str
+    samples: np.ndarray
+    """(samples,) int16, mono 16 kHz, as recorded."""
+    target_ids: list[int]
+    """Ids of ``language Hebrew<asr_text>{transcript}<|im_end|>``."""
+    speed: float = 1.0
+    """Tempo to play it at."""
+    mask_seed: int | None = None
+    """Seed of its SpecAugment masks; None leaves the clip unmasked."""
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """N clips end to end. Tensors are moved together; lists and integers stay on the host."""
+
+    clip_ids: list[str]
+    samples: list[int]
+    """Per clip, after speed perturbation."""
+    frames: list[int]
+    """Mel frames per clip."""
+    audio_tokens: list[int]
+    """Encoder outputs per clip."""
+    tokens: list[int]
+    """Tokens per clip in the language model."""
+    labels_per_clip: list[int]
+    max_window_tokens: int
+    max_clip_tokens: int
+
+    waveform_S: Tensor
+    """int16, as recorded."""
+    mel: MelPlan
+    conv_positions_A: Tensor
+    """Which of the chunks' 13 x C convolution outputs are sound."""
+    window_cu_seqlens_W1: Tensor
+    """int32 bounds of the encoder's attention windows in A; every window holds at least one token."""
+    input_ids_T: Tensor
+    position_ids_T: Tensor
+    """Restart at 0 in each clip."""
+    audio_positions_A: Tensor
+    """Where the encoder outputs belong in T."""
+    clip_cu_seqlens_N1: Tensor
+    """int32 bounds of the clips in T."""
+    supervised_positions_L: Tensor
+    """The position before each target token: its hidden state predicts that token."""
+    labels_L: Tensor
+
+    @property
+    def num_labels(self) -> int:
+        """Supervised tokens, the divisor of the summed loss."""
+        return sum(self.labels_per_clip)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
+        """The batch with every tensor on ``device``."""
+        return _map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> PackedBatch:
+        """The batch in page-locked memory; a DataLoader with ``pin_memory=True`` calls this."""
+        return _map_tensors(self, Tensor.pin_memory)
+
+
+def _map_tensors(held: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(held, Tensor):
+        return change(held)
+    if isinstance(held, tuple) and held and is_dataclass(held[0]):
+        return tuple(_map_tensors(part, change) for part in held)
+    if is_dataclass(held):
+        values = {field.name: getattr(held, field.name) for field in fields(held)}
+        return replace(held, **{name: _map_tensors(value, change) for name, value in values.items()})
+    return held
+
+
+def pack(
+    examples: Sequence[Example],
+    prompt: PromptTokens,
+    geometry: EncoderGeometry,
+    augmentation: Augmentation | None = None,
+) -> PackedBatch:
+    """Lay clips end to end in the order given.
+
+    Args:
+        examples: at least one clip, each with samples and a target.
+        prompt: ids around the audio.
+        geometry: the encoder's attention window.
+        augmentation: masks to draw for clips that carry a ``mask_seed``; None masks nothing.
+    """
+    assert examples, "an empty batch has no loss"
+    assert all(e.samples.dtype == np.int16 and e.samples.size and e.target_ids for e in examples)
+    samples = [perturbed_length(len(example.samples), example.speed) for example in examples]
+    frames = [num_frames(count) for count in samples]
+    audio_tokens = [num_audio_tokens(count) for count in frames]
+    windows = [length for count in audio_tokens for length in _windows(count, geometry.window_tokens)]
+    # The last target token is a label but never an input: nothing follows it.
+    clips = [
+        prompt.prompt(count) + example.target_ids[:-1] for example, count in zip(examples, audio_tokens, strict=True)
+    ]
+    tokens = [len(clip) for clip in clips]
+    first_token = _bounds(tokens)[:-1]
+    labels_per_clip = [len(example.target_ids) for example in examples]
+    last_labels = np.add(first_token, tokens)
+    return PackedBatch(
+        clip_ids=[example.clip_id for example in examples],
+        samples=samples,
+        frames=frames,
+        audio_tokens=audio_tokens,
+        tokens=tokens,
+        labels_per_clip=labels_per_clip,
+        max_window_tokens=max(windows),
+        max_clip_tokens=max(tokens),
+        waveform_S=torch.from_numpy(np.concatenate([example.samples for example in examples])),
+        mel=plan_mel(
+            [len(e.samples) for e in examples], [e.speed for e in examples], _masks(examples, frames, augmentation)
+        ),
+        conv_positions_A=_conv_positions(frames, audio_tokens),
+        window_cu_seqlens_W1=torch.from_numpy(_bounds(windows).astype(np.int32)),
+        input_ids_T=torch.tensor(list(chain.from_iterable(clips))),
+        position_ids_T=_ranges([0] * len(tokens), tokens),
+        audio_positions_A=_ranges(first_token + len(prompt.before_audio), audio_tokens),
+        clip_cu_seqlens_N1=torch.from_numpy(_bounds(tokens).astype(np.int32)),
+        supervised_positions_L=_ranges(last_labels - labels_per_clip, labels_per_clip),
+        labels_L=torch.tensor(list(chain.from_iterable(example.target_ids for example in examples))),
+    )
+
+
+def _masks(examples: Sequence[Example], frames: Sequence[int], augmentation: Augmentation | None) -> list[Masks] | None:
+    if augmentation is None or all(example.mask_seed is None for example in examples):
+        return None
+    return [
+        no_masks(augmentation) if example.mask_seed is None else draw_masks(example.mask_seed, count, augmentation)
+        for example, count in zip(examples, frames, strict=True)
+    ]
+
+
+def _windows(tokens: int, window: int) -> list[int]:
+    full, rest = divmod(tokens, window)
+    return [window] * full + ([rest] if rest else [])
+
+
+def _bounds(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    """0 and the running totals: one more than ``lengths``."""
+    return np.concatenate([[0], np.cumsum(lengths)])
+
+
+def _ranges(first: Any, lengths: Sequence[int]) -> Tensor:
+    """``first[i], first[i] + 1, …`` for ``lengths[i]`` values, for every i, end to end."""
+    bounds = _bounds(lengths)
+    return torch.from_numpy(np.repeat(np.asarray(first) - bounds[:-1], lengths) + np.arange(bounds[-1]))
+
+
+def _conv_positions(frames: Sequence[int], audio_tokens: Sequence[int]) -> Tensor:
+    """Only a clip's last chunk can be short, so each clip's outputs are a run from its first chunk."""
+    chunks = -(-np.asarray(frames) // CHUNK_FRAMES)
+    return _ranges(_bounds(chunks)[:-1] * TOKENS_PER_CHUNK, audio_tokens)

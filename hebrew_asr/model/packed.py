@@ -1,0 +1,117 @@
+"""Summed loss of a packed batch, through the layers of the native model.
+
+transformers' own forward pads every clip to the longest, convolves empty chunks, attends window by window with a
+host sync each, and computes logits for the whole prompt. Here the same modules run over clips laid end to end.
+
+Submodules are only ever called, and their weights never read, so that ZeRO-3's gathering hooks run. Nothing is set on
+the native model: ``generate`` keeps its own attention.
+
+Dimension letters: T tokens, A audio tokens, C chunks, H hidden size, L supervised tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Qwen3ASRForConditionalGeneration
+from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
+
+from hebrew_asr.data.collate import PackedBatch
+from hebrew_asr.model.attention import varlen_attention
+
+
+class PackedASR(nn.Module):
+    """The native model, held as ``asr`` with its own weights, given a forward pass for training on packed batches."""
+
+    def __init__(self, asr: Qwen3ASRForConditionalGeneration) -> None:
+        super().__init__()
+        self.asr = asr
+
+    def forward(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
+        """Sum of the cross-entropies of all supervised tokens.
+
+        Args:
+            batch: clips of :func:`hebrew_asr.data.collate.pack`, on the model's device.
+            mel_CBF: (chunks, 128, 100), from :class:`hebrew_asr.audio.mel.LogMel`.
+
+        Returns:
+            float32 scalar, not divided by anything.
+        """
+        logits_LV = self.asr.lm_head(self.hidden_states(batch, mel_CBF))
+        return F.cross_entropy(logits_LV.float(), batch.labels_L, reduction="sum")
+
+    def hidden_states(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
+        """What the head reads: (L, H), the normalised hidden state before each target token."""
+        language_model = self.asr.model.language_model
+        audio_AH = self.audio_embeddings(batch, mel_CBF)
+        hidden_TH = language_model.embed_tokens(batch.input_ids_T)
+        hidden_TH = hidden_TH.index_copy(0, batch.audio_positions_A, audio_AH)
+        rotary = language_model.rotary_emb(hidden_TH[None], batch.position_ids_T[None])
+        cos_TD, sin_TD = (part[0] for part in rotary)
+        segments = (batch.clip_cu_seqlens_N1, batch.max_clip_tokens)
+        for layer in language_model.layers:
+            hidden_TH = _decoder_layer(layer, hidden_TH, cos_TD, sin_TD, segments)
+        return language_model.norm(hidden_TH.index_select(0, batch.supervised_positions_L))
+
+    def audio_embeddings(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
+        """Projected encoder outputs of all clips, end to end: (A, H).
+
+        The leading frozen modules leave no graph behind; everything above the first trainable one is differentiated.
+        """
+        tower = self.asr.model.audio_tower
+        segments = (batch.window_cu_seqlens_W1, batch.max_window_tokens)
+        stem = (tower.conv2d1, tower.conv2d2, tower.conv2d3, tower.conv_out)
+        frozen = torch.is_grad_enabled() and not _trains(stem)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            hidden_AH = _convolve(tower, mel_CBF).index_select(0, batch.conv_positions_A)
+        for layer in tower.layers:
+            frozen = frozen and not _trains([layer])
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+                hidden_AH = _encoder_layer(layer, hidden_AH, segments)
+        return self.asr.model.multi_modal_projector(tower.ln_post(hidden_AH))
+
+
+def _trains(modules: Iterable[nn.Module]) -> bool:
+    return any(parameter.requires_grad for module in modules for parameter in module.parameters())
+
+
+def _convolve(tower: Any, mel_CBF: Tensor) -> Tensor:
+    """Every chunk on its own through the convolutions: (C * 13, H)."""
+    hidden = mel_CBF[:, None].to(tower.conv2d1.weight.dtype)
+    for convolution in (tower.conv2d1, tower.conv2d2, tower.conv2d3):
+        hidden = F.gelu(convolution(hidden))
+    hidden = tower.conv_out(hidden.permute(0, 3, 1, 2).flatten(2))
+    hidden = hidden + tower.positional_embedding(hidden.shape[1]).to(hidden.dtype)
+    return hidden.flatten(0, 1)
+
+
+def _encoder_layer(layer: Any, hidden_AH: Tensor, segments: tuple[Tensor, int]) -> Tensor:
+    """``Qwen3ASRAudioEncoderLayer.forward`` over packed windows."""
+    attention = layer.self_attn
+    normed = layer.self_attn_layer_norm(hidden_AH)
+    heads = (-1, attention.num_heads, attention.head_dim)
+    query, key, value = (p(normed).view(heads) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+    attended = varlen_attention(query, key, value, *segments, causal=False, scale=attention.scaling)
+    hidden_AH = hidden_AH + attention.out_proj(attended.flatten(1))
+    normed = layer.final_layer_norm(hidden_AH)
+    return hidden_AH + layer.fc2(layer.activation_fn(layer.fc1(normed)))
+
+
+def _decoder_layer(
+    layer: Any, hidden_TH: Tensor, cos_TD: Tensor, sin_TD: Tensor, segments: tuple[Tensor, int]
+) -> Tensor:
+    """``Qwen3DecoderLayer.forward`` over packed clips."""
+    attention = layer.self_attn
+    normed = layer.input_layernorm(hidden_TH)
+    heads = (normed.shape[0], -1, attention.head_dim)
+    query = attention.q_norm(attention.q_proj(normed).view(heads))
+    key = attention.k_norm(attention.k_proj(normed).view(heads))
+    value = attention.v_proj(normed).view(heads)
+    query, key = apply_rotary_pos_emb(query, key, cos_TD, sin_TD)
+    attended = varlen_attention(query, key, value, *segments, causal=True, scale=attention.scaling)
+    hidden_TH = hidden_TH + attention.o_proj(attended.flatten(1))
+    return hidden_TH + layer.mlp(layer.post_attention_layernorm(hidden_TH))
