@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 
 from hebrew_asr.errors import HebrewASRError
 
@@ -44,12 +45,13 @@ def _run(name: str, rest: list[str]) -> int:
     return tyro.cli(command, prog=f"hebrew-asr {name}", args=rest).run() or 0
 
 
-def guarded(run) -> int:
-    """Call ``run`` and turn our own errors into one line and an exit code."""
+def guarded(run: Callable[[], int], quiet: Callable[[], bool] = lambda: False) -> int:
+    """Call ``run`` and turn our own errors into one line and an exit code; ``quiet`` says that another process tells."""
     try:
         return run()
     except HebrewASRError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if not quiet():
+            print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

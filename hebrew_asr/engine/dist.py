@@ -20,6 +20,8 @@ class Ranks:
     rank: int
     size: int
     device: torch.device
+    host_group: Any
+    """A gloo group: what it carries needs no wait for the GPU."""
 
     @property
     def is_main(self) -> bool:
@@ -28,32 +30,35 @@ class Ranks:
 
     def barrier(self) -> None:
         """Wait for every rank."""
-        torch_dist.barrier()
+        torch_dist.barrier(group=self.host_group)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum over ranks, in place."""
-        torch_dist.all_reduce(tensor)
+        torch_dist.all_reduce(tensor, group=self._group_of(tensor))
         return tensor
 
     def max(self, tensor: torch.Tensor) -> torch.Tensor:
         """Elementwise maximum over ranks, in place."""
-        torch_dist.all_reduce(tensor, op=torch_dist.ReduceOp.MAX)
+        torch_dist.all_reduce(tensor, op=torch_dist.ReduceOp.MAX, group=self._group_of(tensor))
         return tensor
+
+    def _group_of(self, tensor: torch.Tensor) -> Any:
+        return None if tensor.is_cuda else self.host_group
 
     def any(self, flag: bool) -> bool:
         """Whether any rank says so."""
-        return bool(self.max(torch.tensor([int(flag)], device=self.device)).item())
+        return bool(self.max(torch.tensor([int(flag)])).item())
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
         box = [value]
-        torch_dist.broadcast_object_list(box, src=0, device=self.device)
+        torch_dist.broadcast_object_list(box, src=0, group=self.host_group)
         return box[0]
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, in rank order, on every rank."""
         box: list[Any] = [None] * self.size
-        torch_dist.all_gather_object(box, value)
+        torch_dist.all_gather_object(box, value, group=self.host_group)
         return box
 
 
@@ -95,7 +100,8 @@ def start(accelerator: str, *, timeout_s: float = 600.0) -> Ranks:
             f"the ranks could not meet at {where} ({str(error).splitlines()[0]}); "
             f"if another job holds the port, give deepspeed --master_port another one"
         ) from error
-    return Ranks(torch_dist.get_rank(), torch_dist.get_world_size(), device)
+    host_group = torch_dist.new_group(backend="gloo") if accelerator == "cuda" else torch_dist.group.WORLD
+    return Ranks(torch_dist.get_rank(), torch_dist.get_world_size(), device, host_group)
 
 
 def stop() -> None:

@@ -37,8 +37,8 @@ class StepResult:
     """Nats per supervised token over the whole global batch."""
     num_labels: torch.Tensor
     """Supervised tokens of the global batch."""
-    grad_norm: float
-    """Global gradient norm before clipping."""
+    grad_norm: float | None
+    """Global gradient norm before clipping; None under ZeRO stage 0, which does not report it."""
     applied: bool
     """False if non-finite gradients made every rank skip the step."""
 
@@ -136,7 +136,9 @@ class TrainEngine:
         self._engine.step()
         applied = bool(self._engine.was_step_applied())
         norm = self._engine.get_global_grad_norm()
-        return StepResult(self.ranks.sum(total) / labels.clamp(min=1), labels, float(norm or 0.0), applied)
+        return StepResult(
+            self.ranks.sum(total) / labels.clamp(min=1), labels, None if not norm else float(norm), applied
+        )
 
     def prove_phase(self) -> dict[str, int] | None:
         """After the phase's first effective step: every master meant to move moved, every other weight did not.

@@ -13,9 +13,12 @@ from typing import Any
 
 import torch
 from transformers import AutoTokenizer, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
+from transformers.utils import logging as transformers_logging
 
 from hebrew_asr.errors import CheckpointError, EnvironmentProblem
 from hebrew_asr.recipe import Model
+
+transformers_logging.disable_progress_bar()  # one bar a rank would tear the console apart
 
 # Thinker name -> native name, applied in order.
 THINKER_TO_NATIVE = {

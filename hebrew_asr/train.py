@@ -1,0 +1,55 @@
+"""The training entry that the DeepSpeed launcher runs:
+
+deepspeed --num_gpus 8 hebrew_asr/train.py --ds ds_configs/a100x8.json
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: its folder must not shadow other packages' names
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from hebrew_asr.cli import guarded
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, build, train, close. Returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    argv = [part for part in argv if not part.startswith("--local_rank")]  # the launcher's; ranks come from RANK
+    code = guarded(lambda: _train(argv), quiet=_is_told_elsewhere)
+    if code and os.environ.get("RANK", "0") != "0":
+        time.sleep(2)  # the launcher kills all ranks when one leaves: let the first finish its message
+    return code
+
+
+def _is_told_elsewhere() -> bool:
+    """Before the ranks meet, every one of them finds the same mistake: the first one tells."""
+    from torch.distributed import is_initialized
+
+    return os.environ.get("RANK", "0") != "0" and not is_initialized()
+
+
+def _train(argv: list[str]) -> int:
+    import tyro
+
+    from hebrew_asr.engine import dist
+    from hebrew_asr.training.loop import train
+    from hebrew_asr.training.setup import TrainArguments, set_up
+
+    arguments = tyro.cli(TrainArguments, prog="hebrew_asr/train.py", args=argv)
+    run = set_up(arguments)
+    try:
+        train(run)
+    finally:
+        run.tracker.close()
+    run.engine.close()
+    dist.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

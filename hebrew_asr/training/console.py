@@ -1,0 +1,79 @@
+"""What a person sees while a run goes: a live bar on a terminal, plain lines in a log file."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+class Console:
+    """A tracker sink that prints. Phase changes, evaluations and checkpoints are lines of their own either way."""
+
+    def __init__(self, total_steps: int, done_steps: int, *, line_every_s: float = 15.0):
+        """``done_steps``: steps of earlier sessions; ``line_every_s``: pace of plain lines."""
+        self._console = RichConsole(highlight=False)
+        self._total, self._first = total_steps, done_steps
+        self._started = self._last_line = time.monotonic()
+        self._line_every_s = line_every_s
+        self._wer: float | None = None
+        self._bar: Progress | None = None
+        if self._console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._bar = Progress(*columns, console=self._console)
+            self._task = self._bar.add_task("starting", total=total_steps, completed=done_steps)
+            self._bar.start()
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Show a record."""
+        show = {"train": self._train, "eval": self._eval, "phase": self._phase, "checkpoint": self._checkpoint}
+        show.get(record["event"], lambda _: None)(record)
+
+    def close(self) -> None:
+        """Stop the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _train(self, record: dict[str, Any]) -> None:
+        now = time.monotonic()
+        pace_s = (now - self._started) / max(1, record["step"] - self._first)
+        rates = " ".join(f"{group} {rate:.1e}" for group, rate in record["lr"].items())
+        text = (
+            f"{record['phase']} loss {record['loss']:.3f} | {record['clips'] / record['step_s']:.0f} clips/s | "
+            f"WER {'–' if self._wer is None else f'{self._wer:.1%}'} | "
+            f"ETA {_clock(pace_s * (self._total - record['step']))} | lr {rates}"
+        )
+        if self._bar is not None:
+            self._bar.update(self._task, completed=record["step"], description=text)
+        elif now - self._last_line >= self._line_every_s or record["step"] == self._total:
+            self._last_line = now
+            self.say(f"step {record['step']}/{self._total} | epoch {record['epoch']} | phase {text}")
+
+    def _eval(self, record: dict[str, Any]) -> None:
+        self._wer = record["wer"]
+        self.say(
+            f"step {record['step']}: WER {record['wer']:.1%} CER {record['cer']:.1%} ({record['wer_mode']}) on "
+            f"{record['clips']} clips of {record['split']}: {record['substitutions']} substitutions, "
+            f"{record['deletions']} deletions, {record['insertions']} insertions in {record['words']} words"
+        )
+
+    def _phase(self, record: dict[str, Any]) -> None:
+        self.say(
+            f"step {record['step']}: phase {record['name']} proved: {record['trainable']:,} weights should train, "
+            f"{record['moved']:,} moved, {record['frozen']:,} stayed bit-equal"
+        )
+
+    def _checkpoint(self, record: dict[str, Any]) -> None:
+        self.say(f"step {record['step']}: checkpoint {record['path']}")
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

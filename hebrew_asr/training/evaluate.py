@@ -1,0 +1,89 @@
+"""WER and CER while training: every rank decodes its share, edits and words are summed before dividing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hebrew_asr.audio.decode import decode
+from hebrew_asr.data.manifest import Clip
+from hebrew_asr.engine.dist import Ranks
+from hebrew_asr.files import write_atomically
+from hebrew_asr.model.generate import Decoding, Transcriber
+from hebrew_asr.recipe import Evaluation
+from hebrew_asr.text.wer import ErrorCounts, count_errors
+
+Transcribe = Callable[[Sequence[np.ndarray]], list[str]]
+
+
+def stratified_sample(clips: Sequence[Clip], count: int) -> list[Clip]:
+    """``count`` clips spread evenly over durations; the same ones each time, whatever the manifest's order."""
+    ordered = sorted(clips, key=lambda clip: (clip.duration_s, clip.id))
+    if len(ordered) <= count:
+        return ordered
+    return [ordered[int((index + 0.5) * len(ordered) / count)] for index in range(count)]
+
+
+def transcribe_clips(transcribe: Transcribe, clips: Sequence[Clip], batch_clips: int) -> list[str]:
+    """Hypotheses in the order of ``clips``, decoded longest first so that batches hold clips of a length.
+
+    Raises:
+        DataError: an audio file cannot be decoded; nothing is skipped.
+    """
+    order = sorted(range(len(clips)), key=lambda index: -clips[index].duration_s)
+    texts = [""] * len(clips)
+    for start in range(0, len(order), batch_clips):
+        chosen = order[start : start + batch_clips]
+        for index, text in zip(chosen, transcribe([decode(clips[i].audio) for i in chosen]), strict=True):
+            texts[index] = text
+    return texts
+
+
+class Evaluator:
+    """Measures the model in training on an eval split."""
+
+    def __init__(self, asr: Any, tokenizer: Any, settings: Evaluation, ranks: Ranks, samples_folder: Path):
+        """``samples_folder``: where references and hypotheses are written, one JSONL file an evaluation."""
+        decoding = Decoding(max_tokens_per_s=settings.max_tokens_per_s, min_new_tokens=settings.min_new_tokens)
+        self._transcribe = Transcriber(asr, tokenizer, decoding)
+        self._asr, self._settings, self._ranks, self._folder = asr, settings, ranks, samples_folder
+
+    def __call__(self, clips: Sequence[Clip], step: int, split: str) -> dict[str, Any]:
+        """Decode ``clips`` over all ranks; collective. Returns an ``eval`` record of the metrics schema."""
+        own = clips[self._ranks.rank :: self._ranks.size]
+        training = self._asr.training
+        self._asr.eval()
+        try:
+            texts = transcribe_clips(self._transcribe, own, self._settings.batch_clips)
+        finally:
+            self._asr.train(training)
+        counts = count_errors([clip.transcript for clip in own], texts, mode=self._settings.wer_mode)
+        total = ErrorCounts.from_list(self._ranks.sum(torch.tensor(counts.to_list())).tolist())
+        rows = [(clip.id, clip.transcript, text) for clip, text in zip(own, texts, strict=True)]
+        self._write_samples(self._ranks.gather(rows), step, split)
+        return {
+            "event": "eval",
+            "step": step,
+            "split": split,
+            "wer": total.wer,
+            "cer": total.cer,
+            "wer_mode": self._settings.wer_mode,
+            "substitutions": total.substitutions,
+            "deletions": total.deletions,
+            "insertions": total.insertions,
+            "words": total.words,
+            "clips": total.clips,
+        }
+
+    def _write_samples(self, rows_by_rank: list[list[tuple[str, str, str]]], step: int, split: str) -> None:
+        if not self._ranks.is_main:
+            return
+        import json
+
+        rows = sorted(row for rows in rows_by_rank for row in rows)
+        lines = [json.dumps({"id": i, "reference": r, "hypothesis": h}, ensure_ascii=False) for i, r, h in rows]
+        write_atomically(self._folder / f"step-{step:06d}-{split}.jsonl", "".join(f"{line}\n" for line in lines))

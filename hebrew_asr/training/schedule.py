@@ -1,0 +1,44 @@
+"""Learning rates as a pure function of the step: there is no scheduler object to carry, bind or resume."""
+
+from __future__ import annotations
+
+from hebrew_asr.recipe import Recipe
+
+
+class Schedule:
+    """Linear warm-up and linear decay over the whole run; a group that joins later also warms up by itself."""
+
+    def __init__(self, recipe: Recipe, steps_per_epoch: int):
+        """``steps_per_epoch``: optimizer steps in an epoch, of any phase."""
+        self._recipe = recipe
+        self.total_steps = recipe.epochs * steps_per_epoch
+        self._warmup_steps = max(1, round(recipe.optimizer.warmup_share * self.total_steps))
+        self.phase_starts: list[int] = []
+        start = 0
+        for phase in recipe.phases:
+            self.phase_starts.append(start)
+            start += phase.epochs * steps_per_epoch
+
+    def phase_of(self, step: int) -> int:
+        """Index of the phase that step ``step`` (from 0) belongs to."""
+        return sum(step >= start for start in self.phase_starts) - 1
+
+    def rates(self, step: int) -> dict[str, float]:
+        """Learning rate of each module group for step ``step`` (from 0); above 0 for every step of the run."""
+        index = self.phase_of(step)
+        phase = self._recipe.phases[index]
+        rise = min(1.0, (step + 1) / self._warmup_steps)
+        fall = (self.total_steps - step) / max(1, self.total_steps - self._warmup_steps)
+        return {
+            group: peak * min(rise, fall) * self._joined(group, index, step)
+            for group, peak in phase.learning_rates.items()
+        }
+
+    def _joined(self, group: str, index: int, step: int) -> float:
+        """Factor of a group that was frozen before: it rises over ``join_warmup_steps`` of its own."""
+        first = index
+        while first > 0 and group in self._recipe.phases[first - 1].learning_rates:
+            first -= 1
+        if first == 0:
+            return 1.0
+        return min(1.0, (step + 1 - self.phase_starts[first]) / max(1, self._recipe.optimizer.join_warmup_steps))

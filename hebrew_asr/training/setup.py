@@ -1,0 +1,281 @@
+"""Everything a run needs, made in order: what can be checked without a GPU or a process group is checked first."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+import hebrew_asr
+from hebrew_asr.audio.frames import EncoderGeometry
+from hebrew_asr.audio.mel import LogMel
+from hebrew_asr.data.loader import StepDataset
+from hebrew_asr.data.manifest import Clip, read_manifest
+from hebrew_asr.data.sampler import StepSampler
+from hebrew_asr.engine import dist
+from hebrew_asr.engine.checkpoint import Checkpoint, CheckpointStore, find_checkpoints
+from hebrew_asr.engine.engine import TrainEngine
+from hebrew_asr.engine.signals import StopFlag
+from hebrew_asr.errors import CheckpointError, DataError, UsageError
+from hebrew_asr.files import write_json
+from hebrew_asr.model.load import load_model, load_tokenizer
+from hebrew_asr.model.packed import PackedASR
+from hebrew_asr.model.phases import check_phases
+from hebrew_asr.profiles import Batching, Profile, batching, check_hardware, deepspeed_config, load_profile
+from hebrew_asr.recipe import Recipe, load_recipe
+from hebrew_asr.training.console import Console
+from hebrew_asr.training.evaluate import Evaluator
+from hebrew_asr.training.schedule import Schedule
+from hebrew_asr.training.state import TrainState
+from hebrew_asr.training.tracking import MetricsFile, Tracker, WandbSink
+
+
+@dataclass
+class TrainArguments:
+    """Train Qwen3-ASR for Hebrew. Usually through the launcher:
+
+    deepspeed --num_gpus 8 hebrew_asr/train.py --ds ds_configs/a100x8.json
+    """
+
+    ds: str
+    """Hardware profile, a DeepSpeed JSON: ds_configs/a100x8.json, ds_configs/cpu.json, …"""
+    recipe: str = "round2"
+    """Recipe: a JSON file, or the name of a shipped one."""
+    set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """A change to the recipe, such as optimizer.weight_decay=0.1 or phases.0.epochs=1; may be given again."""
+    run: str | None = None
+    """Run directory; runs/<recipe name> unless given."""
+    resume: Literal["auto", "never"] = "never"
+    """auto: go on from the newest complete checkpoint in the run directory, or start if there is none."""
+
+
+@dataclass
+class Run:
+    """A run, ready to train."""
+
+    recipe: Recipe
+    profile: Profile
+    plan: Batching
+    ranks: dist.Ranks
+    folder: Path
+    train_clips: list[Clip]
+    eval_clips: list[Clip]
+    dataset: StepDataset
+    schedule: Schedule
+    asr: Any
+    tokenizer: Any
+    mel: LogMel
+    engine: TrainEngine
+    evaluator: Evaluator
+    checkpoints: CheckpointStore
+    tracker: Tracker
+    console: Console | None
+    stop: StopFlag
+    state: TrainState
+    resumed_from: Checkpoint | None
+
+    def say(self, text: str) -> None:
+        """Print a line, on the first rank."""
+        if self.console is not None:
+            self.console.say(text)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the arguments name, read and found possible, before any process group exists."""
+
+    recipe: Recipe
+    profile: Profile
+    plan: Batching
+    folder: Path
+    train_clips: list[Clip]
+    eval_clips: list[Clip]
+    resume: Checkpoint | None
+
+
+def check(arguments: TrainArguments) -> Checked:
+    """Read and check recipe, profile, hardware, run directory and manifests.
+
+    Raises:
+        HebrewASRError: the first kind of mistake found, in words.
+    """
+    num_ranks = dist.num_ranks_from_environment()
+    recipe = load_recipe(arguments.recipe, arguments.set)
+    profile = load_profile(arguments.ds)
+    plan = batching(profile, recipe, num_ranks)
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", num_ranks)))
+    check_hardware(profile, local_ranks, torch.cuda.device_count())
+    folder = Path(arguments.run or f"runs/{recipe.name}")
+    resume = _resumable(folder, recipe, arguments.resume)
+    data = Path(recipe.data.folder)
+    train_clips = read_manifest(data / "train.jsonl", allow_outside=recipe.data.allow_outside)
+    eval_clips = read_manifest(data / "eval.jsonl", allow_outside=recipe.data.allow_outside)
+    longest = max(train_clips, key=lambda clip: clip.duration_s)
+    if longest.duration_s > recipe.data.max_duration_s:
+        raise DataError(
+            f"clip {longest.id} in {data / 'train.jsonl'} lasts {longest.duration_s:.1f} s, the recipe's "
+            f"data.max_duration_s is {recipe.data.max_duration_s:g}; prepare shorter clips or raise it"
+        )
+    return Checked(recipe, profile, plan, folder, train_clips, eval_clips, resume)
+
+
+def _resumable(folder: Path, recipe: Recipe, resume: str) -> Checkpoint | None:
+    """The checkpoint to go on from, if any; refuses a used run directory otherwise.
+
+    A change of what is learnt needs a new run; how long, how often and where it is logged may change.
+    """
+    import json
+
+    used = (folder / "recipe.json").is_file()
+    if not used:
+        return None
+    if resume == "never":
+        raise UsageError(f"run directory {folder} is in use; add --resume auto to go on, or give --run another name")
+    before = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(recipe.to_dict()))
+    free = {"logging", "checkpoints", "evaluation", "max_steps"}
+    changed = sorted(key for key in before.keys() | now.keys() if key not in free and before.get(key) != now.get(key))
+    if changed:
+        raise CheckpointError(
+            f"run directory {folder} was made by another recipe ({before.get('name')}; it differs in "
+            f"{', '.join(changed)}); give --run another name, or go back to its recipe"
+        )
+    found = find_checkpoints(folder / "checkpoints")
+    return found[-1] if found else None
+
+
+def set_up(arguments: TrainArguments) -> Run:
+    """Build a run on this rank; collective.
+
+    Raises:
+        HebrewASRError: something that the arguments name is missing, wrong or impossible.
+    """
+    # 1. What can be known alone.
+    checked = check(arguments)
+    recipe, profile, plan, folder = checked.recipe, checked.profile, checked.plan, checked.folder
+    tokenizer = load_tokenizer(recipe.model.path)
+    # 2. The model, still whole and on the host; every phase is built once to see that it can be.
+    torch.manual_seed(recipe.seed)
+    asr = load_model(recipe.model, seed=recipe.seed, dtype=torch.bfloat16 if profile.bf16 else torch.float32)
+    weights_by_phase = check_phases(asr, recipe)
+    # 3. The ranks.
+    ranks = dist.start(profile.hardware.accelerator)
+    if profile.hardware.accelerator == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // plan.num_ranks))
+    mel = LogMel().to(ranks.device)
+    module = PackedASR(asr).to(ranks.device)
+    # 4. Position.
+    state = TrainState()
+    if checked.resume is not None:
+        checked.resume.verify()
+        state = TrainState(**checked.resume.values["state"])
+    # 5. Data, schedule, engine.
+    sampler = StepSampler([clip.duration_s for clip in checked.train_clips], plan, recipe.seed)
+    geometry = EncoderGeometry.of(asr.config.audio_config)
+    dataset = StepDataset(checked.train_clips, sampler, recipe, tokenizer, geometry, ranks.rank)
+    schedule = Schedule(recipe, sampler.steps_per_epoch)
+    engine = TrainEngine(module, asr, recipe, profile, plan, ranks)
+    # 6. Outputs, on the first rank.
+    tracker, console = Tracker(), None
+    if ranks.is_main:
+        tracker, console = _outputs(checked, schedule, state, weights_by_phase)
+    return Run(
+        recipe,
+        profile,
+        plan,
+        ranks,
+        folder,
+        checked.train_clips,
+        checked.eval_clips,
+        dataset,
+        schedule,
+        asr,
+        tokenizer,
+        mel,
+        engine,
+        Evaluator(asr, tokenizer, recipe.evaluation, ranks, folder / "samples"),
+        CheckpointStore(
+            folder / "checkpoints",
+            ranks,
+            keep_last=recipe.checkpoints.keep_last,
+            keep_best=recipe.checkpoints.keep_best,
+        ),
+        tracker,
+        console,
+        StopFlag(folder, ranks),
+        state,
+        checked.resume,
+    )
+
+
+def _outputs(
+    checked: Checked, schedule: Schedule, state: TrainState, weights_by_phase: dict[str, dict[str, int]]
+) -> tuple[Tracker, Console]:
+    """Write what the run is into its directory and open its sinks."""
+    recipe, profile, plan, folder = checked.recipe, checked.profile, checked.plan, checked.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "STOP").unlink(missing_ok=True)
+    facts = describe(checked, schedule, weights_by_phase)
+    write_json(folder / "recipe.json", recipe.to_dict())
+    write_json(folder / "deepspeed.json", deepspeed_config(profile, recipe, plan))
+    write_json(folder / "run.json", facts)
+    resume_step = state.step if checked.resume else None
+    sinks: list[Any] = [MetricsFile(folder / "metrics.jsonl", resume_step)]
+    if recipe.logging.wandb:
+        wandb_sink = WandbSink(recipe, folder, {**recipe.to_dict(), **facts}, state.tracker_id)
+        state.tracker_id = wandb_sink.run_id
+        sinks.append(wandb_sink)
+    console = Console(min(schedule.total_steps, recipe.max_steps or schedule.total_steps), state.step)
+    _introduce(console, checked, schedule, weights_by_phase)
+    return Tracker(*sinks, console), console
+
+
+def describe(checked: Checked, schedule: Schedule, weights_by_phase: dict[str, dict[str, int]]) -> dict[str, Any]:
+    """Facts of a run that its numbers depend on."""
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "hebrew_asr": hebrew_asr.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "git_commit": _git_commit(),
+        "profile": checked.profile.name,
+        "num_ranks": checked.plan.num_ranks,
+        "devices": devices or ["cpu"],
+        "batching": str(checked.plan),
+        "train_clips": len(checked.train_clips),
+        "train_hours": round(sum(clip.duration_s for clip in checked.train_clips) / 3600, 3),
+        "eval_clips": len(checked.eval_clips),
+        "total_steps": schedule.total_steps,
+        "phase_starts": schedule.phase_starts,
+        "trainable_weights": weights_by_phase,
+    }
+
+
+def _git_commit() -> str | None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def _introduce(console: Console, checked: Checked, schedule: Schedule, weights: dict[str, dict[str, int]]) -> None:
+    """Print what was derived, so that a reader can check the arithmetic."""
+    recipe, profile = checked.recipe, checked.profile
+    hours = sum(clip.duration_s for clip in checked.train_clips) / 3600
+    num_train, num_eval = len(checked.train_clips), len(checked.eval_clips)
+    precision = "bf16" if profile.bf16 else "fp32"
+    steps, total = schedule.total_steps // recipe.epochs, schedule.total_steps
+    console.say(f"recipe {recipe.name}, profile {profile.name}: ZeRO-{profile.zero_stage}, {precision}")
+    console.say(f"data {recipe.data.folder}: {num_train:,} training clips ({hours:.2f} h), {num_eval:,} eval clips")
+    console.say(f"{checked.plan}; {steps:,} steps an epoch, {total:,} in {recipe.epochs} epochs")
+    for phase, start in zip(recipe.phases, schedule.phase_starts, strict=True):
+        sizes = weights[phase.name]
+        parts = ", ".join(f"{group} {size:,} at {phase.learning_rates[group]:.0e}" for group, size in sizes.items())
+        console.say(f"phase {phase.name} from step {start:,}: {sum(sizes.values()):,} weights train ({parts})")
+    if checked.resume is not None:
+        console.say(f"resuming from {checked.resume.path}")

@@ -1,0 +1,29 @@
+"""What a run knows about itself besides weights: small, explicit, and in every checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass
+class TrainState:
+    """Position and history of a run. The order of clips and the learning rates follow from ``step`` alone."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    wer_first: float | None = None
+    """First WER measured in this run, and …"""
+    wer_last: float | None = None
+    """… the last, both on the eval sample or split."""
+    best_wer: float | None = None
+    phase_switch_step: int | None = None
+    """Step after which the second phase began."""
+    seconds: float = 0.0
+    """Wall time of all sessions of this run up to the last checkpoint."""
+    tracker_id: str | None = None
+    """Run id of the experiment tracker, so that a resumed run continues its curves."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
