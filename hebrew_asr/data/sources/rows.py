@@ -1,0 +1,107 @@
+"""What every source gives: rows, in units of work that one process converts at a time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from hebrew_asr.errors import DataError
+
+ROWS_PER_UNIT = 256
+"""About a second of work: small enough to lose by a kill, large enough that its bookkeeping costs nothing."""
+
+_SPLIT_WORD = re.compile(r"(?:^|[/._-])(train|training|test|testing|validation|valid|val|dev|eval)(?=$|[/._-])", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One recording as its source has it, before any filter."""
+
+    id: str
+    """Unique in its source."""
+    text: str
+    """Raw transcript, possibly vocalised, possibly with ``<|0.00|>`` tokens."""
+    audio: bytes | str
+    """Content of an audio file, or the path of one."""
+    groups: tuple[str, ...] = ()
+    """What it must share a side of the split with, as ``kind:value`` (source, episode, session, speaker, uuid)."""
+    flags: tuple[str, ...] = ()
+    """What its annotator said is wrong with it (``noisy``, ``skipped``, …)."""
+    stated_duration_s: float | None = None
+    """Length that its metadata claims; audio that decodes to much less is truncated."""
+    timed: bool = False
+    """The text holds timestamp tokens at which the audio can be cut."""
+    retake: bool = False
+    """A second transcription of audio that was already given to another annotator."""
+
+    def audio_bytes(self) -> bytes:
+        """Content of the audio file. Raises DataError when it cannot be read."""
+        if isinstance(self.audio, bytes):
+            return self.audio
+        try:
+            return Path(self.audio).read_bytes()
+        except OSError as error:
+            raise DataError(f"cannot read audio {self.audio}: {error.strerror}") from error
+
+
+class Unit(Protocol):
+    """A few hundred neighbouring rows of one shard. Units are pickled to worker processes."""
+
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def shard(self) -> int: ...
+    @property
+    def first_row(self) -> int: ...
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def held_out(self) -> bool: ...
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """Rows with their position in the shard."""
+        ...
+
+
+def unit_name(unit: Unit) -> str:
+    """Stable name of a unit, also its path under the work folder."""
+    return f"{unit.dataset}/{unit.shard:05d}-{unit.first_row:07d}"
+
+
+class Shard(Protocol):
+    """One file of a source, perhaps not on this machine yet."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def bytes_to_download(self) -> int: ...
+    @property
+    def held_out(self) -> bool: ...
+    def units(self) -> list[Unit]:
+        """Bring the file here if it is not, and cut it into units. Raises DataError or EnvironmentProblem."""
+        ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """A named, pinned collection of shards."""
+
+    name: str
+    """Short name, the first part of every clip id."""
+    revision: str
+    """Commit of a hub repository, or ``sha256:…`` of what the local files are called and hold."""
+    shards: tuple[Shard, ...]
+
+
+def is_held_out(relative_path: str) -> bool:
+    """Whether a shard's own path says that it belongs to a test or validation split.
+
+    ``data/test-00000-of-00004.parquet`` does, ``data/train-00000-of-00042.parquet`` and ``part7.parquet`` do not. The
+    word nearest to the file name decides, so ``test/train-0.parquet`` is training data.
+    """
+    words = _SPLIT_WORD.findall(relative_path)
+    return bool(words) and not words[-1].lower().startswith("train")

@@ -1,0 +1,76 @@
+"""Whisper timestamp tokens: ``<|0.00|> text<|2.40|><|2.40|> more text<|5.12|>``, as in the *-whisper-training sets.
+
+A slice that ends while somebody still speaks carries a lone start time, ``…<|27.10|><|28.30|>``: from 28.30 s on there
+is speech that its text does not hold (``create_dataset.py`` of ivrit-ai/asr-training). Deleting the tokens without
+cutting the audio there would train the model to stay silent while hearing speech.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+OVERLAP_TOLERANCE_S = 0.05
+"""Times are rounded to 0.02 s, so neighbours may seem to overlap by a little."""
+
+_TOKEN = re.compile(r"<\|(\d+(?:\.\d+)?)\|>")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of audio and exactly what is said in it."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimedText:
+    """A transcript with its times."""
+
+    segments: tuple[Segment, ...]
+    unheard_from_s: float | None
+    """Where audio begins that the text does not cover; None when the text runs to the end."""
+
+
+def has_timestamps(text: str) -> bool:
+    """Whether the text holds at least one timestamp token."""
+    return _TOKEN.search(text) is not None
+
+
+def parse_timestamps(text: str) -> TimedText:
+    """Split a transcript at its tokens.
+
+    Raises:
+        ValueError: text stands before the first token, times run backwards, or a segment has no length.
+    """
+    pieces = _TOKEN.split(text)  # text, time, text, time, …, text
+    if pieces[0].strip():
+        raise ValueError(f"text before the first timestamp: {pieces[0].strip()[:40]!r}")
+    segments: list[Segment] = []
+    open_since: float | None = None
+    pending = ""
+    for time, piece in zip(map(float, pieces[1::2]), map(str.strip, pieces[2::2]), strict=True):
+        if open_since is None:
+            open_since = time
+        elif pending:
+            segments.append(_close(segments, open_since, time, pending))
+            open_since = None
+        else:
+            open_since = time  # two times with nothing between: the first one opened an empty segment
+        if piece and open_since is None:
+            open_since = time  # one token between two texts ends the one and starts the other
+        pending = piece
+    # An unclosed segment leaves nothing to say where its text ends, so it counts as not covered either.
+    return TimedText(tuple(segments), open_since)
+
+
+def _close(before: list[Segment], start_s: float, end_s: float, text: str) -> Segment:
+    if before and start_s < before[-1].end_s:
+        if start_s < before[-1].end_s - OVERLAP_TOLERANCE_S:
+            raise ValueError(f"segment at {start_s} s starts before the last one ends at {before[-1].end_s} s")
+        start_s = before[-1].end_s
+    if end_s <= start_s:
+        raise ValueError(f"segment ends at {end_s} s, not after its start at {start_s} s")
+    return Segment(start_s, end_s, text)
