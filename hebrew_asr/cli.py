@@ -46,7 +46,7 @@ def _run(name: str, rest: list[str]) -> int:
 
 
 def guarded(run: Callable[[], int], quiet: Callable[[], bool] = lambda: False) -> int:
-    """Call ``run`` and turn our own errors into one line and an exit code; ``quiet`` says that another process tells."""
+    """Call ``run``; our own errors become one line and an exit code. ``quiet``: whether another process tells them."""
     try:
         return run()
     except HebrewASRError as error:

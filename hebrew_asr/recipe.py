@@ -140,7 +140,7 @@ class Logging:
 
     __pydantic_config__ = _STRICT
     every_steps: int = 10
-    """Steps between training records."""
+    """Steps between writes; there is a record of every step, but reading a loss off the device waits for it."""
     wandb: bool = True
     """Log to Weights & Biases; offline when there is no login."""
 

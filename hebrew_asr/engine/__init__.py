@@ -1,0 +1,10 @@
+"""The only room that imports deepspeed or torch.distributed."""
+
+import logging
+import os
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed looks for one and warns, once a process
+logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

@@ -49,7 +49,7 @@ class TrainArguments:
     """Recipe: a JSON file, or the name of a shipped one."""
     set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """A change to the recipe, such as optimizer.weight_decay=0.1 or phases.0.epochs=1; may be given again."""
-    run: str | None = None
+    run_dir: Annotated[str | None, tyro.conf.arg(name="run")] = None
     """Run directory; runs/<recipe name> unless given."""
     resume: Literal["auto", "never"] = "never"
     """auto: go on from the newest complete checkpoint in the run directory, or start if there is none."""
@@ -111,7 +111,7 @@ def check(arguments: TrainArguments) -> Checked:
     plan = batching(profile, recipe, num_ranks)
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", num_ranks)))
     check_hardware(profile, local_ranks, torch.cuda.device_count())
-    folder = Path(arguments.run or f"runs/{recipe.name}")
+    folder = Path(arguments.run_dir or f"runs/{recipe.name}")
     resume = _resumable(folder, recipe, arguments.resume)
     data = Path(recipe.data.folder)
     train_clips = read_manifest(data / "train.jsonl", allow_outside=recipe.data.allow_outside)
@@ -260,7 +260,7 @@ def describe(checked: Checked, schedule: Schedule, weights_by_phase: dict[str, d
 def _git_commit() -> str | None:
     root = Path(__file__).parents[2]
     done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _introduce(console: Console, checked: Checked, schedule: Schedule, weights: dict[str, dict[str, int]]) -> None:

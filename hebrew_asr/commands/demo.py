@@ -1,0 +1,145 @@
+"""``hebrew-asr demo``: the whole main job on a laptop, with speech made on the spot or your own recordings."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SEED = 0
+TRAIN_CLIPS, EVAL_CLIPS = 8000, 200
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Command:
+    """Train a tiny Qwen3-ASR from random weights through both phases on two CPU ranks, and transcribe with it.
+
+    Without --data, Hebrew speech is synthesised: the model is measured on sentences and voices it never trained on.
+    With --data, it learns a folder of your recordings by heart: real speech through the same path.
+    """
+
+    data: str | None = None
+    """Folder of audio files with text: x.wav beside x.txt, or a clips.jsonl, metadata.jsonl, csv or tsv listing."""
+    out: str | None = None
+    """Run directory; demo-run, or demo-run-own with --data, unless given."""
+    fresh: bool = False
+    """Start over, even if the run directory holds a finished run."""
+
+    def run(self) -> int:
+        started = time.monotonic()
+        folder = Path(self.out or ("demo-run-own" if self.data else "demo-run"))
+        if self.fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        if (folder / "summary.json").is_file():
+            _say(f"{folder} holds a finished run; showing it (--fresh trains again)")
+        else:
+            data = _own_data(self.data, folder) if self.data else _synthetic_data()
+            _base_model(folder / "base", data)
+            code = _train(folder, data, "memorise" if self.data else "demo")
+            if code:
+                return code
+        _table(folder, on_training=bool(self.data))
+        _say(f"all of it took {time.monotonic() - started:.0f} s; metrics, samples, checkpoints and model: {folder}/")
+        return _transcribe_one(folder)
+
+
+def _say(text: str) -> None:
+    print(f"\n==> {text}", flush=True)
+
+
+def _synthetic_data() -> Path:
+    from hebrew_asr.data.synthesis import synthesize_corpus
+
+    folder = Path("demo-data")
+    _say(f"speech: {TRAIN_CLIPS:,} clips to train on, {EVAL_CLIPS} of other sentences by other voices, in {folder}/")
+    processes = os.cpu_count() or 1
+    synthesize_corpus(folder, train_clips=TRAIN_CLIPS, eval_clips=EVAL_CLIPS, seed=SEED, processes=processes)
+    return folder
+
+
+def _own_data(source: str, folder: Path) -> Path:
+    raise NotImplementedError
+
+
+def _base_model(folder: Path, data: Path) -> None:
+    from hebrew_asr.data.manifest import read_manifest
+    from hebrew_asr.model.tiny import TinySpec, save_tiny
+
+    if (folder / "config.json").is_file():
+        return
+    _say(f"model: the architecture of Qwen3-ASR-1.7B in small, random weights, its own tokenizer, in {folder}/")
+    temporary = folder.with_name(".tmp-base")
+    shutil.rmtree(temporary, ignore_errors=True)
+    save_tiny(temporary, TinySpec(), [clip.transcript for clip in read_manifest(data / "train.jsonl")], SEED)
+    temporary.rename(folder)
+
+
+def _train(folder: Path, data: Path, recipe: str) -> int:
+    from hebrew_asr.commands.train import Command as Train
+
+    # A child, so that a stop or a crash of training is the launcher's to handle, as on a real node.
+    command = Train(
+        ds=str(ROOT / "ds_configs" / "cpu.json"),
+        recipe=recipe,
+        set=[f"model.path={folder / 'base'}", f"data.folder={data}"],
+        run_dir=str(folder),
+        resume="auto",
+    )
+    _say(
+        f"training: deepspeed --num_gpus 2 hebrew_asr/train.py --ds ds_configs/cpu.json --recipe {recipe} --run {folder}"
+        " --resume auto"
+    )
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    return command.run()
+
+
+def _events(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def _table(folder: Path, *, on_training: bool) -> None:
+    """The run in one table: every epoch's end, and the switch between them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    title = "WER on the recordings it trained on" if on_training else "WER on unseen sentences by unseen voices"
+    table = Table(title=title, title_justify="left")
+    for name in ("step", "epoch", "phase", "loss", "WER", "CER"):
+        table.add_column(name, justify="right" if name != "phase" else "left")
+    last: dict[str, Any] = {}
+    evaluations = [event for event in _events(folder) if event["event"] == "eval"]
+    keep = {event["step"] for event in evaluations if event["split"] == "eval"} | {0}
+    if len(keep) > 12:
+        keep = {evaluations[round(i * (len(evaluations) - 1) / 9)]["step"] for i in range(10)}
+    for event in _events(folder):
+        if event["event"] == "train":
+            last = event
+        elif event["event"] == "phase" and event["step"]:
+            moved = f"{event['moved']:,} of {event['trainable']:,} weights moved, {event['frozen']:,} stayed bit-equal"
+            table.add_section()
+            table.add_row(str(event["step"]), "", f"switch to {event['name']}, proved: {moved}")
+            table.add_section()
+        elif event["event"] == "eval" and event["step"] in keep:
+            loss, epoch = (f"{last['loss']:.3f}", str(last["epoch"])) if last else ("", "0")
+            row = (str(event["step"]), epoch, last.get("phase", "before training"), loss)
+            table.add_row(*row, f"{event['wer']:.1%}", f"{event['cer']:.1%}")
+    Console().print("\n", table)
+
+
+def _transcribe_one(folder: Path) -> int:
+    """The last line: a clip, what was said, and what the final model heard."""
+    from hebrew_asr.data.manifest import read_manifest
+
+    recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    clip = max(read_manifest(Path(recipe["data"]["folder"]) / "eval.jsonl"), key=lambda clip: clip.id)
+    audio = os.path.relpath(clip.audio)
+    print(f"\nsaid:  {clip.transcript}\n$ hebrew-asr transcribe --model {folder}/final {audio}", flush=True)
+    command = [sys.executable, "-m", "hebrew_asr.cli", "transcribe", "--model", str(folder / "final"), audio]
+    return subprocess.run(command, check=False).returncode

@@ -1,0 +1,51 @@
+"""``hebrew-asr train``: a shorthand for the deepspeed launcher."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from hebrew_asr.training.setup import TrainArguments, check
+
+TRAIN_FILE = Path(__file__).parents[1] / "train.py"
+
+
+@dataclass
+class Command(TrainArguments):
+    """Train through the DeepSpeed launcher; the same as
+
+    deepspeed --num_gpus N hebrew_asr/train.py --ds ds_configs/<profile>.json …
+    """
+
+    num_gpus: int | None = None
+    """Ranks to start; all GPUs of this machine, or the profile's number of CPU ranks, unless given."""
+    master_port: int = 29500
+    """Port on which the ranks meet; another one for a second job on this machine."""
+
+    def run(self) -> int:
+        import torch
+
+        from hebrew_asr.profiles import load_profile
+
+        hardware = load_profile(self.ds).hardware
+        on_gpus = hardware.accelerator == "cuda"
+        ranks = self.num_gpus or (torch.cuda.device_count() if on_gpus else 0) or hardware.num_ranks
+        os.environ["WORLD_SIZE"] = str(ranks)
+        check(self)  # here a mistake is one line; under the launcher it is one line among the launcher's
+        del os.environ["WORLD_SIZE"]
+        # The launcher looks for its helpers on PATH; they lie beside this interpreter.
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+        if not on_gpus:
+            environment.setdefault("DS_ACCELERATOR", "cpu")
+        return subprocess.run(self.launch_command(ranks), env=environment, check=False).returncode
+
+    def launch_command(self, ranks: int) -> list[str]:
+        """The launcher's command line."""
+        options = ["--ds", self.ds, "--recipe", self.recipe, "--resume", self.resume]
+        options += [part for change in self.set for part in ("--set", change)]
+        options += ["--run", self.run_dir] if self.run_dir else []
+        launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "-q", "--num_gpus", str(ranks)]
+        return [*launcher, "--master_port", str(self.master_port), str(TRAIN_FILE), *options]

@@ -1,0 +1,45 @@
+# Sourced by the launch commands: makes .venv with everything pinned in requirements.lock. Quick when it is there.
+# Needs bash, gcc and Python 3.11 or 3.12; nothing is installed outside this folder.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+
+say() { printf '\033[1m==>\033[0m %s\n' "$*"; }
+
+# A Python that can make a virtual environment with pip in it.
+find_python() {
+  local candidate
+  for candidate in $(type -ap python3.12 python3.11 python3 || true); do
+    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "error: no Python 3.11 or 3.12 with venv on PATH. On Debian or Ubuntu: apt-get install python3 python3-venv gcc" >&2
+  return 4
+}
+
+python_is_whole() {
+  command -v gcc >/dev/null || { echo "error: gcc is missing; deepspeed builds with it. On Debian or Ubuntu: apt-get install gcc" >&2; return 4; }
+}
+
+install() {
+  local wanted python
+  wanted=$(cat requirements.lock pyproject.toml | cksum)
+  if [ -x .venv/bin/hebrew-asr ] && [ "$(cat .venv/installed 2>/dev/null)" = "$wanted" ]; then
+    say "environment: .venv is up to date"
+    return
+  fi
+  python_is_whole
+  python=$(find_python)
+  say "environment: installing pinned packages into .venv with $("$python" --version) (once; about 3 GB, some minutes)"
+  [ -x .venv/bin/python ] || "$python" -m venv --clear .venv
+  .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+  .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+  echo "$wanted" > .venv/installed
+}
+
+install
+export PATH="$root/.venv/bin:$PATH"
+# transformers and datasets ask a hub only when a recipe names one of its models or sets.
+export TOKENIZERS_PARALLELISM=false
