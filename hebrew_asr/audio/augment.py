@@ -8,6 +8,7 @@ al. (Interspeech 2015), masks follow SpecAugment (Park et al. 2019, arXiv 1904.0
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ def draw_speed(seed: int, factors: tuple[float, ...]) -> float:
     return factors[int(np.random.default_rng((seed, 0)).integers(len(factors)))]
 
 
+@lru_cache
 def speed_ratio(speed: float) -> Fraction:
     """``speed`` as a ratio: numerator samples of the recording become denominator samples."""
     return Fraction(speed).limit_denominator(100)

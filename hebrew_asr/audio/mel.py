@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -234,6 +235,7 @@ def _resample(recorded: Tensor, plan: ResamplePlan) -> Tensor:
     return (recorded[source_KT].masked_fill(outside_KT, 0.0) @ plan.kernel_TP).flatten()
 
 
+@lru_cache
 def _sinc_kernel(ratio: Fraction) -> tuple[np.ndarray, int]:
     """Hann-windowed sinc of :func:`torchaudio.functional.resample` (J. O. Smith, "Digital audio resampling").
 

@@ -4,14 +4,13 @@ transformers' own forward pads every clip to the longest, convolves empty chunks
 host sync each, and computes logits for the whole prompt. Here the same modules run over clips laid end to end.
 
 Submodules are only ever called, and their weights never read, so that ZeRO-3's gathering hooks run. Nothing is set on
-the native model: ``generate`` keeps its own attention.
+the native model: ``generate`` keeps its own attention. Dropout is not applied; every Qwen3-ASR config has it at 0.
 
 Dimension letters: T tokens, A audio tokens, C chunks, H hidden size, L supervised tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -53,37 +52,32 @@ class PackedASR(nn.Module):
         rotary = language_model.rotary_emb(hidden_TH[None], batch.position_ids_T[None])
         cos_TD, sin_TD = (part[0] for part in rotary)
         segments = (batch.clip_cu_seqlens_N1, batch.max_clip_tokens)
-        for layer in language_model.layers:
+        *lower, last = language_model.layers
+        for layer in lower:
             hidden_TH = _decoder_layer(layer, hidden_TH, cos_TD, sin_TD, segments)
-        return language_model.norm(hidden_TH.index_select(0, batch.supervised_positions_L))
+        hidden_LH = _decoder_layer(last, hidden_TH, cos_TD, sin_TD, segments, keep=batch.supervised_positions_L)
+        return language_model.norm(hidden_LH)
 
     def audio_embeddings(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
         """Projected encoder outputs of all clips, end to end: (A, H).
 
-        The leading frozen modules leave no graph behind; everything above the first trainable one is differentiated.
+        Frozen modules at the bottom leave no graph behind, since neither their weights nor their input need gradients.
+        Gradient checkpointing's ``enable_input_require_grads`` would undo that: do not turn it on.
         """
         tower = self.asr.model.audio_tower
         segments = (batch.window_cu_seqlens_W1, batch.max_window_tokens)
-        stem = (tower.conv2d1, tower.conv2d2, tower.conv2d3, tower.conv_out)
-        frozen = torch.is_grad_enabled() and not _trains(stem)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            hidden_AH = _convolve(tower, mel_CBF).index_select(0, batch.conv_positions_A)
+        hidden_AH = _convolve(tower, mel_CBF).index_select(0, batch.conv_positions_A)
         for layer in tower.layers:
-            frozen = frozen and not _trains([layer])
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-                hidden_AH = _encoder_layer(layer, hidden_AH, segments)
+            hidden_AH = _encoder_layer(layer, hidden_AH, segments)
         return self.asr.model.multi_modal_projector(tower.ln_post(hidden_AH))
-
-
-def _trains(modules: Iterable[nn.Module]) -> bool:
-    return any(parameter.requires_grad for module in modules for parameter in module.parameters())
 
 
 def _convolve(tower: Any, mel_CBF: Tensor) -> Tensor:
     """Every chunk on its own through the convolutions: (C * 13, H)."""
     hidden = mel_CBF[:, None].to(tower.conv2d1.weight.dtype)
-    for convolution in (tower.conv2d1, tower.conv2d2, tower.conv2d3):
-        hidden = F.gelu(convolution(hidden))
+    hidden = F.gelu(tower.conv2d2(F.gelu(tower.conv2d1(hidden))))
+    # The last one is three times as fast with channels last, the others are not (cuDNN, bfloat16, H200).
+    hidden = F.gelu(tower.conv2d3(hidden.contiguous(memory_format=torch.channels_last)))
     hidden = tower.conv_out(hidden.permute(0, 3, 1, 2).flatten(2))
     hidden = hidden + tower.positional_embedding(hidden.shape[1]).to(hidden.dtype)
     return hidden.flatten(0, 1)
@@ -102,9 +96,14 @@ def _encoder_layer(layer: Any, hidden_AH: Tensor, segments: tuple[Tensor, int]) 
 
 
 def _decoder_layer(
-    layer: Any, hidden_TH: Tensor, cos_TD: Tensor, sin_TD: Tensor, segments: tuple[Tensor, int]
+    layer: Any,
+    hidden_TH: Tensor,
+    cos_TD: Tensor,
+    sin_TD: Tensor,
+    segments: tuple[Tensor, int],
+    keep: Tensor | None = None,
 ) -> Tensor:
-    """``Qwen3DecoderLayer.forward`` over packed clips."""
+    """``Qwen3DecoderLayer.forward`` over packed clips; after attention only the positions in ``keep`` go on."""
     attention = layer.self_attn
     normed = layer.input_layernorm(hidden_TH)
     heads = (normed.shape[0], -1, attention.head_dim)
@@ -112,6 +111,8 @@ def _decoder_layer(
     key = attention.k_norm(attention.k_proj(normed).view(heads))
     value = attention.v_proj(normed).view(heads)
     query, key = apply_rotary_pos_emb(query, key, cos_TD, sin_TD)
-    attended = varlen_attention(query, key, value, *segments, causal=True, scale=attention.scaling)
-    hidden_TH = hidden_TH + attention.o_proj(attended.flatten(1))
+    attended = varlen_attention(query, key, value, *segments, causal=True, scale=attention.scaling).flatten(1)
+    if keep is not None:
+        hidden_TH, attended = hidden_TH.index_select(0, keep), attended.index_select(0, keep)
+    hidden_TH = hidden_TH + attention.o_proj(attended)
     return hidden_TH + layer.mlp(layer.post_attention_layernorm(hidden_TH))
