@@ -1,0 +1,107 @@
+"""Everything that ``prepare`` can be asked, and nothing that it needs to run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from hebrew_asr.errors import UsageError
+
+RECIPE_SOURCES = ("ivrit-ai/crowd-transcribe-v5", "ivrit-ai/crowd-recital-whisper-training")
+DEFAULT_FOLDER = Path("qwen3_asr_round2_data")
+
+
+@dataclass
+class PrepareOptions:
+    """What to prepare, and how."""
+
+    source: tuple[str, ...] = RECIPE_SOURCES
+    """Where clips come from: hub ids (owner/name[:config][@revision]), folders of parquet shards, folders of audio
+    with texts, or single parquet, JSONL, CSV or TSV files. The default is the Round 2 recipe."""
+
+    out: Path = DEFAULT_FOLDER
+    """Folder to make: train.jsonl, eval.jsonl, clips/, dropped.jsonl, manifest.json and, when all is done, _SUCCESS."""
+
+    processes: int | None = None
+    """Worker processes; by default one per usable core. The result does not depend on it."""
+
+    audio: Literal["flac", "wav"] = "flac"
+    """flac: half the size, paths relative to the folder. wav: as the official Qwen3-ASR script reads it, with absolute
+    paths. Both are 16 kHz, mono, 16 bit."""
+
+    split: Literal["leak-free", "random"] = "leak-free"
+    """leak-free: nothing that belongs together is on both sides. random: the guide's split of rows, which leaks."""
+
+    hold_out: Literal["source", "episode"] = "source"
+    """What leak-free keeps whole: all of a podcast (its host recurs), or each episode. Recording sessions, speakers,
+    repeated recordings, equal audio and equal sentences are kept whole either way."""
+
+    eval_fraction: float = 0.05
+    """Share of the clips for evaluation; 0 for none."""
+
+    seed: int = 42
+    """Chooses which groups are evaluated on."""
+
+    min_duration_s: float = 0.5
+    """Shorter clips are dropped."""
+
+    max_duration_s: float = 15.0
+    """Longer clips are dropped, unless their text has timestamps to cut at."""
+
+    recut_min_s: float = 1.0
+    """Shortest clip to cut from a recording with timestamps."""
+
+    recut_max_s: float = 15.0
+    """Longest clip to cut from a recording with timestamps, up to 30."""
+
+    min_chars_per_s: float = 3.0
+    """Slower text is dropped as incomplete. The first two seconds of a clip are free, for the silence around a word."""
+
+    max_chars_per_s: float = 25.0
+    """Faster text is dropped: nobody speaks it in that time."""
+
+    drop_flags: tuple[str, ...] = (
+        "skipped",
+        "unintelligible",
+        "foreign_language",
+        "multiple_speakers",
+        "noisy",
+        "too_long",
+    )
+    """Annotators' flags that drop a row."""
+
+    exclude: tuple[str, ...] | None = None
+    """Test sets, given as sources are: whatever overlaps them is dropped. By default the leaderboard's eval-d1 and
+    eval-whatsapp when any source is on the hub. Test and validation shards of the sources themselves always count."""
+
+    def check(self) -> None:
+        """Raise UsageError with every impossible value at once."""
+        wrong = [
+            text
+            for bad, text in (
+                (not self.source, "--source is empty"),
+                (self.processes is not None and self.processes < 1, f"--processes is {self.processes}"),
+                (not 0 <= self.eval_fraction < 1, f"--eval-fraction {self.eval_fraction} is not within [0, 1)"),
+                (
+                    not 0 <= self.min_duration_s < self.max_duration_s,
+                    f"--min-duration-s {self.min_duration_s} is not below --max-duration-s {self.max_duration_s}",
+                ),
+                (
+                    not 0 < self.recut_min_s < self.recut_max_s <= 30,
+                    f"--recut-min-s {self.recut_min_s} and --recut-max-s {self.recut_max_s} do not rise within (0, 30]",
+                ),
+                (
+                    not 0 <= self.min_chars_per_s < self.max_chars_per_s,
+                    f"--min-chars-per-s {self.min_chars_per_s} is not below --max-chars-per-s {self.max_chars_per_s}",
+                ),
+            )
+            if bad
+        ]
+        if wrong:
+            raise UsageError("prepare: " + "; ".join(wrong))
+
+    def identity(self) -> dict[str, Any]:
+        """The options that decide the result, as JSON values: a folder is only continued with the same ones."""
+        own = {field.name for field in fields(PrepareOptions)} - {"out", "processes", "source", "exclude"}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items() if name in own}

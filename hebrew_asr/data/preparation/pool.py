@@ -1,0 +1,101 @@
+"""Run units in worker processes, as their shards arrive; stop at the first failure and say what is kept."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from hebrew_asr.data.preparation.convert import UnitSummary, convert_unit
+from hebrew_asr.data.preparation.options import PrepareOptions
+from hebrew_asr.data.preparation.parts import part_path
+from hebrew_asr.data.preparation.progress import Progress
+from hebrew_asr.data.sources import Shard, Unit, unit_name
+from hebrew_asr.errors import EnvironmentProblem
+
+_DOWNLOADS_AT_ONCE = 4
+_AGAIN = "What is done is kept; run the same command again to continue"
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on; containers often allow fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def shards_in_order(shards: list[Shard]) -> Iterator[list[Unit]]:
+    """Units of each shard, in order; the next few shards download meanwhile."""
+    downloads = ThreadPoolExecutor(_DOWNLOADS_AT_ONCE, thread_name_prefix="download")
+    try:
+        yield from downloads.map(lambda shard: shard.units(), shards)
+    finally:
+        downloads.shutdown(wait=False, cancel_futures=True)
+
+
+def convert_all(
+    shards: list[Shard], options: PrepareOptions, folder: Path, work: Path, progress: Progress
+) -> list[list[Unit]]:
+    """Convert every unit that has no part yet; returns the units of each shard.
+
+    Raises:
+        EnvironmentProblem: the disk is full or a worker was killed; what is done stays, and the next call goes on.
+        DataError: a source cannot be read.
+    """
+    units: list[list[Unit]] = []
+    futures: list[Future[UnitSummary]] = []
+    failed = threading.Event()
+
+    def finished(future: Future[UnitSummary]) -> None:
+        if future.cancelled() or future.exception() is not None:
+            failed.set()
+        else:
+            progress.add(future.result())
+
+    # Not forked: the caller may hold threads, and a GPU.
+    pool = ProcessPoolExecutor(
+        options.processes or usable_cores(), multiprocessing.get_context("spawn"), initializer=_start_worker
+    )
+    try:
+        for shard, units_of_shard in zip(shards, shards_in_order(shards), strict=True):
+            units.append(units_of_shard)
+            progress.expect(sum(unit.num_rows for unit in units_of_shard), shard.size_bytes)
+            for unit in units_of_shard:
+                if part_path(work, unit_name(unit)).exists():
+                    progress.skip(unit.num_rows)
+                else:
+                    futures.append(pool.submit(convert_unit, unit, options, folder, work))
+                    futures[-1].add_done_callback(finished)
+            if failed.is_set():
+                break
+        for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+            future.result()
+    except BrokenProcessPool as error:
+        raise EnvironmentProblem(
+            f"a worker process was killed, perhaps for want of memory. {_AGAIN}, or give fewer --processes"
+        ) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EnvironmentProblem(f"the disk is full, writing to {folder}: free some space. {_AGAIN}") from error
+        raise EnvironmentProblem(f"cannot write to {folder}: {error}. {_AGAIN}") from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return units
+
+
+def _start_worker() -> None:
+    """Leave interrupts to the parent, and end with it even when it is killed and cannot say so."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

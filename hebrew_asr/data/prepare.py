@@ -1,0 +1,220 @@
+"""Data preparation: sources in, one believable training set out; parallel, resumable, the same bytes every time."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hebrew_asr.data.preparation import summary
+from hebrew_asr.data.preparation.assemble import Assembly, assemble
+from hebrew_asr.data.preparation.disk import require_disk
+from hebrew_asr.data.preparation.options import PrepareOptions
+from hebrew_asr.data.preparation.output import write_set
+from hebrew_asr.data.preparation.parts import part_path, read_part
+from hebrew_asr.data.preparation.pool import convert_all
+from hebrew_asr.data.preparation.progress import Progress
+from hebrew_asr.data.sources import Source, Unit, is_local, open_source, source_name, unit_name
+from hebrew_asr.errors import DataError, UsageError
+from hebrew_asr.files import sync_folder, write_atomically, write_json
+
+SUCCESS = "_SUCCESS"
+"""Written last: a folder with it is complete."""
+
+LEADERBOARD_TESTS = ("ivrit-ai/eval-d1", "ivrit-ai/eval-whatsapp")
+"""Excluded by default when anything is fetched from the hub."""
+
+_WORK = ".work"
+
+
+def is_prepared(folder: str | Path) -> bool:
+    """Whether preparation of ``folder`` ended well."""
+    return (Path(folder) / SUCCESS).is_file()
+
+
+def ensure_prepared(folder: str | Path, options: PrepareOptions | None = None) -> Path:
+    """Prepare ``folder`` unless that is done; for a trainer to call on every rank, before any process group exists.
+
+    One process prepares while the others wait for its lock, with no collective that could time out. If it dies, even
+    by SIGKILL, the kernel frees the lock and the next process continues its work.
+
+    Args:
+        folder: where the set belongs, or already is.
+        options: how to make it; the Round 2 recipe by default. Its ``out`` is replaced by ``folder``.
+
+    Returns:
+        ``folder`` as a path.
+
+    Raises:
+        HebrewASRError: preparation failed, for the reason it names.
+    """
+    if not is_prepared(folder):
+        prepare(replace(options or PrepareOptions(), out=Path(folder)))
+    return Path(folder)
+
+
+def prepare(options: PrepareOptions) -> dict[str, Any]:
+    """Make the folder ``options.out``, or continue it; if it is finished, only check that the same was asked for.
+
+    Returns:
+        The content of its manifest.json.
+
+    Raises:
+        UsageError: impossible options, or the folder holds something else.
+        DataError: a source cannot be read, or nothing is left of it.
+        EnvironmentProblem: the hub is out of reach, or the disk is too small or full.
+    """
+    options.check()
+    folder, work = options.out, options.out / _WORK
+    _refuse_foreign(folder)
+    with _locked(work):
+        if not is_prepared(folder):
+            if not (work / SUCCESS).is_file():
+                _build(options, folder, work)
+            _announce(folder, work)
+        shutil.rmtree(work)
+    manifest = _read_json(folder / "manifest.json")
+    _require_same(folder, manifest["options"], _asked(options))
+    return manifest
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Never mix a prepared set with files of another making."""
+    if is_prepared(folder) or (folder / _WORK).exists() or not folder.exists():
+        return
+    found = sorted(path.name for path in folder.iterdir())
+    if found:
+        raise UsageError(
+            f"{folder} holds {', '.join(found[:3])}, not made by prepare: choose another --out, or empty it"
+        )
+
+
+@contextmanager
+def _locked(work: Path) -> Iterator[None]:
+    """Hold the folder's lock. It belongs to the open file, so the kernel frees it however the holder ends."""
+    while True:
+        work.mkdir(parents=True, exist_ok=True)
+        with (work / "lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(
+                    f"prepare: another process is preparing {work.parent}; waiting for it", file=sys.stderr, flush=True
+                )
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            # The last holder removes the work folder with the lock in it; a lock on a deleted file guards nothing.
+            if os.fstat(lock.fileno()).st_nlink:
+                yield
+                return
+
+
+def _build(options: PrepareOptions, folder: Path, work: Path) -> None:
+    sources, tests = _open_sources(options, work)
+    everything = [*sources, *tests]
+    summary.print_plan(everything, require_disk(sources, options, folder), folder)
+    shards = [shard for source in everything for shard in source.shards]
+    assembly = None
+    while assembly is None:
+        with Progress(sum(shard.size_bytes for shard in shards)) as progress:
+            units = convert_all(shards, options, folder, work, progress)
+        print(progress.line(), file=sys.stderr)
+        assembly = _assembled([unit for of_shard in units for unit in of_shard], options, folder, work)
+    manifest = write_set(folder, assembly, sources, options, _asked(options))
+    summary.print_result(manifest, folder)
+    os.sync()  # clips are written without fsync, so all of them must reach the disk before the folder is announced
+    digest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    write_atomically(work / SUCCESS, f"{digest}\n")
+
+
+def _open_sources(options: PrepareOptions, work: Path) -> tuple[list[Source], list[Source]]:
+    """Open the sources and the test sets, at the revisions that an interrupted run had started with."""
+    asked = _asked(options)
+    job_file = work / "job.json"
+    job = _read_json(job_file) if job_file.is_file() else {"asked": asked, "revisions": {}}
+    _require_same(options.out, job["asked"], asked)
+    started: dict[str, str] = job["revisions"]
+    sources = [open_source(spec, pinned=started.get(source_name(spec))) for spec in options.source]
+    tests = [open_source(spec, held_out=True, pinned=started.get(source_name(spec))) for spec in _excluded(options)]
+    revisions = {source.name: source.revision for source in (*sources, *tests)}
+    changed = sorted(name for name, revision in started.items() if revisions.get(name) != revision)
+    if changed:
+        raise DataError(
+            f"source {', '.join(changed)} changed since {options.out} was begun: delete that folder and start again"
+        )
+    for source in sources:
+        if all(shard.held_out for shard in source.shards):
+            names = ", ".join(shard.name for shard in source.shards[:3])
+            raise DataError(f"source {source.name}: only test or validation data, by its file names ({names})")
+    write_json(job_file, {"asked": asked, "revisions": revisions})
+    return sources, tests
+
+
+def _excluded(options: PrepareOptions) -> tuple[str, ...]:
+    if options.exclude is not None:
+        return options.exclude
+    return () if all(is_local(spec) for spec in options.source) else LEADERBOARD_TESTS
+
+
+def _asked(options: PrepareOptions) -> dict[str, Any]:
+    """What decides the result, without any path of this machine."""
+    sources = [source_name(spec) for spec in options.source]
+    excluded = [source_name(spec) for spec in _excluded(options)]
+    twice = [name for name, count in Counter((*sources, *excluded)).items() if count > 1]
+    if twice:
+        raise UsageError(f"two sources are both named {twice[0]!r}; clips are called after them, so rename a folder")
+    return {"source": sources, "exclude": excluded, **options.identity()}
+
+
+def _require_same(folder: Path, was: dict[str, Any], asked: dict[str, Any]) -> None:
+    differ = sorted(name for name in {*was, *asked} if was.get(name) != asked.get(name))
+    if differ:
+        changes = "; ".join(f"{name} was {was.get(name)!r}, now {asked.get(name)!r}" for name in differ)
+        raise UsageError(f"{folder} was prepared with other options ({changes}): delete it, or choose another --out")
+
+
+def _assembled(units: list[Unit], options: PrepareOptions, folder: Path, work: Path) -> Assembly | None:
+    """Assemble all parts; None when clips are damaged (a power cut), after their parts were deleted to redo them."""
+    parts = [part_path(work, unit_name(unit)) for unit in units]
+    by_part = [read_part(path) for path in parts]
+    assembly = assemble([record for records in by_part for record in records], options)
+    damaged = False
+    for path, records in zip(parts, by_part, strict=True):
+        kept = (record for record in records if record.fate == "kept")
+        if any(_size_of(folder / record.audio) != record.size_bytes for record in kept):
+            path.unlink()
+            damaged = True
+    return None if damaged else assembly
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return -1
+
+
+def _announce(folder: Path, work: Path) -> None:
+    """Remove all but the result, then rename ``_SUCCESS`` into place; killed in between, the next call finishes."""
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in (SUCCESS, "lock"):
+            path.unlink()
+    (work / SUCCESS).replace(folder / SUCCESS)
+    sync_folder(folder)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error

@@ -1,0 +1,127 @@
+"""Duplicates, held-out data, the two splits, and the report on what they share."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from hebrew_asr.data.preparation.assemble import assemble, group_of
+from hebrew_asr.data.preparation.options import PrepareOptions
+from hebrew_asr.data.preparation.output import drop_table
+from hebrew_asr.data.preparation.parts import Record
+from hebrew_asr.errors import DataError
+
+
+def record(row: int, *groups: str, words: str = "", fate: str = "kept", **fields) -> Record:
+    defaults = {"fingerprint": f"f{row}", "duration_s": 2.0, "transcript": words, "words": words}
+    return Record(fate, f"set/{row}", 0, row, groups=groups, **(defaults | fields))  # type: ignore[arg-type]
+
+
+def podcasts(sources: int, episodes: int, clips: int) -> list[Record]:
+    """Clips of several sources, each with several episodes."""
+    names = [(s, e, c) for s in range(sources) for e in range(episodes) for c in range(clips)]
+    return [
+        record(row, f"source:s{s}", f"episode:s{s}/e{e}", f"uuid:s{s}/e{e}/{c}") for row, (s, e, c) in enumerate(names)
+    ]
+
+
+def test_reissued_recordings_keep_the_first_transcription():
+    records = [record(0, "uuid:x", retake=True), record(1, "uuid:x"), record(2, "uuid:x")]
+    records += [record(row) for row in range(3, 40)]
+    result = assemble(records, PrepareOptions())
+    dropped = {r.id: (r.reason, r.detail) for r in result.dropped}
+    assert dropped == {
+        "set/0": ("transcribed twice", "kept set/1"),
+        "set/2": ("transcribed twice", "kept set/1"),
+    }
+
+
+def test_equal_samples_are_kept_once_even_across_datasets():
+    again = dataclasses.replace(record(0, fingerprint="f5"), id="other/0")
+    result = assemble([*(record(row) for row in range(30)), again], PrepareOptions())
+    assert [(r.id, r.reason, r.detail) for r in result.dropped] == [("other/0", "duplicate audio", "kept set/5")]
+
+
+def test_clips_of_one_recording_are_no_duplicates_of_each_other():
+    cut = [record(0, "uuid:x", fingerprint=f"c{i}", whole=False) for i in range(3)]
+    result = assemble([*cut, *(record(row) for row in range(1, 40))], PrepareOptions())
+    assert not result.dropped
+
+
+def test_whole_sources_are_held_out_where_they_are_small_enough():
+    result = assemble(podcasts(40, 2, 3), PrepareOptions())
+    assert result.split["held_out_whole"] == "source"
+    assert len(result.eval) == 12
+    assert not any(result.split["keys_in_train_and_eval"].values())
+    assert {group_of(r, "source") for r in result.eval} == {r.groups[0].removeprefix("source:") for r in result.eval}
+
+
+def test_few_large_sources_fall_back_to_episodes_and_say_so():
+    result = assemble(podcasts(2, 30, 2), PrepareOptions())
+    assert result.split["held_out_whole"] == "episode"
+    shared = result.split["keys_in_train_and_eval"]
+    assert shared["source"] > 0 and shared["episode"] == shared["uuid"] == 0
+    assert result.split["components"] == 60
+    assert group_of(result.eval[0], "episode").startswith("s")
+
+
+def test_equal_sentences_and_sessions_stay_on_one_side():
+    words = "אחת שתיים שלוש ארבע חמש שש"
+    same = [record(row, f"session:{row}", words=words) for row in range(10)]
+    others = [record(row, f"session:o{row % 5}") for row in range(10, 60)]
+    result = assemble([*same, *others], PrepareOptions(eval_fraction=0.3))
+    evaluated = {r.row for r in result.eval}
+    assert evaluated.issuperset(range(10)) or evaluated.isdisjoint(range(10))
+    assert result.eval
+
+
+def test_one_component_cannot_be_split():
+    records = [record(row, "session:only") for row in range(20)]
+    with pytest.raises(DataError, match="all 20 clips belong together"):
+        assemble(records, PrepareOptions())
+    assert not assemble([record(row, "session:only") for row in range(20)], PrepareOptions(eval_fraction=0)).eval
+
+
+def test_public_tests_stay_out_with_all_that_overlaps_them():
+    words = "אחת שתיים שלוש ארבע חמש שש שבע"
+    records = [
+        record(0, "source:Mindset", "uuid:Mindset/1/1", words=words, fate="held out", reason="public test set"),
+        record(1, "source:Mindset"),
+        record(2, fingerprint="f0"),
+        record(3, words=words),
+        record(4, "uuid:Mindset/1/1"),
+        *(record(row) for row in range(5, 40)),
+    ]
+    result = assemble(records, PrepareOptions())
+    details = {r.row: r.detail for r in result.dropped}
+    assert details == {0: "", 1: "same source", 2: "same audio", 3: "same sentence", 4: "same uuid"}
+    assert not any(result.split["keys_in_set_and_public_tests"].values())
+
+
+def test_random_split_is_over_rows_with_text_before_any_filter():
+    records = [record(row) for row in range(100)]
+    records[7] = record(7, fate="dropped", reason="no text")
+    records[9] = record(9, fate="dropped", reason="too long")
+    result = assemble(records, PrepareOptions(split="random"))
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"row": [row for row in range(100) if row != 7]})
+    expected = set(rows.train_test_split(test_size=0.05, seed=42)["test"]["row"]) - {9}
+    assert {r.row for r in result.eval} == expected
+    assert result.split["leaky"] and result.split["method"] == "random"
+
+
+def test_random_split_reports_what_it_leaks():
+    result = assemble(podcasts(2, 2, 50), PrepareOptions(split="random"))
+    assert result.split["keys_in_train_and_eval"] == {"audio": 0, "episode": 4, "source": 2, "uuid": 0}
+
+
+def test_nothing_left_is_an_error_with_the_reasons():
+    records = [record(0, fate="dropped", reason="too long"), record(1, fate="dropped", reason="too long")]
+    with pytest.raises(DataError, match="out of 2: 2 too long"):
+        assemble(records, PrepareOptions())
+
+
+def test_drop_table_counts_everything_once():
+    dropped = [record(i, fate="dropped", reason="b" if i % 3 else "a", duration_s=3600.0) for i in range(9)]
+    assert drop_table(dropped) == {"b": {"clips": 6, "hours": 6.0}, "a": {"clips": 3, "hours": 3.0}}
