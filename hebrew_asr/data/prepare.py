@@ -34,6 +34,7 @@ LEADERBOARD_TESTS = ("ivrit-ai/eval-d1", "ivrit-ai/eval-whatsapp")
 """Excluded by default when anything is fetched from the hub."""
 
 _WORK = ".work"
+_JOB = "job.json"
 
 
 def is_prepared(folder: str | Path) -> bool:
@@ -45,7 +46,8 @@ def ensure_prepared(folder: str | Path, options: PrepareOptions | None = None) -
     """Prepare ``folder`` unless that is done; for a trainer to call on every rank, before any process group exists.
 
     One process prepares while the others wait for its lock, with no collective that could time out. If it dies, even
-    by SIGKILL, the kernel frees the lock and the next process continues its work.
+    by SIGKILL, the kernel frees the lock and the next process continues its work. A folder of another making that
+    holds a train.jsonl is left as it is.
 
     Args:
         folder: where the set belongs, or already is.
@@ -57,9 +59,11 @@ def ensure_prepared(folder: str | Path, options: PrepareOptions | None = None) -
     Raises:
         HebrewASRError: preparation failed, for the reason it names.
     """
-    if not is_prepared(folder):
-        prepare(replace(options or PrepareOptions(), out=Path(folder)))
-    return Path(folder)
+    folder = Path(folder)
+    own = (folder / "train.jsonl").is_file() and not (folder / _WORK).exists()
+    if not is_prepared(folder) and not own:
+        prepare(replace(options or PrepareOptions(), out=folder))
+    return folder
 
 
 def prepare(options: PrepareOptions) -> dict[str, Any]:
@@ -81,7 +85,6 @@ def prepare(options: PrepareOptions) -> dict[str, Any]:
             if not (work / SUCCESS).is_file():
                 _build(options, folder, work)
             _announce(folder, work)
-        shutil.rmtree(work)
     manifest = _read_json(folder / "manifest.json")
     _require_same(folder, manifest["options"], _asked(options))
     return manifest
@@ -113,7 +116,11 @@ def _locked(work: Path) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             # The last holder removes the work folder with the lock in it; a lock on a deleted file guards nothing.
             if os.fstat(lock.fileno()).st_nlink:
-                yield
+                try:
+                    yield
+                finally:
+                    if not (work / _JOB).is_file():  # nothing was begun, or all is done: leave nothing behind
+                        shutil.rmtree(work, ignore_errors=True)
                 return
 
 
@@ -138,7 +145,7 @@ def _build(options: PrepareOptions, folder: Path, work: Path) -> None:
 def _open_sources(options: PrepareOptions, work: Path) -> tuple[list[Source], list[Source]]:
     """Open the sources and the test sets, at the revisions that an interrupted run had started with."""
     asked = _asked(options)
-    job_file = work / "job.json"
+    job_file = work / _JOB
     job = _read_json(job_file) if job_file.is_file() else {"asked": asked, "revisions": {}}
     _require_same(options.out, job["asked"], asked)
     started: dict[str, str] = job["revisions"]
