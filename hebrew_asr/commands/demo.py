@@ -92,10 +92,8 @@ def _train(folder: Path, data: Path, recipe: str) -> int:
         run_dir=str(folder),
         resume="auto",
     )
-    _say(
-        f"training: deepspeed --num_gpus 2 hebrew_asr/train.py --ds ds_configs/cpu.json --recipe {recipe} --run {folder}"
-        " --resume auto"
-    )
+    launched = f"--ds ds_configs/cpu.json --recipe {recipe} --run {folder} --resume auto"
+    _say(f"training: deepspeed --num_gpus 2 hebrew_asr/train.py {launched}")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     return command.run()
 

@@ -66,7 +66,7 @@ class Command:
         else:
             print(
                 f"WER {total.wer:.2%} (95 % interval by group {low:.2%} to {high:.2%}), CER {total.cer:.2%}, "
-                f"{self.mode} normaliser {NORMALISER_VERSION}: {total.substitutions} substitutions, "
-                f"{total.deletions} deletions, {total.insertions} insertions in {total.words} words, {total.clips} clips"
+                f"{self.mode} normaliser {NORMALISER_VERSION}, {total.clips} clips: {total.substitutions} "
+                f"substitutions, {total.deletions} deletions, {total.insertions} insertions in {total.words} words"
             )
         return 0

@@ -1,0 +1,91 @@
+"""A task small enough for a test: a few seconds of tones with Hebrew text, and a tiny model to train on them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, to_int16
+from hebrew_asr.data.manifest import Clip, write_manifest
+from hebrew_asr.model.tiny import TinySpec, save_tiny
+from hebrew_asr.text.prompt import build_target
+
+ROOT = Path(__file__).parents[2]
+TRAIN_FILE = ROOT / "hebrew_asr" / "train.py"
+WORDS = ["שלום", "עולם", "ילדה", "כותבת", "סיפור", "גדול", "היום", "בבית"]
+SPEC = TinySpec(
+    d_model=16,
+    encoder_layers=3,
+    encoder_attention_heads=2,
+    encoder_ffn_dim=32,
+    downsample_hidden_size=4,
+    hidden_size=24,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=12,
+    intermediate_size=48,
+    vocabulary=300,
+)
+RECIPE_CHANGES = (
+    'unfrozen_layers={"llm_top": 2, "audio_top": 2}',
+    "clips_per_step=8",
+    "data.workers=0",
+    "logging.wandb=false",
+    "logging.every_steps=1",
+    "evaluation.sample_clips=4",
+    "optimizer.join_warmup_steps=2",
+)
+
+
+def make_task(folder: Path, *, train_clips: int = 20, eval_clips: int = 4, seed: int = 0) -> Path:
+    """Write ``data/`` (manifests and clips of 0.4 to 2.2 s) and ``base/`` (a tiny model) into ``folder``."""
+    rng = np.random.default_rng(seed)
+    for name, count in (("train", train_clips), ("eval", eval_clips)):
+        write_manifest(folder / "data" / f"{name}.jsonl", [_clip(folder / "data", name, i, rng) for i in range(count)])
+    save_tiny(folder / "base", SPEC, [" ".join(WORDS)], seed)
+    return folder
+
+
+def _clip(folder: Path, name: str, index: int, rng: np.random.Generator) -> Clip:
+    duration_s = float(rng.uniform(0.4, 2.2))
+    times = np.arange(int(duration_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    tone = 0.3 * np.sin(2 * np.pi * rng.uniform(100, 3000) * times) + 0.01 * rng.standard_normal(len(times))
+    path = folder / "clips" / f"{name}{index}.wav"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, to_int16(tone.astype(np.float32)), SAMPLE_RATE_HZ)
+    text = " ".join(rng.choice(WORDS, size=int(rng.integers(1, 5))))
+    return Clip(str(path), build_target(text), f"{name}{index}", len(times) / SAMPLE_RATE_HZ, f"speaker{index % 3}")
+
+
+def launch(script: Path, arguments: list[str], *, ranks: int, port: int, timeout_s: float = 240.0):
+    """Run a script under the real DeepSpeed launcher; returns the finished process with its output as text."""
+    command = [*launcher(ranks, port), str(script), *arguments]
+    return subprocess.run(
+        command, env=environment(), capture_output=True, text=True, timeout=timeout_s, check=False, cwd=ROOT
+    )
+
+
+def launcher(ranks: int, port: int) -> list[str]:
+    """The launcher's command line up to the script."""
+    return [
+        *(sys.executable, "-m", "deepspeed.launcher.runner", "-q"),
+        *("--num_gpus", str(ranks), "--master_port", str(port)),
+    ]
+
+
+def environment() -> dict[str, str]:
+    """One thread a rank, on the CPU, found without installing anything."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+
+
+def train_arguments(task: Path, run: Path, *changes: str, resume: str = "never") -> list[str]:
+    """Arguments of ``hebrew_asr/train.py`` for the tiny task."""
+    fixed = [f"model.path={task / 'base'}", f"data.folder={task / 'data'}"]
+    sets = [part for change in (*RECIPE_CHANGES, *fixed, *changes) for part in ("--set", change)]
+    return ["--ds", str(ROOT / "ds_configs" / "cpu.json"), "--run", str(run), "--resume", resume, *sets]
