@@ -39,7 +39,9 @@ def decode(source: str | Path | bytes, *, name: str | None = None) -> np.ndarray
     except (soundfile.LibsndfileError, OSError) as error:
         if not isinstance(source, bytes) and not Path(source).exists():
             raise DataError(f"audio file not found: {label}") from error
-        raise DataError(f"cannot decode audio {label}: {error}. Is it wav, flac, ogg, opus or mp3, and whole?") from error
+        raise DataError(
+            f"cannot decode audio {label}: {error}. Is it wav, flac, ogg, opus or mp3, and whole?"
+        ) from error
     if samples.shape[0] == 0:
         raise DataError(f"audio {label} holds no samples")
     mono = samples.mean(axis=1, dtype=np.float32)

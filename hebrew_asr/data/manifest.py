@@ -51,7 +51,9 @@ def read_manifest(path: str | Path, *, check_audio: bool = True, allow_outside: 
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"manifest not found: {path}. Prepare one with `hebrew-asr prepare`, or give --data another folder")
+        raise DataError(
+            f"manifest not found: {path}. Prepare one with `hebrew-asr prepare`, or give --data another folder"
+        )
     clips: list[Clip] = []
     problems: list[str] = []
     seen: set[str] = set()
