@@ -28,9 +28,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _is_told_elsewhere() -> bool:
     """Before the ranks meet, every one of them finds the same mistake: the first one tells."""
-    from torch.distributed import is_initialized
+    from hebrew_asr.engine import dist
 
-    return os.environ.get("RANK", "0") != "0" and not is_initialized()
+    return dist.rank_from_environment() != 0 and not dist.has_started()
 
 
 def _train(argv: list[str]) -> int:

@@ -104,6 +104,11 @@ def start(accelerator: str, *, timeout_s: float = 600.0) -> Ranks:
     return Ranks(torch_dist.get_rank(), torch_dist.get_world_size(), device, host_group)
 
 
+def has_started() -> bool:
+    """Whether the ranks have met."""
+    return torch_dist.is_initialized()
+
+
 def stop() -> None:
     """Leave the process group."""
     if torch_dist.is_initialized():

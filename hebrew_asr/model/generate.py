@@ -16,7 +16,7 @@ from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, to_int16
 from hebrew_asr.audio.frames import CHUNK_FRAMES, EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.collate import Example, pack
-from hebrew_asr.text.prompt import ASR_TEXT, LANGUAGE, PromptTokens, build_target, parse_target, target_ids
+from hebrew_asr.text.prompt import LANGUAGE, PromptTokens, build_target, parse_target, target_ids
 
 
 @dataclass(frozen=True)
@@ -94,4 +94,4 @@ class Transcriber:
         if self._prompt.end_of_turn in ids:
             ids = ids[: ids.index(self._prompt.end_of_turn)]
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return (parse_target(text)[1] if ASR_TEXT in text else text).strip()
+        return (text if self._forced_ids else parse_target(text)[1]).strip()

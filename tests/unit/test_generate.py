@@ -1,0 +1,76 @@
+"""The one decode path: equal to the native processor's own, whatever the batch mates."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoProcessor
+
+from hebrew_asr.model.generate import Decoding, Transcriber
+from hebrew_asr.model.load import load_model, load_tokenizer
+from hebrew_asr.recipe import Model
+from tests.support.native import sound
+from tests.support.tiny_task import SPEC, WORDS
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    from hebrew_asr.model.tiny import save_tiny
+
+    path = tmp_path_factory.mktemp("model")
+    save_tiny(path, SPEC, [" ".join(WORDS)], 3)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return [sound(seconds, i).astype(np.float32) / 32768 for i, seconds in enumerate((0.3, 1.3, 4.9, 9.0))]
+
+
+def test_batch_mates_change_nothing(folder, clips):
+    transcribe = Transcriber(load_model(Model(str(folder))).eval(), load_tokenizer(str(folder)))
+    together = transcribe(clips)
+    assert together == [transcribe([clip])[0] for clip in clips]
+    assert any(together)
+
+
+def test_equals_the_native_processor_and_generate(folder, clips):
+    """Prompt, features and decoding of transformers' own pieces, one clip at a time."""
+    asr, tokenizer = load_model(Model(str(folder))).eval(), load_tokenizer(str(folder))
+    ours = Transcriber(asr, tokenizer, Decoding(max_tokens_per_s=0, min_new_tokens=12))
+    processor = AutoProcessor.from_pretrained(folder)
+    conversation = [{"role": "user", "content": [{"type": "audio"}]}]
+    prefix = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+    for clip in clips:
+        inputs = processor(text=[prefix + "language Hebrew<asr_text>"], audio=[clip])
+        inputs = inputs.to(asr.device) if hasattr(inputs, "to") else inputs
+        with torch.inference_mode():
+            out = asr.generate(
+                **inputs, max_new_tokens=12, do_sample=False, eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>")
+            )
+        native = tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+        assert ours([clip]) == [native]
+
+
+def test_cap_follows_the_clip_not_the_batch(folder, clips):
+    decoding = Decoding(max_tokens_per_s=2, min_new_tokens=3)
+    assert decoding.cap(len(clips[0])) == 3
+    transcribe = Transcriber(load_model(Model(str(folder))).eval(), load_tokenizer(str(folder)), decoding)
+    assert transcribe(clips)[0] == transcribe(clips[:1])[0]
+
+
+def test_long_recordings_are_cut_at_pauses_and_lose_nothing():
+    from hebrew_asr.audio.segment import split_at_pauses
+
+    rng = np.random.default_rng(0)
+    recording = rng.standard_normal(16_000 * 75).astype(np.float32)
+    pauses_s = (24.0, 51.5)
+    for at in pauses_s:
+        recording[int((at - 0.2) * 16_000) : int((at + 0.2) * 16_000)] = 0
+    pieces = split_at_pauses(recording)
+    assert np.array_equal(np.concatenate(pieces), recording)
+    assert all(len(piece) <= 30 * 16_000 for piece in pieces)
+    cuts = np.cumsum([len(piece) for piece in pieces])[:-1] / 16_000
+    assert cuts[0] == pytest.approx(pauses_s[0], abs=0.25)
+    assert cuts[1] == pytest.approx(pauses_s[1], abs=0.25)

@@ -1,0 +1,100 @@
+"""Hardware profiles: every shipped one makes the effective batch; what a recipe owns is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hebrew_asr.errors import EnvironmentProblem, UsageError
+from hebrew_asr.profiles import batching, check_hardware, deepspeed_config, load_profile
+from hebrew_asr.recipe import load_recipe
+
+PROFILES = sorted((Path(__file__).parents[2] / "ds_configs").glob("*.json"))
+ROUND2 = load_recipe("round2")
+
+
+def test_the_promised_profiles_are_there():
+    promised = {"a100x8", "a100x8-40gb-zero3", "a100x2", "h200x1", "h200x4", "cpu"}
+    assert promised <= {path.stem for path in PROFILES}
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("ranks", [None, 1, 2, 3, 5, 8])
+def test_shipped_profiles_make_64_clips_on_any_rank_count(path, ranks):
+    profile = load_profile(path)
+    plan = batching(profile, ROUND2, ranks or profile.hardware.num_ranks)
+    room = plan.max_micro_batch * plan.accumulation * plan.num_ranks
+    assert plan.clips_per_step == 64 <= room
+    assert room - plan.max_micro_batch * plan.num_ranks < 64, "one micro-batch fewer would have done"
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_deepspeed_takes_what_is_made_of_a_shipped_profile(path):
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    profile = load_profile(path)
+    plan = batching(profile, ROUND2, 1)
+    parsed = DeepSpeedConfig(deepspeed_config(profile, ROUND2, plan))
+    assert parsed.zero_config.stage == profile.zero_stage
+    assert parsed.gradient_clipping == ROUND2.optimizer.clip_grad_norm
+    assert parsed.bfloat16_config.enabled == profile.bf16
+    assert profile.name.startswith("cpu") or profile.bf16
+
+
+def write(folder: Path, **values) -> Path:
+    path = folder / "profile.json"
+    path.write_text(json.dumps({"train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": 2}, **values}))
+    return path
+
+
+def test_contradicting_batch_is_told_with_its_arithmetic(tmp_path):
+    profile = load_profile(write(tmp_path, gradient_accumulation_steps=3))
+    with pytest.raises(UsageError, match=r"4 × 3 × 8 ranks = 96 .* set it to 2"):
+        batching(profile, ROUND2, 8)
+    assert batching(load_profile(write(tmp_path, gradient_accumulation_steps=2)), ROUND2, 8).accumulation == 2
+    with pytest.raises(UsageError, match="train_batch_size 128"):
+        batching(load_profile(write(tmp_path, train_batch_size=128)), ROUND2, 8)
+
+
+def test_more_ranks_than_clips_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="65 ranks cannot share 64"):
+        batching(load_profile(write(tmp_path)), ROUND2, 65)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"optimizer": {"type": "AdamW"}}, "optimizer does not belong here"),
+        ({"gradient_clipping": 1.0}, "clip_grad_norm owns it"),
+        ({"gradient_cliping": 1.0}, "unknown key gradient_cliping"),
+        ({"zero_optimisation": {"stage": 2}}, "did you mean zero_optimization"),
+        ({"zero_optimization": {"stage": "auto"}}, "zero_optimization.stage is 'auto'"),
+        ({"train_micro_batch_size_per_gpu": "auto"}, "train_micro_batch_size_per_gpu is 'auto'"),
+        ({"zero_optimization": {"stage": 7}}, "must be 0, 1, 2 or 3"),
+        ({"bf16": {"enabled": True}}, "gradients add up in bf16"),
+        ({"bf16": {"enabled": True}, "zero_optimization": {"stage": 0}}, "no usable fp32 masters"),
+        ({"_hardware": {"gpus": 8}}, "_hardware takes"),
+    ],
+)
+def test_traps_are_refused(tmp_path, values, told):
+    with pytest.raises(UsageError, match=told):
+        load_profile(write(tmp_path, **values))
+
+
+def test_missing_and_broken_files(tmp_path):
+    with pytest.raises(UsageError, match="not found"):
+        load_profile(tmp_path / "none.json")
+    (tmp_path / "half.json").write_text('{"zero_optimization": ')
+    with pytest.raises(UsageError, match="is not JSON"):
+        load_profile(tmp_path / "half.json")
+
+
+def test_gpu_profile_needs_gpus():
+    profile = load_profile(next(path for path in PROFILES if path.stem == "a100x8"))
+    with pytest.raises(EnvironmentProblem, match=r"for GPUs and this machine shows none.*cpu\.json"):
+        check_hardware(profile, 8, 0)
+    with pytest.raises(EnvironmentProblem, match="use --num_gpus 4"):
+        check_hardware(profile, 8, 4)
+    check_hardware(profile, 4, 4)

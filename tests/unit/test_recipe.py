@@ -1,0 +1,92 @@
+"""The recipe: shipped ones hold the design's values; everything wrong is told at once, by name."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hebrew_asr.errors import UsageError
+from hebrew_asr.recipe import RECIPES_DIR, load_recipe
+from hebrew_asr.training.schedule import Schedule
+
+SHIPPED = sorted(path.stem for path in RECIPES_DIR.glob("*.json"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_recipe_loads_under_its_own_name(name):
+    assert load_recipe(name).name == name
+
+
+def test_round2_is_the_design():
+    recipe = load_recipe("round2")
+    assert [(phase.name, phase.epochs) for phase in recipe.phases] == [("B", 2), ("A", 3)]
+    assert recipe.phases[0].learning_rates == {"projector": 2e-4, "llm_top": 5e-5, "head": 1e-4}
+    assert recipe.phases[1].learning_rates == {"projector": 1e-4, "llm_top": 3e-5, "head": 1e-4, "audio_top": 3e-5}
+    assert recipe.unfrozen_layers == {"llm_top": 12, "audio_top": 8}
+    assert recipe.clips_per_step == 64
+    schedule = Schedule(recipe, recipe.steps_per_epoch(186_812))
+    assert schedule.total_steps == 14_595
+    assert schedule.phase_starts == [0, 5_838]
+
+
+def test_all_mistakes_at_once_with_suggestions(tmp_path):
+    values = json.loads((RECIPES_DIR / "round2.json").read_text())
+    values["optimizer"]["weight_decai"] = 0.1
+    values["phases"][1]["epoks"] = 3
+    values["seed"] = "abc"
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(UsageError) as caught:
+        load_recipe(str(path))
+    message = str(caught.value)
+    assert str(path) in message
+    assert "unknown key optimizer.weight_decai (did you mean weight_decay?)" in message
+    assert "unknown key phases.1.epoks (did you mean epochs?)" in message
+    assert "seed" in message
+    assert "'abc'" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("phases=[]", "phases is empty"),
+        ("phases.0.epochs=0", "at least one epoch"),
+        ('phases.0.learning_rates={"head": 0}', "above 0"),
+        ("clips_per_step=0", "clips_per_step"),
+        ("optimizer.beta2=1.5", "betas"),
+        ("augmentation.speed_factors=[3]", "speed_factors"),
+        ("evaluation.wer_mode=fuzzy", "wer_mode"),
+        ("nothing", "key=value"),
+        ("seed.x=1", "has no parts"),
+    ],
+)
+def test_impossible_values_are_refused(change, told):
+    with pytest.raises(UsageError, match=told):
+        load_recipe("round2", [change])
+
+
+def test_overrides_reach_lists_and_plain_text():
+    recipe = load_recipe("round2", ["phases.1.epochs=1", "model.path=/some/where", "optimizer.weight_decay=0.5"])
+    assert (recipe.phases[1].epochs, recipe.model.path, recipe.optimizer.weight_decay) == (1, "/some/where", 0.5)
+
+
+def test_missing_recipe_names_the_shipped_ones():
+    with pytest.raises(UsageError, match="round2"):
+        load_recipe("round3")
+
+
+def test_rates_rise_fall_and_join():
+    recipe = load_recipe("round2", ["optimizer.warmup_share=0.1", "optimizer.join_warmup_steps=5"])
+    schedule = Schedule(recipe, 20)
+    peak = recipe.phases[0].learning_rates["head"]
+    assert schedule.rates(0)["head"] == pytest.approx(peak / 10)
+    assert schedule.rates(9)["head"] == pytest.approx(peak)
+    assert all(rate > 0 for step in range(100) for rate in schedule.rates(step).values())
+    assert "audio_top" not in schedule.rates(39)
+    joined, whole = schedule.rates(40), schedule.rates(44)
+    decay = (100 - 40) / 90
+    assert joined["audio_top"] == pytest.approx(3e-5 * decay / 5)
+    assert joined["head"] == pytest.approx(1e-4 * decay)
+    assert whole["audio_top"] == pytest.approx(3e-5 * (100 - 44) / 90)
+    assert schedule.rates(99)["head"] < schedule.rates(98)["head"]
