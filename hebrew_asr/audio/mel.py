@@ -16,6 +16,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
@@ -68,6 +69,8 @@ class MelPlan:
     """First frame of each chunk, counted in its clip."""
     first_chunk_N1: Tensor
     """Start of each clip's chunks, and their total."""
+    padding_chunks: int
+    """Chunks of zeros wanted after the last clip's."""
     freq_masks_NM2: Tensor | None
     time_masks_NM2: Tensor | None
     """Both are None when nothing is masked."""
@@ -82,10 +85,12 @@ class MelBatch(Protocol):
     def mel(self) -> MelPlan: ...
 
 
-def plan_mel(samples: Sequence[int], speeds: Sequence[float], masks: Sequence[Masks] | None) -> MelPlan:
+def plan_mel(
+    samples: Sequence[int], speeds: Sequence[float], masks: Sequence[Masks] | None, padding_chunks: int = 0
+) -> MelPlan:
     """Lay out the work for clips of ``samples`` recorded samples each, played at ``speeds``.
 
-    ``masks`` holds one entry a clip, all with the same number of masks.
+    ``masks`` holds one entry a clip, all with the same number of masks; ``padding_chunks`` are added at the end.
     """
     first, resampled = _plan_resampling(np.asarray(samples, dtype=np.int64), [speed_ratio(speed) for speed in speeds])
     played = [perturbed_length(count, speed) for count, speed in zip(samples, speeds, strict=True)]
@@ -104,6 +109,7 @@ def plan_mel(samples: Sequence[int], speeds: Sequence[float], masks: Sequence[Ma
         clip_C=torch.from_numpy(np.repeat(np.arange(len(frames)), chunks)),
         first_frame_C=torch.from_numpy(chunk_in_clip * CHUNK_FRAMES),
         first_chunk_N1=torch.from_numpy(np.append(_starts(chunks), chunks.sum())),
+        padding_chunks=padding_chunks,
         freq_masks_NM2=None if masks is None else torch.from_numpy(np.stack([mask.freq for mask in masks])),
         time_masks_NM2=None if masks is None else torch.from_numpy(np.stack([mask.time for mask in masks])),
     )
@@ -181,7 +187,8 @@ class LogMel(nn.Module):
         loudest_C = _per_clip("max", mel_CBF.masked_fill(~valid_C1F, -torch.inf).amax((1, 2)), plan)
         mel_CBF = (torch.maximum(mel_CBF, loudest_C[:, None, None] - 8.0) + 4.0) / 4.0
         mel_CBF = mel_CBF.masked_fill(~valid_C1F, 0.0)
-        return self._mask(mel_CBF, frame_CF, valid_C1F, plan).contiguous()
+        mel_CBF = self._mask(mel_CBF, frame_CF, valid_C1F, plan)
+        return F.pad(mel_CBF, (0, 0, 0, 0, 0, plan.padding_chunks)).contiguous()
 
     def _mask(self, mel_CBF: Tensor, frame_CF: Tensor, valid_C1F: Tensor, plan: MelPlan) -> Tensor:
         if plan.freq_masks_NM2 is None or plan.time_masks_NM2 is None:

@@ -1,4 +1,7 @@
-"""Decoded clips to one packed batch: everything lies end to end, nothing is padded.
+"""Decoded clips to one packed batch: everything lies end to end, and nothing is padded clip by clip.
+
+For a compiled model the batch as a whole can be padded to one of a few shapes (:mod:`hebrew_asr.data.shapes`): segments
+of padding follow the last clip, with no label among them. Lists describe the clips only.
 
 Every length is known on the host, so neither the model nor the loop ever asks the device for one. What is supervised
 follows from lengths too, never from token ids: pad may equal end-of-turn.
@@ -21,8 +24,12 @@ from torch import Tensor
 from hebrew_asr.audio.augment import Masks, draw_masks, no_masks, perturbed_length
 from hebrew_asr.audio.frames import CHUNK_FRAMES, TOKENS_PER_CHUNK, EncoderGeometry, num_audio_tokens, num_frames
 from hebrew_asr.audio.mel import MelPlan, plan_mel
+from hebrew_asr.data.shapes import Shape, fill, fitting
 from hebrew_asr.recipe import Augmentation
 from hebrew_asr.text.prompt import PromptTokens
+
+IGNORED = -100
+"""Label without a loss; what ``torch.nn.functional.cross_entropy`` ignores by default."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,9 @@ class PackedBatch:
     """Tokens per clip in the language model."""
     labels_per_clip: list[int]
     max_window_tokens: int
+    """No encoder window is longer."""
     max_clip_tokens: int
+    """No clip is longer in the language model."""
 
     waveform_S: Tensor
     """int16, as recorded."""
@@ -74,6 +83,7 @@ class PackedBatch:
     supervised_positions_L: Tensor
     """The position before each target token: its hidden state predicts that token."""
     labels_L: Tensor
+    """``IGNORED`` where a padded batch has no label."""
 
     @property
     def num_labels(self) -> int:
@@ -105,6 +115,7 @@ def pack(
     prompt: PromptTokens,
     geometry: EncoderGeometry,
     augmentation: Augmentation | None = None,
+    shapes: Sequence[Shape] = (),
 ) -> PackedBatch:
     """Lay clips end to end in the order given.
 
@@ -113,21 +124,25 @@ def pack(
         prompt: ids around the audio.
         geometry: the encoder's attention window.
         augmentation: masks to draw for clips that carry a ``mask_seed``; None masks nothing.
+        shapes: pad the batch to the first of these that holds it; nothing is padded if there are none.
     """
     assert examples, "an empty batch has no loss"
     assert all(e.samples.dtype == np.int16 and e.samples.size and e.target_ids for e in examples)
     samples = [perturbed_length(len(example.samples), example.speed) for example in examples]
     frames = [num_frames(count) for count in samples]
     audio_tokens = [num_audio_tokens(count) for count in frames]
-    windows = [length for count in audio_tokens for length in _windows(count, geometry.window_tokens)]
+    windows = _windows(audio_tokens, geometry)
     # The last target token is a label but never an input: nothing follows it.
     clips = [
         prompt.prompt(count) + example.target_ids[:-1] for example, count in zip(examples, audio_tokens, strict=True)
     ]
     tokens = [len(clip) for clip in clips]
-    first_token = _bounds(tokens)[:-1]
     labels_per_clip = [len(example.target_ids) for example in examples]
+    needed = _needed(frames, audio_tokens, windows, tokens, labels_per_clip)
+    shape = fitting(needed, shapes) if shapes else needed
+    first_token = _bounds(tokens)[:-1]
     last_labels = np.add(first_token, tokens)
+    waveforms = [example.samples for example in examples]
     return PackedBatch(
         clip_ids=[example.clip_id for example in examples],
         samples=samples,
@@ -135,20 +150,60 @@ def pack(
         audio_tokens=audio_tokens,
         tokens=tokens,
         labels_per_clip=labels_per_clip,
-        max_window_tokens=max(windows),
-        max_clip_tokens=max(tokens),
-        waveform_S=torch.from_numpy(np.concatenate([example.samples for example in examples])),
+        max_window_tokens=shape.longest_window,
+        max_clip_tokens=shape.longest_clip,
+        waveform_S=torch.from_numpy(np.concatenate(waveforms)),
         mel=plan_mel(
-            [len(e.samples) for e in examples], [e.speed for e in examples], _masks(examples, frames, augmentation)
+            [len(waveform) for waveform in waveforms],
+            [example.speed for example in examples],
+            _masks(examples, frames, augmentation),
+            padding_chunks=shape.chunks - needed.chunks,
         ),
-        conv_positions_A=_conv_positions(frames, audio_tokens),
-        window_cu_seqlens_W1=torch.from_numpy(_bounds(windows).astype(np.int32)),
-        input_ids_T=torch.tensor(list(chain.from_iterable(clips))),
-        position_ids_T=_ranges([0] * len(tokens), tokens),
-        audio_positions_A=_ranges(first_token + len(prompt.before_audio), audio_tokens),
-        clip_cu_seqlens_N1=torch.from_numpy(_bounds(tokens).astype(np.int32)),
-        supervised_positions_L=_ranges(last_labels - labels_per_clip, labels_per_clip),
-        labels_L=torch.tensor(list(chain.from_iterable(example.target_ids for example in examples))),
+        conv_positions_A=_padded(_conv_positions(frames, audio_tokens), shape.audio_tokens, 0),
+        window_cu_seqlens_W1=_cu_seqlens(windows, shape.audio_tokens, shape.windows),
+        input_ids_T=_padded(torch.tensor(list(chain.from_iterable(clips))), shape.tokens, prompt.end_of_turn),
+        position_ids_T=_padded(_ranges([0] * len(tokens), tokens), shape.tokens, 0),
+        # Padded audio lands, and padded labels read, where only padding sees it: on the last token.
+        audio_positions_A=_padded(
+            _ranges(first_token + len(prompt.before_audio), audio_tokens), shape.audio_tokens, shape.tokens - 1
+        ),
+        clip_cu_seqlens_N1=_cu_seqlens(tokens, shape.tokens, shape.clips),
+        supervised_positions_L=_padded(
+            _ranges(last_labels - labels_per_clip, labels_per_clip), shape.labels, shape.tokens - 1
+        ),
+        labels_L=_padded(
+            torch.tensor(list(chain.from_iterable(example.target_ids for example in examples))), shape.labels, IGNORED
+        ),
+    )
+
+
+def needed_shape(
+    samples: Sequence[int], labels: Sequence[int], prompt: PromptTokens, geometry: EncoderGeometry
+) -> Shape:
+    """Sizes of the batch that clips of these lengths make: samples after speed perturbation, and target ids."""
+    frames = [num_frames(count) for count in samples]
+    audio_tokens = [num_audio_tokens(count) for count in frames]
+    around = len(prompt.prompt(0)) - 1
+    tokens = [around + count + length for count, length in zip(audio_tokens, labels, strict=True)]
+    return _needed(frames, audio_tokens, _windows(audio_tokens, geometry), tokens, labels)
+
+
+def _needed(
+    frames: Sequence[int],
+    audio_tokens: Sequence[int],
+    windows: Sequence[int],
+    tokens: Sequence[int],
+    labels: Sequence[int],
+) -> Shape:
+    return Shape(
+        tokens=sum(tokens),
+        audio_tokens=sum(audio_tokens),
+        chunks=sum(-(-count // CHUNK_FRAMES) for count in frames),
+        windows=len(windows),
+        clips=len(tokens),
+        labels=sum(labels),
+        longest_window=max(windows),
+        longest_clip=max(tokens),
     )
 
 
@@ -161,9 +216,23 @@ def _masks(examples: Sequence[Example], frames: Sequence[int], augmentation: Aug
     ]
 
 
-def _windows(tokens: int, window: int) -> list[int]:
-    full, rest = divmod(tokens, window)
-    return [window] * full + ([rest] if rest else [])
+def _windows(audio_tokens: Sequence[int], geometry: EncoderGeometry) -> list[int]:
+    """Lengths of all clips' attention windows."""
+    windows = []
+    for count in audio_tokens:
+        full, rest = divmod(count, geometry.window_tokens)
+        windows += [geometry.window_tokens] * full + ([rest] if rest else [])
+    return windows
+
+
+def _padded(values: Tensor, size: int, value: int) -> Tensor:
+    return torch.nn.functional.pad(values, (0, size - len(values)), value=value)
+
+
+def _cu_seqlens(lengths: Sequence[int], items: int, segments: int) -> Tensor:
+    """int32 bounds of the segments, and of padding segments that take the rest of ``items``."""
+    padding = fill(items - sum(lengths), segments - len(lengths)) if segments > len(lengths) else []
+    return torch.from_numpy(_bounds([*lengths, *padding]).astype(np.int32))
 
 
 def _bounds(lengths: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -1,0 +1,117 @@
+"""Static shapes: they hold every batch, waste little, and their padding changes neither loss nor gradients."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hebrew_asr.audio.augment import Augmentation
+from hebrew_asr.audio.frames import EncoderGeometry
+from hebrew_asr.audio.mel import LogMel
+from hebrew_asr.data.collate import IGNORED, Example, PackedBatch, needed_shape, pack
+from hebrew_asr.data.shapes import Shape, _cut_points, choose_shapes, fitting
+from hebrew_asr.model.packed import PackedASR
+from hebrew_asr.model.tiny import TinySpec
+from hebrew_asr.text.prompt import PromptTokens
+from tests.support.native import build, examples
+
+GEOMETRY = EncoderGeometry()
+PROMPT = PromptTokens(before_audio=[1, 2, 3], after_audio=[4, 5], audio_pad=9, end_of_turn=8)
+SPEC = TinySpec(d_model=32, encoder_ffn_dim=64, hidden_size=48, intermediate_size=96, head_dim=16, num_hidden_layers=4)
+BATCHES = st.lists(
+    st.lists(st.tuples(st.integers(1, 480_000), st.integers(1, 80)), min_size=1, max_size=9), min_size=1, max_size=6
+)
+
+
+def batch_of(clips: list[tuple[int, int]], shapes: list[Shape]) -> PackedBatch:
+    made = [Example(str(i), np.ones(samples, np.int16), [7] * labels) for i, (samples, labels) in enumerate(clips)]
+    return pack(made, PROMPT, GEOMETRY, shapes=shapes)
+
+
+def shape_of(batch: PackedBatch) -> Shape:
+    return Shape(
+        tokens=len(batch.input_ids_T),
+        audio_tokens=len(batch.conv_positions_A),
+        chunks=len(batch.mel.clip_C) + batch.mel.padding_chunks,
+        windows=len(batch.window_cu_seqlens_W1) - 1,
+        clips=len(batch.clip_cu_seqlens_N1) - 1,
+        labels=len(batch.labels_L),
+        longest_window=batch.max_window_tokens,
+        longest_clip=batch.max_clip_tokens,
+    )
+
+
+def needed(clips: list[tuple[int, int]]) -> Shape:
+    return needed_shape([samples for samples, _ in clips], [labels for _, labels in clips], PROMPT, GEOMETRY)
+
+
+@given(BATCHES)
+def test_a_batch_needs_what_packing_it_takes(batches):
+    for clips in batches:
+        assert shape_of(batch_of(clips, [])) == needed(clips)
+
+
+@given(BATCHES, BATCHES, st.integers(1, 4))
+def test_any_batch_is_padded_to_whole_segments(seen, unseen, count):
+    shapes = choose_shapes([needed(clips) for clips in seen], count)
+    assert 1 <= len(shapes) <= count and shapes == sorted(shapes, key=lambda shape: shape.tokens)
+    for clips in [*seen, *unseen]:
+        shape = fitting(needed(clips), shapes)
+        batch = batch_of(clips, shapes)
+        assert shape_of(batch) == shape
+        for bounds, longest in (
+            (batch.window_cu_seqlens_W1, batch.max_window_tokens),
+            (batch.clip_cu_seqlens_N1, batch.max_clip_tokens),
+        ):
+            lengths = bounds.diff()
+            assert bounds[0] == 0 and lengths.min() >= 1 and lengths.max() <= longest
+        assert batch.clip_cu_seqlens_N1[-1] == shape.tokens and batch.window_cu_seqlens_W1[-1] == shape.audio_tokens
+        assert (batch.labels_L != IGNORED).sum() == batch.num_labels
+        assert batch.audio_positions_A[sum(batch.audio_tokens) :].eq(shape.tokens - 1).all()
+    for clips in seen:
+        assert fitting(needed(clips), shapes) in shapes
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=9), st.integers(1, 4))
+def test_cut_points_waste_least(values, count):
+    ordered = sorted(values)
+
+    def waste(cuts: tuple[int, ...]) -> int:
+        return sum(ordered[next(cut for cut in cuts if cut >= index)] - value for index, value in enumerate(ordered))
+
+    last = len(ordered) - 1
+    choices = [(*cuts, last) for size in range(min(count, len(ordered))) for cuts in combinations(range(last), size)]
+    found = tuple(_cut_points(ordered, count))
+    assert len(found) <= count
+    assert waste(found) == min(waste(cuts) for cuts in choices)
+
+
+@pytest.mark.parametrize("chosen", [[6], [0, 1, 2], [2, 4, 3, 1, 0, 5]])
+def test_padding_changes_neither_loss_nor_gradients(chosen: list[int]):
+    model, tokenizer = build(SPEC)
+    clips, prompt = examples(tokenizer), PromptTokens.of(tokenizer)
+    packed, log_mel = PackedASR(model), LogMel()
+    largest = needed_shape([len(clip.samples) for clip in clips], [len(c.target_ids) for c in clips], prompt, GEOMETRY)
+    shapes = choose_shapes([largest], 1)
+    found = []
+    for offered in ([], shapes):
+        batch = pack([clips[index] for index in chosen], prompt, GEOMETRY, Augmentation(), shapes=offered)
+        mel_CBF = log_mel(batch)
+        assert len(mel_CBF) == shape_of(batch).chunks
+        loss = packed(batch, mel_CBF)
+        loss.backward()
+        found.append((loss.item(), {name: p.grad for name, p in model.named_parameters()}))
+        model.zero_grad(set_to_none=True)
+    (loss, gradients), (padded_loss, padded) = found
+    assert abs(padded_loss - loss) <= 1e-6 * loss
+    largest_norm = max(gradient.norm() for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        assert torch.isfinite(padded[name]).all(), name
+        # The bias of the keys has no gradient but rounding.
+        scale = largest_norm if name.endswith("k_proj.bias") else gradient.norm()
+        assert (padded[name] - gradient).norm() <= 1e-6 * scale, name
