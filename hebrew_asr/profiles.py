@@ -53,6 +53,8 @@ class Hardware:
     """Ranks that ``hebrew-asr train`` starts unless told otherwise."""
     memory_gib: float = 80.0
     """Memory of one device."""
+    compile: bool | None = None
+    """Whether the training step is compiled; on CUDA unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,12 @@ class Profile:
         return bool(self.config.get("bf16", {}).get("enabled", False))
 
     @property
+    def compiles(self) -> bool:
+        """Whether the training step is compiled. ZeRO-3 gathers weights module by module, which no one graph can."""
+        wanted = self.hardware.accelerator == "cuda" if self.hardware.compile is None else self.hardware.compile
+        return wanted and self.zero_stage < 3
+
+    @property
     def offloads_optimizer(self) -> bool:
         """Whether masters and moments live in host memory."""
         offload = self.config.get("zero_optimization", {}).get("offload_optimizer") or {}
@@ -121,7 +129,7 @@ def load_profile(path: str | Path) -> Profile:
     try:
         hardware = Hardware(**values.get("_hardware", {}))
     except TypeError:
-        problems.append(f"_hardware takes accelerator, num_ranks and memory_gib, not {values['_hardware']}")
+        problems.append(f"_hardware takes accelerator, num_ranks, memory_gib and compile, not {values['_hardware']}")
         hardware = Hardware()
     if problems:
         raise UsageError(f"hardware profile {path}: " + "; ".join(problems))

@@ -94,6 +94,15 @@ class PackedBatch:
         """The batch with every tensor on ``device``."""
         return _map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
+    def record_stream(self, stream: Any) -> None:
+        """Tell the allocator that a CUDA stream other than the one it was made on uses the batch."""
+
+        def record(tensor: Tensor) -> Tensor:
+            tensor.record_stream(stream)
+            return tensor
+
+        _map_tensors(self, record)
+
     def pin_memory(self) -> PackedBatch:
         """The batch in page-locked memory; a DataLoader with ``pin_memory=True`` calls this."""
         return _map_tensors(self, Tensor.pin_memory)

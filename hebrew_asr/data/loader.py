@@ -6,18 +6,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from hebrew_asr.audio.augment import clip_seed, draw_speed
-from hebrew_asr.audio.decode import decode, to_int16
+from hebrew_asr.audio.augment import clip_seed, draw_speed, perturbed_length
+from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, decode, to_int16
 from hebrew_asr.audio.frames import EncoderGeometry
-from hebrew_asr.data.collate import Example, PackedBatch, pack
+from hebrew_asr.data.collate import Example, PackedBatch, needed_shape, pack
 from hebrew_asr.data.manifest import Clip
 from hebrew_asr.data.sampler import StepSampler
+from hebrew_asr.data.shapes import Shape, choose_shapes
 from hebrew_asr.errors import DataError
 from hebrew_asr.recipe import Recipe
 from hebrew_asr.text.prompt import PromptTokens, target_ids
+
+_SAMPLED_STEPS = 200
+_LONGEST_CLIPS = 32
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,40 @@ class StepDataset(Dataset[LoadedStep]):
         self._clips, self._sampler, self._rank = clips, sampler, rank
         self._seed, self._augmentation = recipe.seed, recipe.augmentation
         self._tokenizer, self._prompt, self._geometry = tokenizer, PromptTokens.of(tokenizer), geometry
+        self._shapes: list[Shape] = []
+
+    def fix_shapes(self, total_steps: int, count: int) -> list[Shape]:
+        """Pad micro-batches to at most ``count`` shapes from now on, for a compiled model.
+
+        They are chosen from the manifest's durations and texts, over steps spread evenly through the run, so every
+        rank and every resumed run chooses alike. Call it before workers start.
+        """
+        longest = sorted(self._clips, key=lambda clip: -clip.duration_s)[:_LONGEST_CLIPS]
+        slowest = min(self._augmentation.speed_factors)
+        bounds = [self._needed([clip], [slowest]) for clip in longest]
+        longest_clip = max(bound.longest_clip for bound in bounds)
+        longest_window = max(bound.longest_window for bound in bounds)
+        steps = np.unique(np.linspace(0, total_steps - 1, _SAMPLED_STEPS).astype(int)).tolist()
+        needed = [
+            replace(self._needed_at(indices, step), longest_clip=longest_clip, longest_window=longest_window)
+            for step in steps
+            for rank in self._sampler.deal(step)
+            for indices in rank
+            if indices
+        ]
+        self._shapes = choose_shapes(needed, count)
+        return self._shapes
+
+    def _needed_at(self, indices: list[int], step: int) -> Shape:
+        clips = [self._clips[index] for index in indices]
+        seeds = [clip_seed(self._seed, step // self._sampler.steps_per_epoch, clip.id) for clip in clips]
+        return self._needed(clips, [draw_speed(seed, self._augmentation.speed_factors) for seed in seeds])
+
+    def _needed(self, clips: list[Clip], speeds: list[float]) -> Shape:
+        samples = [round(clip.duration_s * SAMPLE_RATE_HZ) for clip in clips]
+        played = [perturbed_length(count, speed) for count, speed in zip(samples, speeds, strict=True)]
+        labels = [len(target_ids(self._tokenizer, clip.text)) for clip in clips]
+        return needed_shape(played, labels, self._prompt, self._geometry)
 
     def clips_of_step(self, step: int) -> list[int]:
         """Indices of the whole global batch of a step."""
@@ -78,7 +117,7 @@ class StepDataset(Dataset[LoadedStep]):
     def _pack(self, indices: list[int], epoch: int, step: int) -> LoadedMicroBatch:
         chosen = indices or self._sampler.clips_of_step(step)[:1]
         examples = [self._example(self._clips[index], epoch) for index in chosen]
-        packed = pack(examples, self._prompt, self._geometry, self._augmentation)
+        packed = pack(examples, self._prompt, self._geometry, self._augmentation, self._shapes)
         return LoadedMicroBatch(packed, packed.num_labels if indices else 0)
 
     def _example(self, clip: Clip, epoch: int) -> Example:

@@ -37,7 +37,7 @@ class StepResult:
     """Nats per supervised token over the whole global batch."""
     num_labels: torch.Tensor
     """Supervised tokens of the global batch."""
-    grad_norm: float | None
+    grad_norm: torch.Tensor | float | None
     """Global gradient norm before clipping; None under ZeRO stage 0, which does not report it."""
     applied: bool
     """False if non-finite gradients made every rank skip the step."""
@@ -122,10 +122,12 @@ class TrainEngine:
         zero.set_learning_rates(self._engine, {group.name: learning_rates[group.module_group] for group in self.groups})
         device = self.ranks.device
         own_labels = sum(micro_batch.num_labels for micro_batch in micro_batches)
-        labels = self.ranks.sum(torch.tensor([own_labels], dtype=torch.float64, device=device))
+        # Filled on the device: a copy from the host would wait for all that is queued there.
+        labels = self.ranks.sum(torch.full((1,), own_labels, dtype=torch.float64, device=device))
         per_token = self.ranks.size / labels.clamp(min=1)
         total = torch.zeros(1, dtype=torch.float64, device=device)
-        self._engine.train()
+        if not self.asr.training:  # an evaluation ran; walking all modules at every step would cost a millisecond
+            self._engine.train()
         if self._proof is not None:
             self._proof.before_step(zero.partitions(self._engine, self.groups))
         for micro_batch in micro_batches:
@@ -136,9 +138,9 @@ class TrainEngine:
         self._engine.step()
         applied = bool(self._engine.was_step_applied())
         norm = self._engine.get_global_grad_norm()
-        return StepResult(
-            self.ranks.sum(total) / labels.clamp(min=1), labels, None if not norm else float(norm), applied
-        )
+        if not isinstance(norm, torch.Tensor) and not norm:
+            norm = None
+        return StepResult(self.ranks.sum(total) / labels.clamp(min=1), labels, norm, applied)
 
     def prove_phase(self) -> dict[str, int] | None:
         """After the phase's first effective step: every master meant to move moved, every other weight did not.

@@ -6,13 +6,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from hebrew_asr.data.loader import LoadedStep, load_steps
-from hebrew_asr.engine.engine import MicroBatch, StepResult
+from hebrew_asr.data.loader import load_steps
+from hebrew_asr.engine.engine import StepResult
 from hebrew_asr.engine.state import StateReader
 from hebrew_asr.errors import Preempted
 from hebrew_asr.files import write_json
 from hebrew_asr.model.export import save_native
 from hebrew_asr.training.evaluate import stratified_sample
+from hebrew_asr.training.feed import FedStep, feed
 from hebrew_asr.training.setup import Run
 
 
@@ -26,11 +27,11 @@ def train(run: Run) -> None:
     """
     state, recipe, session = run.state, run.recipe, Session(run)
     session.start()
-    for loaded in session.steps():
+    for fed in session.steps():
         session.enter_phase_if_due()
-        result = session.step(loaded)
+        result = session.step(fed)
         state.step += 1
-        session.record(result)
+        session.record(result, fed.wait_s)
         if session.is_epoch_end and recipe.evaluation.full_each_epoch:
             session.evaluate(run.eval_clips, "eval")
         elif state.step % recipe.evaluation.every_steps == 0 or session.is_done:
@@ -86,18 +87,19 @@ class Session:
         """The step whose phase the engine is in: a checkpoint at a boundary is taken before the switch."""
         return max(0, self.state.step - 1)
 
-    def steps(self) -> Iterator[LoadedStep]:
+    def steps(self) -> Iterator[FedStep]:
         """This rank's steps from here to the end."""
         run = self.run
         pin_memory = run.ranks.device.type == "cuda"
         workers = run.recipe.data.workers
         steps = load_steps(run.dataset, self.state.step, self.last_step, workers=workers, pin_memory=pin_memory)
+        fed_steps = feed(steps, run.mel, run.ranks.device)
         while True:
             self._step_started = time.monotonic()  # so that a step's time holds its wait for data
-            loaded = next(steps, None)
-            if loaded is None:
+            fed = next(fed_steps, None)
+            if fed is None:
                 return
-            yield loaded
+            yield fed
 
     def enter_phase_if_due(self) -> None:
         """At the first step of a later phase: rebuild the engine over its groups, carrying the state."""
@@ -111,21 +113,17 @@ class Session:
         run.engine.enter_phase(phase)
         run.say(f"step {self.state.step}: {run.recipe.phases[phase].title}; a small rise of the loss is expected")
 
-    def step(self, loaded: LoadedStep) -> StepResult:
+    def step(self, fed: FedStep) -> StepResult:
         """One optimizer step, and the proof of phase after the first of each phase."""
-        run, device = self.run, self.run.ranks.device
-        micro_batches = []
-        for micro in loaded.micro_batches:
-            packed = micro.packed.to(device, non_blocking=True)
-            micro_batches.append(MicroBatch((packed, run.mel(packed)), micro.num_labels))
-        result = run.engine.step(micro_batches, run.schedule.rates(self.state.step))
+        run = self.run
+        result = run.engine.step(fed.micro_batches, run.schedule.rates(self.state.step))
         proved = run.engine.prove_phase()
         if proved is not None:
             name = run.recipe.phases[self._phase].name
             run.tracker.write({"event": "phase", "step": self.state.step, "name": name, **proved})
         return result
 
-    def record(self, result: StepResult) -> None:
+    def record(self, result: StepResult, wait_s: float) -> None:
         """Keep the step's figures; they are read off the device every ``logging.every_steps`` steps."""
         run, step = self.run, self.state.step
         clips = [run.train_clips[index] for index in run.dataset.clips_of_step(step - 1)]
@@ -138,6 +136,7 @@ class Session:
             "clips": len(clips),
             "audio_s": round(sum(clip.duration_s for clip in clips), 3),
             "step_s": time.monotonic() - self._step_started,
+            "data_wait_s": wait_s,
         }
         self._pending.append((record, result))
         if step % run.recipe.logging.every_steps == 0 or self.is_done:
@@ -145,7 +144,8 @@ class Session:
 
     def _flush(self) -> None:
         for record, result in self._pending:
-            measured = {"loss": float(result.loss), "grad_norm": result.grad_norm, "tokens": int(result.num_labels)}
+            norm = None if result.grad_norm is None else float(result.grad_norm)
+            measured = {"loss": float(result.loss), "grad_norm": norm, "tokens": int(result.num_labels)}
             self.run.tracker.write({**record, **measured})
         self._pending.clear()
 

@@ -66,7 +66,9 @@ def main(task: Path, out: Path, spec: dict) -> None:
             MicroBatch((micro.packed, mel(micro.packed)), micro.num_labels) for micro in steps[step].micro_batches
         ]
         result = engine.step(micro_batches, RATES)
-        log.append({"loss": float(result.loss), "grad_norm": result.grad_norm, "proof": engine.prove_phase()})
+        log.append(
+            {"loss": float(result.loss), "grad_norm": float(result.grad_norm or 0), "proof": engine.prove_phase()}
+        )
     engine.save_state(_made(out / "end"))
     if ranks.is_main:
         (out / "log.json").write_text(json.dumps(log))

@@ -1,0 +1,55 @@
+"""The packed forward as one compiled graph: a step of 8 clips is otherwise bound by launching some 8,000 kernels.
+
+``fullgraph`` and static: one graph for each shape of :mod:`hebrew_asr.data.shapes` and each phase, since flipping
+``requires_grad`` changes the backward pass. Graphs are kept on disk, so a later run on the machine reuses them.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
+from transformers import Qwen3ASRForConditionalGeneration
+
+from hebrew_asr.data.collate import PackedBatch
+from hebrew_asr.model.packed import PackedASR
+
+_MAX_GRAPHS = 64
+"""torch's own limit of 8 for one function is meant to notice shapes that never repeat."""
+
+
+class CompiledASR(PackedASR):
+    """``PackedASR`` through ``torch.compile``; eager from the first failure on, after one warning."""
+
+    def __init__(self, asr: Qwen3ASRForConditionalGeneration) -> None:
+        super().__init__(asr)
+        _keep_graphs()
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MAX_GRAPHS)
+        self._compiled = torch.compile(super().forward, fullgraph=True, dynamic=False)
+        self.is_compiled = True
+
+    def forward(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
+        """As :meth:`PackedASR.forward`; the first call of a shape in a phase takes a minute or so."""
+        if self.is_compiled:
+            try:
+                return self._compiled(batch, mel_CBF)
+            except TorchDynamoException as error:
+                self.is_compiled = False
+                reason = str(error).strip().splitlines()[0]
+                warnings.warn(
+                    f"the training step could not be compiled and runs eagerly, several times slower "
+                    f"({type(error).__name__}: {reason}); _hardware.compile false in the profile silences this",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        return super().forward(batch, mel_CBF)
+
+
+def _keep_graphs() -> None:
+    """Compile into the user's cache rather than ``/tmp``, which rented machines lose or share."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hebrew_asr" / "inductor"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
