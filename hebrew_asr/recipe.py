@@ -38,6 +38,8 @@ class Data:
     __pydantic_config__ = _STRICT
     folder: str = "qwen3_asr_round2_data"
     """Folder with ``train.jsonl`` and ``eval.jsonl``."""
+    prepare: bool = False
+    """Make the folder from the ivrit.ai corpora first when it is missing, once a node."""
     workers: int = 4
     """Loader processes a rank; 0 decodes in the training process."""
     max_duration_s: float = 30.0

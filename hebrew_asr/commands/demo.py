@@ -65,7 +65,17 @@ def _synthetic_data() -> Path:
 
 
 def _own_data(source: str, folder: Path) -> Path:
-    raise NotImplementedError
+    """Prepare a folder of recordings and learn all of them: what it is measured on is what it trains on."""
+    from hebrew_asr.data.manifest import read_manifest, write_manifest
+    from hebrew_asr.data.preparation.options import PrepareOptions
+    from hebrew_asr.data.prepare import prepare
+
+    _say(f"data: preparing {source} in {folder}/prepared (16 kHz mono, text as the model should write it)")
+    prepare(PrepareOptions(source=(source,), out=folder / "prepared", eval_fraction=0.0, max_duration_s=30.0))
+    clips = read_manifest(folder / "prepared" / "train.jsonl")
+    for name in ("train", "eval"):
+        write_manifest(folder / "data" / f"{name}.jsonl", clips)
+    return folder / "data"
 
 
 def _base_model(folder: Path, data: Path) -> None:
@@ -113,16 +123,15 @@ def _table(folder: Path, *, on_training: bool) -> None:
         table.add_column(name, justify="right" if name != "phase" else "left")
     last: dict[str, Any] = {}
     evaluations = [event for event in _events(folder) if event["event"] == "eval"]
-    keep = {event["step"] for event in evaluations if event["split"] == "eval"} | {0}
-    if len(keep) > 12:
-        keep = {evaluations[round(i * (len(evaluations) - 1) / 9)]["step"] for i in range(10)}
+    full = [event for event in evaluations if event["split"] == "eval" or not event["step"]]
+    shown = full if len(full) > 2 else evaluations
+    keep = {shown[round(i * (len(shown) - 1) / 9)]["step"] for i in range(10)}
     for event in _events(folder):
         if event["event"] == "train":
             last = event
         elif event["event"] == "phase" and event["step"]:
-            moved = f"{event['moved']:,} of {event['trainable']:,} weights moved, {event['frozen']:,} stayed bit-equal"
             table.add_section()
-            table.add_row(str(event["step"]), "", f"switch to {event['name']}, proved: {moved}")
+            table.add_row(str(event["step"]), "", f"switch to {event['name']}: {event['moved']:,} weights move")
             table.add_section()
         elif event["event"] == "eval" and event["step"] in keep:
             loss, epoch = (f"{last['loss']:.3f}", str(last["epoch"])) if last else ("", "0")

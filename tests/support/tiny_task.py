@@ -35,6 +35,7 @@ SPEC = TinySpec(
 RECIPE_CHANGES = (
     'unfrozen_layers={"llm_top": 2, "audio_top": 2}',
     "clips_per_step=8",
+    "data.prepare=false",
     "data.workers=0",
     "logging.wandb=false",
     "logging.every_steps=1",

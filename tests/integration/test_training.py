@@ -1,0 +1,214 @@
+"""The training entry through the real launcher: a whole run, its directory, resuming, stopping, and users' mistakes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.support.tiny_task import ROOT, TRAIN_FILE, environment, launch, launcher, make_task, train_arguments
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory) -> Path:
+    return make_task(tmp_path_factory.mktemp("task"))
+
+
+@pytest.fixture(scope="module")
+def whole_run(task, tmp_path_factory) -> Path:
+    """Never interrupted: 20 clips, 8 a step, so 3 steps an epoch, 15 in all; the phase switch after step 6."""
+    folder = tmp_path_factory.mktemp("run") / "whole"
+    arguments = train_arguments(task, folder, "checkpoints.every_steps=4", "evaluation.every_steps=5")
+    done = launch(TRAIN_FILE, arguments, ranks=2, port=29631)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder
+
+
+def events(folder: Path, kind: str) -> list[dict]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["event"] == kind]
+
+
+def without_times(rows: list[dict]) -> list[dict]:
+    return [{key: value for key, value in row.items() if not key.endswith("_s") or key == "audio_s"} for row in rows]
+
+
+def test_a_run_tells_its_story(whole_run):
+    train = events(whole_run, "train")
+    assert [row["step"] for row in train] == list(range(1, 16))
+    assert [row["phase"] for row in train] == ["B"] * 6 + ["A"] * 9
+    assert [row["clips"] for row in train] == [8, 8, 4] * 5
+    keys = {"event", "step", "epoch", "phase", "loss", "grad_norm", "lr", "clips", "audio_s", "tokens", "step_s"}
+    assert keys <= train[0].keys()
+    assert set(train[0]["lr"]) == {"projector", "llm_top", "head"}
+    assert set(train[-1]["lr"]) == {"projector", "llm_top", "head", "audio_top"}
+    phases = events(whole_run, "phase")
+    assert [(row["step"], row["name"]) for row in phases] == [(0, "B"), (6, "A")]
+    assert all(row["moved"] == row["trainable"] for row in phases)
+    assert phases[1]["trainable"] > phases[0]["trainable"]
+    evaluations = events(whole_run, "eval")
+    assert [(row["step"], row["split"]) for row in evaluations] == [
+        (0, "sample"),
+        *((step, "eval") for step in (3,)),
+        (5, "sample"),
+        *((step, "eval") for step in (6, 9)),
+        (10, "sample"),
+        *((step, "eval") for step in (12, 15)),
+    ]
+    wanted = {"wer", "cer", "wer_mode", "substitutions", "deletions", "insertions", "words", "clips"}
+    assert wanted <= evaluations[0].keys()
+    summary = json.loads((whole_run / "summary.json").read_text())
+    assert summary["steps"] == 15
+    assert summary["phase_switch_step"] == 6
+    assert summary["wer_final"] == evaluations[-1]["wer"]
+    assert summary["wer_first"] == evaluations[0]["wer"]
+    assert summary["seconds"] > 0
+    kept = sorted(path.name for path in (whole_run / "checkpoints").iterdir())
+    assert {"step-000012", "step-000015"} <= set(kept)
+    assert len(kept) <= 3
+    assert [row["step"] for row in events(whole_run, "checkpoint")] == [4, 8, 12, 15]
+
+
+def test_final_model_is_native_and_transcribes(task, whole_run):
+    from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration
+
+    _, report = Qwen3ASRForConditionalGeneration.from_pretrained(whole_run / "final", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    AutoProcessor.from_pretrained(whole_run / "final")
+    clip = next((task / "data" / "clips").glob("*.wav"))
+    for arguments in (
+        ["transcribe", "--model", str(whole_run / "final"), str(clip)],
+        ["eval", "--model", str(whole_run / "final"), "--data", str(task / "data" / "eval.jsonl"), "--json"],
+    ):
+        done = command(*arguments)
+        assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    last = events(whole_run, "eval")[-1]
+    assert {key: figures[key] for key in ("wer", "cer", "words", "clips")} == {
+        key: last[key] for key in ("wer", "cer", "words", "clips")
+    }, "the command line and the loop measure differently"
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    import sys
+
+    line = [sys.executable, "-m", "hebrew_asr.cli", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, env=environment(), timeout=120, check=False, cwd=ROOT)
+
+
+def final_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "final" / "model.safetensors")
+
+
+@pytest.mark.parametrize("first", [5, 6, 8], ids=["before the switch", "at the switch", "after it"])
+def test_stopped_and_resumed_is_never_stopped(task, whole_run, tmp_path, first):
+    """Bit for bit: losses, learning rates, WER and final weights."""
+    folder = tmp_path / "run"
+    changes = ["checkpoints.every_steps=4", "evaluation.every_steps=5"]
+    done = launch(TRAIN_FILE, train_arguments(task, folder, *changes, f"max_steps={first}"), ranks=2, port=29632)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (folder / "summary.json").unlink()
+    done = launch(TRAIN_FILE, train_arguments(task, folder, *changes, resume="auto"), ranks=2, port=29633)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "resuming from" in done.stdout
+    assert without_times(events(folder, "train")) == without_times(events(whole_run, "train"))
+    after = [row for row in events(whole_run, "eval") if row["step"] > first]
+    assert [row for row in events(folder, "eval") if row["step"] > first] == after
+    expected = final_weights(whole_run)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in final_weights(folder).items())
+
+
+def test_resumes_on_another_rank_count(task, whole_run, tmp_path):
+    """2 ranks, then 1: the same clips, losses within fp32 rounding of another reduction order (1e-4 nats)."""
+    folder = tmp_path / "run"
+    done = launch(TRAIN_FILE, train_arguments(task, folder, "max_steps=7"), ranks=2, port=29634)
+    assert done.returncode == 0, done.stderr[-3000:]
+    done = launch(TRAIN_FILE, train_arguments(task, folder, resume="auto"), ranks=1, port=29635)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ours, theirs = events(folder, "train"), events(whole_run, "train")
+    assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in theirs], abs=1e-4)
+    assert [row["tokens"] for row in ours] == [row["tokens"] for row in theirs]
+
+
+def test_sigterm_saves_and_resumes(task, whole_run, tmp_path):
+    """A real signal to the rank processes, as a scheduler sends: state saved, its own exit code, then the same end."""
+    folder = tmp_path / "run"
+    changes = ["checkpoints.every_steps=4", "evaluation.every_steps=5"]
+    line = [*launcher(2, 29636), str(TRAIN_FILE), *train_arguments(task, folder, *changes)]
+    with subprocess.Popen(line, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as job:
+        deadline = time.monotonic() + 120
+        while not (folder / "metrics.jsonl").is_file() or not events(folder, "train"):
+            assert time.monotonic() < deadline
+            assert job.poll() is None
+            time.sleep(0.05)
+        for rank in rank_processes(folder):
+            rank.send_signal(signal.SIGTERM)
+        output = job.communicate(timeout=120)[0].decode()
+    assert job.returncode == 75, output[-3000:]
+    assert "go on with --resume auto" in output
+    assert not (folder / "summary.json").exists()
+    done = launch(TRAIN_FILE, train_arguments(task, folder, *changes, resume="auto"), ranks=2, port=29637)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert without_times(events(folder, "train")) == without_times(events(whole_run, "train"))
+
+
+def rank_processes(folder: Path) -> list:
+    import psutil
+
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if any(part.startswith("--local_rank") for part in line) and str(folder) in line:
+            found.append(process)
+    assert len(found) == 2
+    return found
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "told"),
+    [
+        (["optimizer.weight_decai=1"], 2, "unknown key optimizer.weight_decai (did you mean weight_decay?)"),
+        (["data.folder=nowhere"], 3, "manifest not found: nowhere/train.jsonl"),
+        (["model.path=nowhere/model"], 4, "nowhere/model"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(task, tmp_path, changes, code, told):
+    folder = tmp_path / "run"
+    done = command("train", *train_arguments(task, folder, *changes), "--num-gpus", "1", "--master-port", "29638")
+    assert done.returncode == code, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert told in lines[0]
+    assert "Traceback" not in done.stderr
+    assert not folder.exists()
+
+
+def test_unreadable_audio_names_the_file(task, tmp_path):
+    broken = make_task(tmp_path / "task", train_clips=4, eval_clips=1)
+    victim = next((broken / "data" / "clips").glob("train*.wav"))
+    victim.write_bytes(b"RIFF but no more")
+    done = launch(TRAIN_FILE, train_arguments(broken, tmp_path / "run"), ranks=1, port=29639)
+    assert done.returncode == 3
+    told = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(told) == 1
+    assert victim.name in told[0]
+
+
+def test_a_used_run_directory_is_refused_and_another_recipe_too(task, whole_run):
+    for resume, changes, code, told in (
+        ("never", [], 2, "is in use; add --resume auto"),
+        ("auto", ["seed=7"], 5, "made by another recipe"),
+    ):
+        arguments = train_arguments(task, whole_run, *changes, resume=resume)
+        done = command("train", *arguments, "--num-gpus", "1", "--master-port", "29640")
+        assert done.returncode == code
+        assert told in done.stderr
