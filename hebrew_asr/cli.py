@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ COMMANDS = {
     "train": "start training through the deepspeed launcher, on however many GPUs there are",
     "eval": "WER and CER of a model on a manifest, with a confidence interval",
     "transcribe": "print the text of audio files",
+    "report": "a run as one HTML page: what was learnt, with what proof, what is heard wrong",
     "normalize": "normalise lines of Hebrew text from standard input",
     "demo": "make speech, train a tiny model through both phases and transcribe with it",
 }
@@ -56,6 +58,9 @@ def guarded(run: Callable[[], int], quiet: Callable[[], bool] = lambda: False) -
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader left, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.manifest import Clip, read_manifest
+from hebrew_asr.data.prepare import ensure_prepared
 from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.checkpoint import Checkpoint, CheckpointStore, find_checkpoints
@@ -118,6 +119,8 @@ def check(arguments: TrainArguments) -> Checked:
     folder = Path(arguments.run_dir or f"runs/{recipe.name}")
     resume = _resumable(folder, recipe, arguments.resume)
     data = Path(recipe.data.folder)
+    if recipe.data.prepare:
+        ensure_prepared(data)
     train_clips = read_manifest(data / "train.jsonl", allow_outside=recipe.data.allow_outside)
     eval_clips = read_manifest(data / "eval.jsonl", allow_outside=recipe.data.allow_outside)
     longest = max(train_clips, key=lambda clip: clip.duration_s)
