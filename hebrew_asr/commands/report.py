@@ -1,0 +1,25 @@
+"""``hebrew-asr report``: a run as one HTML page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass
+class Command:
+    """Write the report of a training run, finished or not, as one HTML file that needs no other file."""
+
+    run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run directory, such as runs/round2."""
+    out: Path | None = None
+    """File to write; RUN/report.html unless given."""
+
+    def run(self) -> int:
+        from hebrew_asr.report import write_report
+
+        print(write_report(self.run_dir, self.out))
+        return 0

@@ -1,0 +1,243 @@
+"""What the samples of a run say: errors clip by clip, what was confused with what, how a sentence was learnt."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import jiwer
+
+from hebrew_asr.report.gather import Evaluation, RunRecord, Sample
+from hebrew_asr.text.normalise import Mode, normalise
+from hebrew_asr.text.wer import ErrorCounts, bootstrap_interval, per_clip_errors
+
+SAME_SOUND = frozenset(map(frozenset, ("אע", "אה", "עה", "בו", "חכ", "טת", "כק", "סש")))
+"""Letters that most speakers of modern Hebrew say alike, at least in some words."""
+_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One column of an alignment; the side that has no word is ''."""
+
+    kind: str
+    """``equal``, ``substitute``, ``delete`` or ``insert``, as jiwer says."""
+    reference: str
+    hypothesis: str
+
+
+def align(reference: str, hypothesis: str, mode: Mode) -> list[Edit]:
+    """Words of both sides, normalised and set against each other as jiwer counts them."""
+    aligned = jiwer.process_words([normalise(reference, mode)], [normalise(hypothesis, mode)])
+    said, heard = aligned.references[0], aligned.hypotheses[0]
+    edits: list[Edit] = []
+    for chunk in aligned.alignments[0]:
+        left = said[chunk.ref_start_idx : chunk.ref_end_idx]
+        right = heard[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        longer = max(len(left), len(right))
+        left, right = left + [""] * (longer - len(left)), right + [""] * (longer - len(right))
+        edits += [Edit(chunk.type, a, b) for a, b in zip(left, right, strict=True)]
+    return edits
+
+
+@dataclass(frozen=True)
+class ScoredClip:
+    """A sample with its errors."""
+
+    sample: Sample
+    errors: ErrorCounts
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An evaluation counted again from its samples."""
+
+    record: Evaluation
+    clips: list[ScoredClip]
+
+    @property
+    def total(self) -> ErrorCounts:
+        """Counts over all clips."""
+        return sum((clip.errors for clip in self.clips), ErrorCounts())
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the samples give the counts that the run wrote down."""
+        total, record = self.total, self.record
+        return (total.substitutions, total.deletions, total.insertions, total.words, total.clips) == (
+            record.substitutions,
+            record.deletions,
+            record.insertions,
+            record.words,
+            record.clips,
+        )
+
+
+def score(run: RunRecord, evaluation: Evaluation) -> Scored | None:
+    """Count an evaluation again; None without samples."""
+    samples = run.samples.get(evaluation.key)
+    if not samples:
+        return None
+    errors = per_clip_errors([s.reference for s in samples], [s.hypothesis for s in samples], _mode(evaluation))
+    return Scored(evaluation, [ScoredClip(*pair) for pair in zip(samples, errors, strict=True)])
+
+
+def _mode(evaluation: Evaluation) -> Mode:
+    return evaluation.wer_mode  # type: ignore[return-value]  # normalise() names the modes if it is none of them
+
+
+def align_clip(clip: Sample, evaluation: Evaluation) -> list[Edit]:
+    """Alignment of a sample in its evaluation's own mode."""
+    return align(clip.reference, clip.hypothesis, _mode(evaluation))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """95 % bootstrap interval of a WER."""
+
+    low: float
+    high: float
+    groups: int | None
+    """Speakers or sources drawn as wholes; None if clips were drawn, which makes it too narrow."""
+
+
+def interval(run: RunRecord, scored: Scored) -> Interval:
+    """Bootstrap over the groups of the eval manifest if it is at hand and names at least two, else over clips."""
+    errors = [clip.errors for clip in scored.clips]
+    group_of = run.manifests.group_of if run.manifests else {}
+    groups = [group_of.get(clip.sample.id, "") for clip in scored.clips]
+    usable = all(groups) and 1 < len(set(groups)) < len(groups)
+    low, high = bootstrap_interval(errors, groups if usable else None, _SEED)
+    return Interval(low, high, len(set(groups)) if usable else None)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """First and last WER over the same clips."""
+
+    first: ErrorCounts
+    last: ErrorCounts
+
+
+def compare(first: Scored, last: Scored) -> Comparison | None:
+    """Counts over the clips that both evaluations hold; None if they share none."""
+    shared = {clip.sample.id for clip in first.clips} & {clip.sample.id for clip in last.clips}
+    if not shared:
+        return None
+    counts = [
+        sum((clip.errors for clip in scored.clips if clip.sample.id in shared), ErrorCounts())
+        for scored in (first, last)
+    ]
+    return Comparison(*counts)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Evaluated clips that training has seen."""
+
+    clips: int
+    """Of the same id."""
+    sentences: int
+    """Of a sentence that some training clip has letter for letter, the former included."""
+
+
+def overlap(run: RunRecord, scored: Scored) -> Overlap | None:
+    """Look the evaluated clips up in the training manifest; None if the manifests are not those of the run."""
+    manifests = run.manifests
+    if manifests is None or any(clip.sample.id not in manifests.group_of for clip in scored.clips):
+        return None
+    same_id = [clip.sample.id in manifests.train_ids for clip in scored.clips]
+    same_text = [clip.sample.reference in manifests.train_transcripts for clip in scored.clips]
+    return Overlap(sum(same_id), sum(a or b for a, b in zip(same_id, same_text, strict=True)))
+
+
+def worst(scored: Scored, count: int) -> list[ScoredClip]:
+    """Clips with errors, by WER, then by number of errors."""
+    wrong = [clip for clip in scored.clips if clip.errors.word_edits]
+    return sorted(wrong, key=lambda clip: (-clip.errors.wer, -clip.errors.word_edits, clip.sample.id))[:count]
+
+
+def handful(scored: Scored, count: int, without: Iterable[ScoredClip]) -> list[ScoredClip]:
+    """Clips drawn at random, the same ones each time, beside those shown already."""
+    shown = {clip.sample.id for clip in without}
+    others = sorted((clip for clip in scored.clips if clip.sample.id not in shown), key=lambda clip: clip.sample.id)
+    return random.Random(_SEED).sample(others, min(count, len(others)))
+
+
+@dataclass(frozen=True)
+class Confusions:
+    """Word and letter errors of an evaluation, most frequent first."""
+
+    substituted: list[tuple[tuple[str, str], int]]
+    deleted: list[tuple[str, int]]
+    inserted: list[tuple[str, int]]
+    letters: list[tuple[tuple[str, str], int]]
+    """Said and heard letter of words that are wrong by one letter."""
+    letters_total: int
+    letters_same_sound: int
+
+
+def confusions(scored: Scored, count: int) -> Confusions:
+    """Count what was taken for what; ``count`` entries of each kind are kept."""
+    edits = [edit for clip in scored.clips for edit in align_clip(clip.sample, scored.record)]
+    pairs = Counter((edit.reference, edit.hypothesis) for edit in edits if edit.kind == "substitute")
+    letters: Counter[tuple[str, str]] = Counter()
+    for pair, times in pairs.items():
+        swaps = [(said, heard) for said, heard in zip(*pair, strict=False) if said != heard]
+        if len(pair[0]) == len(pair[1]) and len(swaps) == 1:
+            letters[swaps[0]] += times
+    return Confusions(
+        _most(pairs, count),
+        _most(Counter(edit.reference for edit in edits if edit.kind == "delete"), count),
+        _most(Counter(edit.hypothesis for edit in edits if edit.kind == "insert"), count),
+        _most(letters, count),
+        letters.total(),
+        sum(times for swap, times in letters.items() if frozenset(swap) in SAME_SOUND),
+    )
+
+
+def _most(counter: Counter, count: int) -> list:
+    """Like ``Counter.most_common``, but ties do not depend on the order of clips."""
+    return sorted(counter.items(), key=lambda item: (-item[1], item[0]))[:count]
+
+
+@dataclass(frozen=True)
+class Story:
+    """What was heard in one clip, evaluation by evaluation; those in which nothing changed are left out."""
+
+    clip_id: str
+    reference: str
+    heard: list[tuple[Evaluation, list[Edit]]]
+    """The first, then each that differs from the one before."""
+    evaluations: int
+
+
+def stories(run: RunRecord, count: int) -> list[Story]:
+    """The clips that tell most: fewest errors at the end, of a length to follow, heard in most different ways."""
+    held = [evaluation for evaluation in run.evaluations if run.samples.get(evaluation.key)]
+    history: dict[str, list[tuple[Evaluation, Sample]]] = {}
+    for evaluation in held:
+        for sample in run.samples[evaluation.key]:
+            history.setdefault(sample.id, []).append((evaluation, sample))
+    most = max((len(told) for told in history.values()), default=0)
+    full = [told for told in history.values() if len(told) == most and most > 1]
+    return [_story(told) for told in sorted(full, key=_telling)[:count]]
+
+
+def _telling(told: Sequence[tuple[Evaluation, Sample]]) -> tuple[int, bool, int, int, str]:
+    evaluation, sample = told[-1]
+    errors = sum(edit.kind != "equal" for edit in align_clip(sample, evaluation))
+    ways = len({normalise(sample.hypothesis, _mode(evaluation)) for evaluation, sample in told})
+    words = len(sample.reference.split())
+    return errors, not 4 <= words <= 12, -ways, -words, sample.id
+
+
+def _story(told: Sequence[tuple[Evaluation, Sample]]) -> Story:
+    heard: list[tuple[Evaluation, list[Edit]]] = []
+    for evaluation, sample in told:
+        edits = align_clip(sample, evaluation)
+        if not heard or edits != heard[-1][1]:
+            heard.append((evaluation, edits))
+    return Story(told[-1][1].id, told[-1][1].reference, heard, len(told))

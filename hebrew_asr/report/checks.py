@@ -1,0 +1,114 @@
+"""What a careful reader would ask of the figures, answered from the run's own files."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hebrew_asr.report.analysis import compare, overlap
+from hebrew_asr.report.gather import RunRecord
+from hebrew_asr.report.headline import Result, split_name
+from hebrew_asr.report.markup import Markup, element
+from hebrew_asr.report.words import count, percent
+from hebrew_asr.text.normalise import NORMALISER_VERSION
+
+
+@dataclass(frozen=True)
+class Check:
+    """An answer: whether it is as one hopes, and the sentence."""
+
+    good: bool
+    text: str
+
+
+def checks_list(run: RunRecord, found: Result | None) -> Markup:
+    """The answers, those to worry about first."""
+    checks = [_ended(run), *_finite(run), *_whole(run)]
+    if found is not None:
+        checks += [check for check in (_like_for_like(found), _recount(found), _seen(run, found)) if check]
+    rows = [
+        element("li", check.text, class_="good" if check.good else "warn")
+        for check in sorted(checks, key=lambda check: check.good)
+    ]
+    return element("ul", rows, class_="checks")
+
+
+def _ended(run: RunRecord) -> Check:
+    taken = f"{run.last_step:,} of {run.planned_steps:,} steps are on record"
+    if run.is_finished:
+        return Check(True, f"The run has ended: {taken}.")
+    return Check(False, f"The run has not ended: {taken}. Every figure here is of that part.")
+
+
+def _finite(run: RunRecord) -> list[Check]:
+    bad = [step.step for step in run.steps if not math.isfinite(step.loss)]
+    text = "{} a loss that is not finite, the first at step {:,}; the chart leaves them out."
+    return [Check(False, text.format(f"{count(len(bad), 'step')} had", bad[0]))] if bad else []
+
+
+def _whole(run: RunRecord) -> list[Check]:
+    return [
+        Check(
+            False, f"{count(lines, 'line')} of {name} could not be read and {'is' if lines == 1 else 'are'} left out."
+        )
+        for name, lines in run.unreadable.items()
+    ]
+
+
+def _like_for_like(found: Result) -> Check | None:
+    """The first evaluation is often on a sample, the last on the whole split: compare on the clips of both."""
+    first, last = found.first, found.last
+    if found.is_single:
+        return None
+    shared = compare(found.first_scored, found.last_scored) if found.first_scored and found.last_scored else None
+    if shared is None:
+        return (
+            None
+            if (first.split, first.clips) == (last.split, last.clips)
+            else Check(
+                False,
+                f"The first figure is of {split_name(first)}, the last of {split_name(last)}: not the same clips.",
+            )
+        )
+    if shared.first.clips == first.clips == last.clips:
+        return Check(True, "The first and the last WER are of the same clips.")
+    return Check(
+        False,
+        f"The first figure is of {split_name(first)}. On the {count(shared.first.clips, 'clip')} of both evaluations "
+        f"the WER went from {percent(shared.first.wer)} to {percent(shared.last.wer)}.",
+    )
+
+
+def _recount(found: Result) -> Check:
+    if found.last_scored is None:
+        return Check(False, "The last evaluation left no samples, so its figures could not be counted again.")
+    if found.last_scored.agrees:
+        return Check(
+            True,
+            f"Counted again for this page from the saved transcripts (normaliser version {NORMALISER_VERSION}): "
+            "the same substitutions, deletions and insertions as the run wrote down.",
+        )
+    total = found.last_scored.total
+    return Check(
+        False,
+        f"Counted again from the saved transcripts (normaliser version {NORMALISER_VERSION}), the last WER is "
+        f"{percent(total.wer)} over {count(total.clips, 'clip')}, not the {percent(found.last.wer)} that the run wrote "
+        "down: the normaliser or the transcripts have changed since.",
+    )
+
+
+def _seen(run: RunRecord, found: Result) -> Check | None:
+    """Whether the measured clips are held out."""
+    if found.last_scored is None:
+        return None
+    seen = overlap(run, found.last_scored)
+    if seen is None:
+        return Check(False, "Whether training saw these clips was not checked: the run's manifests are not at hand.")
+    if seen.clips:
+        return Check(
+            False,
+            f"{seen.clips:,} of the {count(found.last.clips, 'measured clip')} are in the training set: "
+            "the WER shows what was learnt by heart, not how unheard speech would fare.",
+        )
+    sentences = f"{seen.sentences:,} have a sentence that occurs in it" if seen.sentences else "nor is any sentence"
+    return Check(not seen.sentences, f"None of the measured clips is in the training set, {sentences}.")

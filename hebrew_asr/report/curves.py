@@ -1,0 +1,182 @@
+"""The run's records as charts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+from hebrew_asr.report.figures import Chart, Point, Series, Timeline, fitting_axis, linear_axis
+from hebrew_asr.report.gather import RunRecord, Step
+from hebrew_asr.report.words import percent, quantity, scientific, whole_percent
+
+_MAX_POINTS = 180
+_RATE_CEILING = 1.25
+FULL_SPLIT = "eval"
+
+
+def timeline(run: RunRecord) -> Timeline:
+    """Phases that were reached and checkpoints; a phase starts where the schedule says, or else at its first step."""
+    names = [str(phase.get("name")) for phase in run.recipe.get("phases", [])]
+    starts = dict(zip(names, run.facts.get("phase_starts", []), strict=False))
+    for step in run.steps:
+        starts.setdefault(step.phase, step.step - 1)
+    reached = sorted(((start, name) for name, start in starts.items() if start == 0 or start < run.last_step))
+    return Timeline(run.last_step, [(name, start) for start, name in reached], [c.step for c in run.checkpoints])
+
+
+def group_colours(run: RunRecord) -> dict[str, int]:
+    """One colour for each module group, in the order in which they join."""
+    planned = [group for phase in run.recipe.get("phases", []) for group in phase.get("learning_rates", {})]
+    return {
+        group: index for index, group in enumerate(dict.fromkeys([*planned, *(g for s in run.steps for g in s.lr)]))
+    }
+
+
+def charts(run: RunRecord) -> list[Chart]:
+    """All charts for which there is something to draw."""
+    marks = timeline(run)
+    made: list[Chart | None] = [
+        _rates(run, marks),
+        _errors(run, marks),
+        _loss(run, marks),
+        _grad_norm(run, marks),
+        _learning_rates(run, marks),
+        _throughput(run, marks),
+    ]
+    return [chart for chart in made if chart is not None]
+
+
+def _buckets(steps: Sequence[Step]) -> list[list[Step]]:
+    """Consecutive steps in groups of a size, never across a change of phase, so that a jump there stays sharp."""
+    size = math.ceil(len(steps) / _MAX_POINTS)
+    buckets: list[list[Step]] = []
+    for _, same_phase in groupby(steps, key=lambda step: step.phase):
+        members = list(same_phase)
+        buckets += [members[start : start + size] for start in range(0, len(members), size)]
+    return buckets
+
+
+def _points(
+    steps: Sequence[Step], value: Callable[[Step], float], total: Callable[[Sequence[Step]], float]
+) -> list[Point]:
+    """One point a bucket: ``total`` of it, with the range of ``value`` over its steps."""
+    points = []
+    for bucket in _buckets(steps):
+        first, last = bucket[0].step, bucket[-1].step
+        if len(bucket) == 1:
+            points.append(Point(first, value(bucket[0]), f"step {first:,}"))
+            continue
+        values = [value(step) for step in bucket]
+        label = f"steps {first:,}–{last:,}"
+        points.append(Point((first + last) / 2, total(bucket), label, min(values), max(values)))
+    return points
+
+
+def _averaged(steps: Sequence[Step], value: Callable[[Step], float]) -> list[Point]:
+    return _points(steps, value, lambda bucket: sum(map(value, bucket)) / len(bucket))
+
+
+def _drawn(points: Sequence[Point]) -> list[float]:
+    return [value for point in points for value in (point.value, point.low, point.high) if value is not None]
+
+
+def _how_averaged(points: Sequence[Point], steps: Sequence[Step]) -> list[str]:
+    if len(points) == len(steps) or not points:
+        return []
+    return [f"Line: means of {math.ceil(len(steps) / _MAX_POINTS)} steps; band: lowest to highest of them."]
+
+
+def _loss(run: RunRecord, marks: Timeline) -> Chart | None:
+    steps = [step for step in run.steps if math.isfinite(step.loss)]
+    points = _averaged(steps, lambda step: step.loss)
+    if not points:
+        return None
+    series = Series("training loss", points, 0)
+    axis = fitting_axis(_drawn(points), quantity)
+    notes = _how_averaged(points, steps)
+    return Chart("Loss", "nats per supervised token", [series], axis, marks, notes=notes)
+
+
+def _grad_norm(run: RunRecord, marks: Timeline) -> Chart | None:
+    norms = {s.step: s.grad_norm for s in run.steps if s.grad_norm is not None and math.isfinite(s.grad_norm)}
+    steps = [step for step in run.steps if step.step in norms]
+    points = _averaged(steps, lambda step: norms[step.step])
+    if not points:
+        return None
+    limit = run.recipe.get("optimizer", {}).get("clip_grad_norm")
+    level = (float(limit), f"clipped to {limit:g}") if limit else None
+    notes = _how_averaged(points, steps)
+    series = Series("before clipping", points, 1)
+    axis = fitting_axis(_drawn(points), quantity)
+    return Chart("Gradient norm", "global L2 norm", [series], axis, marks, level, notes=notes)
+
+
+def _learning_rates(run: RunRecord, marks: Timeline) -> Chart | None:
+    """A line for each module group; groups that never differ share one."""
+    lines: list[tuple[list[str], list[Point], int]] = []
+    for group, colour in group_colours(run).items():
+        steps = [step for step in run.steps if group in step.lr]
+        points = _averaged(steps, lambda step, group=group: step.lr[group])
+        twin = next((names for names, other, _ in lines if other == points), None)
+        if twin is not None:
+            twin.append(group)
+        elif points:
+            lines.append(([group], points, colour))
+    if not lines:
+        return None
+    series = [
+        Series(", ".join(names), [Point(p.step, p.value, p.label) for p in points], colour, dashed=True)
+        for names, points, colour in lines
+    ]
+    axis = linear_axis([value for _, points, _ in lines for value in _drawn(points)], scientific)
+    return Chart("Learning rate", "by module group", series, axis, marks)
+
+
+def _throughput(run: RunRecord, marks: Timeline) -> Chart | None:
+    steps = [step for step in run.steps if step.step_s > 0]
+    points = _points(
+        steps,
+        lambda step: step.clips / step.step_s,
+        lambda bucket: sum(step.clips for step in bucket) / sum(step.step_s for step in bucket),
+    )
+    if not points:
+        return None
+    series = Series("clips trained", points, 2)
+    axis = linear_axis(_drawn(points), quantity)
+    notes = _how_averaged(points, steps)
+    return Chart("Throughput", "clips per second", [series], axis, marks, notes=notes)
+
+
+def _rates(run: RunRecord, marks: Timeline) -> Chart | None:
+    if not run.evaluations:
+        return None
+    labels = [f"step {record.step:,}, {record.split}" for record in run.evaluations]
+    filled = [record.split == FULL_SPLIT for record in run.evaluations]
+    series = []
+    for name, colour in (("WER", 0), ("CER", 1)):
+        rates = [getattr(record, name.lower()) for record in run.evaluations]
+        points = [Point(r.step, rate, label) for r, rate, label in zip(run.evaluations, rates, labels, strict=True)]
+        series.append(Series(name, points, colour, dots=filled))
+    highest = [rate for record in run.evaluations for rate in (record.wer, record.cer)]
+    axis = fitting_axis(highest, percent, ticks=whole_percent, ceiling=_RATE_CEILING)
+    notes = ["Filled: the whole eval split; hollow: its sample."] if len(set(filled)) > 1 else []
+    modes = ", ".join(dict.fromkeys(record.wer_mode for record in run.evaluations))
+    return Chart("Word and character error rate", f"{modes} normaliser", series, axis, marks, notes=notes)
+
+
+def _errors(run: RunRecord, marks: Timeline) -> Chart | None:
+    """What the errors are, whatever their number: that is the chart of rates."""
+    if not run.evaluations:
+        return None
+    series = []
+    for kind, colour in (("substitutions", 1), ("deletions", 0), ("insertions", 3)):
+        points = []
+        for record in run.evaluations:
+            number, edits = getattr(record, kind), record.substitutions + record.deletions + record.insertions
+            share = number / max(edits, 1)
+            text = f"{percent(share)} ({number:,})"
+            points.append(Point(record.step, share, f"step {record.step:,}, {record.split}", text=text))
+        series.append(Series(kind, points, colour))
+    axis = linear_axis([], percent, ticks=whole_percent)
+    return Chart("Errors by kind", "share of all word errors", series, axis, marks, stacked=True)

@@ -1,0 +1,241 @@
+"""Reads a run directory, whole or not: unfinished, resumed, stopped in the middle of a line, never evaluated."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from hebrew_asr.data.manifest import Clip, read_manifest
+from hebrew_asr.errors import DataError
+
+
+@dataclass(frozen=True)
+class Step:
+    """A ``train`` record: one optimizer step."""
+
+    step: int
+    epoch: int
+    phase: str
+    loss: float
+    lr: dict[str, float]
+    clips: int
+    audio_s: float
+    step_s: float
+    grad_norm: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An ``eval`` record."""
+
+    step: int
+    split: str
+    wer: float
+    cer: float
+    wer_mode: str
+    substitutions: int
+    deletions: int
+    insertions: int
+    words: int
+    clips: int
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """What its samples are filed under."""
+        return self.step, self.split
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A ``phase`` record: weights counted after the first step of a phase, or of a resumed part of one."""
+
+    step: int
+    name: str
+    trainable: int
+    moved: int
+    frozen: int
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A ``checkpoint`` record."""
+
+    step: int
+    path: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was said in a clip and what was heard, as written, not normalised."""
+
+    id: str
+    reference: str
+    hypothesis: str
+
+
+@dataclass(frozen=True)
+class Manifests:
+    """The manifests that the recipe names, as they are now."""
+
+    group_of: dict[str, str]
+    """Speaker, session or source of each eval clip; its own id where none is known."""
+    train_ids: frozenset[str]
+    train_transcripts: frozenset[str]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything that a run directory says, in the order of steps."""
+
+    folder: Path
+    recipe: dict[str, Any]
+    profile: dict[str, Any]
+    facts: dict[str, Any]
+    summary: dict[str, Any]
+    steps: list[Step]
+    evaluations: list[Evaluation]
+    proofs: list[Proof]
+    checkpoints: list[Saved]
+    samples: dict[tuple[int, str], list[Sample]]
+    """By (step, split); an evaluation may be without."""
+    manifests: Manifests | None
+    unreadable: dict[str, int]
+    """Lines that could not be read, by file."""
+
+    @property
+    def name(self) -> str:
+        """The recipe's name, or the directory's."""
+        return str(self.recipe.get("name") or self.folder.resolve().name)
+
+    @cached_property
+    def last_step(self) -> int:
+        """Highest step of any record."""
+        records = (self.steps, self.evaluations, self.proofs, self.checkpoints)
+        return max((record.step for group in records for record in group), default=0)
+
+    @property
+    def planned_steps(self) -> int:
+        """Steps that the run was to take; the last one seen where nothing says."""
+        limits = (self.recipe.get("max_steps"), self.facts.get("total_steps"))
+        return min((limit for limit in limits if limit), default=self.last_step)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the summary is there and is of these metrics, not of an earlier, shorter run of the directory."""
+        return self.summary.get("steps", -1) >= self.last_step
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read a run directory.
+
+    Raises:
+        DataError: ``folder`` is no run directory, or one of its JSON files is not JSON.
+    """
+    if not (folder / "metrics.jsonl").is_file():
+        raise DataError(f"no run in {folder}: metrics.jsonl is missing; give the folder that training wrote to")
+    unreadable: dict[str, int] = {}
+    recipe = _json(folder / "recipe.json")
+    events = _events(folder / "metrics.jsonl", unreadable)
+    evaluations = events["eval"]
+    return RunRecord(
+        folder=folder,
+        recipe=recipe,
+        profile=_json(folder / "deepspeed.json"),
+        facts=_json(folder / "run.json"),
+        summary=_json(folder / "summary.json"),
+        steps=events["train"],
+        evaluations=evaluations,
+        proofs=events["phase"],
+        checkpoints=events["checkpoint"],
+        samples=_samples(folder / "samples", {record.key for record in evaluations}, unreadable),
+        manifests=_manifests(recipe.get("data", {}).get("folder")),
+        unreadable=unreadable,
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty if the file is not there, as the summary of an unfinished run."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error}); copy the run directory again") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds no JSON object; copy the run directory again")
+    return value
+
+
+_EVENTS: dict[str, TypeAdapter[Any]] = {
+    "train": TypeAdapter(Step),
+    "eval": TypeAdapter(Evaluation),
+    "phase": TypeAdapter(Proof),
+    "checkpoint": TypeAdapter(Saved),
+}
+_SAMPLE = TypeAdapter(Sample)
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in path.read_bytes().decode("utf-8", "replace").split("\n") if line.strip()]
+
+
+def _events(path: Path, unreadable: dict[str, int]) -> dict[str, list[Any]]:
+    """Records by event, in the order of steps; of two of the same step the later counts, as a resumed run redid it."""
+    kept: dict[str, dict[tuple[Any, ...], Any]] = {event: {} for event in _EVENTS}
+    for line in _lines(path):
+        try:
+            row = json.loads(line)
+            event = row["event"]
+            record = _EVENTS[event].validate_python(row) if event in _EVENTS else None
+        except (ValueError, TypeError, KeyError):  # pydantic's error is a ValueError
+            unreadable[path.name] = unreadable.get(path.name, 0) + 1
+            continue
+        if record is not None:
+            kept[event][record.step, getattr(record, "split", ""), getattr(record, "name", "")] = record
+    return {event: sorted(records.values(), key=lambda record: record.step) for event, records in kept.items()}
+
+
+def _samples(
+    folder: Path, wanted: set[tuple[int, str]], unreadable: dict[str, int]
+) -> dict[tuple[int, str], list[Sample]]:
+    """Samples of the evaluations on record; files that a resumed run has not come to again are left."""
+    found: dict[tuple[int, str], list[Sample]] = {}
+    for path in sorted(folder.glob("step-*.jsonl")):
+        match = re.fullmatch(r"step-(\d+)-(.+)", path.stem)
+        if match is None or (int(match[1]), match[2]) not in wanted:
+            continue
+        rows = []
+        for line in _lines(path):
+            try:
+                rows.append(_SAMPLE.validate_json(line))
+            except ValidationError:
+                unreadable[path.name] = unreadable.get(path.name, 0) + 1
+        found[int(match[1]), match[2]] = rows
+    return found
+
+
+def _manifests(data_folder: str | None) -> Manifests | None:
+    """The run's manifests, if they are where the recipe says; a relative path starts where training was started."""
+    if data_folder is None:
+        return None
+    evaluated, trained = _manifest(Path(data_folder, "eval.jsonl")), _manifest(Path(data_folder, "train.jsonl"))
+    if evaluated is None or trained is None:
+        return None
+    return Manifests(
+        {clip.id: clip.group or clip.id for clip in evaluated},
+        frozenset(clip.id for clip in trained),
+        frozenset(clip.transcript for clip in trained),
+    )
+
+
+def _manifest(path: Path) -> list[Clip] | None:
+    try:
+        return read_manifest(path, check_audio=False, allow_outside=True)
+    except DataError:
+        return None  # moved or changed since; the page says that it could not be consulted

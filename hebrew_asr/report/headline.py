@@ -1,0 +1,150 @@
+"""The top of the page: what came out, and measured on what."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from statistics import median
+
+from hebrew_asr.report.analysis import Interval, Scored, interval, score
+from hebrew_asr.report.curves import FULL_SPLIT
+from hebrew_asr.report.gather import Evaluation, RunRecord
+from hebrew_asr.report.markup import Markup, element, join
+from hebrew_asr.report.words import count, duration, percent, quantity
+
+
+@dataclass(frozen=True)
+class Result:
+    """First and last evaluation, counted again from their samples where there are any."""
+
+    first: Evaluation
+    last: Evaluation
+    first_scored: Scored | None
+    last_scored: Scored | None
+
+    @property
+    def is_single(self) -> bool:
+        """Whether there is one evaluation only, and so nothing to compare."""
+        return self.first is self.last
+
+
+def result(run: RunRecord) -> Result | None:
+    """None for a run that was never evaluated."""
+    if not run.evaluations:
+        return None
+    first, last = run.evaluations[0], run.evaluations[-1]
+    return Result(first, last, score(run, first), score(run, last))
+
+
+def headline(run: RunRecord, found: Result | None) -> Markup:
+    """Figures, the sentence that says what they are, and tiles."""
+    state = "finished" if run.is_finished else "unfinished"
+    title = element("h1", run.name, " ", element("span", state, class_=f"state {state}"))
+    eyebrow = element("p", "Training report", class_="eyebrow")
+    return element("header", eyebrow, title, _rates(run, found), _tiles(run))
+
+
+def _rates(run: RunRecord, found: Result | None) -> Markup:
+    if found is None:
+        return element("p", "No evaluation yet: the run has measured no word error rate.", class_="lead")
+    spread = interval(run, found.last_scored) if found.last_scored else None
+    first, last = _rate(run, found.first), _rate(run, found.last, class_="last")
+    arrow = element("div", "→", class_="arrow", role="img", aria_label="to")
+    name = element("div", "WER", class_="name")
+    figures = [name, last] if found.is_single else [name, first, arrow, last]
+    return join(element("div", figures, class_="rates"), element("p", _sentence(found, spread), class_="lead"))
+
+
+def _rate(run: RunRecord, evaluation: Evaluation, class_: str | None = None) -> Markup:
+    about = f"{_when(run, evaluation)}, {count(evaluation.clips, 'clip')}"
+    return element("div", element("b", percent(evaluation.wer)), element("span", about), class_=class_)
+
+
+def _when(run: RunRecord, evaluation: Evaluation) -> str:
+    if evaluation.step == 0:
+        return "before training"
+    if run.is_finished and evaluation.step == run.last_step:
+        return f"final, step {evaluation.step:,}"
+    return f"step {evaluation.step:,}"
+
+
+def split_name(evaluation: Evaluation) -> str:
+    """What an evaluation's split is called in a sentence."""
+    if evaluation.split == FULL_SPLIT:
+        return "the whole eval split"
+    return "a sample of the eval split" if evaluation.split == "sample" else f"split {evaluation.split}"
+
+
+def _sentence(found: Result, spread: Interval | None) -> str:
+    """What the figures are: split, clips, normaliser, spread."""
+    last = found.last
+    size = f"{count(last.clips, 'clip')}, {count(last.words, 'word')}"
+    text = f"Measured on {split_name(last)} ({size}), {last.wer_mode} normaliser; CER {percent(last.cer)}."
+    if spread is None:
+        return text
+    text += (
+        f" {percent(0.95, 0)} interval of the WER {percent(spread.low)} to {percent(spread.high)}, by bootstrap over "
+    )
+    if spread.groups:
+        return f"{text}{spread.groups} speakers or sources."
+    return f"{text}clips; errors of one speaker go together, so the true one is wider."
+
+
+def _tiles(run: RunRecord) -> Markup:
+    tiles = [("steps", *_steps(run)), *_time(run), *_throughput(run), ("machine", *_machine(run)), *_data(run)]
+    rows = [
+        element("div", element("dt", name), element("dd", value, element("small", more))) for name, value, more in tiles
+    ]
+    return element("dl", rows, class_="tiles")
+
+
+def _steps(run: RunRecord) -> tuple[str, str]:
+    epochs = max((step.epoch for step in run.steps), default=0)
+    planned = sum(phase.get("epochs", 0) for phase in run.recipe.get("phases", []))
+    more = f"epoch {epochs} of {planned}" if planned else f"epoch {epochs}"
+    if run.last_step < run.planned_steps:
+        more = f"of {run.planned_steps:,}; {more}"
+    return f"{run.last_step:,}", more
+
+
+def _time(run: RunRecord) -> list[tuple[str, str, str]]:
+    """Wall time of the whole run if it is known, and how much of it the steps took."""
+    in_steps = sum(step.step_s for step in run.steps)
+    total = run.summary.get("seconds") if run.is_finished else None
+    if not total:
+        return [("time", duration(in_steps), "in training steps so far")] if run.steps else []
+    return [("time", duration(total), f"{percent(min(in_steps / total, 1), 0)} of it in training steps")]
+
+
+def _throughput(run: RunRecord) -> list[tuple[str, str, str]]:
+    timed = [step for step in run.steps if step.step_s > 0]
+    if not timed:
+        return []
+    rate = median(step.clips / step.step_s for step in timed)
+    speed = median(step.audio_s / step.step_s for step in timed)
+    return [("clips/s", quantity(rate), f"median step; audio at {quantity(speed)}\u00a0×\u00a0real\u00a0time")]
+
+
+def _machine(run: RunRecord) -> tuple[str, str]:
+    devices = Counter(run.facts.get("devices", []))
+    if not devices:
+        return "not on record", ""
+    ranks = run.facts.get("num_ranks")
+    on_cpu = set(devices) == {"cpu"}
+    more = (
+        []
+        if on_cpu
+        else [f"{times}\u00a0×\u00a0{name}" if len(devices) > 1 else name for name, times in devices.items()]
+    )
+    more += [count(ranks, "rank")] if ranks else []
+    stage = run.profile.get("zero_optimization", {}).get("stage")
+    precision = "bf16" if run.profile.get("bf16", {}).get("enabled") else "fp32"
+    more += [f"ZeRO-{stage}, {precision}"] if stage is not None else []
+    return "CPU" if on_cpu else count(devices.total(), "GPU"), ", ".join(more)
+
+
+def _data(run: RunRecord) -> list[tuple[str, str, str]]:
+    clips, hours = run.facts.get("train_clips"), run.facts.get("train_hours")
+    if not clips:
+        return []
+    return [("training data", f"{clips:,} clips", f"{quantity(hours)}\u202fh of speech" if hours else "")]

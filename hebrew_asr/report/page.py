@@ -1,0 +1,123 @@
+"""The report of a run: one HTML file that needs no other file, no network and no script."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from hebrew_asr.files import write_atomically
+from hebrew_asr.report.assets import SCRIPT, STYLE
+from hebrew_asr.report.checks import checks_list
+from hebrew_asr.report.curves import charts
+from hebrew_asr.report.gather import Evaluation, RunRecord, read_run
+from hebrew_asr.report.headline import headline, result
+from hebrew_asr.report.markup import Markup, element, join
+from hebrew_asr.report.proof import proof_section
+from hebrew_asr.report.speech import confusions_section, samples_section, stories_section
+from hebrew_asr.report.words import percent
+
+# Whatever a transcript may hold, the page can load nothing and send nothing.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+def write_report(run_folder: Path, out: Path | None = None) -> Path:
+    """Write the report of a run, finished or not; returns its path, ``report.html`` in the run directory by default.
+
+    Raises:
+        DataError: ``run_folder`` holds no run, or a file of it is broken.
+    """
+    run_folder = Path(run_folder)
+    path = out or run_folder / "report.html"
+    # A lone surrogate, which JSON can spell, has no UTF-8 form.
+    write_atomically(path, page(read_run(run_folder)).encode("utf-8", "replace"))
+    return path
+
+
+def page(run: RunRecord) -> str:
+    """The whole document."""
+    found = result(run)
+    body = [
+        headline(run, found),
+        checks_list(run, found),
+        proof_section(run),
+        _curves(run),
+        _evaluations(run),
+        samples_section(found),
+        stories_section(run),
+        confusions_section(found),
+        _details(run),
+    ]
+    head = [
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("title", f"{run.name}: training report"),
+        element("style", Markup(STYLE)),
+    ]
+    script = element("script", Markup(SCRIPT))
+    content = element("body", _hatch(), element("main", body), script)
+    return "<!doctype html>\n" + element("html", element("head", head), content, lang="en") + "\n"
+
+
+def _hatch() -> Markup:
+    """The pattern of frozen weights; every bar uses it."""
+    line = element("path", d="M-1 7l8-8M5 7l2-2M-1 1l2-2")
+    pattern = element("pattern", line, id="hatch", width=6, height=6, patternUnits="userSpaceOnUse")
+    return element("svg", element("defs", pattern), width=0, height=0, class_="defs", aria_hidden="true")
+
+
+def _curves(run: RunRecord) -> Markup | None:
+    drawn = [chart.draw() for chart in charts(run)]
+    if not drawn:
+        return None
+    intro = "All against the optimizer step. Dashed line: switch of phase. Triangles: checkpoints."
+    return element(
+        "section", element("h2", "Curves"), element("p", intro, class_="note"), element("div", drawn, class_="charts")
+    )
+
+
+def _evaluations(run: RunRecord) -> Markup | None:
+    """Every evaluation in numbers, folded."""
+    if not run.evaluations:
+        return None
+    names = ("step", "split", "clips", "words", "substituted", "deleted", "inserted", "WER", "CER")
+    head = element("tr", [element("th", name, class_=None if name == "split" else "number") for name in names])
+    table = element(
+        "table",
+        element("thead", head),
+        element("tbody", [_evaluation(record) for record in run.evaluations]),
+        class_="evaluations",
+    )
+    return element(
+        "details",
+        element("summary", f"All {len(run.evaluations)} evaluations in numbers"),
+        element("div", table, class_="scroll"),
+    )
+
+
+def _evaluation(record: Evaluation) -> Markup:
+    counts = (record.clips, record.words, record.substitutions, record.deletions, record.insertions)
+    numbers = [*(f"{value:,}" for value in counts), percent(record.wer), percent(record.cer)]
+    return element(
+        "tr",
+        element("td", f"{record.step:,}", class_="number"),
+        element("td", record.split),
+        [element("td", value, class_="number") for value in numbers],
+    )
+
+
+def _details(run: RunRecord) -> Markup:
+    """The files that decide what the run was, as they are."""
+    files = (
+        ("Recipe, resolved", run.recipe),
+        ("DeepSpeed configuration", run.profile),
+        ("Environment and derived facts", run.facts),
+        ("Summary", run.summary),
+    )
+    folded = [
+        element("details", element("summary", title), element("pre", json.dumps(value, ensure_ascii=False, indent=2)))
+        for title, value in files
+        if value
+    ]
+    return element("section", element("h2", "What exactly was run"), join(*folded))

@@ -1,0 +1,206 @@
+"""What was said and what was heard: samples, how sentences were learnt, what is confused with what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from hebrew_asr.report.analysis import (
+    SAME_SOUND,
+    Edit,
+    Scored,
+    ScoredClip,
+    Story,
+    align_clip,
+    confusions,
+    handful,
+    stories,
+    worst,
+)
+from hebrew_asr.report.gather import RunRecord
+from hebrew_asr.report.headline import Result, split_name
+from hebrew_asr.report.markup import Child, Markup, element, join
+from hebrew_asr.report.words import count, percent
+from hebrew_asr.text.normalise import normalise
+
+_WORST, _HANDFUL, _STORIES, _CONFUSIONS = 8, 8, 3, 12
+_MAX_COLUMNS, _MAX_CHARS, _MAX_TELLINGS = 40, 220, 8
+
+
+def samples_section(found: Result | None) -> Markup | None:
+    """The last evaluation's worst clips, and some drawn at random."""
+    if found is None or found.last_scored is None:
+        return None
+    scored = found.last_scored
+    bad = worst(scored, _WORST)
+    drawn = handful(scored, _HANDFUL, bad)
+    wrong = sum(clip.errors.word_edits > 0 for clip in scored.clips)
+    perfect = len(scored.clips) - wrong
+    intro = (
+        f"Step {scored.record.step:,}, {split_name(scored.record)}: {perfect:,} of {count(len(scored.clips), 'clip')} "
+        "without an error. Right to left, what was said over what was heard, both normalised."
+    )
+    return element(
+        "section",
+        element("h2", "What it hears"),
+        element("p", intro, class_="note"),
+        _key(),
+        [element("h3", "Worst first"), _table(bad, scored)] if bad else None,
+        [element("h3", "Drawn at random, the rest"), _table(drawn, scored)] if drawn else None,
+    )
+
+
+def _key() -> Markup:
+    kinds = (("substitute", "substituted"), ("delete", "deleted"), ("insert", "inserted"))
+    return element("p", [element("span", name, class_=f"key {kind}") for kind, name in kinds], class_="keys")
+
+
+def _table(clips: Sequence[ScoredClip], scored: Scored) -> Markup:
+    head = element("tr", element("th", "errors"), element("th", "said, and heard below"))
+    return element(
+        "table", element("thead", head), element("tbody", [_row(c, scored) for c in clips]), class_="samples"
+    )
+
+
+def _row(clip: ScoredClip, scored: Scored) -> Markup:
+    errors, sample = clip.errors, clip.sample
+    tally = join(
+        element("b", f"{errors.word_edits}"), f" in {errors.words}", element("small", element("bdi", sample.id))
+    )
+    edits = align_clip(sample, scored.record)
+    mode = scored.record.wer_mode
+    # Normalisation hides what carries no word, such as a tag or a broken character; show it where nothing else is left.
+    written = sample.hypothesis.strip()
+    raw = None
+    if not normalise(sample.hypothesis, mode):  # type: ignore[arg-type]
+        raw = element("p", "heard, as written: ", element("bdi", _cut(written)) if written else "nothing", class_="raw")
+    return element("tr", element("td", tally, class_="tally"), element("td", _aligned(edits), raw))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]}… ({len(text):,} characters)"
+
+
+def _hebrew(name: str, *children: Child, class_: str | None = None) -> Markup:
+    return element(name, *children, class_=class_, dir="rtl", lang="he")
+
+
+def _aligned(edits: Sequence[Edit]) -> Markup:
+    """Column by column from the right: the word said over the word heard."""
+    columns = [
+        element(
+            "span",
+            element("span", edit.reference or "\u00a0", class_="said"),
+            element("span", edit.hypothesis or "\u00a0", class_="heard"),
+            class_=f"pair {edit.kind}",
+        )
+        for edit in edits[:_MAX_COLUMNS]
+    ]
+    more = len(edits) - _MAX_COLUMNS
+    rest = element("span", f"+{more:,}", class_="more") if more > 0 else None
+    return _hebrew("div", columns, rest, class_="aligned")
+
+
+def stories_section(run: RunRecord) -> Markup | None:
+    """The same clips at every evaluation that changed something."""
+    told = [story for story in stories(run, _STORIES) if len(story.heard) > 1]
+    if not told:
+        return None
+    intro = "The same clip at evaluations that heard it differently, under what was said. A gap is a deleted word."
+    cards = [_story(story) for story in told]
+    return element("section", element("h2", "How a sentence is learnt"), element("p", intro, class_="note"), cards)
+
+
+def _story(story: Story) -> Markup:
+    heard = story.heard
+    if len(heard) > _MAX_TELLINGS:  # the first, the last and some evenly between
+        last = len(heard) - 1
+        heard = [heard[round(index * last / (_MAX_TELLINGS - 1))] for index in range(_MAX_TELLINGS)]
+        heard = [heard[0], *(after for before, after in pairwise(heard) if after[1] != before[1])]
+    rows = [
+        element(
+            "tr",
+            element("td", f"{evaluation.step:,}", class_="number"),
+            element("td", percent(_share(edits)), class_="number"),
+            element("td", _heard(edits)),
+        )
+        for evaluation, edits in heard
+    ]
+    head = element("tr", [element("th", name, class_="number") for name in ("step", "WER")], element("th", "heard"))
+    said = [element("small", element("bdi", story.clip_id)), _hebrew("span", story.reference, class_="line")]
+    caption = element("caption", element("div", said))
+    return element("table", caption, element("thead", head), element("tbody", rows), class_="story")
+
+
+def _share(edits: Sequence[Edit]) -> float:
+    words = sum(edit.kind != "insert" for edit in edits)
+    return sum(edit.kind != "equal" for edit in edits) / max(words, 1)
+
+
+def _heard(edits: Sequence[Edit]) -> Markup:
+    """The hypothesis on one line, a gap where a word is missing."""
+    words: list[Child] = []
+    for edit in edits[:_MAX_COLUMNS]:
+        words += [element("span", edit.hypothesis or "\u00a0", class_=f"word {edit.kind}"), " "]
+    if len(edits) > _MAX_COLUMNS:
+        words.append(element("span", f"+{len(edits) - _MAX_COLUMNS:,}", class_="more"))
+    return _hebrew("span", words, class_="line")
+
+
+def confusions_section(found: Result | None) -> Markup | None:
+    """Most frequent errors of the last evaluation, by word and by letter."""
+    if found is None or found.last_scored is None or not found.last_scored.total.word_edits:
+        return None
+    counted = confusions(found.last_scored, _CONFUSIONS)
+    tables = [
+        _pairs("Words substituted", ("said", "heard"), counted.substituted),
+        _pairs("Single letters substituted", ("said", "heard"), counted.letters, mark_sound=True),
+        _singles("Words deleted", counted.deleted),
+        _singles("Words inserted", counted.inserted),
+    ]
+    note = None
+    if counted.letters_total:
+        share = percent(counted.letters_same_sound / counted.letters_total)
+        note = (
+            f"Of {count(counted.letters_total, 'word')} wrong by a single letter, {share} have there one that can "
+            "sound the same (marked ♪): perhaps heard right and misspelt."
+        )
+    return element(
+        "section",
+        element("h2", "What it confuses"),
+        element("p", note, class_="note") if note else None,
+        element("div", tables, class_="confusions"),
+    )
+
+
+def _pairs(
+    title: str, names: tuple[str, str], rows: list[tuple[tuple[str, str], int]], mark_sound: bool = False
+) -> Markup | None:
+    if not rows:
+        return None
+    body = [
+        element(
+            "tr",
+            element("td", f"{times:,}", class_="number"),
+            [element("td", _hebrew("span", side)) for side in pair],
+            element("td", "♪" if frozenset(pair) in SAME_SOUND else "") if mark_sound else None,
+        )
+        for pair, times in rows
+    ]
+    return _counted(title, [*names, ""] if mark_sound else list(names), body)
+
+
+def _singles(title: str, rows: list[tuple[str, int]]) -> Markup | None:
+    if not rows:
+        return None
+    body = [
+        element("tr", element("td", f"{times:,}", class_="number"), element("td", _hebrew("span", word)))
+        for word, times in rows
+    ]
+    return _counted(title, ["word"], body)
+
+
+def _counted(title: str, names: list[str], body: list[Markup]) -> Markup:
+    head = element("tr", element("th", "times", class_="number"), [element("th", name) for name in names])
+    table = element("table", element("thead", head), element("tbody", body))
+    return element("div", element("h3", title), table)

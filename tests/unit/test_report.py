@@ -1,0 +1,219 @@
+"""The report: complete, true to the run's files, safe with any text, and there for a run in whatever state."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hebrew_asr.cli import main
+from hebrew_asr.errors import DataError
+from hebrew_asr.report import write_report
+from hebrew_asr.report.assets import SCRIPT
+from hebrew_asr.report.gather import read_run
+from hebrew_asr.report.markup import element
+from hebrew_asr.report.words import percent
+from tests.support.report_run import (
+    HEARD,
+    SENTENCES,
+    eval_record,
+    make_run,
+    phase_record,
+    train_record,
+    write_data,
+    write_metrics,
+    write_samples,
+)
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+class Parsed(HTMLParser):
+    """Tags in order, attributes, visible text, and whether every element is closed where it should be."""
+
+    def __init__(self, page: str):
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: dict[str, list[str]] = {}
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data: str) -> None:
+        for tag in self.open:
+            self.text.setdefault(tag, []).append(data)
+
+    def visible(self) -> str:
+        return " ".join(" ".join(self.text["main"]).replace("\u202f", " ").replace("\u00a0", " ").split())
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path)
+
+
+def page_of(run: Path) -> Parsed:
+    return Parsed(write_report(run).read_text(encoding="utf-8"))
+
+
+def test_a_finished_run_is_told_whole(run: Path) -> None:
+    page = page_of(run)
+    text = page.visible()
+    assert not page.open
+    assert f"{percent(eval_record(0, 'sample', HEARD[0])['wer'])} before training".replace("\u202f", " ") in text
+    assert "18.8 % final, step 8, 4 clips" in text  # 3 edits in 16 words
+    assert "the whole eval split (4 clips, 16 words), strict normaliser" in text
+    assert "time 1 min 5 s 6 % of it in training steps" in text
+    assert "clips/s 8 median step; audio at 16 × real time" in text
+    assert "machine 2 GPUs GPU X, 2 ranks, ZeRO-2, fp32" in text
+    assert "Phase A Strategy A meant to train 75 75.0 % moved 75 75.0 % ✓ frozen, bit-equal 25 25.0 % ✓" in text
+    assert "Proved on step 5, the phase's first." in text
+    assert "the same substitutions, deletions and insertions as the run wrote down" in text
+    titles = [title.split(" ")[0] for title in page.text["figcaption"] if title.strip() and title[0].isupper()]
+    assert titles == ["Word", "WER", "CER", "Errors", "Loss", "Gradient", "Learning", "Throughput"]
+    drawn = [attributes.get("class") for _, attributes in page.tags]
+    assert drawn.count("switch") == 6 and drawn.count("checkpoint") == 12
+
+
+def test_the_page_needs_nothing_but_itself(run: Path) -> None:
+    text, page = write_report(run).read_text(encoding="utf-8"), page_of(run)
+    assert "default-src 'none'" in str([attributes.get("content") for tag, attributes in page.tags if tag == "meta"])
+    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", text)
+    assert not [tag for tag, attributes in page.tags if {"src", "href"} & attributes.keys() or tag == "link"]
+
+
+@settings(max_examples=200)
+@given(TEXT, TEXT)
+def test_any_text_comes_back_as_text(text: str, value: str) -> None:
+    page = Parsed(element("main", element("p", text, title=value)))
+    assert [tag for tag, _ in page.tags] == ["main", "p"]
+    replaced = str.maketrans({"\0": "\ufffd"})
+    assert "".join(page.text.get("p", [])) == text.translate(replaced)
+    assert page.tags[1][1]["title"] == value.translate(replaced)
+
+
+def test_nothing_in_a_run_becomes_markup(run: Path) -> None:
+    evil = "</td></script><script>alert(1)</script><img src=x onerror='a'>\"&amp;\u202e"
+    rows = [
+        {"id": evil, "reference": "שלום", "hypothesis": "<b>" + evil},
+        {"id": "x", "reference": evil, "hypothesis": ""},
+    ]
+    samples = run / "samples" / "step-000008-eval.jsonl"
+    samples.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+    recipe["name"] = recipe["phases"][0]["title"] = evil
+    (run / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+    page = page_of(run)
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("script") == 1 and "".join(page.text["script"]) == SCRIPT
+    assert not {"img", "b"} & {tag for tag, attributes in page.tags if "onerror" in attributes or tag == "img"}
+    assert evil in "".join(page.text["h1"])
+
+
+def test_a_lone_surrogate_does_not_stop_the_report(run: Path) -> None:
+    (run / "recipe.json").write_text('{"name": "small\\ud800"}', encoding="utf-8")
+    with (run / "samples" / "step-000008-eval.jsonl").open("a", encoding="utf-8") as samples:
+        samples.write('{"id": "e", "reference": "\\udfff", "hypothesis": ""}\n')
+    text = page_of(run).visible()
+    assert "small? finished" in text and "1 line of step-000008-eval.jsonl could not be read" in text
+
+
+def test_an_unfinished_run_with_a_torn_line(run: Path) -> None:
+    (run / "summary.json").unlink()
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    cut = next(index for index, line in enumerate(lines) if '"step": 6' in line)
+    (run / "metrics.jsonl").write_text("\n".join([*lines[:cut], lines[cut][:40]]), encoding="utf-8")
+    text = page_of(run).visible()
+    assert "small unfinished" in text
+    assert "The run has not ended: 5 of 8 steps are on record." in text
+    assert "1 line of metrics.jsonl could not be read and is left out." in text
+    assert "step 4, 4 clips" in text and "final" not in text.split("What trained")[0]
+
+
+def test_a_loss_that_is_not_finite_is_told(run: Path) -> None:
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
+        metrics.write(json.dumps(train_record(3, loss=float("nan"), grad_norm=None)) + "\n")
+    assert "1 step had a loss that is not finite, the first at step 3" in page_of(run).visible()
+
+
+def test_a_summary_of_an_earlier_shorter_run_does_not_count(run: Path) -> None:
+    (run / "summary.json").write_text(json.dumps({"steps": 6, "seconds": 10.0}), encoding="utf-8")
+    assert "The run has not ended" in page_of(run).visible()
+
+
+def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
+    write_metrics(tmp_path, [])
+    text = page_of(tmp_path).visible()
+    assert "No evaluation yet" in text and "machine not on record" in text
+
+
+def test_what_a_resumed_run_took_again_counts_once(run: Path) -> None:
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
+        for record in (phase_record(6, "A"), train_record(7, loss=9.0), train_record(8)):
+            metrics.write(json.dumps(record) + "\n")
+    read = read_run(run)
+    assert [step.step for step in read.steps] == list(range(1, 9))
+    assert read.steps[6].loss == 9.0
+    assert "Proved on step 5, the phase's first; again after 1 resume." in page_of(run).visible()
+
+
+def test_a_failed_proof_would_show(run: Path) -> None:
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
+        metrics.write(json.dumps(phase_record(4, "A") | {"moved": 50, "frozen": 50}) + "\n")
+    assert "moved 50 50.0 % ✗" in page_of(run).visible()
+
+
+def test_first_and_last_are_compared_on_the_same_clips(run: Path) -> None:
+    assert "The first and the last WER are of the same clips." in page_of(run).visible()
+    heard = {key: HEARD[0][key] for key in "ab"}  # 4 deletions; 4 substitutions and 2 insertions
+    write_samples(run, 0, "sample", heard)
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    write_metrics(run, [eval_record(0, "sample", heard), *records[1:]])
+    text = page_of(run).visible()
+    assert "On the 2 clips of both evaluations the WER went from 125 % to 12.5 %." in text
+
+
+def test_samples_that_do_not_give_the_recorded_figures_are_told(run: Path) -> None:
+    write_samples(run, 8, "eval", HEARD[8] | {"a": ""})
+    assert "the last WER is 43.8 % over 4 clips, not the 18.8 % that the run wrote down" in page_of(run).visible()
+
+
+@pytest.mark.parametrize(
+    ("train", "told"),
+    [
+        ({"x": "משפט אחר"}, "None of the measured clips is in the training set, nor is any sentence."),
+        ({"x": SENTENCES["b"]}, "None of the measured clips is in the training set, 1 have a sentence"),
+        (SENTENCES, "4 of the 4 measured clips are in the training set"),
+        (None, "was not checked: the run's manifests are not at hand"),
+    ],
+)
+def test_whether_training_saw_the_clips(run: Path, train: dict[str, str] | None, told: str) -> None:
+    if train is not None:
+        write_data(run, train)
+    assert told in page_of(run).visible()
+
+
+def test_a_folder_that_is_no_run_is_an_error_and_writes_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError, match=r"metrics\.jsonl is missing"):
+        write_report(run.parent)
+    out = run.parent / "page.html"
+    assert main(["report", str(run), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    before = out.read_bytes()
+    (run / "recipe.json").write_text("{", encoding="utf-8")
+    assert main(["report", str(run), "--out", str(out)]) == 3
+    assert "recipe.json is not JSON" in capsys.readouterr().err
+    assert out.read_bytes() == before
