@@ -37,7 +37,7 @@ def test_the_interval_is_over_groups_where_they_are_known(run: Path) -> None:
     assert spread().groups is None, "a group a clip is no group"
     write_data(run, SENTENCES, lambda key: "first" if key in "ab" else "second")
     assert spread().groups == 2
-    assert spread().low <= 3 / 16 <= spread().high
+    assert spread().low <= 3 / 15 <= spread().high
 
 
 WORDS = st.lists(st.sampled_from(["אבא", "בא", "הביתה", "לא", "<x>", "צה״ל"]), max_size=7).map(" ".join)
@@ -60,7 +60,7 @@ def test_which_clips_are_shown_and_what_is_confused(run: Path) -> None:
     last, middle = (score(read, record) for record in (read.evaluations[-1], read.evaluations[1]))
     assert last is not None and middle is not None
     bad = worst(last, 5)
-    assert [clip.sample.id for clip in bad] == ["d", "b"]
+    assert [clip.sample.id for clip in bad] == ["b", "d"], "one error in two words before two in five"
     assert sorted(clip.sample.id for clip in handful(last, 5, bad)) == ["a", "c"]
     assert handful(last, 1, bad) == handful(last, 1, bad)
     counted = confusions(middle, 5)
@@ -88,8 +88,8 @@ def test_long_curves_are_averaged_within_phases_and_rates_are_not_averages_of_ra
     loss, _, rates, throughput = charts(read_run(run))
     points = loss.series[0].points
     assert 100 < len(points) < 200
-    assert "steps 401–405" not in [point.label for point in points]
-    assert [point for point in points if point.label.endswith("–401") or point.label == "step 401"]
+    labels = [point.label for point in throughput.series[0].points]
+    assert {"steps 396–400", "step 401", "steps 402–406"} <= set(labels)
     assert (points[0].low, points[0].high) == (4.0 / 5, 4.0)
     assert points[0].value == pytest.approx(sum(4.0 / step for step in range(1, 6)) / 5)
     assert throughput.series[0].points[0].value == pytest.approx(20 / 8)  # 5 steps of 2, 1, 2, 1, 2 s
