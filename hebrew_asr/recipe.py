@@ -134,6 +134,19 @@ class Checkpoints:
     """Newest checkpoints kept."""
     keep_best: int = 1
     """Checkpoints with the lowest WER kept besides."""
+    background: bool = True
+    """Write while training goes on; it waits only for the copy to host memory."""
+
+
+@dataclass(frozen=True)
+class Faults:
+    """How much may go wrong before a run gives up."""
+
+    __pydantic_config__ = _STRICT
+    non_finite_patience: int = 5
+    """Steps in a row that may be skipped for a NaN or infinite gradient; one more stops the run."""
+    max_unreadable_share: float = 0.001
+    """Share of the training clips that may turn out undecodable and be skipped; 0 in a set of under 1,000 clips."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +181,7 @@ class Recipe:
     optimizer: Optimizer = field(default_factory=Optimizer)
     evaluation: Evaluation = field(default_factory=Evaluation)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    faults: Faults = field(default_factory=Faults)
     logging: Logging = field(default_factory=Logging)
 
     @property
@@ -308,6 +322,8 @@ def _impossible(recipe: Recipe) -> list[str]:
         (recipe.evaluation.sample_clips >= 1, "evaluation.sample_clips must be at least 1"),
         (recipe.checkpoints.every_steps >= 1, "checkpoints.every_steps must be at least 1"),
         (recipe.checkpoints.keep_last >= 1, "checkpoints.keep_last must be at least 1"),
+        (recipe.faults.non_finite_patience >= 0, "faults.non_finite_patience must be 0 or more"),
+        (0 <= recipe.faults.max_unreadable_share < 1, "faults.max_unreadable_share must lie in [0, 1)"),
         (recipe.logging.every_steps >= 1, "logging.every_steps must be at least 1"),
         (recipe.data.workers >= 0, "data.workers must be 0 or more"),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,7 +44,10 @@ class LoadedStep:
 
     step: int
     micro_batches: list[LoadedMicroBatch]
+    skipped: tuple[str, ...] = ()
+    """Why clips of this share are not in it: each could not be decoded."""
     error: str | None = None
+    """Why there are no micro-batches at all."""
 
     def pin_memory(self) -> LoadedStep:
         """In page-locked memory; the DataLoader calls it."""
@@ -106,36 +110,50 @@ class StepDataset(Dataset[LoadedStep]):
         return self._sampler.clips_of_step(step)
 
     def __getitem__(self, step: int) -> LoadedStep:
-        """Decode and pack this rank's share; an unreadable clip is reported in ``error``."""
+        """Decode and pack this rank's share, without the clips that cannot be decoded."""
         epoch = step // self._sampler.steps_per_epoch
+        skipped: list[str] = []
         try:
             dealt = self._sampler.deal(step)[self._rank]
-            return LoadedStep(step, [self._pack(indices, epoch, step) for indices in dealt])
+            micro_batches = [self._pack(indices, epoch, step, skipped) for indices in dealt]
+            return LoadedStep(step, micro_batches, tuple(skipped))
         except DataError as error:  # raised here it would reach the trainer as a page of worker traceback
-            return LoadedStep(step, [], str(error))
+            return LoadedStep(step, [], error=str(error))
 
-    def _pack(self, indices: list[int], epoch: int, step: int) -> LoadedMicroBatch:
-        chosen = indices or self._sampler.clips_of_step(step)[:1]
-        examples = [self._example(self._clips[index], epoch) for index in chosen]
-        packed = pack(examples, self._prompt, self._geometry, self._augmentation, self._shapes)
-        return LoadedMicroBatch(packed, packed.num_labels if indices else 0)
+    def _pack(self, indices: list[int], epoch: int, step: int, skipped: list[str]) -> LoadedMicroBatch:
+        examples = [self._example(index, epoch, skipped) for index in indices]
+        readable = [example for example in examples if example is not None]
+        filler = readable or [self._any_example(step, epoch)]
+        packed = pack(filler, self._prompt, self._geometry, self._augmentation, self._shapes)
+        return LoadedMicroBatch(packed, packed.num_labels if readable else 0)
 
-    def _example(self, clip: Clip, epoch: int) -> Example:
+    def _any_example(self, step: int, epoch: int) -> Example:
+        """Some readable clip of the step, for a micro-batch that has none of its own and must still run."""
+        failures: list[str] = []
+        for index in self._sampler.clips_of_step(step):
+            example = self._example(index, epoch, failures)
+            if example is not None:
+                return example
+        raise DataError(f"no clip of step {step} can be decoded, the first because: {failures[0]}")
+
+    def _example(self, index: int, epoch: int, skipped: list[str]) -> Example | None:
+        """The clip, decoded; None, with the reason added to ``skipped``, if it cannot be."""
+        clip = self._clips[index]
+        try:
+            samples = to_int16(decode(clip.audio))
+        except DataError as error:
+            skipped.append(f"clip {clip.id}: {error}")
+            return None
         seed = clip_seed(self._seed, epoch, clip.id)
-        return Example(
-            clip.id,
-            to_int16(decode(clip.audio)),
-            target_ids(self._tokenizer, clip.text),
-            draw_speed(seed, self._augmentation.speed_factors),
-            seed,
-        )
+        speed = draw_speed(seed, self._augmentation.speed_factors)
+        return Example(clip.id, samples, target_ids(self._tokenizer, clip.text), speed, seed)
 
 
 def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin_memory: bool) -> Iterator[LoadedStep]:
     """Steps ``first`` to ``stop`` in order, read ahead by ``workers`` processes.
 
     Raises:
-        DataError: a clip of the next step cannot be decoded.
+        DataError: no clip of the next step can be decoded.
     """
     loader = DataLoader(
         dataset,
@@ -144,7 +162,7 @@ def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=pin_memory,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_settle_worker,
         multiprocessing_context="fork" if workers else None,
     )
     for loaded in loader:
@@ -153,5 +171,8 @@ def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin
         yield loaded
 
 
-def _one_thread(_: int) -> None:
+def _settle_worker(_: int) -> None:
+    """One thread each; and a signal meant to stop the run is for the trainer, which needs its data until it has."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import nn
 from hebrew_asr.engine import zero
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.engine.proof import PhaseProof
-from hebrew_asr.engine.state import CarriedPartition, StateReader, capture, restore, save_partitions
+from hebrew_asr.engine.state import CarriedPartition, StateReader, capture, restore, to_host
 from hebrew_asr.model.phases import ParameterGroup, num_weights, set_phase
 from hebrew_asr.profiles import Batching, Profile, deepspeed_config
 from hebrew_asr.recipe import Recipe
@@ -158,10 +157,9 @@ class TrainEngine:
 
     # ---- state
 
-    def save_state(self, folder: Path) -> None:
-        """Write this rank's optimizer state into ``folder``; every rank does."""
-        carried = capture(self._engine, zero.partitions(self._engine, self.groups))
-        save_partitions(folder / f"optimizer-rank{self.ranks.rank:05d}.safetensors", carried + self._parked)
+    def host_state(self) -> list[CarriedPartition]:
+        """This rank's optimizer state, copied to host memory, with that of groups that have left."""
+        return to_host(capture(self._engine, zero.partitions(self._engine, self.groups)) + self._parked)
 
     def full_weights(self) -> Any:
         """Context in which every rank sees whole weights (ZeRO-3 gathers them; other stages have them)."""

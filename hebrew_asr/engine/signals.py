@@ -35,6 +35,10 @@ class StopFlag:
             signal.raise_signal(number)
         self._raised = True
 
+    def is_raised(self) -> bool:
+        """Whether this rank was asked to stop."""
+        return self._raised or (self._ranks.is_main and self._file.exists())
+
     def agreed(self) -> bool:
-        """Whether to stop, the same answer on every rank."""
-        return self._ranks.any(self._raised or (self._ranks.is_main and self._file.exists()))
+        """Whether any rank was, the same answer on every rank; collective."""
+        return self._ranks.any(self.is_raised())

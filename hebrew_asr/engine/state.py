@@ -70,11 +70,25 @@ def restore(engine: Any, partitions: list[Partition], carried: list[CarriedParti
     return [item for waiting in by_group.values() for item in waiting]
 
 
+def to_host(carried: list[CarriedPartition]) -> list[CarriedPartition]:
+    """Copies in host memory, which no later step changes."""
+    return [CarriedPartition(item.group, item.fragments, _copied(item.tensors), item.step) for item in carried]
+
+
+def _copied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {kind: torch.empty(t.shape, dtype=t.dtype).copy_(t) for kind, t in tensors.items()}
+
+
+def num_bytes(carried: list[CarriedPartition]) -> int:
+    """Bytes that the tensors take, in memory and on disk."""
+    return sum(tensor.nbytes for item in carried for tensor in item.tensors.values())
+
+
 def save_partitions(path: Path, carried: list[CarriedPartition]) -> None:
     """Write one rank's partitions: safetensors, with the layout as JSON in its header."""
     tensors, layout = {}, []
     for index, item in enumerate(carried):
-        tensors |= {f"{index}.{kind}": tensor.detach().cpu().contiguous() for kind, tensor in item.tensors.items()}
+        tensors |= {f"{index}.{kind}": tensor for kind, tensor in item.tensors.items()}
         layout.append({"group": item.group, "step": item.step, "fragments": [asdict(f) for f in item.fragments]})
     save_file(tensors, path, metadata={"layout": json.dumps(layout)})
 

@@ -32,8 +32,7 @@ class Console:
 
     def write(self, record: dict[str, Any]) -> None:
         """Show a record."""
-        show = {"train": self._train, "eval": self._eval, "phase": self._phase, "checkpoint": self._checkpoint}
-        show.get(record["event"], lambda _: None)(record)
+        getattr(self, f"_{record['event']}")(record)
 
     def close(self) -> None:
         """Stop the bar."""
@@ -68,6 +67,13 @@ class Console:
             f"step {record['step']}: phase {record['name']} proved: {record['trainable']:,} weights should train, "
             f"{record['moved']:,} moved, {record['frozen']:,} stayed bit-equal"
         )
+
+    def _fault(self, record: dict[str, Any]) -> None:
+        if record["kind"] == "unreadable":
+            self.say(f"step {record['step']}: skipped {'; '.join(record['reasons'])}")
+        else:
+            clips = ", ".join(record["clips"][:8])
+            self.say(f"step {record['step']}: skipped by all ranks, gradients were NaN or infinite (clips {clips}, …)")
 
     def _checkpoint(self, record: dict[str, Any]) -> None:
         self.say(f"step {record['step']}: checkpoint {record['path']}")

@@ -12,6 +12,7 @@ import torch
 from hebrew_asr.audio.decode import decode
 from hebrew_asr.data.manifest import Clip
 from hebrew_asr.engine.dist import Ranks
+from hebrew_asr.engine.signals import StopFlag
 from hebrew_asr.files import write_atomically
 from hebrew_asr.model.generate import Decoding, Transcriber
 from hebrew_asr.recipe import Evaluation
@@ -28,8 +29,16 @@ def stratified_sample(clips: Sequence[Clip], count: int) -> list[Clip]:
     return [ordered[int((index + 0.5) * len(ordered) / count)] for index in range(count)]
 
 
-def transcribe_clips(transcribe: Transcribe, clips: Sequence[Clip], batch_clips: int) -> list[str]:
+def transcribe_clips(
+    transcribe: Transcribe, clips: Sequence[Clip], batch_clips: int, before_batch: Callable[[], None] = lambda: None
+) -> list[str]:
     """Hypotheses in the order of ``clips``, decoded longest first so that batches hold clips of a length.
+
+    Args:
+        transcribe: the one decode path.
+        clips: with audio files that can be decoded.
+        batch_clips: clips decoded together.
+        before_batch: called before each batch; may raise to give up.
 
     Raises:
         DataError: an audio file cannot be decoded; nothing is skipped.
@@ -37,10 +46,15 @@ def transcribe_clips(transcribe: Transcribe, clips: Sequence[Clip], batch_clips:
     order = sorted(range(len(clips)), key=lambda index: -clips[index].duration_s)
     texts = [""] * len(clips)
     for start in range(0, len(order), batch_clips):
+        before_batch()
         chosen = order[start : start + batch_clips]
         for index, text in zip(chosen, transcribe([decode(clips[i].audio) for i in chosen]), strict=True):
             texts[index] = text
     return texts
+
+
+class _Stopped(Exception):
+    """The run was asked to stop; every rank leaves its evaluation at the same batch."""
 
 
 class Evaluator:
@@ -52,13 +66,31 @@ class Evaluator:
         self._transcribe = Transcriber(asr, tokenizer, decoding)
         self._asr, self._settings, self._ranks, self._folder = asr, settings, ranks, samples_folder
 
-    def __call__(self, clips: Sequence[Clip], step: int, split: str) -> dict[str, Any]:
-        """Decode ``clips`` over all ranks; collective. Returns an ``eval`` record of the metrics schema."""
+    def __call__(self, clips: Sequence[Clip], step: int, split: str, stop: StopFlag) -> dict[str, Any] | None:
+        """Decode ``clips`` over all ranks; collective.
+
+        Returns:
+            An ``eval`` record of the metrics schema; None if the run was asked to stop meanwhile.
+        """
         own = clips[self._ranks.rank :: self._ranks.size]
+        # Ranks agree on stopping once a batch, so each asks as often as the one with most batches.
+        most = -(-len(clips[:: self._ranks.size]) // self._settings.batch_clips)
+        asked = 0
+
+        def ask() -> None:
+            nonlocal asked
+            asked += 1
+            if stop.agreed():
+                raise _Stopped
+
         training = self._asr.training
         self._asr.eval()
         try:
-            texts = transcribe_clips(self._transcribe, own, self._settings.batch_clips)
+            texts = transcribe_clips(self._transcribe, own, self._settings.batch_clips, ask)
+            while asked < most:
+                ask()
+        except _Stopped:
+            return None
         finally:
             self._asr.train(training)
         counts = count_errors([clip.transcript for clip in own], texts, mode=self._settings.wer_mode)

@@ -27,6 +27,8 @@ class FedStep:
     """``inputs`` are the packed batch and its features."""
     wait_s: float
     """How long the training thread waited for it."""
+    skipped: tuple[str, ...] = ()
+    """Why clips of this rank's share are not in it."""
 
 
 def feed(steps: Iterator[LoadedStep], mel: LogMel, device: torch.device) -> Iterator[FedStep]:
@@ -44,7 +46,8 @@ def _feed_in_turn(steps: Iterator[LoadedStep], mel: LogMel, device: torch.device
         loaded = next(steps, None)
         if loaded is None:
             return
-        yield FedStep(loaded.step, _to_device(loaded, mel, device), time.monotonic() - started)
+        micro_batches = _to_device(loaded, mel, device)
+        yield FedStep(loaded.step, micro_batches, time.monotonic() - started, loaded.skipped)
 
 
 def _feed_ahead(steps: Iterator[LoadedStep], mel: LogMel, device: torch.device) -> Iterator[FedStep]:
@@ -58,7 +61,7 @@ def _feed_ahead(steps: Iterator[LoadedStep], mel: LogMel, device: torch.device) 
                 return
             if isinstance(item, BaseException):
                 raise item
-            step, micro_batches, event = item
+            loaded, micro_batches, event = item
             current = torch.cuda.current_stream(device)
             current.wait_event(event)
             for micro in micro_batches:
@@ -66,7 +69,7 @@ def _feed_ahead(steps: Iterator[LoadedStep], mel: LogMel, device: torch.device) 
                 # The allocator must not reuse this memory for the side stream while the step still reads it.
                 packed.record_stream(current)
                 mel_CBF.record_stream(current)
-            yield FedStep(step, micro_batches, wait_s)
+            yield FedStep(loaded.step, micro_batches, wait_s, loaded.skipped)
     finally:
         ahead.close()
 
@@ -95,7 +98,7 @@ class _Ahead:
                     micro_batches = _to_device(loaded, self._mel, self._device)
                     event = torch.cuda.Event()
                     event.record(stream)
-                    if not self._put((loaded.step, micro_batches, event)):
+                    if not self._put((loaded, micro_batches, event)):
                         return
         except BaseException as error:  # raised again in the training thread
             self._put(error)

@@ -23,6 +23,7 @@ from hebrew_asr.engine import dist
 from hebrew_asr.engine.checkpoint import Checkpoint, CheckpointStore, find_checkpoints
 from hebrew_asr.engine.engine import TrainEngine
 from hebrew_asr.engine.signals import StopFlag
+from hebrew_asr.engine.watchdog import Watchdog
 from hebrew_asr.errors import CheckpointError, DataError, UsageError
 from hebrew_asr.files import write_json
 from hebrew_asr.model.compiled import CompiledASR
@@ -82,6 +83,7 @@ class Run:
     tracker: Tracker
     console: Console | None
     stop: StopFlag
+    watchdog: Watchdog
     state: TrainState
     resumed_from: Checkpoint | None
 
@@ -146,7 +148,7 @@ def _resumable(folder: Path, recipe: Recipe, resume: str) -> Checkpoint | None:
         raise UsageError(f"run directory {folder} is in use; add --resume auto to go on, or give --run another name")
     before = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
     now = json.loads(json.dumps(recipe.to_dict()))
-    free = {"logging", "checkpoints", "evaluation", "max_steps"}
+    free = {"logging", "checkpoints", "evaluation", "faults", "max_steps"}
     changed = sorted(key for key in before.keys() | now.keys() if key not in free and before.get(key) != now.get(key))
     if changed:
         raise CheckpointError(
@@ -214,10 +216,12 @@ def set_up(arguments: TrainArguments) -> Run:
             ranks,
             keep_last=recipe.checkpoints.keep_last,
             keep_best=recipe.checkpoints.keep_best,
+            background=recipe.checkpoints.background,
         ),
         tracker,
         console,
         StopFlag(folder, ranks),
+        Watchdog(ranks),
         state,
         checked.resume,
     )

@@ -75,7 +75,8 @@ class WandbSink:
         if self._run is None:
             return
         event, step = record["event"], record["step"]
-        flat = {f"{event}/{key}": value for key, value in _flat(record).items() if key not in ("event", "step")}
+        curves = {key: value for key, value in _flat(record).items() if not isinstance(value, list)}
+        flat = {f"{event}/{key}": value for key, value in curves.items() if key not in ("event", "step")}
         try:
             self._run.log(flat, step=step)
         except Exception as error:

@@ -18,6 +18,7 @@ from hebrew_asr.data.manifest import read_manifest
 from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.engine import MicroBatch, TrainEngine
+from hebrew_asr.engine.state import save_partitions
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.profiles import Hardware, Profile, batching
@@ -59,9 +60,9 @@ def main(task: Path, out: Path, spec: dict) -> None:
     log = []
     for step in range(spec["steps"]):
         if step == spec["switch"]:
-            engine.save_state(_made(out / "before-switch"))
+            save(engine, out / "before-switch")
             engine.enter_phase(1)
-            engine.save_state(_made(out / "after-switch"))
+            save(engine, out / "after-switch")
         micro_batches = [
             MicroBatch((micro.packed, mel(micro.packed)), micro.num_labels) for micro in steps[step].micro_batches
         ]
@@ -69,7 +70,7 @@ def main(task: Path, out: Path, spec: dict) -> None:
         log.append(
             {"loss": float(result.loss), "grad_norm": float(result.grad_norm or 0), "proof": engine.prove_phase()}
         )
-    engine.save_state(_made(out / "end"))
+    save(engine, out / "end")
     if ranks.is_main:
         (out / "log.json").write_text(json.dumps(log))
     ranks.barrier()
@@ -77,9 +78,9 @@ def main(task: Path, out: Path, spec: dict) -> None:
     dist.stop()
 
 
-def _made(folder: Path) -> Path:
+def save(engine: TrainEngine, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    save_partitions(folder / f"optimizer-rank{engine.ranks.rank:05d}.safetensors", engine.host_state())
 
 
 if __name__ == "__main__":

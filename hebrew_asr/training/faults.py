@@ -1,0 +1,89 @@
+"""What goes wrong in a run: how much is borne, and what is kept as evidence when it is too much."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+import torch
+
+from hebrew_asr.engine.dist import Ranks
+from hebrew_asr.errors import DataError, TrainingFault
+from hebrew_asr.files import write_atomically, write_json
+from hebrew_asr.recipe import Faults
+from hebrew_asr.training.feed import FedStep
+
+
+class FaultBudget:
+    """Counts skipped steps and unreadable clips, the same on every rank, and gives up past the recipe's limits."""
+
+    def __init__(self, limits: Faults, num_clips: int, ranks: Ranks):
+        """``num_clips``: training clips, of which a share may be unreadable."""
+        self._limits, self._ranks = limits, ranks
+        self._max_unreadable = int(limits.max_unreadable_share * num_clips)
+        self._unreadable: set[str] = set()
+        self._in_a_row = 0
+
+    def non_finite(self, fed: FedStep) -> dict[str, object]:
+        """A step was skipped on all ranks for non-finite gradients; collective. Returns a ``fault`` record.
+
+        Raises:
+            TrainingFault: one more than the patience, in a row.
+        """
+        self._in_a_row += 1
+        ids = sorted(clip for own in self._ranks.gather(clip_ids(fed)) for clip in own)
+        if self._in_a_row > self._limits.non_finite_patience:
+            raise TrainingFault(
+                f"step {fed.step + 1}: gradients were NaN or infinite {self._in_a_row} steps in a row; the last clips "
+                f"were {', '.join(ids[:8])}{', …' if len(ids) > 8 else ''}. Lower the learning rates, or look at them"
+            )
+        return {"event": "fault", "step": fed.step + 1, "kind": "non-finite", "clips": ids}
+
+    def finite(self) -> None:
+        """A step was applied: the patience starts anew."""
+        self._in_a_row = 0
+
+    def unreadable(self, step: int, own: tuple[str, ...]) -> dict[str, object]:
+        """Some rank had clips that could not be decoded; collective. Returns a ``fault`` record.
+
+        Raises:
+            DataError: more clips than the recipe bears.
+        """
+        reasons = sorted(reason for part in self._ranks.gather(own) for reason in part)
+        self._unreadable |= {reason.split(":")[0] for reason in reasons}
+        if len(self._unreadable) > self._max_unreadable:
+            raise DataError(
+                f"{len(self._unreadable)} unreadable clips, the recipe bears {self._max_unreadable} "
+                f"(faults.max_unreadable_share); step {step + 1}: {reasons[0]}"
+            )
+        return {"event": "fault", "step": step + 1, "kind": "unreadable", "reasons": reasons}
+
+
+def clip_ids(fed: FedStep) -> list[str]:
+    """Clips of this rank's share that count."""
+    return [clip for micro in fed.micro_batches if micro.num_labels for clip in micro.inputs[0].clip_ids]
+
+
+def keep_evidence(folder: Path, rank: int, error: BaseException, fed: FedStep | None) -> None:
+    """Write ``crash/rank<N>/``: the traceback, the step's clips with their durations and shapes, device memory."""
+    folder = folder / "crash" / f"rank{rank}"
+    write_atomically(folder / "error.txt", "".join(traceback.format_exception(error)))
+    if fed is not None:
+        write_json(
+            folder / "batch.json", {"step": fed.step + 1, "micro_batches": [_describe(m) for m in fed.micro_batches]}
+        )
+    if torch.cuda.is_available():
+        write_atomically(folder / "memory.txt", torch.cuda.memory_summary())
+
+
+def _describe(micro: object) -> dict[str, object]:
+    from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
+
+    packed, mel_CBF = micro.inputs  # type: ignore[attr-defined]
+    return {
+        "clips": packed.clip_ids,
+        "durations_s": [round(count / SAMPLE_RATE_HZ, 3) for count in packed.samples],
+        "tokens": packed.tokens,
+        "labels": packed.labels_per_clip,
+        "mel_shape": list(mel_CBF.shape),
+    }

@@ -1,0 +1,210 @@
+"""One process's part of a run: what the loop's lines do, from start or resume to finish or stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hebrew_asr.data.loader import load_steps
+from hebrew_asr.data.manifest import Clip
+from hebrew_asr.engine.engine import StepResult
+from hebrew_asr.engine.state import StateReader
+from hebrew_asr.errors import Preempted
+from hebrew_asr.files import write_json
+from hebrew_asr.model.export import save_native
+from hebrew_asr.training.evaluate import stratified_sample
+from hebrew_asr.training.faults import FaultBudget
+from hebrew_asr.training.feed import FedStep, feed
+from hebrew_asr.training.setup import Run
+
+
+class Session:
+    """A run between two starts of its processes."""
+
+    def __init__(self, run: Run):
+        """Nothing happens yet."""
+        self.run, self.state = run, run.state
+        self.fed: FedStep | None = None
+        """The step in training, for evidence if it fails."""
+        self._last_step = min(run.schedule.total_steps, run.recipe.max_steps or run.schedule.total_steps)
+        self._steps_per_epoch = run.schedule.total_steps // run.recipe.epochs
+        self._sample = stratified_sample(run.eval_clips, run.recipe.evaluation.sample_clips)
+        self._faults = FaultBudget(run.recipe.faults, len(run.train_clips), run.ranks)
+        self._phase = -1
+        self._started = self._step_started = time.monotonic()
+        self._seconds_before = run.state.seconds
+        self._pending: list[tuple[dict[str, Any], StepResult]] = []
+        self._saved_step = run.state.step if run.resumed_from else -1
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the last step has been taken."""
+        return self.state.step >= self._last_step
+
+    def start(self) -> None:
+        """Build the first engine or restore a resumed one, and measure what is still to be measured at this step."""
+        run = self.run
+        run.stop.install()
+        # A checkpoint at a phase's end is written before the switch: its groups are those of the step before.
+        self._phase = run.schedule.phase_of(max(0, self.state.step - 1))
+        if run.resumed_from is None:
+            run.engine.enter_phase(self._phase)
+            run.say(f"step 0: {run.recipe.phases[self._phase].title}")
+        else:
+            reader = StateReader(run.resumed_from.path)
+            run.engine.enter_phase(self._phase, reader)
+            reader.close()
+        self.evaluate_if_due()
+        self.stop_if_asked()
+
+    def steps(self) -> Iterator[FedStep]:
+        """This rank's steps from here to the end."""
+        run = self.run
+        pin_memory = run.ranks.device.type == "cuda"
+        workers = run.recipe.data.workers
+        loaded = load_steps(run.dataset, self.state.step, self._last_step, workers=workers, pin_memory=pin_memory)
+        fed_steps = feed(loaded, run.mel, run.ranks.device)
+        while True:
+            self._step_started = time.monotonic()  # so that a step's time holds its wait for data
+            self.fed = next(fed_steps, None)
+            if self.fed is None:
+                return
+            yield self.fed
+
+    def enter_phase_if_due(self) -> None:
+        """At the first step of a later phase: rebuild the engine over its groups, carrying the state."""
+        run, phase = self.run, self.run.schedule.phase_of(self.state.step)
+        if phase == self._phase:
+            return
+        self._phase = phase
+        self._flush()
+        if self.state.phase_switch_step is None:
+            self.state.phase_switch_step = self.state.step
+        run.engine.enter_phase(phase)
+        run.say(f"step {self.state.step}: {run.recipe.phases[phase].title}; a small rise of the loss is expected")
+
+    def step(self, fed: FedStep) -> StepResult:
+        """One optimizer step, and the proof of phase after the first of each phase."""
+        run = self.run
+        result = run.engine.step(fed.micro_batches, run.schedule.rates(self.state.step))
+        proved = run.engine.prove_phase()
+        if proved is not None:
+            name = run.recipe.phases[self._phase].name
+            run.tracker.write({"event": "phase", "step": self.state.step, "name": name, **proved})
+        self.state.step += 1
+        return result
+
+    def record(self, fed: FedStep, result: StepResult) -> None:
+        """Keep the step's figures; they are read off the device every ``logging.every_steps`` steps."""
+        run, step = self.run, self.state.step
+        clips = [run.train_clips[index] for index in run.dataset.clips_of_step(step - 1)]
+        record = {
+            "event": "train",
+            "step": step,
+            "epoch": (step - 1) // self._steps_per_epoch + 1,
+            "phase": run.recipe.phases[self._phase].name,
+            "lr": run.schedule.rates(step - 1),
+            "clips": len(clips),
+            "audio_s": round(sum(clip.duration_s for clip in clips), 3),
+            "step_s": time.monotonic() - self._step_started,
+            "data_wait_s": fed.wait_s,
+        }
+        self._pending.append((record, result))
+        if not result.applied:
+            run.tracker.write(self._faults.non_finite(fed))
+        else:
+            self._faults.finite()
+        if run.ranks.any(bool(fed.skipped)):
+            run.tracker.write(self._faults.unreadable(fed.step, fed.skipped))
+        if step % run.recipe.logging.every_steps == 0 or self.is_done:
+            self._flush()
+
+    def _flush(self) -> None:
+        for record, result in self._pending:
+            norm = None if result.grad_norm is None else float(result.grad_norm)
+            measured = {"loss": float(result.loss), "grad_norm": norm, "tokens": int(result.num_labels)}
+            self.run.tracker.write({**record, **measured})
+        self._pending.clear()
+        for step, path in self.run.checkpoints.take_written():
+            relative = str(path.relative_to(self.run.folder))
+            self.run.tracker.write({"event": "checkpoint", "step": step, "path": relative})
+
+    def evaluate_if_due(self) -> None:
+        """The whole eval split at an epoch's end, the sample every so many steps, at the start and at the end."""
+        settings, step = self.run.recipe.evaluation, self.state.step
+        if self.state.evaluated_step == step:
+            return
+        if step and step % self._steps_per_epoch == 0 and settings.full_each_epoch:
+            self._evaluate(self.run.eval_clips, "eval")
+        elif settings.at_start if step == 0 else step % settings.every_steps == 0 or self.is_done:
+            self._evaluate(self._sample, "sample")
+
+    def _evaluate(self, clips: Sequence[Clip], split: str) -> None:
+        self._flush()
+        with self.run.engine.full_weights():
+            record = self.run.evaluator(clips, self.state.step, split, self.run.stop)
+        if record is None:
+            self._stop()
+        assert record is not None
+        self.run.tracker.write(record)
+        state = self.state
+        state.evaluated_step = state.step
+        state.wer_first = record["wer"] if state.wer_first is None else state.wer_first
+        state.wer_last = record["wer"]
+        state.best_wer = min(record["wer"], state.best_wer if state.best_wer is not None else record["wer"])
+
+    def save_if_due(self) -> None:
+        """A checkpoint every so many steps; the last step's is written by ``finish``."""
+        if self.state.step % self.run.recipe.checkpoints.every_steps == 0 and not self.is_done:
+            self._save()
+
+    def _save(self) -> None:
+        self._flush()
+        if self._saved_step == self.state.step:
+            return
+        self._saved_step = self.state.step
+        self.state.seconds = self._seconds()
+        measured_here = self.state.evaluated_step == self.state.step
+        wer = self.state.wer_last if measured_here else None
+        values = {"state": self.state.to_dict(), "wer": wer, "recipe": self.run.recipe.name}
+        self.run.checkpoints.save(self.run.engine.host_state(), self.state.step, values)
+
+    def stop_if_asked(self) -> None:
+        """Save and leave if any rank was asked to stop."""
+        if not self.is_done and self.run.stop.agreed():
+            self._stop()
+
+    def _stop(self) -> None:
+        self._save()
+        self.run.checkpoints.finish()
+        self._flush()
+        raise Preempted(
+            f"stopped after step {self.state.step}, state saved in {self.run.folder}; go on with --resume auto"
+        )
+
+    def finish(self) -> None:
+        """Save the last checkpoint and the model, and sum the run up."""
+        run, state = self.run, self.state
+        self._save()
+        run.checkpoints.finish()
+        self._flush()
+        with run.engine.full_weights():
+            if run.ranks.is_main:
+                save_native(run.folder / "final", run.asr, run.tokenizer)
+        if run.ranks.is_main:
+            summary = {
+                "wer_first": state.wer_first,
+                "wer_final": state.wer_last,
+                "wer_mode": run.recipe.evaluation.wer_mode,
+                "steps": state.step,
+                "phase_switch_step": state.phase_switch_step,
+                "seconds": round(self._seconds(), 1),
+            }
+            write_json(run.folder / "summary.json", summary)
+            run.say(f"done: {state.step} steps in {self._seconds():.0f} s; model in {run.folder / 'final'}")
+        run.ranks.barrier()
+        run.stop.restore()
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started
