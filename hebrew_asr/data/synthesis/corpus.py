@@ -25,8 +25,10 @@ from hebrew_asr.text.prompt import build_target
 
 # No breathy variants (f2, f3, f5, Alicia): their noise differs from process to process.
 TRAIN_VARIANTS = (
-    *("f1", "f4", "Andrea", "Annie", "anika", "aunty", "grandma", "linda"),
-    *("m1", "m2", "m3", "m4", "m7", "Alex", "Andy", "Lee", "Michael", "edward", "grandpa", "rob"),
+    *("f1", "f4", "Andrea", "Annie", "anika", "aunty", "grandma", "linda", "steph"),
+    *("m1", "m2", "m3", "m4", "m7", "m8", "Alex", "Andy", "Denis", "Gene", "Gene2", "Hugo", "Lee", "Mario"),
+    *("Michael", "adam", "benjamin", "ed", "edward", "grandpa", "ian", "iven", "john", "klatt", "klatt3"),
+    *("michel", "norbert", "pablo", "paul", "quincy", "rob", "robert", "travis"),
 )
 EVAL_VARIANTS = ("belinda", "shelby", "m5", "m6", "boris", "Mike")
 _RATES_WPM = (190, 215, 240)
