@@ -238,12 +238,12 @@ def recipe_from_dict(values: dict[str, Any], source: str) -> Recipe:
     Raises:
         UsageError: naming every problem found, with the dotted path of each.
     """
-    problems: list[str] = []
     try:
         recipe = TypeAdapter(Recipe).validate_python(values)
-        problems = _impossible(recipe)
     except ValidationError as error:
         problems = [_describe(item) for item in error.errors()]
+        raise UsageError(f"recipe {source}: " + "; ".join(problems)) from error
+    problems = _impossible(recipe)
     if problems:
         raise UsageError(f"recipe {source}: " + "; ".join(problems))
     return recipe
@@ -260,7 +260,10 @@ def _override(values: dict[str, Any], override: str) -> None:
     node: Any = values
     *parents, last = key.split(".")
     for part in parents:
-        node = node[int(part)] if isinstance(node, list) and part.isdigit() else node.setdefault(part, {})
+        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        else:
+            node = node.setdefault(part, {}) if isinstance(node, dict) else None
         if not isinstance(node, dict | list):
             raise UsageError(f"--set {key}: {part} is a value, it has no parts")
     if isinstance(node, list) and last.isdigit() and int(last) < len(node):

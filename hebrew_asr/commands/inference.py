@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hebrew_asr.model.generate import Decoding, Transcriber
 
 
@@ -22,6 +24,6 @@ def load_transcriber(model: str, language: str) -> Transcriber:
 
     on_gpu = torch.cuda.is_available()
     tokenizer = load_tokenizer(model)
-    asr = load_model(Model(path=model), dtype=torch.bfloat16 if on_gpu else torch.float32)
+    asr: Any = load_model(Model(path=model), dtype=torch.bfloat16 if on_gpu else torch.float32)
     asr = asr.to("cuda" if on_gpu else "cpu").eval()
     return Transcriber(asr, tokenizer, Decoding(language=None if language == "auto" else language))

@@ -18,8 +18,8 @@ class Command:
     def run(self) -> int:
         from hebrew_asr.text.normalise import normalise
 
-        sys.stdin.reconfigure(encoding="utf-8", newline="\n")
-        sys.stdout.reconfigure(encoding="utf-8")
-        for line in sys.stdin:
-            print(normalise(line.removesuffix("\n"), self.mode))
+        for line in sys.stdin.buffer:  # bytes: only \n ends a line, and the locale has no say
+            text = normalise(line.decode("utf-8").removesuffix("\n"), self.mode)
+            sys.stdout.buffer.write(f"{text}\n".encode())
+            sys.stdout.buffer.flush()
         return 0

@@ -109,8 +109,9 @@ class StepDataset(Dataset[LoadedStep]):
         """Indices of the whole global batch of a step."""
         return self._sampler.clips_of_step(step)
 
-    def __getitem__(self, step: int) -> LoadedStep:
+    def __getitem__(self, index: int) -> LoadedStep:
         """Decode and pack this rank's share, without the clips that cannot be decoded."""
+        step = index
         epoch = step // self._sampler.steps_per_epoch
         skipped: list[str] = []
         try:

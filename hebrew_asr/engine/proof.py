@@ -86,7 +86,7 @@ class PhaseProof:
         return torch.stack([rows[name] for name in self._names])
 
     def _local(self, parameter: nn.Parameter) -> torch.Tensor:
-        return parameter.ds_tensor if self._stage == 3 else parameter
+        return parameter.ds_tensor if self._stage == 3 else parameter  # type: ignore[attr-defined]
 
     def _check_agreement(self) -> None:
         """Under ZeRO 0-2 every rank holds all weights: they must be the same bits."""

@@ -120,9 +120,10 @@ def load_model(model: Model, *, seed: int = 0, dtype: torch.dtype = torch.float3
     if not any(folder.glob("*.safetensors")):
         raise CheckpointError(f"{folder} holds no *.safetensors weights; use model.random_weights=true to draw them")
     options: dict[str, Any] = {"key_mapping": THINKER_TO_NATIVE} if thinker else {}
-    asr, report = Qwen3ASRForConditionalGeneration.from_pretrained(
+    loaded: Any = Qwen3ASRForConditionalGeneration.from_pretrained(
         folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
+    asr, report = loaded
     _check_report(folder, report, tied=bool(config.tie_word_embeddings))
     return asr
 
@@ -148,7 +149,7 @@ def load_tokenizer(path: str) -> Any:
     """
     folder = local_folder(path, weights=False)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} holds no usable tokenizer: {str(error).splitlines()[0]}") from error
     needed = ["<|audio_start|>", "<|audio_pad|>", "<|audio_end|>", "<|im_start|>", "<|im_end|>", "<asr_text>"]

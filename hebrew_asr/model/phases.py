@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from hebrew_asr.errors import UsageError
 from hebrew_asr.recipe import Phase, Recipe
 
-Modules = Callable[[nn.Module, int], list[nn.Module]]
+Modules = Callable[[Any, int], list[nn.Module]]
 
 # (native model, layers from the top) -> modules. A new group is one line here and its name in a recipe.
 GROUPS: dict[str, Modules] = {
@@ -81,7 +82,7 @@ def set_phase(asr: nn.Module, recipe: Recipe, phase: Phase) -> list[ParameterGro
     return groups
 
 
-def _modules(asr: nn.Module, recipe: Recipe, group: str) -> list[nn.Module]:
+def _modules(asr: Any, recipe: Recipe, group: str) -> list[nn.Module]:
     if group not in GROUPS:
         raise UsageError(f"recipe {recipe.name}: no module group {group!r}; there is {', '.join(GROUPS)}")
     if group not in _LAYERED:
