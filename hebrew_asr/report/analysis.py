@@ -104,13 +104,26 @@ class Interval:
 
 
 def interval(run: RunRecord, scored: Scored) -> Interval:
-    """Bootstrap over the groups of the eval manifest if it is at hand and names at least two, else over clips."""
-    errors = [clip.errors for clip in scored.clips]
+    """Bootstrap over groups where they are known, else over clips."""
+    groups = _groups(run, scored)
+    low, high = bootstrap_interval([clip.errors for clip in scored.clips], groups, _SEED)
+    return Interval(low, high, len(set(groups)) if groups else None)
+
+
+def _groups(run: RunRecord, scored: Scored) -> list[str] | None:
+    """Each clip's group, if the eval manifest is at hand and its groups are fewer than clips and more than one."""
     group_of = run.manifests.group_of if run.manifests else {}
     groups = [group_of.get(clip.sample.id, "") for clip in scored.clips]
-    usable = all(groups) and 1 < len(set(groups)) < len(groups)
-    low, high = bootstrap_interval(errors, groups if usable else None, _SEED)
-    return Interval(low, high, len(set(groups)) if usable else None)
+    return groups if all(groups) and 1 < len(set(groups)) < len(groups) else None
+
+
+def errors_by_group(run: RunRecord, scored: Scored, count: int) -> list[tuple[str, ErrorCounts]]:
+    """The groups with most word errors, those first; empty where groups are not known."""
+    totals: dict[str, ErrorCounts] = {}
+    for group, clip in zip(_groups(run, scored) or [], scored.clips, strict=False):
+        totals[group] = totals.get(group, ErrorCounts()) + clip.errors
+    wrong = [(group, errors) for group, errors in totals.items() if errors.word_edits]
+    return sorted(wrong, key=lambda item: (-item[1].word_edits, item[0]))[:count]
 
 
 @dataclass(frozen=True)

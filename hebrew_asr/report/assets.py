@@ -97,15 +97,17 @@ tbody tr { border-top: 1px solid var(--rule) }
 .figures td:last-child { color: var(--good); font-weight: 700; padding-right: 0; width: 1.5em }
 
 /* charts: three rows each, shared along a row of the grid so that axes line up */
-.charts { grid-template-columns: repeat(auto-fit, minmax(min(100%, 500px), 1fr)) }
+.charts { grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)) }
 .chart { display: grid; grid-row: span 3; grid-template-rows: subgrid; row-gap: 6px }
-.chart > svg { display: block; width: 100%; height: auto; overflow: visible; touch-action: pan-y }
+.chart > svg { display: block; width: 100%; max-width: 680px; height: auto; overflow: visible; touch-action: pan-y }
 .chart > .note { font-size: 13px; min-height: 1px }
-.legend { display: flex; justify-content: space-between; gap: 4px 16px; font-size: 13px; margin-top: 4px }
-.legend ul { list-style: none; margin: 0; padding: 0; display: flex; flex-wrap: wrap; gap: 0 16px }
-.legend b { font-weight: 600; font-variant-numeric: tabular-nums }
-.legend .at { color: var(--soft); white-space: nowrap; font-variant-numeric: tabular-nums }
-.legend .key { width: 22px; height: 12px; vertical-align: -1px; margin-right: 4px }
+.heading { display: flex; justify-content: space-between; align-items: baseline; gap: 16px }
+.at { color: var(--soft); font-size: 13px; white-space: nowrap; font-variant-numeric: tabular-nums }
+.at { min-width: 10em; text-align: right }
+figcaption ul { list-style: none; margin: 4px 0 0; padding: 0; display: flex; flex-wrap: wrap; gap: 0 16px }
+figcaption li { font-size: 13px }
+figcaption b { display: inline-block; font-weight: 600; font-variant-numeric: tabular-nums }
+.key { width: 22px; height: 12px; vertical-align: -1px; margin-right: 4px }
 svg text { font: 12px var(--sans); fill: var(--soft); font-variant-numeric: tabular-nums }
 svg .phase { fill: var(--ink) }
 .line { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; stroke-linecap: round }
@@ -140,11 +142,11 @@ svg .value { fill: var(--c); font-weight: 600 }
 .samples td { padding-top: 9px; padding-bottom: 9px; vertical-align: top }
 .samples td:last-child, .samples th:last-child { padding-right: 0; text-align: right }
 .samples .raw { text-align: left }
-.tally { white-space: nowrap; font-variant-numeric: tabular-nums; width: 1%; min-width: 130px }
-.tally small { display: block; font-size: 12px; max-width: 24ch; overflow: hidden; text-overflow: ellipsis }
+.tally { white-space: nowrap; font-variant-numeric: tabular-nums; width: 1%; min-width: 190px }
+.tally small { display: block; font-size: 12px; max-width: 30ch; white-space: normal; overflow-wrap: anywhere }
 .aligned { display: flex; flex-wrap: wrap; gap: 6px 4px; line-height: 1.45 }
 .pair { display: inline-flex; flex-direction: column; text-align: center; padding: 0 5px; border-radius: 4px }
-.pair { min-width: 1.4em; padding-bottom: 2px }
+.pair { min-width: 1.4em; max-width: 100%; padding-bottom: 2px; overflow-wrap: anywhere }
 .pair .heard { color: var(--soft) }
 .pair.substitute .heard, .pair.insert .heard { color: var(--ink); font-weight: 600 }
 .more { color: var(--soft); font-size: 14px; align-self: center }
@@ -155,16 +157,18 @@ svg .value { fill: var(--c); font-weight: 600 }
 }
 .story caption { padding: 0 2px 6px; text-align: right }
 .story caption div { display: flex; justify-content: space-between; align-items: baseline; gap: 16px }
+.story caption small { white-space: nowrap }
 .story caption .line { font-weight: 650; font-size: 19px }
 .story th, .story td { padding: 5px 16px; border-top: 1px solid var(--rule) }
 .story thead th { border-top: 0 }
 .story .number, .confusions .number { width: 1% }
 .story td:last-child, .story th:last-child { text-align: right }
+.line, .group { overflow-wrap: anywhere }
 .line .word { padding: 0 3px; border-radius: 3px }
 .line .substitute, .line .insert { color: var(--soft) }
 .line .delete { display: inline-block; min-width: 1.6em; line-height: 1 }
 .confusions {
-  display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); gap: 26px 36px; margin-top: 18px;
+  display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 26px 36px; margin-top: 18px;
   align-items: start;
 }
 .confusions table { margin-top: 4px; width: 100% }
@@ -176,6 +180,7 @@ summary { padding: 10px 16px; cursor: pointer; font-weight: 550 }
 .scroll { overflow-x: auto; padding: 0 16px 14px }
 pre { margin: 0; padding: 4px 16px 16px; overflow-x: auto; font: 13px/1.5 var(--mono) }
 
+@media (max-width: 1100px) { svg text { font-size: 14px } }
 @media (max-width: 640px) {
   main { padding: 24px 16px 60px }
   section { margin-top: 44px }
@@ -188,9 +193,11 @@ pre { margin: 0; padding: 4px 16px 16px; overflow-x: auto; font: 13px/1.5 var(--
   .samples, .samples tbody, .samples tr, .samples td { display: block }
   .samples thead { display: none }
   .samples td { padding: 6px 0 }
-  .samples .tally { width: auto; padding-bottom: 0 }
+  .samples .tally { width: auto; min-width: 0; padding-bottom: 0 }
   .tally small { display: inline; margin-left: 8px }
   .story th, .story td { padding: 5px 8px }
+  .story caption div { flex-wrap: wrap-reverse }
+  .story caption .line { width: 100% }
 }
 @media print {
   @page { margin: 14mm }
@@ -199,8 +206,12 @@ pre { margin: 0; padding: 4px 16px 16px; overflow-x: auto; font: 13px/1.5 var(--
   section { margin-top: 28px }
   .card, .chart, .story, .samples tr, .confusions > div { break-inside: avoid }
   h2, h3 { break-after: avoid }
-  .charts { grid-template-columns: 1fr 1fr; gap: 10px }
-  details:not([open]) { display: none }
+  p { break-inside: avoid }
+  .cards, .charts { grid-template-columns: 1fr 1fr; gap: 10px }
+  .tiles { grid-template-columns: repeat(5, 1fr) }
+  .tiles dd { font-size: 16px }
+  section > .note, .keys { break-after: avoid }
+  details:not([open]), .folded { display: none }
 }
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sized
 from dataclasses import dataclass
 
 from hebrew_asr.report.analysis import compare, overlap
@@ -23,7 +24,7 @@ class Check:
 
 def checks_list(run: RunRecord, found: Result | None) -> Markup:
     """The answers, those to worry about first."""
-    checks = [_ended(run), *_finite(run), *_whole(run)]
+    checks = [_ended(run), *_faults(run), *_whole(run)]
     if found is not None:
         checks += [check for check in (_like_for_like(found), _recount(found), _seen(run, found)) if check]
     rows = [
@@ -40,19 +41,32 @@ def _ended(run: RunRecord) -> Check:
     return Check(False, f"The run has not ended: {taken}. Every figure here is of that part.")
 
 
-def _finite(run: RunRecord) -> list[Check]:
-    bad = [step.step for step in run.steps if not math.isfinite(step.loss)]
-    text = "{} a loss that is not finite, the first at step {:,}; the chart leaves them out."
-    return [Check(False, text.format(f"{count(len(bad), 'step')} had", bad[0]))] if bad else []
+def _faults(run: RunRecord) -> list[Check]:
+    """What went wrong on the way and was borne."""
+    checks = []
+    bad = {step.step for step in run.steps if not math.isfinite(step.loss)}
+    bad |= {fault.step for fault in run.faults if fault.kind == "non-finite"}
+    if bad:
+        found = (
+            f"{count(len(bad), 'step')} had a loss or gradients that were not finite, the first at step {min(bad):,}"
+        )
+        checks.append(Check(False, f"{found}; the charts leave out what cannot be drawn."))
+    reasons = sorted({reason for fault in run.faults for reason in fault.reasons})
+    if reasons:
+        found = f"{count(len(reasons), 'training clip')} could not be decoded and {_is_or_are(reasons)} left out"
+        checks.append(Check(False, f"{found}; {reasons[0]}"))
+    return checks
 
 
 def _whole(run: RunRecord) -> list[Check]:
     return [
-        Check(
-            False, f"{count(lines, 'line')} of {name} could not be read and {'is' if lines == 1 else 'are'} left out."
-        )
+        Check(False, f"{count(lines, 'line')} of {name} could not be read and {_is_or_are(range(lines))} left out.")
         for name, lines in run.unreadable.items()
     ]
+
+
+def _is_or_are(things: Sized) -> str:
+    return "is" if len(things) == 1 else "are"
 
 
 def _like_for_like(found: Result) -> Check | None:

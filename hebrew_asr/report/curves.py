@@ -162,7 +162,7 @@ def _rates(run: RunRecord, marks: Timeline) -> Chart | None:
     axis = fitting_axis(highest, percent, ticks=whole_percent, ceiling=_RATE_CEILING)
     notes = ["Filled: the whole eval split; hollow: its sample."] if len(set(filled)) > 1 else []
     modes = ", ".join(dict.fromkeys(record.wer_mode for record in run.evaluations))
-    return Chart("Word and character error rate", f"{modes} normaliser", series, axis, marks, notes=notes)
+    return Chart("WER and CER", f"{modes} normaliser", series, axis, marks, notes=notes)
 
 
 def _errors(run: RunRecord, marks: Timeline) -> Chart | None:

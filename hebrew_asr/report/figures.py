@@ -113,8 +113,9 @@ def linear_axis(
 def fitting_axis(
     values: Sequence[float], form: Format, *, ticks: Format | None = None, ceiling: float | None = None
 ) -> Axis:
-    """Logarithmic if all values are above 0 and span more than a factor of 20, else as ``linear_axis``."""
-    if not values or min(values) <= 0 or max(values) / min(values) <= 20:
+    """Logarithmic if all values are above 0 and span much, or pass ``ceiling``; else as ``linear_axis``."""
+    spans_much = bool(values) and (max(values) > 20 * min(values) or max(values) > (ceiling or math.inf))
+    if not spans_much or min(values) <= 0:
         return linear_axis(values, form, ticks=ticks, ceiling=ceiling)
     return Axis(min(values) / 1.15, max(values) * 1.15, form, ticks or form, log=True)
 
@@ -144,16 +145,16 @@ class Chart:
 
     def draw(self) -> Markup:
         """A ``figure`` with title, a legend that doubles as the read-out, and the drawing."""
-        body = _bars(self) if self.stacked else [_line(series, self) for series in self.series]
+        body = _bars(self) if self.stacked else [_line(index, self) for index in range(len(self.series))]
         top = f"{self.title} in {self.unit}, against the optimizer step"
         drawing = element(
             "svg", _phases(self.timeline), _grid(self), _level(self), body, _steps_axis(self.timeline), _cursor(),
             viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=f"{top}: {self._in_words()}",
         )  # fmt: skip
-        heading = element("h3", self.title, " ", element("span", self.unit, ", log scale" if self.axis.log else ""))
+        title = element("h3", self.title, " ", element("span", self.unit, ", log scale" if self.axis.log else ""))
+        heading = element("div", title, element("span", "last", class_="at"), class_="heading")
         legend = element("ul", [_legend(series, self) for series in self.series], _level_key(self.level))
-        at = element("span", "last", class_="at")
-        caption = element("figcaption", heading, element("div", legend, at, class_="legend"))
+        caption = element("figcaption", heading, legend)
         place = {"data_low": self.timeline.x(0), "data_high": self.timeline.x(max(self.timeline.last_step, 1))}
         notes = element("div", [element("p", note) for note in self.notes], class_="note")
         return element(
@@ -177,9 +178,10 @@ def _legend(series: Series, chart: Chart) -> Markup:
     key = element("svg", shape, viewBox="0 0 22 12", class_="key", aria_hidden="true")
     form = chart.axis.format
     read = [[round(point.step, 1), point.label, point.text or form(point.value)] for point in series.points]
-    last = read[-1][-1] if read else ""
+    widest = max((len(str(text)) for *_, text in read), default=0)
+    last = element("b", read[-1][-1] if read else "", style=f"min-width:{widest}ch")
     return element(
-        "li", key, f"{series.name} ", element("b", last),
+        "li", key, f"{series.name} ", last,
         class_=series.css, data_read=json.dumps(read, ensure_ascii=False, separators=(",", ":")),
     )  # fmt: skip
 
@@ -250,8 +252,8 @@ def _cursor() -> Markup:
     return element("line", y1=_TOP, y2=_BOTTOM, x1=0, x2=0, class_="cursor")
 
 
-def _line(series: Series, chart: Chart) -> Markup:
-    axis, x = chart.axis, chart.timeline.x
+def _line(index: int, chart: Chart) -> Markup:
+    series, axis, x = chart.series[index], chart.axis, chart.timeline.x
     places = [(x(point.step), axis.y(point.value)) for point in series.points]
     path = "M" + "L".join(f"{left:.1f} {top:.1f}" for left, top in places) if places else ""
     dots = []
@@ -260,7 +262,7 @@ def _line(series: Series, chart: Chart) -> Markup:
             element("circle", cx=left, cy=top, r=3, class_="dot" if filled else "dot hollow")
             for (left, top), filled in zip(places, series.dots, strict=True)
         ]
-    beyond = [_beyond(x(p.step), axis.format(p.value)) for p in series.points if p.value > axis.high]
+    beyond = [_beyond(x(p.step), axis.format(p.value), index) for p in series.points if p.value > axis.high]
     line = element("path", d=path, class_="line", stroke_dasharray=series.dash)
     return element("g", _range(series, chart), line, dots, beyond, class_=series.css)
 
@@ -279,10 +281,10 @@ def _range(series: Series, chart: Chart) -> Markup | None:
     return element("path", d=f"M{'L'.join(upper + lower)}z", class_="range")
 
 
-def _beyond(x: float, label: str) -> Markup:
-    """A value above the axis: an arrow out of the top, with the value."""
+def _beyond(x: float, label: str, row: int) -> Markup:
+    """A value above the axis: an arrow out of the top, with the value; series have their own row for it."""
     arrow = element("path", d=f"M{x:.1f} {_TOP - 1}l5 8h-10z", class_="beyond")
-    return join(arrow, _text(x + 8, _TOP + 8, label, class_="value"))
+    return join(arrow, _text(x + 10, _TOP + 13 + 17 * row, label, class_="value"))
 
 
 def _widths(centres: Sequence[float]) -> list[float]:
@@ -294,7 +296,7 @@ def _widths(centres: Sequence[float]) -> list[float]:
 
 
 def _bars(chart: Chart) -> list[Markup]:
-    """Every series stacked on the ones before, one bar a step."""
+    """Every series stacked on the ones before, one bar a step; all have a point at each."""
     axis, timeline = chart.axis, chart.timeline
     centres = [timeline.x(point.step) for point in chart.series[0].points] if chart.series else []
     widths = _widths(centres)
@@ -307,5 +309,4 @@ def _bars(chart: Chart) -> list[Markup]:
             floor[index] += point.value
             bars.append(element("rect", x=centre - width / 2, y=top, width=width, height=bottom - top, class_="bar"))
         drawn.append(element("g", bars, class_=series.css))
-    beyond = [_beyond(x, axis.format(total)) for x, total in zip(centres, floor, strict=True) if total > axis.high]
-    return [*drawn, element("g", beyond, class_=chart.series[-1].css if chart.series else None)]
+    return drawn

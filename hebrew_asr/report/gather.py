@@ -28,6 +28,8 @@ class Step:
     audio_s: float
     step_s: float
     grad_norm: float | None = None
+    data_wait_s: float | None = None
+    """Of ``step_s``, spent waiting for the loader."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,16 @@ class Saved:
 
 
 @dataclass(frozen=True)
+class Fault:
+    """A ``fault`` record: a step skipped for non-finite gradients, or clips that could not be decoded."""
+
+    step: int
+    kind: str
+    reasons: tuple[str, ...] = ()
+    """One for each clip, if clips could not be decoded."""
+
+
+@dataclass(frozen=True)
 class Sample:
     """What was said in a clip and what was heard, as written, not normalised."""
 
@@ -102,6 +114,7 @@ class RunRecord:
     evaluations: list[Evaluation]
     proofs: list[Proof]
     checkpoints: list[Saved]
+    faults: list[Fault]
     samples: dict[tuple[int, str], list[Sample]]
     """By (step, split); an evaluation may be without."""
     manifests: Manifests | None
@@ -153,6 +166,7 @@ def read_run(folder: Path) -> RunRecord:
         evaluations=evaluations,
         proofs=events["phase"],
         checkpoints=events["checkpoint"],
+        faults=events["fault"],
         samples=_samples(folder / "samples", {record.key for record in evaluations}, unreadable),
         manifests=_manifests(recipe.get("data", {}).get("folder")),
         unreadable=unreadable,
@@ -177,6 +191,7 @@ _EVENTS: dict[str, TypeAdapter[Any]] = {
     "eval": TypeAdapter(Evaluation),
     "phase": TypeAdapter(Proof),
     "checkpoint": TypeAdapter(Saved),
+    "fault": TypeAdapter(Fault),
 }
 _SAMPLE = TypeAdapter(Sample)
 
@@ -197,7 +212,7 @@ def _events(path: Path, unreadable: dict[str, int]) -> dict[str, list[Any]]:
             unreadable[path.name] = unreadable.get(path.name, 0) + 1
             continue
         if record is not None:
-            kept[event][record.step, getattr(record, "split", ""), getattr(record, "name", "")] = record
+            kept[event][record.step, *(getattr(record, name, "") for name in ("split", "name", "kind"))] = record
     return {event: sorted(records.values(), key=lambda record: record.step) for event, records in kept.items()}
 
 

@@ -56,7 +56,8 @@ def _rates(run: RunRecord, found: Result | None) -> Markup:
 
 
 def _rate(run: RunRecord, evaluation: Evaluation, class_: str | None = None) -> Markup:
-    about = f"{_when(run, evaluation)}, {count(evaluation.clips, 'clip')}"
+    clips = count(evaluation.clips, "clip").replace(" ", "\u00a0")
+    about = f"{_when(run, evaluation)}, {clips}"
     return element("div", element("b", percent(evaluation.wer)), element("span", about), class_=class_)
 
 
@@ -122,7 +123,11 @@ def _throughput(run: RunRecord) -> list[tuple[str, str, str]]:
         return []
     rate = median(step.clips / step.step_s for step in timed)
     speed = median(step.audio_s / step.step_s for step in timed)
-    return [("clips/s", quantity(rate), f"median step; audio at {quantity(speed)}\u00a0×\u00a0real\u00a0time")]
+    more = f"median step; audio at {quantity(speed)}\u00a0×\u00a0real\u00a0time"
+    waits = [step.data_wait_s for step in timed if step.data_wait_s is not None]
+    if waits:
+        more += f"; {percent(sum(waits) / sum(step.step_s for step in timed))} waiting for data"
+    return [("clips/s", quantity(rate), more)]
 
 
 def _machine(run: RunRecord) -> tuple[str, str]:

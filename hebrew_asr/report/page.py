@@ -44,7 +44,7 @@ def page(run: RunRecord) -> str:
         _evaluations(run),
         samples_section(found),
         stories_section(run),
-        confusions_section(found),
+        confusions_section(run, found),
         _details(run),
     ]
     head = [
@@ -120,4 +120,4 @@ def _details(run: RunRecord) -> Markup:
         for title, value in files
         if value
     ]
-    return element("section", element("h2", "What exactly was run"), join(*folded))
+    return element("section", element("h2", "What exactly was run"), join(*folded), class_="folded")

@@ -43,11 +43,11 @@ def _card(run: RunRecord, name: str, start: int, phase: dict[str, Any], proofs: 
     # The newest: a resume proves again, and its figures must be the same.
     proof = proofs[-1]
     sizes = _sizes(run, name, proof)
-    total = proof.moved + proof.frozen
+    total, holds = proof.moved + proof.frozen, proof.moved == proof.trainable
     rows = [
         _row("meant to train", proof.trainable, total),
-        _row("moved", proof.moved, total, proof.moved == proof.trainable),
-        _row("frozen, bit-equal", proof.frozen, total, proof.moved + proof.frozen == total),
+        _row("moved", proof.moved, total, holds),
+        _row("frozen, bit-equal", proof.frozen, total, holds),
     ]
     return element(
         "article",

@@ -13,6 +13,7 @@ from hebrew_asr.report.analysis import (
     Story,
     align_clip,
     confusions,
+    errors_by_group,
     handful,
     stories,
     worst,
@@ -22,6 +23,7 @@ from hebrew_asr.report.headline import Result, split_name
 from hebrew_asr.report.markup import Child, Markup, element, join
 from hebrew_asr.report.words import count, percent
 from hebrew_asr.text.normalise import normalise
+from hebrew_asr.text.wer import ErrorCounts
 
 _WORST, _HANDFUL, _STORIES, _CONFUSIONS = 8, 8, 3, 12
 _MAX_COLUMNS, _MAX_CHARS, _MAX_TELLINGS = 40, 220, 8
@@ -52,11 +54,11 @@ def samples_section(found: Result | None) -> Markup | None:
 
 def _key() -> Markup:
     kinds = (("substitute", "substituted"), ("delete", "deleted"), ("insert", "inserted"))
-    return element("p", [element("span", name, class_=f"key {kind}") for kind, name in kinds], class_="keys")
+    return element("p", [element("span", name, class_=kind) for kind, name in kinds], class_="keys")
 
 
 def _table(clips: Sequence[ScoredClip], scored: Scored) -> Markup:
-    head = element("tr", element("th", "errors"), element("th", "said, and heard below"))
+    head = element("tr", element("th", "errors in words"), element("th", "said, and heard below"))
     return element(
         "table", element("thead", head), element("tbody", [_row(c, scored) for c in clips]), class_="samples"
     )
@@ -147,8 +149,8 @@ def _heard(edits: Sequence[Edit]) -> Markup:
     return _hebrew("span", words, class_="line")
 
 
-def confusions_section(found: Result | None) -> Markup | None:
-    """Most frequent errors of the last evaluation, by word and by letter."""
+def confusions_section(run: RunRecord, found: Result | None) -> Markup | None:
+    """Most frequent errors of the last evaluation, by word, by letter and by who speaks."""
     if found is None or found.last_scored is None or not found.last_scored.total.word_edits:
         return None
     counted = confusions(found.last_scored, _CONFUSIONS)
@@ -157,6 +159,7 @@ def confusions_section(found: Result | None) -> Markup | None:
         _pairs("Single letters substituted", ("said", "heard"), counted.letters, mark_sound=True),
         _singles("Words deleted", counted.deleted),
         _singles("Words inserted", counted.inserted),
+        _speakers(errors_by_group(run, found.last_scored, _CONFUSIONS)),
     ]
     note = None
     if counted.letters_total:
@@ -200,7 +203,22 @@ def _singles(title: str, rows: list[tuple[str, int]]) -> Markup | None:
     return _counted(title, ["word"], body)
 
 
-def _counted(title: str, names: list[str], body: list[Markup]) -> Markup:
-    head = element("tr", element("th", "times", class_="number"), [element("th", name) for name in names])
+def _speakers(rows: list[tuple[str, ErrorCounts]]) -> Markup | None:
+    if not rows:
+        return None
+    body = [
+        element(
+            "tr",
+            element("td", f"{errors.word_edits:,}", class_="number"),
+            element("td", element("bdi", group), class_="group"),
+            element("td", percent(errors.wer), class_="number"),
+        )
+        for group, errors in rows
+    ]
+    return _counted("Errors by speaker or source", ["", "WER"], body, of="errors")
+
+
+def _counted(title: str, names: list[str], body: list[Markup], of: str = "times") -> Markup:
+    head = element("tr", element("th", of, class_="number"), [element("th", name) for name in names])
     table = element("table", element("thead", head), element("tbody", body))
     return element("div", element("h3", title), table)

@@ -83,7 +83,7 @@ def test_a_finished_run_is_told_whole(run: Path) -> None:
     assert "Proved on step 5, the phase's first." in text
     assert "the same substitutions, deletions and insertions as the run wrote down" in text
     titles = [title.split(" ")[0] for title in page.text["figcaption"] if title.strip() and title[0].isupper()]
-    assert titles == ["Word", "WER", "CER", "Errors", "Loss", "Gradient", "Learning", "Throughput"]
+    assert titles == ["WER", "WER", "CER", "Errors", "Loss", "Gradient", "Learning", "Throughput"]
     drawn = [attributes.get("class") for _, attributes in page.tags]
     assert drawn.count("switch") == 6 and drawn.count("checkpoint") == 12
 
@@ -143,10 +143,15 @@ def test_an_unfinished_run_with_a_torn_line(run: Path) -> None:
     assert "step 4, 4 clips" in text and "final" not in text.split("What trained")[0]
 
 
-def test_a_loss_that_is_not_finite_is_told(run: Path) -> None:
+def test_faults_that_were_borne_are_told(run: Path) -> None:
     with (run / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
         metrics.write(json.dumps(train_record(3, loss=float("nan"), grad_norm=None)) + "\n")
-    assert "1 step had a loss that is not finite, the first at step 3" in page_of(run).visible()
+        metrics.write(json.dumps({"event": "fault", "step": 5, "kind": "non-finite", "clips": ["a"]}) + "\n")
+        reasons = ["b: cut short", "c: no such file"]
+        metrics.write(json.dumps({"event": "fault", "step": 5, "kind": "unreadable", "reasons": reasons}) + "\n")
+    text = page_of(run).visible()
+    assert "2 steps had a loss or gradients that were not finite, the first at step 3" in text
+    assert "2 training clips could not be decoded and are left out; b: cut short" in text
 
 
 def test_a_summary_of_an_earlier_shorter_run_does_not_count(run: Path) -> None:

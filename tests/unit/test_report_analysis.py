@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hebrew_asr.report.analysis import align, confusions, handful, interval, score, stories, worst
+from hebrew_asr.report.analysis import align, confusions, errors_by_group, handful, interval, score, stories, worst
 from hebrew_asr.report.curves import charts
 from hebrew_asr.report.figures import Axis, fitting_axis, linear_axis
 from hebrew_asr.report.gather import read_run
@@ -37,6 +37,11 @@ def test_the_interval_is_over_groups_where_they_are_known(run: Path) -> None:
     assert spread().groups is None, "a group a clip is no group"
     write_data(run, SENTENCES, lambda key: "first" if key in "ab" else "second")
     assert spread().groups == 2
+    read = read_run(run)
+    scored = score(read, read.evaluations[-1])
+    assert scored is not None
+    counted = [(group, errors.word_edits, errors.words) for group, errors in errors_by_group(read, scored, 5)]
+    assert counted == [("second", 2, 9), ("first", 1, 6)]
     assert spread().low <= 3 / 15 <= spread().high
 
 
