@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -24,7 +25,7 @@ from hebrew_asr.data.preparation.parts import part_path, read_part
 from hebrew_asr.data.preparation.pool import convert_all
 from hebrew_asr.data.preparation.progress import Progress
 from hebrew_asr.data.sources import Source, Unit, is_local, open_source, source_name, unit_name
-from hebrew_asr.errors import DataError, UsageError
+from hebrew_asr.errors import DataError, EnvironmentProblem, UsageError
 from hebrew_asr.files import sync_folder, write_atomically, write_json
 
 SUCCESS = "_SUCCESS"
@@ -82,9 +83,10 @@ def prepare(options: PrepareOptions) -> dict[str, Any]:
     _refuse_foreign(folder)
     with _locked(work):
         if not is_prepared(folder):
-            if not (work / SUCCESS).is_file():
-                _build(options, folder, work)
-            _announce(folder, work)
+            with _write_errors_explained(folder):
+                if not (work / SUCCESS).is_file():
+                    _build(options, folder, work)
+                _announce(folder, work)
     manifest = _read_json(folder / "manifest.json")
     _require_same(folder, manifest["options"], _asked(options))
     return manifest
@@ -119,9 +121,21 @@ def _locked(work: Path) -> Iterator[None]:
                 try:
                     yield
                 finally:
-                    if not (work / _JOB).is_file():  # nothing was begun, or all is done: leave nothing behind
+                    # Nothing was begun, or all is done: leave nothing behind.
+                    if not any((work / name).is_file() for name in (_JOB, SUCCESS)):
                         shutil.rmtree(work, ignore_errors=True)
                 return
+
+
+@contextmanager
+def _write_errors_explained(folder: Path) -> Iterator[None]:
+    again = "What is done is kept: run the same command again to continue"
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EnvironmentProblem(f"the disk is full, writing to {folder}: free some space. {again}") from error
+        raise EnvironmentProblem(f"cannot write to {folder}: {error}. {again}") from error
 
 
 def _build(options: PrepareOptions, folder: Path, work: Path) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,12 +48,13 @@ def convert_unit(unit: Unit, options: PrepareOptions, folder: Path, work: Path) 
     clips = folder / "clips" / unit.dataset / f"{unit.shard:05d}"
     clips.mkdir(parents=True, exist_ok=True)
     rows = 0
-    for position, row in unit.rows():
-        rows += 1
-        for record, encoded in convert_row(row, unit, position, options):
-            if encoded is not None:
-                (folder / record.audio).write_bytes(encoded)
-            records.append(record)
+    with quiet_decoders():
+        for position, row in unit.rows():
+            rows += 1
+            for record, encoded in convert_row(row, unit, position, options):
+                if encoded is not None:
+                    (folder / record.audio).write_bytes(encoded)
+                records.append(record)
     write_part(part_path(work, unit_name(unit)), records)
     kept = [record.duration_s for record in records if record.fate == "kept"]
     return UnitSummary(rows, len(kept), sum(kept))
@@ -72,7 +76,7 @@ def convert_row(row: Row, unit: Unit, position: int, options: PrepareOptions) ->
         content = row.audio_bytes()
         samples = decode(content, name=blank.id)
     except DataError as error:
-        blank.reason, blank.detail = "undecodable audio", str(error)
+        blank.reason, blank.detail = "undecodable audio", _cause_of(error)
         yield blank, None
         return
     blank.duration_s = _seconds(samples)
@@ -94,7 +98,7 @@ def _held_out(row: Row, blank: Record) -> Record:
     try:
         samples = decode(row.audio_bytes(), name=blank.id)
     except DataError as error:
-        blank.detail = str(error)  # the text still counts
+        blank.detail = _cause_of(error)  # the text still counts
         return blank
     blank.duration_s = _seconds(samples)
     blank.fingerprint = hashlib.md5(to_int16(samples).tobytes(), usedforsecurity=False).hexdigest()
@@ -173,6 +177,26 @@ def fingerprint(pcm: np.ndarray, encoded: bytes, audio: str) -> str:
     if audio == "flac":
         return encoded[_FLAC_MD5].hex()
     return hashlib.md5(pcm.tobytes(), usedforsecurity=False).hexdigest()
+
+
+def _cause_of(error: DataError) -> str:
+    """What went wrong, without the path or memory address of this run: lists of dropped clips are compared."""
+    cause = error.__cause__
+    return getattr(cause, "error_string", None) or getattr(cause, "strerror", None) or str(error)
+
+
+@contextmanager
+def quiet_decoders() -> Iterator[None]:
+    """Mute what libmpg123 writes to file descriptor 2 about odd frames; a clip's fault is in its record."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def _seconds(samples: np.ndarray) -> float:

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from hebrew_asr.data.preparation.convert import convert_row
+from hebrew_asr.data.preparation.convert import convert_row, quiet_decoders
 from hebrew_asr.data.preparation.options import PrepareOptions
 from hebrew_asr.data.sources import Source, Unit
 from hebrew_asr.errors import EnvironmentProblem
@@ -59,9 +59,10 @@ def _clip_bytes(source: Source, options: PrepareOptions) -> float:
 
 def _bytes_per_row(unit: Unit, options: PrepareOptions) -> float:
     sizes = []
-    for position, row in itertools.islice(unit.rows(), _SAMPLE_ROWS):
-        encoded = [content for _, content in convert_row(row, unit, position, options) if content is not None]
-        sizes.append(sum(len(content) + _BYTES_PER_FILE for content in encoded))
+    with quiet_decoders():
+        for position, row in itertools.islice(unit.rows(), _SAMPLE_ROWS):
+            encoded = [content for _, content in convert_row(row, unit, position, options) if content is not None]
+            sizes.append(sum(len(content) + _BYTES_PER_FILE for content in encoded))
     return sum(sizes) / max(len(sizes), 1)
 
 

@@ -127,6 +127,8 @@ def drop_table(dropped: Iterable[Record]) -> dict[str, dict[str, Any]]:
 
 def _delete_unnamed(folder: Path, named: set[str]) -> None:
     """Duplicates and leftovers of a killed run are on disk, but in no manifest."""
+    for temporary in folder.glob(".*.tmp"):
+        temporary.unlink()
     clips = folder / "clips"
     for path in sorted(clips.rglob("*"), reverse=True) if clips.exists() else ():  # files before their folders
         if path.is_dir():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -21,7 +20,6 @@ from hebrew_asr.data.sources import Shard, Unit, unit_name
 from hebrew_asr.errors import EnvironmentProblem
 
 _DOWNLOADS_AT_ONCE = 4
-_AGAIN = "What is done is kept; run the same command again to continue"
 
 
 def usable_cores() -> int:
@@ -44,8 +42,9 @@ def convert_all(
     """Convert every unit that has no part yet; returns the units of each shard.
 
     Raises:
-        EnvironmentProblem: the disk is full or a worker was killed; what is done stays, and the next call goes on.
+        EnvironmentProblem: a worker was killed, or the hub cannot be reached.
         DataError: a source cannot be read.
+        OSError: a worker could not write, as on a full disk.
     """
     units: list[list[Unit]] = []
     futures: list[Future[UnitSummary]] = []
@@ -77,12 +76,9 @@ def convert_all(
             future.result()
     except BrokenProcessPool as error:
         raise EnvironmentProblem(
-            f"a worker process was killed, perhaps for want of memory. {_AGAIN}, or give fewer --processes"
+            "a worker process was killed, perhaps for want of memory. What is done is kept: run the same command again "
+            "to continue, with fewer --processes if need be"
         ) from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EnvironmentProblem(f"the disk is full, writing to {folder}: free some space. {_AGAIN}") from error
-        raise EnvironmentProblem(f"cannot write to {folder}: {error}. {_AGAIN}") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return units

@@ -26,7 +26,7 @@ def print_plan(sources: list[Source], need: DiskNeed, folder: Path) -> None:
 def print_result(manifest: dict[str, Any], folder: Path) -> None:
     """The drop table, the split with its leak report, and what to do next."""
     console = Console()
-    table = Table("", "clips", "hours", title=f"{folder}", title_justify="left")
+    table = Table("", "clips", "hours")
     for column in table.columns[1:]:
         column.justify = "right"
     for side in ("train", "eval"):
@@ -43,7 +43,7 @@ def print_result(manifest: dict[str, Any], folder: Path) -> None:
     if manifest["eval"]["clips"] < asked / 2:
         largest = manifest["split"]["largest_component_clips"]
         print(f"note: fewer evaluation clips than asked, for the linked groups are large (up to {largest:,} clips)")
-    print(f"next: hebrew-asr audit {folder}")
+    print(f"prepared {folder}; next: hebrew-asr audit {folder}")
 
 
 def _split_line(split: dict[str, Any]) -> str:
