@@ -25,18 +25,23 @@ _MAX_GRAPHS = 64
 class CompiledASR(PackedASR):
     """``PackedASR`` through ``torch.compile``; eager from the first failure on, after one warning."""
 
-    def __init__(self, asr: Qwen3ASRForConditionalGeneration) -> None:
+    def __init__(
+        self, asr: Qwen3ASRForConditionalGeneration, *, cuda_graphs: bool = False, backend: str = "inductor"
+    ) -> None:
+        """``cuda_graphs``: replay kernels instead of launching them, which pays where the host cannot keep up."""
         super().__init__(asr)
         _keep_graphs()
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MAX_GRAPHS)
-        self._compiled = torch.compile(super().forward, fullgraph=True, dynamic=False)
+        mode = "reduce-overhead" if cuda_graphs else None
+        self._compiled = torch.compile(self._traced, fullgraph=True, dynamic=False, backend=backend, mode=mode)
+        self._phases: dict[tuple[bool, ...], int] = {}
         self.is_compiled = True
 
     def forward(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
         """As :meth:`PackedASR.forward`; the first call of a shape in a phase takes a minute or so."""
         if self.is_compiled:
             try:
-                return self._compiled(batch, mel_CBF)
+                return self._compiled(batch, mel_CBF, self._phase())
             except TorchDynamoException as error:
                 self.is_compiled = False
                 reason = str(error).strip().splitlines()[0]
@@ -47,6 +52,17 @@ class CompiledASR(PackedASR):
                     stacklevel=2,
                 )
         return super().forward(batch, mel_CBF)
+
+    def _traced(self, batch: PackedBatch, mel_CBF: Tensor, phase: int) -> Tensor:
+        assert phase >= 0  # a value that is read is guarded
+        return super().forward(batch, mel_CBF)
+
+    def _phase(self) -> int:
+        """A number for what trains. torch 2.11 does not notice ``requires_grad`` flipped on a module's parameters: it
+        would reuse the graph of the phase before, which gives the newly trained weights no gradient.
+        """
+        trains = tuple(parameter.requires_grad for parameter in self.asr.parameters())
+        return self._phases.setdefault(trains, len(self._phases))
 
 
 def _keep_graphs() -> None:

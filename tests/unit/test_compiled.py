@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 
+import hebrew_asr.model.packed as packed_module
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.collate import pack
@@ -50,3 +51,42 @@ def test_the_profile_says_whether_to_compile(tmp_path, hardware, stage, compiles
     values = {"_hardware": hardware, "train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": stage}}
     path.write_text(json.dumps(values))
     assert load_profile(path).compiles is compiles
+
+
+def dense_attention(query, key, value, cu_seqlens, max_seqlen, *, causal, scale):
+    """Attention within segments as plain tensor operations, which a graph can hold on any device."""
+    repeats = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    segment = torch.searchsorted(cu_seqlens[1:], torch.arange(len(query)), right=True)
+    visible = segment[:, None] == segment[None]
+    visible = visible.tril() if causal else visible
+    scores = torch.einsum("qhd,khd->hqk", query, key) * scale
+    return torch.einsum("hqk,khd->qhd", scores.masked_fill(~visible, -torch.inf).softmax(-1), value)
+
+
+def test_every_phase_gets_its_own_gradients(monkeypatch):
+    """One graph a phase, kept: the switch and the way back give exactly the weights that train their gradients."""
+    monkeypatch.setattr(packed_module, "varlen_attention", dense_attention)
+    model, tokenizer = build()
+    batch = pack(examples(tokenizer)[:3], PromptTokens.of(tokenizer), EncoderGeometry())
+    mel_CBF = LogMel()(batch)
+    compiled, eager = CompiledASR(model, backend="aot_eager"), PackedASR(model)
+    tower, language_model = model.model.audio_tower, model.model.language_model
+    phase_b = [model.model.multi_modal_projector, language_model.layers[-1], model.lm_head]
+    phase_a = [*phase_b, tower.layers[-1]]
+    torch._dynamo.reset()
+    for modules in (phase_b, phase_a, phase_b):
+        model.requires_grad_(False)
+        for module in modules:
+            module.requires_grad_(True)
+        found = []
+        for forward in (eager, compiled):
+            forward(batch, mel_CBF).backward()
+            found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+            model.zero_grad(set_to_none=True)
+        expected, gradients = found
+        assert gradients.keys() == {name for name, p in model.named_parameters() if p.requires_grad} == expected.keys()
+        for name, gradient in expected.items():
+            assert torch.allclose(gradients[name], gradient, rtol=1e-4, atol=1e-5), name
+    assert compiled.is_compiled
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
