@@ -17,6 +17,7 @@ COMMANDS = {
     "transcribe": "print the text of audio files",
     "report": "a run as one HTML page: what was learnt, with what proof, what is heard wrong",
     "normalize": "normalise lines of Hebrew text from standard input",
+    "bench": "measure training speed on this machine, and the usual way beside it",
     "demo": "make speech, train a tiny model through both phases and transcribe with it",
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +63,7 @@ class TrainEngine:
         self._engine: Any = None
         self._parked: list[CarriedPartition] = []
         self._proof: PhaseProof | None = None
+        self._part: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()
 
     # ---- phases
 
@@ -130,16 +133,28 @@ class TrainEngine:
         if self._proof is not None:
             self._proof.before_step(zero.partitions(self._engine, self.groups))
         for micro_batch in micro_batches:
-            loss_sum = self._engine(*micro_batch.inputs)
+            with self._part("forward"):
+                loss_sum = self._engine(*micro_batch.inputs)
             weighted = loss_sum * (per_token[0] if micro_batch.num_labels else 0.0)
             total += loss_sum.detach() * bool(micro_batch.num_labels)
-            self._engine.backward(weighted.to(loss_sum.dtype), scale_wrt_gas=False)
-        self._engine.step()
+            with self._part("backward"):
+                self._engine.backward(weighted.to(loss_sum.dtype), scale_wrt_gas=False)
+        with self._part("step"):
+            self._engine.step()
         applied = bool(self._engine.was_step_applied())
         norm = self._engine.get_global_grad_norm()
         if not isinstance(norm, torch.Tensor) and not norm:
             norm = None
         return StepResult(self.ranks.sum(total) / labels.clamp(min=1), labels, norm, applied)
+
+    @contextmanager
+    def timed(self, part: Callable[[str], AbstractContextManager[None]]) -> Iterator[None]:
+        """Run ``forward``, ``backward`` and ``step`` of every step within ``part(name)``, to see where time goes."""
+        before, self._part = self._part, part
+        try:
+            yield
+        finally:
+            self._part = before
 
     def prove_phase(self) -> dict[str, int] | None:
         """After the phase's first effective step: every master meant to move moved, every other weight did not.
@@ -159,14 +174,14 @@ class TrainEngine:
 
     def host_state(self) -> list[CarriedPartition]:
         """This rank's optimizer state, copied to host memory, with that of groups that have left."""
+        if self._profile.zero_stage == 0 and not self.ranks.is_main:
+            return []  # without sharding every rank holds all of it: one copy is enough
         return to_host(capture(self._engine, zero.partitions(self._engine, self.groups)) + self._parked)
 
     def full_weights(self) -> Any:
         """Context in which every rank sees whole weights (ZeRO-3 gathers them; other stages have them)."""
-        import contextlib
-
         if self._profile.zero_stage < 3:
-            return contextlib.nullcontext()
+            return nullcontext()
         import deepspeed
 
         return deepspeed.zero.GatheredParameters(list(self.asr.parameters()), modifier_rank=None)

@@ -1,0 +1,158 @@
+"""``hebrew-asr bench``: how fast this trainer is on this machine, and how fast the usual way is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+TRAINING = Path(__file__).parents[1] / "training"
+BASELINE_MICRO_BATCHES = (4, 8, 16, 32, 64)
+"""The guide's, and larger ones to find the best."""
+CLIPS = 1280
+
+
+@dataclass
+class Command:
+    """Measure training speed: full-size random weights, made-up clips of realistic lengths, everything else real.
+
+    Clips a second, time by part, share of the card's matrix rate and peak memory, in every phase of the recipe.
+    """
+
+    ds: str
+    """Hardware profile, as for training."""
+    model: str = "Qwen/Qwen3-ASR-1.7B"
+    """Model folder or hub id; only its config and tokenizer are read."""
+    recipe: str = "round2"
+    """Recipe whose phases, batch and augmentation are measured."""
+    set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """A change to the recipe, such as clips_per_step=8; may be given again."""
+    steps: int = 20
+    """Timed steps a phase, after eight of warm-up."""
+    baseline: bool = False
+    """Also measure Hugging Face's Trainer on the padded native model, in the first phase, on one GPU."""
+    baseline_steps: int = 3
+    """Timed steps of the baseline at each micro-batch."""
+    json: str | None = None
+    """Also write the figures here."""
+    num_gpus: int | None = None
+    """Ranks; all GPUs, or the profile's number of CPU ranks, unless given."""
+    master_port: int = 29533
+    """Port on which the ranks meet."""
+
+    def run(self) -> int:
+        from hebrew_asr.errors import EnvironmentProblem
+        from hebrew_asr.files import write_json
+        from hebrew_asr.recipe import load_recipe
+        from hebrew_asr.training.bench_corpus import make_corpus
+
+        if self.baseline and find_spec("accelerate") is None:
+            raise EnvironmentProblem("--baseline runs Hugging Face's Trainer, which needs: pip install accelerate")
+        recipe = load_recipe(self.recipe, self.set)
+        with tempfile.TemporaryDirectory(prefix="hebrew-asr-bench-") as name:
+            folder = Path(name)
+            clips = max(8 * recipe.clips_per_step, min(CLIPS, 24 * recipe.clips_per_step))
+            make_corpus(folder / "data", clips)
+            epochs = 1 + (self.steps + 20) * recipe.clips_per_step // clips
+            changes = [
+                *self.set,
+                f"model.path={self.model}",
+                "model.random_weights=true",
+                f"data.folder={folder / 'data'}",
+                "logging.wandb=false",
+                *(f"phases.{index}.epochs={epochs}" for index in range(len(recipe.phases))),
+            ]
+            spec = {"ds": self.ds, "recipe": self.recipe, "set": changes, "run": str(folder / "run")}
+            out = Path(self.json) if self.json else folder / "figures.json"
+            code = self._measure({**spec, "steps": self.steps, "out": str(out)})
+            if code:
+                return code
+            figures = json.loads(out.read_text())
+            _print_phases(figures)
+            if self.baseline:
+                figures["baseline"] = self._measure_baseline(spec, folder / "baseline.json")
+                figures["ratios"] = _ratios(figures)
+                write_json(out, figures)
+                _print_baseline(figures)
+        return 0
+
+    def _measure(self, spec: dict[str, Any]) -> int:
+        import torch
+
+        from hebrew_asr.profiles import load_profile
+
+        hardware = load_profile(self.ds).hardware
+        on_gpus = hardware.accelerator == "cuda"
+        ranks = self.num_gpus or (torch.cuda.device_count() if on_gpus else 0) or hardware.num_ranks
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+        if not on_gpus:
+            environment.setdefault("DS_ACCELERATOR", "cpu")
+        launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "-q", "--num_gpus", str(ranks)]
+        command = [*launcher, "--master_port", str(self.master_port), str(TRAINING / "bench.py"), json.dumps(spec)]
+        return subprocess.run(command, env=environment, check=False).returncode
+
+    def _measure_baseline(self, spec: dict[str, Any], out: Path) -> list[dict[str, Any]]:
+        """In a process of its own; what it has found counts, should a larger micro-batch end it."""
+        from hebrew_asr.recipe import load_recipe
+
+        most = load_recipe(self.recipe, self.set).clips_per_step
+        sizes = [size for size in BASELINE_MICRO_BATCHES if size <= most]
+        spec = {**spec, "micro_batches": sizes, "steps": self.baseline_steps, "out": str(out)}
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
+        subprocess.run([sys.executable, str(TRAINING / "baseline.py"), json.dumps(spec)], env=environment, check=False)
+        return json.loads(out.read_text()) if out.is_file() else []
+
+
+def _ratios(figures: dict[str, Any]) -> dict[str, float]:
+    """Ours over the baseline's, first phase, per device."""
+    speeds = [entry["clips_per_s"] for entry in figures["baseline"] if entry["clips_per_s"]]
+    if not speeds:
+        return {}
+    ours = figures["phases"][0]["clips_per_s"] / figures["num_ranks"]
+    return {"to_first_micro_batch": ours / speeds[0], "to_best_micro_batch": ours / max(speeds)}
+
+
+def _print_phases(figures: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{figures['num_ranks']} × {figures['device']}, {figures['batching']}", title_justify="left")
+    rows = {
+        "clips/s": ("clips_per_s", ".1f"),
+        "audio s/s": ("audio_s_per_s", ".0f"),
+        "tokens/s": ("tokens_per_s", ".0f"),
+        "ms a step": ("ms_per_step", ".1f"),
+        "  forward ms": ("forward_ms", ".1f"),
+        "  backward ms": ("backward_ms", ".1f"),
+        "  optimizer ms": ("optimizer_ms", ".1f"),
+        "waiting for data": ("data_wait_share", ".1%"),
+        "padding": ("padding_share", ".1%"),
+        "TFLOP/s a device": ("tflops", ".3g"),
+        "of its matrix rate": ("mfu", ".1%"),
+        "peak GiB": ("peak_gib", ".1f"),
+        "first compile s": ("compile_s", ".0f"),
+    }
+    table.add_column("phase")
+    for phase in figures["phases"]:
+        table.add_column(phase["phase"], justify="right")
+    for title, (key, form) in rows.items():
+        table.add_row(title, *(format(phase[key], form) for phase in figures["phases"]))
+    Console().print(table)
+
+
+def _print_baseline(figures: dict[str, Any]) -> None:
+    for entry in figures["baseline"]:
+        speed = f"{entry['clips_per_s']:.1f} clips/s" if entry["clips_per_s"] else "out of memory"
+        print(f"Hugging Face Trainer, native padded model, micro-batch {entry['micro_batch']}: {speed}")
+    if figures["ratios"]:
+        first, best = figures["ratios"].values()
+        size = figures["baseline"][0]["micro_batch"]
+        print(f"this trainer, per device: {first:.1f} × micro-batch {size}, {best:.1f} × the best")

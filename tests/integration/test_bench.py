@@ -1,0 +1,46 @@
+"""``hebrew-asr bench`` on a CPU: the same path as on GPUs, in small."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+
+import pytest
+
+from hebrew_asr import cli
+from hebrew_asr.model.tiny import save_tiny
+from tests.support.tiny_task import ROOT, SPEC, WORDS
+
+NEEDS_ACCELERATE = pytest.mark.skipif(find_spec("accelerate") is None, reason="Hugging Face's Trainer needs accelerate")
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+
+@pytest.mark.parametrize("baseline", [False, pytest.param(True, marks=NEEDS_ACCELERATE)])
+def test_bench_measures_both_phases(tmp_path, capfd, baseline: bool):
+    save_tiny(tmp_path / "model", SPEC, [" ".join(WORDS)], 0)
+    out = tmp_path / "figures.json"
+    changes = ["clips_per_step=4", "data.workers=1", 'unfrozen_layers={"llm_top": 2, "audio_top": 2}']
+    options = ["--steps", "3", "--num-gpus", "1", "--json", str(out)]
+    options += ["--baseline", "--baseline-steps", "1"] if baseline else []
+    sets = [part for change in changes for part in ("--set", change)]
+    code = cli.main(
+        ["bench", "--ds", str(ROOT / "ds_configs" / "cpu.json"), "--model", str(tmp_path / "model"), *options, *sets]
+    )
+    told = capfd.readouterr()
+    assert code == 0, told.out[-2000:] + told.err[-2000:]
+    figures = json.loads(out.read_text())
+    assert [phase["phase"] for phase in figures["phases"]] == ["B", "A"]
+    for phase in figures["phases"]:
+        assert phase["steps"] == 3 and phase["padding_share"] == 0
+        assert phase["clips_per_s"] == pytest.approx(4 / phase["ms_per_step"] * 1e3)
+        assert 2 < phase["audio_s_per_s"] / phase["clips_per_s"] < 9
+        assert min(phase["forward_ms"], phase["backward_ms"], phase["optimizer_ms"], phase["mfu"]) > 0
+        assert 0 <= phase["data_wait_share"] < 1
+    assert "clips/s" in told.out
+    if not baseline:
+        return
+    assert [entry["micro_batch"] for entry in figures["baseline"]] == [4]
+    assert figures["ratios"]["to_best_micro_batch"] == pytest.approx(
+        figures["phases"][0]["clips_per_s"] / figures["baseline"][0]["clips_per_s"]
+    )
+    assert "micro-batch 4" in told.out
