@@ -1,4 +1,4 @@
-"""The tiny model: same architecture and prompt as the real one, loadable by transformers, and able to learn."""
+"""The tiny model: same architecture and prompt as the real one, loadable by transformers."""
 
 from __future__ import annotations
 

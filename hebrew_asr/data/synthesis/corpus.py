@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from hebrew_asr.data.manifest import Clip, write_manifest
 from hebrew_asr.data.synthesis.grammar import Sentence, full_sentences, lexicon, phrases
 from hebrew_asr.data.synthesis.speech import Voice, speak
 from hebrew_asr.errors import UsageError
-from hebrew_asr.files import write_json
+from hebrew_asr.files import write_atomically, write_json
 from hebrew_asr.text.prompt import build_target
 
 # No breathy variants (f2, f3, f5, Alicia): their noise differs from process to process.
@@ -150,25 +151,15 @@ def _speak_all(
 
 def _speak_one(folder: Path, utterance: _Utterance) -> Clip:
     path = folder / "clips" / f"{utterance.id}.wav"
-    duration_s = _duration_of_earlier(path)
-    if duration_s is None:
+    if not path.is_file():
+        wav = io.BytesIO()
         samples = speak(utterance.sentence.phonemes, utterance.voice)
-        duration_s = len(samples) / SAMPLE_RATE_HZ
-        temporary = path.with_suffix(".tmp")
-        soundfile.write(temporary, to_int16(samples), SAMPLE_RATE_HZ, subtype="PCM_16", format="WAV")
-        temporary.replace(path)  # no fsync: a torn clip is noticed and made again
+        soundfile.write(wav, to_int16(samples), SAMPLE_RATE_HZ, subtype="PCM_16", format="WAV")
+        write_atomically(path, wav.getvalue())
     return Clip(
         audio=str(path.absolute()),
         text=build_target(utterance.sentence.text),
         id=utterance.id,
-        duration_s=duration_s,
+        duration_s=soundfile.info(path).duration,
         group=utterance.voice.name,
     )
-
-
-def _duration_of_earlier(path: Path) -> float | None:
-    """Seconds of the clip that an interrupted run left; None where there is none, or only a torn one."""
-    try:
-        return soundfile.info(path).duration or None
-    except soundfile.LibsndfileError:
-        return None

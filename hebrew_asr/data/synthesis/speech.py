@@ -27,9 +27,7 @@ _UTF8, _PHONEMES = 0x0001, 0x0100
 _OK = 0
 
 _PEAK = 0.7
-"""Every clip is scaled to this peak, since voices differ in loudness by 20 dB."""
-_SILENCE_DB = -36.0
-_MARGIN_S = 0.04
+"""Every clip is scaled to this peak: some voices come out at a fifth of full scale, some clip."""
 
 _lock = threading.Lock()
 _SynthCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
@@ -59,7 +57,7 @@ def speak(phonemes: str, voice: Voice) -> np.ndarray:
     the library open (see :func:`_synthesize`).
 
     Returns:
-        float32 of shape (samples,) at 16 kHz, silence trimmed to 40 ms at both ends, peak 0.7.
+        float32 of shape (samples,) at 16 kHz, peak 0.7, with next to no silence at the ends.
 
     Raises:
         UsageError: the variant does not exist, or nothing audible came out.
@@ -71,8 +69,8 @@ def speak(phonemes: str, voice: Voice) -> np.ndarray:
         samples, rate_hz = _synthesize(phonemes, voice)
     if not np.abs(samples).any():
         raise UsageError(f"voice {voice.name} spoke nothing for [[{phonemes}]]: are these eSpeak NG mnemonics?")
-    audible = soxr.resample(_trimmed(samples.astype(np.float32), rate_hz), rate_hz, SAMPLE_RATE_HZ)
-    return (audible * (_PEAK / np.abs(audible).max())).astype(np.float32)
+    resampled = soxr.resample(samples.astype(np.float32), rate_hz, SAMPLE_RATE_HZ)
+    return resampled * np.float32(_PEAK / np.abs(resampled).max())
 
 
 def _synthesize(phonemes: str, voice: Voice) -> tuple[np.ndarray, int]:
@@ -110,10 +108,3 @@ def _synthesize(phonemes: str, voice: Voice) -> tuple[np.ndarray, int]:
     finally:
         _ctypes.dlclose(library._handle)
     return np.concatenate(pieces) if pieces else np.zeros(0, np.int16), rate_hz
-
-
-def _trimmed(samples: np.ndarray, rate_hz: int) -> np.ndarray:
-    """Cut what is quieter than 36 dB below the peak off both ends, but for a margin."""
-    loud = np.flatnonzero(np.abs(samples) > np.abs(samples).max() * 10 ** (_SILENCE_DB / 20))
-    margin = round(_MARGIN_S * rate_hz)
-    return samples[max(0, loud[0] - margin) : loud[-1] + 1 + margin]
