@@ -33,6 +33,8 @@ class Command:
     """Start over, even if the run directory holds a finished run."""
 
     def run(self) -> int:
+        from hebrew_asr.report import write_report
+
         started = time.monotonic()
         folder = Path(self.out or ("demo-run-own" if self.data else "demo-run"))
         if self.fresh:
@@ -46,6 +48,7 @@ class Command:
             if code:
                 return code
         _table(folder, on_training=bool(self.data))
+        _say(f"report: {write_report(folder)}")
         _say(f"all of it took {time.monotonic() - started:.0f} s; metrics, samples, checkpoints and model: {folder}/")
         return _transcribe_one(folder)
 

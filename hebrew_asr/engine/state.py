@@ -41,7 +41,7 @@ def capture(engine: Any, partitions: list[Partition]) -> list[CarriedPartition]:
     carried = []
     for partition in partitions:
         state = adam_state(engine, partition)
-        tensors = {"master": partition.master.detach(), **{kind: state[kind] for kind in MOMENTS}}
+        tensors = {"master": partition.master.detach().view(-1), **{kind: state[kind].view(-1) for kind in MOMENTS}}
         carried.append(CarriedPartition(partition.group, partition.fragments, tensors, float(state["step"])))
     return carried
 
@@ -63,10 +63,10 @@ def restore(engine: Any, partitions: list[Partition], carried: list[CarriedParti
         old = waiting.pop(0)
         assert old.fragments == partition.fragments, f"the layout of group {partition.group} changed"
         with torch.no_grad():
-            partition.master.copy_(old.tensors["master"])
+            partition.master.copy_(old.tensors["master"].view_as(partition.master))
             state["step"].fill_(old.step)
         for kind in MOMENTS:
-            state[kind] = old.tensors[kind]
+            state[kind] = old.tensors[kind].view_as(partition.master)
     return [item for waiting in by_group.values() for item in waiting]
 
 
@@ -168,7 +168,7 @@ class StateReader:
     def load_partition(self, engine: Any, partition: Partition) -> None:
         """Fill one partition of a fresh engine, exactly."""
         state = adam_state(engine, partition)
-        destinations = {"master": partition.master, **{kind: state[kind] for kind in MOMENTS}}
+        destinations = {"master": partition.master.view(-1), **{kind: state[kind].view(-1) for kind in MOMENTS}}
         with torch.no_grad():
             for fragment in partition.fragments:
                 for kind, destination in destinations.items():

@@ -1,10 +1,11 @@
-"""Runs under the DeepSpeed launcher: a few engine steps over a change of phase, everything they did written down.
+"""Runs under the DeepSpeed launcher: engine steps over changes of phase, everything they did written down.
 
-usage: engine_worker.py TASK OUT '{"stage": 2, "bf16": false, "micro": 4, "steps": 6, "switch": 3}'
+usage: engine_worker.py TASK '[{"out": DIR, "stage": 2, "bf16": false, "micro": 4, "phases": [0, 0, 1, 1]}, …]'
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -26,56 +27,76 @@ from hebrew_asr.recipe import Recipe, load_recipe
 from tests.support.tiny_task import RECIPE_CHANGES
 
 RATES = {"projector": 2e-3, "llm_top": 1e-3, "head": 1e-3, "audio_top": 1e-3}
+PHASES = [
+    {"name": "B", "groups": ["projector", "llm_top", "head"]},
+    {"name": "A", "groups": ["projector", "llm_top", "head", "audio_top"]},
+    {"name": "without the LLM", "groups": ["projector", "audio_top"]},
+]
 
 
 def task_recipe(task: Path) -> Recipe:
-    """The shipped recipe, cut down to the tiny task."""
-    return load_recipe("round2", [*RECIPE_CHANGES, f"model.path={task / 'base'}", f"data.folder={task / 'data'}"])
+    """The shipped recipe, cut down to the tiny task, with a third phase in which groups leave."""
+    phases = [
+        {"name": p["name"], "title": "", "epochs": 1, "learning_rates": {g: RATES[g] for g in p["groups"]}}
+        for p in PHASES
+    ]
+    paths = [f"model.path={task / 'base'}", f"data.folder={task / 'data'}", f"phases={json.dumps(phases)}"]
+    return load_recipe("round2", [*RECIPE_CHANGES, *paths])
 
 
-def profile(stage: int, bf16: bool, micro: int) -> Profile:
+def profile(stage: int, bf16: bool, micro: int, offload: bool = False) -> Profile:
     """A CPU profile."""
-    config = {"train_micro_batch_size_per_gpu": micro, "zero_optimization": {"stage": stage}}
+    zero: dict = {"stage": stage}
+    if offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    config: dict = {"train_micro_batch_size_per_gpu": micro, "zero_optimization": zero}
     if bf16:
         fp32 = {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
         config |= {"bf16": {"enabled": True}, **fp32}
     return Profile("test", "test", Hardware("cpu"), config)
 
 
-def main(task: Path, out: Path, spec: dict) -> None:
-    recipe = task_recipe(task)
-    dtype = torch.bfloat16 if spec["bf16"] else torch.float32
-    asr, tokenizer = load_model(recipe.model, dtype=dtype), load_tokenizer(recipe.model.path)
-    plan = batching(
-        profile(**{k: spec[k] for k in ("stage", "bf16", "micro")}), recipe, dist.num_ranks_from_environment()
-    )
-    ranks = dist.start("cpu")
+def run(task: Path, ranks: dist.Ranks, spec: dict) -> None:
+    """One engine over ``spec["phases"]``, a phase a step; state is saved around each change, and at the end."""
+    out, recipe = Path(spec["out"]), task_recipe(task)
+    zero = profile(spec["stage"], spec["bf16"], spec["micro"], spec.get("offload", False))
+    asr = load_model(recipe.model, dtype=torch.bfloat16 if zero.bf16 else torch.float32)
+    tokenizer, plan = load_tokenizer(recipe.model.path), batching(zero, recipe, ranks.size)
     clips = read_manifest(task / "data" / "train.jsonl")
     sampler = StepSampler([clip.duration_s for clip in clips], plan, recipe.seed)
     geometry = EncoderGeometry.of(asr.config.audio_config)
     steps = StepDataset(clips, sampler, recipe, tokenizer, geometry, ranks.rank)
-    zero = profile(spec["stage"], spec["bf16"], spec["micro"])
     engine, mel = TrainEngine(PackedASR(asr), asr, recipe, zero, plan, ranks), LogMel()
-    engine.enter_phase(0)
-    log = []
-    for step in range(spec["steps"]):
-        if step == spec["switch"]:
-            save(engine, out / "before-switch")
-            engine.enter_phase(1)
-            save(engine, out / "after-switch")
+    phase, log = spec["phases"][0], []
+    engine.enter_phase(phase)
+    for step, wanted in enumerate(spec["phases"]):
+        if wanted != phase:
+            save(engine, out / f"{step}-before")
+            engine.enter_phase(wanted)
+            save(engine, out / f"{step}-after")
+            phase = wanted
         micro_batches = [
             MicroBatch((micro.packed, mel(micro.packed)), micro.num_labels) for micro in steps[step].micro_batches
         ]
         result = engine.step(micro_batches, RATES)
-        log.append(
-            {"loss": float(result.loss), "grad_norm": float(result.grad_norm or 0), "proof": engine.prove_phase()}
-        )
+        norm = None if result.grad_norm is None else float(result.grad_norm)
+        log.append({"loss": float(result.loss), "grad_norm": norm, "proof": engine.prove_phase(), **alive(asr)})
     save(engine, out / "end")
     if ranks.is_main:
         (out / "log.json").write_text(json.dumps(log))
     ranks.barrier()
     engine.close()
-    dist.stop()
+
+
+def alive(asr: torch.nn.Module) -> dict[str, int]:
+    """What a change of phase could leak: tensors, hooks, marks on parameters."""
+    gc.collect()
+    tensors = [found for found in gc.get_objects() if isinstance(found, torch.Tensor)]
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in asr.modules())
+    return {
+        "tensor_bytes": sum(t.untyped_storage().nbytes() for t in tensors if t.device.type == "cpu"),
+        "hooks": hooks,
+    }
 
 
 def save(engine: TrainEngine, folder: Path) -> None:
@@ -83,6 +104,14 @@ def save(engine: TrainEngine, folder: Path) -> None:
     save_partitions(folder / f"optimizer-rank{engine.ranks.rank:05d}.safetensors", engine.host_state())
 
 
+def main(task: Path, specs: list[dict]) -> None:
+    ranks = dist.start("cpu")
+    for spec in specs:
+        Path(spec["out"]).mkdir(parents=True, exist_ok=True)
+        run(task, ranks, spec)
+    dist.stop()
+
+
 if __name__ == "__main__":
     given = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
-    main(Path(given[0]), Path(given[1]), json.loads(given[2]))
+    main(Path(given[0]), json.loads(given[1]))
