@@ -44,7 +44,7 @@ class CompiledASR(PackedASR):
                 return self._compiled(batch, mel_CBF, self._phase())
             except TorchDynamoException as error:
                 self.is_compiled = False
-                reason = str(error).strip().splitlines()[0]
+                reason = " ".join(str(error).split())[:400]
                 warnings.warn(
                     f"the training step could not be compiled and runs eagerly, several times slower "
                     f"({type(error).__name__}: {reason}); _hardware.compile false in the profile silences this",

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.compiler import nested_compile_region
 from transformers import Qwen3ASRForConditionalGeneration
 from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
@@ -84,9 +83,6 @@ def _convolve(tower: Any, mel_CBF: Tensor) -> Tensor:
     return hidden.flatten(0, 1)
 
 
-# Where the whole step is compiled, a layer is compiled once and stamped out for its likes: half the time. Elsewhere the
-# decorator does nothing.
-@nested_compile_region
 def _encoder_layer(layer: Any, hidden_AH: Tensor, segments: tuple[Tensor, int]) -> Tensor:
     """``Qwen3ASRAudioEncoderLayer.forward`` over packed windows."""
     attention = layer.self_attn
@@ -99,7 +95,6 @@ def _encoder_layer(layer: Any, hidden_AH: Tensor, segments: tuple[Tensor, int]) 
     return hidden_AH + layer.fc2(layer.activation_fn(layer.fc1(normed)))
 
 
-@nested_compile_region
 def _decoder_layer(
     layer: Any,
     hidden_TH: Tensor,
