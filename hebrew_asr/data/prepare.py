@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -104,7 +104,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 @contextmanager
-def _locked(work: Path) -> Iterator[None]:
+def _locked(work: Path) -> Generator[None, None, None]:
     """Hold the folder's lock. It belongs to the open file, so the kernel frees it however the holder ends."""
     while True:
         work.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def _locked(work: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _write_errors_explained(folder: Path) -> Iterator[None]:
+def _write_errors_explained(folder: Path) -> Generator[None, None, None]:
     again = "What is done is kept: run the same command again to continue"
     try:
         yield

@@ -17,6 +17,7 @@ MIN_SENTENCE_WORDS = 6
 """Shorter sentences ("yes", "thank you very much") are said by everybody and link nobody."""
 
 _ENOUGH = 0.5  # of the asked evaluation share; below, the components are too large to be held out whole
+_MATTERS = 0.1  # share of all clips, from which on a dataset must be represented
 
 
 def components(keys: Sequence[Sequence[str]]) -> list[int]:
@@ -44,41 +45,49 @@ def components(keys: Sequence[Sequence[str]]) -> list[int]:
     return [root(item) for item in range(len(keys))]
 
 
-def split_leak_free(keys: Sequence[Sequence[str]], *, eval_fraction: float, seed: int) -> list[bool]:
+def split_leak_free(
+    keys: Sequence[Sequence[str]], *, eval_fraction: float, seed: int, strata: Sequence[str] | None = None
+) -> list[bool]:
     """Choose whole components for evaluation, in an order that the seed decides, until their share is reached.
 
     The choice depends on the keys and the seed only, not on the order of the items. Evaluation never exceeds its
-    share, except that one component (the smallest) is taken when even that one is larger, and others remain.
+    share of any stratum, except that one component (the smallest) is taken when none fits, if others remain.
 
     Args:
         keys: the keys of each item, at least one each.
         eval_fraction: share of the items to evaluate on, within [0, 1).
+        strata: the dataset of each item; each gives its own share, or else one of small components would give all.
 
     Returns:
         For each item, whether it is evaluated on. All False when everything is one component.
     """
+    strata = strata or [""] * len(keys)
     label = components(keys)
-    size = Counter(label)
+    content: defaultdict[int, Counter[str]] = defaultdict(Counter)
     smallest_key: dict[int, str] = {}
-    for component, own in zip(label, keys, strict=True):
+    for component, own, stratum in zip(label, keys, strata, strict=True):
+        content[component][stratum] += 1
         smallest_key[component] = min(smallest_key.get(component, own[0]), *own)
-    order = sorted(size, key=lambda component: _draw(seed, smallest_key[component]))
-    wanted = math.ceil(eval_fraction * len(keys))
+    order = sorted(content, key=lambda component: _draw(seed, smallest_key[component]))
+    room = Counter({name: math.ceil(eval_fraction * size) for name, size in Counter(strata).items()})
     chosen: set[int] = set()
-    taken = 0
     for component in order:
-        if taken + size[component] <= wanted:
+        fits = all(count <= room[name] for name, count in content[component].items())
+        if fits and len(chosen) + 1 < len(order):  # something must be left to train on
             chosen.add(component)
-            taken += size[component]
-    if not chosen and wanted and len(order) > 1:
-        chosen.add(min(order, key=lambda component: size[component]))  # the first drawn of the smallest ones
+            room -= content[component]
+    if not chosen and eval_fraction > 0 and len(order) > 1:
+        chosen.add(min(order, key=lambda component: content[component].total()))  # the first drawn of the smallest
     return [component in chosen for component in label]
 
 
-def reaches_share(on_eval: Sequence[bool], eval_fraction: float) -> bool:
-    """Whether a leak-free split found roughly as much evaluation data as was asked for."""
-    return sum(on_eval) >= _ENOUGH * eval_fraction * len(on_eval) and sum(on_eval) <= max(
-        1, math.ceil(eval_fraction * len(on_eval)) / _ENOUGH
+def reaches_share(on_eval: Sequence[bool], strata: Sequence[str], eval_fraction: float) -> bool:
+    """Whether evaluation got at least half of its share of every dataset that matters, and not far too much."""
+    size = Counter(strata)
+    found = Counter(name for name, side in zip(strata, on_eval, strict=True) if side)
+    wanted = {name: eval_fraction * count for name, count in size.items() if count >= _MATTERS * len(strata)}
+    return all(found[name] >= _ENOUGH * want for name, want in wanted.items()) and found.total() <= max(
+        1, math.ceil(eval_fraction * len(strata)) / _ENOUGH
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,7 +186,7 @@ def _cause_of(error: DataError) -> str:
 
 
 @contextmanager
-def quiet_decoders() -> Iterator[None]:
+def quiet_decoders() -> Generator[None, None, None]:
     """Mute what libmpg123 writes to file descriptor 2 about odd frames; a clip's fault is in its record."""
     sys.stderr.flush()
     saved = os.dup(2)

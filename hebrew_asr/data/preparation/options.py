@@ -34,8 +34,9 @@ class PrepareOptions:
     """leak-free: nothing that belongs together is on both sides. random: the guide's split of rows, which leaks."""
 
     hold_out: Literal["source", "episode"] = "source"
-    """What leak-free keeps whole: all of a podcast (its host recurs), or each episode. Recording sessions, speakers,
-    repeated recordings, equal audio and equal sentences are kept whole either way."""
+    """What leak-free keeps whole: all of a podcast (its host recurs), or each episode. Where fewer than five podcasts
+    make up the evaluation share, episodes are taken. Recording sessions, speakers, repeated recordings, equal audio and
+    equal sentences are kept whole either way."""
 
     eval_fraction: float = 0.05
     """Share of the clips for evaluation; 0 for none."""

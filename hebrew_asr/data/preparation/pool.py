@@ -58,7 +58,7 @@ def convert_all(
 
     # Not forked: the caller may hold threads, and a GPU.
     pool = ProcessPoolExecutor(
-        options.processes or usable_cores(), multiprocessing.get_context("spawn"), initializer=_start_worker
+        options.processes or usable_cores(), multiprocessing.get_context("spawn"), initializer=start_worker
     )
     try:
         for shard, units_of_shard in zip(shards, shards_in_order(shards), strict=True):
@@ -84,7 +84,7 @@ def convert_all(
     return units
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
     """Leave interrupts to the parent, and end with it even when it is killed and cannot say so."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

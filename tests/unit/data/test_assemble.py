@@ -50,9 +50,9 @@ def test_clips_of_one_recording_are_no_duplicates_of_each_other():
 
 
 def test_whole_sources_are_held_out_where_they_are_small_enough():
-    result = assemble(podcasts(40, 2, 3), PrepareOptions())
+    result = assemble(podcasts(120, 2, 3), PrepareOptions())
     assert result.split["held_out_whole"] == "source"
-    assert len(result.eval) == 12
+    assert (len(result.eval), result.split["held_out_groups"]) == (36, 6)
     assert not any(result.split["keys_in_train_and_eval"].values())
     assert {group_of(r, "source") for r in result.eval} == {r.groups[0].removeprefix("source:") for r in result.eval}
 

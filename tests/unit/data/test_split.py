@@ -87,10 +87,27 @@ def test_seed_and_share():
     keys = [[f"uuid:{i}"] for i in range(1000)]
     splits = [split_leak_free(keys, eval_fraction=0.05, seed=seed) for seed in (1, 1, 2)]
     assert splits[0] == splits[1] != splits[2]
-    assert all(sum(split) == 50 and reaches_share(split, 0.05) for split in splits)
-    assert not reaches_share(
-        split_leak_free([["source:a"]] * 90 + [["source:b"]] * 30, eval_fraction=0.05, seed=1), 0.05
-    )
+    assert all(sum(split) == 50 and reaches_share(split, [""] * 1000, 0.05) for split in splits)
+    two = split_leak_free([["source:a"]] * 90 + [["source:b"]] * 30, eval_fraction=0.05, seed=1)
+    assert sum(two) == 30 and not reaches_share(two, [""] * 120, 0.05)
+
+
+@given(graphs, fractions, st.integers(0, 3), st.integers(0, 100))
+def test_every_stratum_gives_its_own_share(keys, fraction, seed, salt):
+    strata = ["ab"[(index * 7 + salt) % 3 % 2] for index in range(len(keys))]
+    on_eval = split_leak_free(keys, eval_fraction=fraction, seed=seed, strata=strata)
+    assert not any(shared_keys(keys, on_eval).values())
+    found = Counter(name for name, side in zip(strata, on_eval, strict=True) if side)
+    sizes = [len(component) for component in reference_components(keys)]
+    within = all(count <= math.ceil(fraction * strata.count(name)) for name, count in found.items())
+    assert within or found.total() == min(sizes)
+
+
+def test_small_components_of_one_dataset_do_not_crowd_out_another():
+    keys = [[f"session:{i}"] for i in range(1000)] + [[f"source:{i % 80}"] for i in range(4000)]
+    strata = ["recital"] * 1000 + ["crowd"] * 4000
+    on_eval = split_leak_free(keys, eval_fraction=0.05, seed=3, strata=strata)
+    assert (sum(on_eval[:1000]), sum(on_eval[1000:])) == (50, 200)
 
 
 @pytest.mark.parametrize("rows", [1, 19, 20, 21, 1000, 4321])

@@ -1,0 +1,44 @@
+"""``hebrew-asr audit``: is this set fit to train on?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass
+class Command:
+    """Decode and check every clip of a prepared set; write audit.html and audit.json beside it.
+
+    Exit code: 0 when nothing is wrong, 1 when something is (odd clips to listen to do not count), 3 when the set cannot
+    be read.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """Folder with train.jsonl and eval.jsonl."""
+    out: Path | None = None
+    """Where to write the page and the JSON file; into the folder itself by default."""
+    processes: int | None = None
+    """Worker processes; by default one per usable core."""
+    suspects: int = 40
+    """How many of the oddest clips to show."""
+
+    def run(self) -> int:
+        from hebrew_asr.data.audit import audit, write_audit
+        from hebrew_asr.data.audit_checks import PROBLEM_KINDS
+
+        found = audit(self.folder, processes=self.processes, suspects=self.suspects)
+        page = write_audit(found, self.out or self.folder)
+        for kind, holds in PROBLEM_KINDS.items():
+            problems = [problem for problem in found.problems if problem.kind == kind]
+            if not problems:
+                print(f"ok       {holds}")
+                continue
+            print(f"PROBLEM  {kind}: {len(problems):,}")
+            for problem in problems[:3]:
+                print(f"         {problem.clip_id}: {problem.detail}")
+        print(f"{len(found.suspects)} odd clips to listen to: {page}")
+        return 0 if found.clean else 1

@@ -1,0 +1,190 @@
+"""The audit finds each fault that is put into a set, and nothing in a sound one."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+import soundfile
+
+from hebrew_asr.commands.audit import Command
+from hebrew_asr.data.audit import as_json, audit, quantiles, write_audit
+from hebrew_asr.data.audit_checks import PROBLEM_KINDS
+from hebrew_asr.data.audit_clips import measure
+from hebrew_asr.data.audit_figures import Scale, histogram
+from hebrew_asr.data.manifest import Clip, write_manifest
+from hebrew_asr.errors import DataError
+from hebrew_asr.text.prompt import build_target
+from tests.support import corpora
+
+Change = Callable[[Path, list[Clip]], list[Clip]]
+
+
+def make_set(folder: Path, clips: int = 24) -> tuple[list[Clip], list[Clip]]:
+    """A sound set: every clip of its own group, a fifth of them to evaluate on."""
+    (folder / "clips").mkdir(parents=True)
+    rows = []
+    for i in range(clips):
+        path = folder / "clips" / f"{i}.flac"
+        path.write_bytes(corpora.encode(corpora.voice(i, 2.0, 16_000), 16_000, "flac"))
+        rows.append(Clip(str(path), build_target(corpora.sentence(i)), f"set/{i}", 2.0, f"g{i}"))
+    return rows[: clips * 4 // 5], rows[clips * 4 // 5 :]
+
+
+def audited(folder: Path, train: list[Clip], held: list[Clip]):
+    write_manifest(folder / "train.jsonl", train)
+    write_manifest(folder / "eval.jsonl", held)
+    return audit(folder, processes=1)
+
+
+def replaced(clip: Clip, **changes) -> Clip:
+    return Clip(**{name: changes.get(name, getattr(clip, name)) for name in Clip.__slots__})
+
+
+def test_a_sound_set_is_clean(tmp_path):
+    found = audited(tmp_path, *make_set(tmp_path))
+    assert found.clean and not found.suspects
+    assert found.shared == {"audio": 0, "group": 0, "recording": 0, "sentence": 0}
+
+
+def _truncate(folder: Path, clips: list[Clip]) -> list[Clip]:
+    Path(clips[3].audio).write_bytes(Path(clips[3].audio).read_bytes()[:5000])
+    return clips
+
+
+def _delete(folder: Path, clips: list[Clip]) -> list[Clip]:
+    Path(clips[3].audio).unlink()
+    return clips
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "detail"),
+    [
+        ("audio", _truncate, "lost sync|psf_fseek"),
+        ("audio", _delete, "not be read|not found|No such file"),
+        ("duration", lambda f, c: [replaced(c[0], duration_s=3.0), *c[1:]], "3.00 s stated, 2.00 s decoded"),
+        ("text", lambda f, c: [replaced(c[0], text=build_target("שָׁלוֹם")), *c[1:]], "U\\+05B8|U\\+05C1"),
+        ("no Hebrew", lambda f, c: [replaced(c[0], text=build_target("hello")), *c[1:]], "hello"),
+        ("duplicate audio", lambda f, c: [*c, replaced(c[0], id="set/again")], "the same samples as set/0"),
+    ],
+)
+def test_each_problem_is_found(tmp_path, kind, change: Change, detail):
+    train, held = make_set(tmp_path)
+    found = audited(tmp_path, change(tmp_path, train), held)
+    assert {problem.kind for problem in found.problems} == {kind}
+    assert re.search(detail, found.problems[0].detail)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("group", {"group": "g0"}),
+        ("sentence", {"text": build_target(corpora.sentence(0) + "!")}),
+        ("recording", {"id": "set/0#01"}),
+    ],
+)
+def test_each_leak_is_found(tmp_path, kind, changes):
+    train, held = make_set(tmp_path)
+    found = audited(tmp_path, train, [replaced(held[0], **changes), *held[1:]])
+    assert [problem.detail for problem in found.problems] == [f"{kind} on both sides"]
+    assert found.shared[kind] == 1
+
+
+def test_same_audio_on_both_sides_is_a_leak_and_a_duplicate(tmp_path):
+    train, held = make_set(tmp_path)
+    found = audited(tmp_path, train, [*held, replaced(train[0], id="x", group="x", text=build_target("אחר"))])
+    assert {problem.kind for problem in found.problems} == {"leak", "duplicate audio"}
+
+
+def test_ids_are_unique_over_both_sides(tmp_path):
+    train, held = make_set(tmp_path)
+    found = audited(tmp_path, train, [replaced(held[0], id="set/0"), *held[1:]])
+    assert "repeated id" in {problem.kind for problem in found.problems}
+
+
+def test_odd_clips_are_listed_by_turns(tmp_path):
+    train, held = make_set(tmp_path, 60)
+    pcm = corpora.voice(1, 2.0, 16_000)
+    for index, samples in enumerate((pcm * 1e-4, np.concatenate([np.zeros(160_000), pcm]), np.clip(pcm * 40, -1, 1))):
+        soundfile.write(train[index].audio, samples, 16_000, subtype="PCM_16")
+        train[index] = replaced(train[index], duration_s=len(samples) / 16_000)
+    train[3] = replaced(train[3], text=build_target("כן " * 12 + "כן"))
+    train[4] = replaced(train[4], text=build_target(f"{corpora.sentence(4)} " * 6))
+    train[5] = replaced(train[5], text=build_target("international conference בכנס"))
+    found = audited(tmp_path, train, held)
+    kinds = {suspect.measured.clip.id: suspect.reasons[0].partition(":")[0] for suspect in found.suspects}
+    assert kinds == {
+        "set/0": "very quiet",
+        "set/1": "mostly silence",
+        "set/2": "clipped",
+        "set/3": "repetition",
+        "set/4": "more text than speech",
+        "set/5": "mostly another script",
+    }
+
+
+def test_changed_and_unfinished_sets_are_noticed(tmp_path):
+    train, held = make_set(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps({"sha256": {"train.jsonl": "0" * 64, "gone.jsonl": "0" * 64}}))
+    found = audited(tmp_path, train, held)
+    assert [(p.kind, p.clip_id) for p in found.problems] == [
+        ("files", "_SUCCESS"),
+        ("files", "train.jsonl"),
+        ("files", "gone.jsonl"),
+    ]
+
+
+def test_exit_code_and_output(tmp_path, capsys):
+    train, held = make_set(tmp_path)
+    assert audited(tmp_path, train, held).clean
+    assert Command(tmp_path, processes=1).run() == 0
+    assert capsys.readouterr().out.count("ok  ") == len(PROBLEM_KINDS)
+    Path(train[0].audio).unlink()
+    assert Command(tmp_path, out=tmp_path / "report", processes=1).run() == 1
+    assert "PROBLEM  audio: 1" in capsys.readouterr().out
+    written = json.loads((tmp_path / "report" / "audit.json").read_text())
+    assert not written["clean"] and written["problem_counts"]["audio"] == 1
+    with pytest.raises(DataError, match="manifest not found"):
+        audit(tmp_path / "nowhere")
+
+
+def test_page_is_whole_and_safe(tmp_path):
+    train, held = make_set(tmp_path)
+    evil = '<script>alert("x")</script> כן כן כן כן כן'
+    train[0] = replaced(train[0], text=build_target(evil), id="set/<img src=x>")
+    found = audited(tmp_path, train, held)
+    page = write_audit(found, tmp_path / "elsewhere").read_text(encoding="utf-8")
+    assert "<script" not in page and "<img" not in page
+    assert html.escape(evil, quote=False) in page
+    assert 'dir="rtl"' in page and "prefers-color-scheme: dark" in page
+    assert page.count("<figure") == 4
+    players = re.findall(r'<audio[^>]* src="([^"]+)"', page)
+    assert players and all((tmp_path / "elsewhere" / unquote(player)).is_file() for player in players)
+    assert not re.search(r'(?:href|src)="(?:https?:)?//', page)
+
+
+def test_measurements(tmp_path):
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
+    soundfile.write(tmp_path / "a.wav", np.concatenate([tone, np.zeros(16_000)]), 16_000)
+    sound = measure(tmp_path / "a.wav")
+    assert (sound.duration_s, sound.rate_hz, sound.channels, sound.clipped) == (2.0, 16_000, 1, 0.0)
+    assert sound.speech_s == pytest.approx(1.0, abs=0.03)
+    assert sound.level_db == pytest.approx(10 * np.log10(0.125 / 2), abs=0.05)
+
+
+def test_figures():
+    assert Scale(0, 15, 0, 1).ticks() == [0, 5, 10, 15]
+    drawn = histogram("Duration", "seconds", [1.0, 1.0, 3.0], [2.0], limits=(0, 4))
+    assert drawn.count("<rect") == 2 + 1  # two bars and the key
+    assert "NaN" not in histogram("One value", "s", [1.0], [])
+    assert quantiles([]) == {} and quantiles([1, 2, 3])["median"] == 2
+
+
+def test_json_has_no_numpy_left(tmp_path):
+    json.dumps(as_json(audited(tmp_path, *make_set(tmp_path))))
