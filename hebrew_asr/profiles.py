@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,8 @@ class Hardware:
     """Memory of one device."""
     compile: bool | None = None
     """Whether the training step is compiled; on CUDA unless told otherwise."""
+    cuda_graphs: bool = False
+    """Whether a compiled step is also replayed as CUDA graphs, which spares the host; activations stay allocated."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,8 @@ def load_profile(path: str | Path) -> Profile:
     try:
         hardware = Hardware(**values.get("_hardware", {}))
     except TypeError:
-        problems.append(f"_hardware takes accelerator, num_ranks, memory_gib and compile, not {values['_hardware']}")
+        known = ", ".join(field.name for field in fields(Hardware))
+        problems.append(f"_hardware takes {known}, not {values['_hardware']}")
         hardware = Hardware()
     if problems:
         raise UsageError(f"hardware profile {path}: " + "; ".join(problems))
