@@ -23,14 +23,15 @@ from tests.support.tiny_task import launch, make_task
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
-PHASES = [0, 0, 0, 1, 1, 1]
-SWITCH = 3
+PHASES = [0, 0, 1, 1]
+SWITCH = 2
 LOSS_TOLERANCE = 1e-5
 """Absolute, in nats per token: fp32 sums in another order."""
 BF16_LOSS_TOLERANCE = 0.05
 """Absolute, in nats per token: bf16 weights and activations."""
-WEIGHT_TOLERANCE = 2e-5
-"""Absolute, on fp32 masters after six steps at rates of 1e-3 to 2e-3, where AdamW divides by small moments."""
+MEAN_TOLERANCE, MAX_TOLERANCE = 1e-8, 5e-5
+"""Absolute, on fp32 masters. AdamW's first steps move a weight by about g / (|g| + 1e-8) of the rate, 1e-3 to 2e-3: where
+a gradient is as small as eps, fp32 rounding of it shows as a few per cent of a step, in single elements."""
 WORKER = Path(engine_worker.__file__)
 STAGES = [(0, False), (1, False), (2, False), (3, False), (1, True), (2, True), (3, True)]
 """Stage 0 with bf16 has no usable masters in DeepSpeed; profiles refuse it."""
@@ -56,7 +57,7 @@ def run_cells(task: Path, folder: Path, ranks: int, port: int) -> Path:
         for stage in (2, 3)
         for common in ({"bf16": False, "micro": 2, "phases": PHASES},)
     ]
-    leaving = {"bf16": False, "micro": 4, "stage": 2, "phases": [0, 1, 2, 2, 1, 0, 1]}
+    leaving = {"bf16": False, "micro": 4, "stage": 2, "phases": [0, 1, 2, 2, 1, 0, 1], "count_alive": True}
     cells.append({**leaving, "out": str(folder / "leaving")})
     done = launch(WORKER, [str(task), json.dumps(cells)], ranks=ranks, port=port, timeout_s=380)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -143,8 +144,9 @@ def test_every_fp32_stage_is_plain_adamw(cells, plain_adamw, name):
     assert [entry["loss"] for entry in log_of(cells / name)] == pytest.approx(losses, abs=LOSS_TOLERANCE)
     weights = {parameter: tensor for (parameter, _), tensor in state_of(cells / name / "end", "master").items()}
     assert weights.keys() == expected.keys()
-    worst = max(float((weights[parameter] - expected[parameter]).abs().max()) for parameter in expected)
-    assert worst <= WEIGHT_TOLERANCE, f"largest difference of a weight: {worst}"
+    difference = torch.cat([(weights[parameter] - expected[parameter]).abs() for parameter in expected])
+    assert float(difference.mean()) <= MEAN_TOLERANCE
+    assert float(difference.max()) <= MAX_TOLERANCE
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.tiny_task import ROOT, TRAIN_FILE, environment, launch, launcher, make_task, train_arguments
+from tests.support.tiny_task import ROOT, TRAIN_FILE, environment, launch, launcher, make_task, spawn, train_arguments
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -114,10 +114,10 @@ def test_stopped_and_resumed_is_never_stopped(task, whole_run, tmp_path, first):
     """Bit for bit: losses, learning rates, WER and final weights."""
     folder = tmp_path / "run"
     changes = ["checkpoints.every_steps=4", "evaluation.every_steps=5"]
-    done = launch(TRAIN_FILE, train_arguments(task, folder, *changes, f"max_steps={first}"), ranks=2, port=29632)
+    done = spawn(TRAIN_FILE, train_arguments(task, folder, *changes, f"max_steps={first}"), ranks=2, port=29632)
     assert done.returncode == 0, done.stderr[-3000:]
     (folder / "summary.json").unlink()
-    done = launch(TRAIN_FILE, train_arguments(task, folder, *changes, resume="auto"), ranks=2, port=29633)
+    done = spawn(TRAIN_FILE, train_arguments(task, folder, *changes, resume="auto"), ranks=2, port=29633)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "resuming from" in done.stdout
     assert without_times(events(folder, "train")) == without_times(events(whole_run, "train"))
@@ -130,9 +130,9 @@ def test_stopped_and_resumed_is_never_stopped(task, whole_run, tmp_path, first):
 def test_resumes_on_another_rank_count(task, whole_run, tmp_path):
     """2 ranks, then 1: the same clips, losses within fp32 rounding of another reduction order (1e-4 nats)."""
     folder = tmp_path / "run"
-    done = launch(TRAIN_FILE, train_arguments(task, folder, "max_steps=7"), ranks=2, port=29634)
+    done = spawn(TRAIN_FILE, train_arguments(task, folder, "max_steps=7"), ranks=2, port=29634)
     assert done.returncode == 0, done.stderr[-3000:]
-    done = launch(TRAIN_FILE, train_arguments(task, folder, resume="auto"), ranks=1, port=29635)
+    done = spawn(TRAIN_FILE, train_arguments(task, folder, resume="auto"), ranks=1, port=29635)
     assert done.returncode == 0, done.stderr[-3000:]
     ours, theirs = events(folder, "train"), events(whole_run, "train")
     assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in theirs], abs=1e-4)
@@ -156,7 +156,7 @@ def test_sigterm_saves_and_resumes(task, whole_run, tmp_path):
     assert job.returncode == 75, output[-3000:]
     assert "go on with --resume auto" in output
     assert not (folder / "summary.json").exists()
-    done = launch(TRAIN_FILE, train_arguments(task, folder, *changes, resume="auto"), ranks=2, port=29637)
+    done = spawn(TRAIN_FILE, train_arguments(task, folder, *changes, resume="auto"), ranks=2, port=29637)
     assert done.returncode == 0, done.stderr[-3000:]
     assert without_times(events(folder, "train")) == without_times(events(whole_run, "train"))
 
@@ -196,7 +196,7 @@ def test_unreadable_audio_names_the_file(task, tmp_path):
     broken = make_task(tmp_path / "task", train_clips=4, eval_clips=1)
     victim = next((broken / "data" / "clips").glob("train*.wav"))
     victim.write_bytes(b"RIFF but no more")
-    done = launch(TRAIN_FILE, train_arguments(broken, tmp_path / "run"), ranks=1, port=29639)
+    done = spawn(TRAIN_FILE, train_arguments(broken, tmp_path / "run"), ranks=1, port=29639)
     assert done.returncode == 3
     told = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(told) == 1

@@ -80,7 +80,9 @@ def run(task: Path, ranks: dist.Ranks, spec: dict) -> None:
         ]
         result = engine.step(micro_batches, RATES)
         norm = None if result.grad_norm is None else float(result.grad_norm)
-        log.append({"loss": float(result.loss), "grad_norm": norm, "proof": engine.prove_phase(), **alive(asr)})
+        log.append({"loss": float(result.loss), "grad_norm": norm, "proof": engine.prove_phase()})
+        if spec.get("count_alive"):
+            log[-1] |= alive(asr)
     save(engine, out / "end")
     if ranks.is_main:
         (out / "log.json").write_text(json.dumps(log))
