@@ -30,8 +30,8 @@ LOSS_TOLERANCE = 1e-5
 BF16_LOSS_TOLERANCE = 0.05
 """Absolute, in nats per token: bf16 weights and activations."""
 MEAN_TOLERANCE, MAX_TOLERANCE = 1e-8, 5e-5
-"""Absolute, on fp32 masters. AdamW's first steps move a weight by about g / (|g| + 1e-8) of the rate, 1e-3 to 2e-3: where
-a gradient is as small as eps, fp32 rounding of it shows as a few per cent of a step, in single elements."""
+"""Absolute, on fp32 masters. AdamW's first steps move a weight by g / (|g| + 1e-8) of the rate, 1e-3 to 2e-3: where a
+gradient is as small as eps, fp32 rounding of it shows as a few per cent of a step, in single elements."""
 WORKER = Path(engine_worker.__file__)
 STAGES = [(0, False), (1, False), (2, False), (3, False), (1, True), (2, True), (3, True)]
 """Stage 0 with bf16 has no usable masters in DeepSpeed; profiles refuse it."""
