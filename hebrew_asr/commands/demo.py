@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 SEED = 0
-TRAIN_CLIPS, EVAL_CLIPS = 8000, 200
+TRAIN_CLIPS, EVAL_CLIPS = 10_000, 200
 ROOT = Path(__file__).parents[2]
 
 
