@@ -1,0 +1,78 @@
+"""The compiled step on CUDA: equal to the eager one on padded batches, one graph a shape and phase, no host sync."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from hebrew_asr.audio.frames import EncoderGeometry
+from hebrew_asr.audio.mel import LogMel
+from hebrew_asr.data.collate import PackedBatch, needed_shape, pack
+from hebrew_asr.data.shapes import choose_shapes
+from hebrew_asr.model.compiled import CompiledASR
+from hebrew_asr.model.packed import PackedASR
+from hebrew_asr.text.prompt import PromptTokens
+from tests.gpu.test_packed_gpu import no_host_sync, to_bfloat16
+from tests.support.native import build, examples
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+GEOMETRY = EncoderGeometry()
+CHOSEN = [[0, 1, 4], [5, 2], [3, 4, 1, 0]]
+
+
+def padded_batches(tokenizer) -> list[PackedBatch]:
+    """Different clips, one shape."""
+    clips, prompt = examples(tokenizer), PromptTokens.of(tokenizer)
+    picked = [[clips[index] for index in chosen] for chosen in CHOSEN]
+    needed = [
+        needed_shape([len(clip.samples) for clip in batch], [len(c.target_ids) for c in batch], prompt, GEOMETRY)
+        for batch in picked
+    ]
+    shapes = choose_shapes(needed, 1)
+    return [pack(batch, prompt, GEOMETRY, shapes=shapes).to("cuda") for batch in picked]
+
+
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_compiled_equals_eager_in_every_phase(cuda_graphs: bool):
+    model, tokenizer = build()
+    model.cuda()
+    to_bfloat16(model)
+    log_mel = LogMel().cuda()
+    inputs = [(batch, log_mel(batch)) for batch in padded_batches(tokenizer)]
+    torch._dynamo.reset()
+    compiled, eager = CompiledASR(model, cuda_graphs=cuda_graphs), PackedASR(model)
+    phase_b = [model.model.multi_modal_projector, model.model.language_model.layers[-1], model.lm_head]
+    for modules in (phase_b, [*phase_b, model.model.audio_tower.layers[-1]], phase_b):
+        model.requires_grad_(False)
+        for module in modules:
+            module.requires_grad_(True)
+        for batch, mel_CBF in inputs:
+            results = []
+            for forward in (eager, compiled):
+                loss = forward(batch, mel_CBF)
+                loss.backward()
+                gradients = {n: p.grad.float().clone() for n, p in model.named_parameters() if p.grad is not None}
+                results.append((loss.item(), gradients))
+                model.zero_grad(set_to_none=True)
+            (expected_loss, expected), (found_loss, found) = results
+            assert found.keys() == expected.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
+            assert abs(found_loss - expected_loss) < 5e-3 * expected_loss
+            error = sum((found[name] - gradient).square().sum().item() for name, gradient in expected.items())
+            assert math.sqrt(error / sum(g.square().sum().item() for g in expected.values())) < 0.1
+    assert compiled.is_compiled
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+
+def test_a_compiled_step_never_waits_for_the_device():
+    model, tokenizer = build()
+    model.cuda()
+    to_bfloat16(model)
+    log_mel, compiled = LogMel().cuda(), CompiledASR(model)
+    batches = padded_batches(tokenizer)
+    for batch in batches[:2]:
+        compiled(batch, log_mel(batch)).backward()
+    with no_host_sync():
+        compiled(batches[2], log_mel(batches[2])).backward()
+    assert compiled.is_compiled
