@@ -53,7 +53,7 @@ class PaddedCollator:
         """Decode, extract and pad."""
         sounds = [decode(clip.audio) for clip in clips]
         features = self._extract(
-            sounds, sampling_rate=SAMPLE_RATE_HZ, padding=True, return_attention_mask=True, return_tensors="pt"
+            sounds, sampling_rate=SAMPLE_RATE_HZ, padding="longest", return_attention_mask=True, return_tensors="pt"
         )
         mask = features["attention_mask"]
         for row, sound in enumerate(sounds):  # the extractor counts frames differently in a batch

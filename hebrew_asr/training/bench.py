@@ -20,6 +20,8 @@ if __name__ == "__main__":
 import torch
 
 from hebrew_asr.data.loader import load_steps
+from hebrew_asr.engine import dist
+from hebrew_asr.errors import HebrewASRError
 from hebrew_asr.files import write_json
 from hebrew_asr.training.feed import FedStep, feed
 from hebrew_asr.training.flops import step_flops
@@ -187,15 +189,15 @@ def _wait(device: torch.device) -> None:
 
 def main(argv: list[str]) -> int:
     """The launcher's entry."""
-    from hebrew_asr.cli import guarded
-    from hebrew_asr.engine import dist
-
     spec = json.loads(next(part for part in argv if not part.startswith("--local_rank")))
     arguments = TrainArguments(ds=spec["ds"], recipe=spec["recipe"], set=spec["set"], run_dir=spec["run"])
-    code = guarded(lambda: measure(arguments, spec["steps"], Path(spec["out"])) or 0)
-    if not code:
-        dist.stop()
-    return code
+    try:
+        measure(arguments, spec["steps"], Path(spec["out"]))
+    except HebrewASRError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    dist.stop()
+    return 0
 
 
 if __name__ == "__main__":

@@ -44,10 +44,10 @@ def _feed_in_turn(steps: Iterator[LoadedStep], mel: LogMel, device: torch.device
     while True:
         started = time.monotonic()
         loaded = next(steps, None)
+        wait_s = time.monotonic() - started
         if loaded is None:
             return
-        micro_batches = _to_device(loaded, mel, device)
-        yield FedStep(loaded.step, micro_batches, time.monotonic() - started, loaded.skipped)
+        yield FedStep(loaded.step, _to_device(loaded, mel, device), wait_s, loaded.skipped)
 
 
 def _feed_ahead(steps: Iterator[LoadedStep], mel: LogMel, device: torch.device) -> Iterator[FedStep]:
