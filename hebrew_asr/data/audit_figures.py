@@ -17,7 +17,7 @@ from hebrew_asr.report.words import percent, quantity
 
 _WIDTH, _HEIGHT = 560, 236
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 552, 14, 200
-_BINS = 44
+_FEWEST_BINS, _MOST_BINS = 12, 44
 _SHADES = 6
 _WAVE_POINTS, _WAVE_HEIGHT = 160, 40
 
@@ -57,7 +57,8 @@ def histogram(
     everything = np.asarray([*train, *held])
     low, high = limits or (float(np.quantile(everything, 0.001)), float(np.quantile(everything, 0.999)))
     x = Scale(low, max(high, low + 1e-6), _LEFT, _RIGHT)
-    edges = np.linspace(x.low, x.high, _BINS + 1)
+    bins = min(_MOST_BINS, max(_FEWEST_BINS, 2 * math.isqrt(len(everything))))
+    edges = np.linspace(x.low, x.high, bins + 1)
     shares = {name: _shares(values, edges) for name, values in (("train", train), ("eval", held)) if len(values)}
     top = max(float(share.max()) for share in shares.values())
     y = Scale(0, top * 1.08 or 1, _BOTTOM, _TOP)
@@ -186,8 +187,11 @@ def _pace_line(x: Scale, y: Scale, pace: float, free_s: float = 0.0) -> Markup:
 
 
 def waveform(samples: np.ndarray) -> Markup:
-    """The envelope of a clip: peaks of 160 stretches of it, mirrored. ``samples`` are within [-1, 1]."""
-    peaks = [float(np.abs(stretch).max(initial=0)) for stretch in np.array_split(samples, _WAVE_POINTS)]
+    """The envelope of a clip: peaks of 160 stretches of it, mirrored. ``samples`` are within [-1, 1].
+
+    Heights are compressed, so that ordinary speech fills the picture and a whisper is still seen.
+    """
+    peaks = [float(np.abs(stretch).max(initial=0)) ** 0.6 for stretch in np.array_split(samples, _WAVE_POINTS)]
     upper = [(i, _WAVE_HEIGHT * (1 - max(peak, 0.01)) / 2) for i, peak in enumerate(peaks)]
     lower = [(i, _WAVE_HEIGHT - y) for i, y in reversed(upper)]
     shape = element("path", d=_path([*upper, *lower]) + "Z", class_="bar c1")

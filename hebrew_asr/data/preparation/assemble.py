@@ -151,7 +151,9 @@ def _leak_free_sides(kept: list[Record], options: PrepareOptions) -> tuple[list[
             f"all {len(kept)} clips belong together (same source, session, speaker or sentences): no leak-free split "
             "exists. Add other recordings, or give --eval-fraction 0 or --split random"
         )
-    return on_eval, {"method": "leak-free", "leaky": False, "held_out_whole": hold_out, "held_out_groups": held_out}
+    present = any(key.startswith(f"{hold_out}:") for own in keys for key in own)
+    whole = hold_out if present else "group"
+    return on_eval, {"method": "leak-free", "leaky": False, "held_out_whole": whole, "held_out_groups": held_out}
 
 
 def _narrowed(keys: list[list[str]], hold_out: str) -> list[list[str]]:

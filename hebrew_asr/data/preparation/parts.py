@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,10 +73,10 @@ def _record(row: dict[str, Any]) -> Record:
     return Record(**row)
 
 
-_DEFAULTS = asdict(Record("kept", "", 0, 0))
+_REQUIRED = ("fate", "id", "shard", "row")
+_DEFAULTS = {field.name: field.default for field in fields(Record) if field.name not in _REQUIRED}
 
 
 def _compact(record: Record) -> dict[str, object]:
-    values = asdict(record)
-    required = ("fate", "id", "shard", "row")
-    return {name: value for name, value in values.items() if name in required or value != _DEFAULTS[name]}
+    kept = {name: getattr(record, name) for name in _REQUIRED}
+    return kept | {n: value for n, default in _DEFAULTS.items() if (value := getattr(record, n)) != default}
