@@ -45,7 +45,6 @@ class Session:
     def start(self) -> None:
         """Build the first engine or restore a resumed one, and measure what is still to be measured at this step."""
         run = self.run
-        run.stop.install()
         # A checkpoint at a phase's end is written before the switch: its groups are those of the step before.
         self._phase = run.schedule.phase_of(max(0, self.state.step - 1))
         if run.resumed_from is None:

@@ -178,6 +178,8 @@ def set_up(arguments: TrainArguments) -> Run:
     weights_by_phase = check_phases(asr, recipe)
     # 3. The ranks.
     ranks = dist.start(profile.hardware.accelerator)
+    stop = StopFlag(folder, ranks)
+    stop.install()
     if profile.hardware.accelerator == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // plan.num_ranks))
     mel = LogMel().to(ranks.device)
@@ -225,7 +227,7 @@ def set_up(arguments: TrainArguments) -> Run:
         ),
         tracker,
         console,
-        StopFlag(folder, ranks),
+        stop,
         Watchdog(ranks),
         state,
         checked.resume,
