@@ -12,7 +12,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.tiny_task import ROOT, TRAIN_FILE, environment, launch, launcher, make_task, spawn, train_arguments
+from tests.support.tiny_task import (
+    ROOT,
+    TRAIN_FILE,
+    environment,
+    events,
+    launch,
+    launcher,
+    make_task,
+    rank_processes,
+    spawn,
+    train_arguments,
+    without_times,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -30,15 +42,6 @@ def whole_run(task, tmp_path_factory) -> Path:
     done = launch(TRAIN_FILE, arguments, ranks=2, port=29631)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder
-
-
-def events(folder: Path, kind: str) -> list[dict]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in rows if row["event"] == kind]
-
-
-def without_times(rows: list[dict]) -> list[dict]:
-    return [{key: value for key, value in row.items() if not key.endswith("_s") or key == "audio_s"} for row in rows]
 
 
 def test_a_run_tells_its_story(whole_run):
@@ -159,18 +162,6 @@ def test_sigterm_saves_and_resumes(task, whole_run, tmp_path):
     done = spawn(TRAIN_FILE, train_arguments(task, folder, *changes, resume="auto"), ranks=2, port=29637)
     assert done.returncode == 0, done.stderr[-3000:]
     assert without_times(events(folder, "train")) == without_times(events(whole_run, "train"))
-
-
-def rank_processes(folder: Path) -> list:
-    import psutil
-
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        line = process.info["cmdline"] or []
-        if any(part.startswith("--local_rank") for part in line) and str(folder) in line:
-            found.append(process)
-    assert len(found) == 2
-    return found
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import soundfile
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, to_int16
@@ -106,3 +108,26 @@ def train_arguments(task: Path, run: Path, *changes: str, resume: str = "never")
     fixed = [f"model.path={task / 'base'}", f"data.folder={task / 'data'}"]
     sets = [part for change in (*RECIPE_CHANGES, *fixed, *changes) for part in ("--set", change)]
     return ["--ds", str(ROOT / "ds_configs" / "cpu.json"), "--run", str(run), "--resume", resume, *sets]
+
+
+def events(run: Path, kind: str) -> list[dict]:
+    """Records of one kind in a run's metrics."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if row["event"] == kind]
+
+
+def without_times(rows: list[dict]) -> list[dict]:
+    """Records without what differs from run to run."""
+    return [{key: value for key, value in row.items() if not key.endswith("_s") or key == "audio_s"} for row in rows]
+
+
+def rank_processes(run: Path) -> list[psutil.Process]:
+    """The two rank processes that the launcher started for a run, by rank."""
+    found = {}
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        local = [part for part in line if part.startswith("--local_rank=")]
+        if local and str(run) in line:
+            found[int(local[0].split("=")[1])] = process
+    assert sorted(found) == [0, 1]
+    return [found[0], found[1]]

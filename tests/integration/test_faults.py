@@ -1,0 +1,148 @@
+"""Things go wrong for real: NaN gradients, damaged files, a full disk, killed ranks, stops at awkward moments."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from hebrew_asr.engine.checkpoint import find_checkpoints
+from tests.support.tiny_task import (
+    ROOT,
+    TRAIN_FILE,
+    environment,
+    events,
+    launcher,
+    make_task,
+    rank_processes,
+    spawn,
+    train_arguments,
+    without_times,
+)
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory) -> Path:
+    return make_task(tmp_path_factory.mktemp("task"), eval_clips=24)
+
+
+QUICK = ("evaluation.at_start=false", "evaluation.full_each_epoch=false", "evaluation.every_steps=100")
+
+
+def test_nan_gradients_are_borne_then_told(task, tmp_path):
+    """A learning rate that overflows: steps are skipped on both ranks, then the run stops and keeps the evidence."""
+    run = tmp_path / "run"
+    changes = ["phases.0.learning_rates.head=1e30", "faults.non_finite_patience=2", *QUICK]
+    done = spawn(TRAIN_FILE, train_arguments(task, run, *changes), ranks=2, port=29651)
+    assert done.returncode == 6
+    assert "NaN or infinite 3 steps in a row" in done.stderr
+    assert "Traceback" not in done.stderr
+    faults = events(run, "fault")
+    assert [row["kind"] for row in faults] == ["non-finite"] * 2
+    assert all(len(row["clips"]) >= 4 for row in faults)
+    for rank in (0, 1):
+        evidence = json.loads((run / "crash" / f"rank{rank}" / "batch.json").read_text())
+        assert evidence["micro_batches"][0]["clips"]
+        assert "in a row" in (run / "crash" / f"rank{rank}" / "error.txt").read_text()
+
+
+def test_unreadable_clips_are_skipped_within_the_budget(tmp_path):
+    task = make_task(tmp_path / "task")
+    victim = task / "data" / "clips" / "train3.wav"
+    victim.write_bytes(victim.read_bytes()[:30])
+    changes = ["faults.max_unreadable_share=0.1", *QUICK, "max_steps=6"]
+    done = spawn(TRAIN_FILE, train_arguments(task, tmp_path / "run", *changes), ranks=2, port=29652)
+    assert done.returncode == 0, done.stderr[-2000:]
+    faults = events(tmp_path / "run", "fault")
+    assert len(faults) == 2, "once in each of the two epochs"
+    assert all("train3.wav" in row["reasons"][0] for row in faults)
+    train = events(tmp_path / "run", "train")
+    assert len(train) == 6
+    assert all(row["loss"] > 0 for row in train)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=66m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("this user may not mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_costs_checkpoints_not_the_run(task, small_disk):
+    """66 MiB, of which 64 are kept free: room for a few checkpoints of a third of a MiB."""
+    run = small_disk / "run"
+    changes = ["checkpoints.every_steps=1", "checkpoints.keep_last=100", "checkpoints.background=false", *QUICK]
+    done = spawn(TRAIN_FILE, train_arguments(task, run, *changes), ranks=1, port=29653)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "disk is full; dropping the oldest checkpoint" in done.stderr
+    assert len(events(run, "train")) == 15
+    kept = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert kept[-1] == "step-000015"
+    assert len(kept) < 15
+    assert all((run / "checkpoints" / name / "COMPLETE.json").is_file() for name in kept)
+
+
+def start(task: Path, run: Path, port: int, *changes: str) -> subprocess.Popen:
+    line = [*launcher(2, port), str(TRAIN_FILE), *train_arguments(task, run, *changes)]
+    return subprocess.Popen(line, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def wait_for(condition, job: subprocess.Popen, limit_s: float = 120) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        assert job.poll() is None, job.communicate()[0].decode()[-3000:]
+        time.sleep(0.02)
+
+
+def test_a_killed_rank_takes_the_job_down_in_seconds(task, tmp_path):
+    run = tmp_path / "run"
+    with start(task, run, 29654, *QUICK, "phases.0.epochs=500") as job:
+        wait_for(lambda: (run / "metrics.jsonl").is_file() and events(run, "train"), job)
+        killed = time.monotonic()
+        rank_processes(run)[1].kill()
+        output = job.communicate(timeout=60)[0].decode()
+    assert time.monotonic() - killed < 20
+    assert job.returncode != 0
+    assert "rank 1 died during step" in output or "rank 0 died during step" in output
+
+
+def test_a_stop_in_the_first_evaluation_is_made_up_for(task, tmp_path):
+    """SIGTERM while the base model is measured; the resumed run measures it and ends like one never stopped."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    changes = ["evaluation.batch_clips=1", "evaluation.sample_clips=24", "max_steps=4"]
+    done = spawn(TRAIN_FILE, train_arguments(task, whole, *changes), ranks=2, port=29655)
+    assert done.returncode == 0, done.stderr[-2000:]
+    with start(task, run, 29656, *changes) as job:
+        wait_for(lambda: (run / "metrics.jsonl").is_file(), job)
+        for process in rank_processes(run):
+            process.send_signal(signal.SIGTERM)
+        output = job.communicate(timeout=60)[0].decode()
+    assert job.returncode == 75, output[-3000:]
+    assert not events(run, "train")
+    done = spawn(TRAIN_FILE, train_arguments(task, run, *changes, resume="auto"), ranks=2, port=29657)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for kind in ("eval", "train"):
+        assert without_times(events(run, kind)) == without_times(events(whole, kind))
+
+
+def test_a_stop_file_stops(task, tmp_path):
+    run = tmp_path / "run"
+    with start(task, run, 29658, *QUICK, "phases.0.epochs=500") as job:
+        wait_for(lambda: (run / "metrics.jsonl").is_file() and events(run, "train"), job)
+        (run / "STOP").touch()
+        output = job.communicate(timeout=60)[0].decode()
+    assert job.returncode == 75, output[-3000:]
+    assert find_checkpoints(run / "checkpoints")
