@@ -14,7 +14,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from hebrew_asr.data.preparation import summary
 from hebrew_asr.data.preparation.assemble import Assembly, assemble
@@ -106,25 +106,30 @@ def _refuse_foreign(folder: Path) -> None:
 @contextmanager
 def _locked(work: Path) -> Generator[None, None, None]:
     """Hold the folder's lock. It belongs to the open file, so the kernel frees it however the holder ends."""
+    with _lock_of(work):
+        try:
+            yield
+        finally:
+            if not any((work / name).is_file() for name in (_JOB, SUCCESS)):  # nothing was begun, or all is done
+                shutil.rmtree(work, ignore_errors=True)
+
+
+def _lock_of(work: Path) -> TextIO:
+    """Wait for the lock. The last holder deletes it with its folder, and a lock on a deleted file guards nothing."""
     while True:
         work.mkdir(parents=True, exist_ok=True)
-        with (work / "lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(
-                    f"prepare: another process is preparing {work.parent}; waiting for it", file=sys.stderr, flush=True
-                )
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            # The last holder removes the work folder with the lock in it; a lock on a deleted file guards nothing.
-            if os.fstat(lock.fileno()).st_nlink:
-                try:
-                    yield
-                finally:
-                    # Nothing was begun, or all is done: leave nothing behind.
-                    if not any((work / name).is_file() for name in (_JOB, SUCCESS)):
-                        shutil.rmtree(work, ignore_errors=True)
-                return
+        try:
+            lock = (work / "lock").open("a")
+        except FileNotFoundError:  # deleted since
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"prepare: another process is preparing {work.parent}; waiting for it", file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock.fileno()).st_nlink:
+            return lock
+        lock.close()
 
 
 @contextmanager

@@ -47,9 +47,11 @@ def print_result(manifest: dict[str, Any], folder: Path) -> None:
 
 
 def _split_line(split: dict[str, Any]) -> str:
-    shared = ", ".join(f"{count} {kind}" for kind, count in split["keys_in_train_and_eval"].items())
-    if split["leaky"]:
-        return f"split: random, LEAKY: training and evaluation share {shared or 'nothing'}"
     whole = f", each {split['held_out_whole']} whole" if "held_out_whole" in split else ""
-    linked = f"{split['components']:,} groups of linked clips"
-    return f"split: {split['method']}{whole}, {linked}; training and evaluation share {shared or 'nothing'}"
+    method = "random, LEAKY" if split["leaky"] else f"{split['method']}{whole}"
+    counts = split["keys_in_train_and_eval"]
+    shared = [f"{count:,} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count]
+    apart = [kind for kind, count in counts.items() if not count]
+    none = f"; no shared {', '.join(apart)}" if apart and shared else ""
+    both = f"{', '.join(shared) or 'nothing'} on both sides"
+    return f"split: {method}; {both}{none}"

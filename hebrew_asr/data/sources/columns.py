@@ -116,7 +116,7 @@ def _plain_row(row: dict[str, Any], place: Place) -> Row:
         text=_text(row),
         audio=_audio(row, place),
         groups=tuple(groups),
-        stated_duration_s=samples / 16_000 if samples else row.get("duration_s"),
+        stated_duration_s=samples / 16_000 if isinstance(samples, int) else row.get("duration_s"),
     )
 
 

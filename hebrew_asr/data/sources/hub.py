@@ -60,7 +60,9 @@ def open_hub(spec: str, *, held_out: bool, pinned: str | None = None) -> Source:
         EnvironmentProblem: the hub cannot be reached, or wants its conditions accepted or a token.
     """
     from huggingface_hub import HfApi
+    from huggingface_hub.utils import disable_progress_bars
 
+    disable_progress_bars()  # there is one bar already
     match = HUB_ID.fullmatch(spec)
     assert match is not None, spec
     repo, config = match["repo"], match["config"]
@@ -100,7 +102,8 @@ def _explained(repo: str, call: Callable[[], _Result]) -> _Result:
         raise DataError(f"source {repo}: no such revision; see {page}/commits") from error
     except errors.RepositoryNotFoundError as error:
         raise DataError(
-            f"source {repo}: not on the hub, or private. If {page} opens in your browser, set HF_TOKEN"
+            f"source {repo}: no such folder here, and not on the hub, or private. If {page} opens in your browser, set "
+            "HF_TOKEN"
         ) from error
     except OSError as error:
         if error.filename is not None:  # a local file, such as a full disk
