@@ -8,7 +8,9 @@ state can be carried over a rebuilt engine, written, and read back on another ra
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import io
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +69,8 @@ def build(module: nn.Module, groups: list[ParameterGroup], config: dict[str, Any
         eps=optimizer.eps,
         fused=True,
     )
-    engine = deepspeed.initialize(model=module, optimizer=adamw, config=config)[0]
+    with contextlib.redirect_stdout(io.StringIO()):  # stage 1 prints the memory in use around every group
+        engine = deepspeed.initialize(model=module, optimizer=adamw, config=config)[0]
     if torch_dist.get_world_size() == 1 and type(engine.optimizer).__name__ == "BF16_Optimizer":
         # It would flatten all gradients, reduce them over one rank and copy them back: 4 ms of a step on an H200.
         engine.enable_backward_allreduce = False
