@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hebrew_asr.data.split import (
@@ -63,6 +63,7 @@ def test_no_key_is_on_both_sides(keys, fraction, seed):
 
 
 @given(graphs, fractions, st.integers(0, 3))
+@example([["a"], ["b"]], 0.5625, 0)  # both would fit
 def test_evaluation_has_its_size(keys, fraction, seed):
     on_eval = split_leak_free(keys, eval_fraction=fraction, seed=seed)
     sizes = sorted(len(component) for component in reference_components(keys))
