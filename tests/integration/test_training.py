@@ -80,6 +80,18 @@ def test_a_run_tells_its_story(whole_run):
     assert [row["step"] for row in events(whole_run, "checkpoint")] == [4, 8, 12, 15]
 
 
+def test_golden_trajectory(whole_run):
+    """Stored losses and gradient norms: a refactoring repeats them (1e-4, for other processors' rounding).
+
+    A change of what is learnt replaces ``tests/golden/tiny_run.jsonl`` and says why in its commit.
+    """
+    golden = [json.loads(line) for line in (ROOT / "tests" / "golden" / "tiny_run.jsonl").read_text().splitlines()]
+    train = events(whole_run, "train")
+    assert [row["tokens"] for row in train] == [row["tokens"] for row in golden]
+    for key in ("loss", "grad_norm"):
+        assert [row[key] for row in train] == pytest.approx([row[key] for row in golden], abs=1e-4, rel=1e-4)
+
+
 def test_final_model_is_native_and_transcribes(task, whole_run):
     from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration
 

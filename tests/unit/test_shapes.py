@@ -114,4 +114,5 @@ def test_padding_changes_neither_loss_nor_gradients(chosen: list[int]):
         assert torch.isfinite(padded[name]).all(), name
         # The bias of the keys has no gradient but rounding.
         scale = largest_norm if name.endswith("k_proj.bias") else gradient.norm()
-        assert (padded[name] - gradient).norm() <= 1e-6 * scale, name
+        # Longer sums over the chunks are rounded in another order, by an order that depends on the processor.
+        assert (padded[name] - gradient).norm() <= 1e-5 * scale, name
