@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from hebrew_asr.training.setup import TrainArguments, check
 
@@ -40,7 +44,7 @@ class Command(TrainArguments):
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
         if not on_gpus:
             environment.setdefault("DS_ACCELERATOR", "cpu")
-        return subprocess.run(self.launch_command(ranks), env=environment, check=False).returncode
+        return _run_forwarding_signals(self.launch_command(ranks), environment)
 
     def launch_command(self, ranks: int) -> list[str]:
         """The launcher's command line."""
@@ -49,3 +53,25 @@ class Command(TrainArguments):
         options += ["--run", self.run_dir] if self.run_dir else []
         launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "-q", "--num_gpus", str(ranks)]
         return [*launcher, "--master_port", str(self.master_port), str(TRAIN_FILE), *options]
+
+
+def _run_forwarding_signals(command: list[str], environment: dict[str, str]) -> int:
+    """Run the launcher; a stop asked of this process is asked of the ranks, which save and leave by themselves.
+
+    The launcher alone would not do: it dies of SIGTERM and leaves its ranks running. In a session of its own it does
+    not see a Ctrl-C either, which the terminal would send to all of it at once.
+    """
+    with subprocess.Popen(command, env=environment, start_new_session=True) as job:
+
+        def forward(number: int, _: object) -> None:
+            for process in psutil.Process(job.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if any(part.startswith("--local_rank") for part in process.cmdline()):
+                        process.send_signal(number)
+
+        previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            return job.wait()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -136,6 +137,19 @@ def test_a_stop_in_the_first_evaluation_is_made_up_for(task, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     for kind in ("eval", "train"):
         assert without_times(events(run, kind)) == without_times(events(whole, kind))
+
+
+def test_the_shorthand_forwards_a_stop(task, tmp_path):
+    """SIGTERM to ``hebrew-asr train`` alone: the ranks under its launcher save, and it leaves with their code."""
+    run = tmp_path / "run"
+    arguments = train_arguments(task, run, *QUICK, "phases.0.epochs=500")
+    line = [sys.executable, "-m", "hebrew_asr.cli", "train", *arguments, "--num-gpus", "2", "--master-port", "29659"]
+    with subprocess.Popen(line, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as job:
+        wait_for(lambda: (run / "metrics.jsonl").is_file() and events(run, "train"), job)
+        job.terminate()
+        output = job.communicate(timeout=60)[0].decode()
+    assert job.returncode == 75, output[-3000:]
+    assert find_checkpoints(run / "checkpoints")
 
 
 def test_a_stop_file_stops(task, tmp_path):
