@@ -27,8 +27,9 @@ class Command:
     """How many of the oddest clips to show."""
 
     def run(self) -> int:
-        from hebrew_asr.data.audit import audit, write_audit
+        from hebrew_asr.data.audit import audit
         from hebrew_asr.data.audit_checks import PROBLEM_KINDS
+        from hebrew_asr.report.audit_page import write_audit
 
         found = audit(self.folder, processes=self.processes, suspects=self.suspects)
         page = write_audit(found, self.out or self.folder)

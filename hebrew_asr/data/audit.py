@@ -25,7 +25,6 @@ from hebrew_asr.data.audit_checks import (
 from hebrew_asr.data.audit_clips import Measured, measure_all
 from hebrew_asr.data.manifest import read_manifest
 from hebrew_asr.errors import DataError
-from hebrew_asr.files import write_json
 
 SIDES = ("train", "eval")
 
@@ -106,17 +105,6 @@ def _file_problems(folder: Path, manifest: dict[str, Any]) -> list[Problem]:
         elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             problems.append(Problem("files", name, "was changed after prepare wrote it"))
     return problems
-
-
-def write_audit(found: Audit, folder: Path) -> Path:
-    """Write ``audit.json`` and ``audit.html`` into ``folder``; returns the page's path."""
-    from hebrew_asr.data.audit_page import render_page
-    from hebrew_asr.files import write_atomically
-
-    write_json(folder / "audit.json", as_json(found))
-    page = folder / "audit.html"
-    write_atomically(page, render_page(found, folder))
-    return page
 
 
 def as_json(found: Audit) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from hebrew_asr.files import write_atomically
 from hebrew_asr.errors import DataError
+from hebrew_asr.files import write_atomically
 from hebrew_asr.text.prompt import parse_target
 
 

@@ -14,12 +14,13 @@ import pytest
 import soundfile
 
 from hebrew_asr.commands.audit import Command
-from hebrew_asr.data.audit import as_json, audit, quantiles, write_audit
+from hebrew_asr.data.audit import as_json, audit, quantiles
 from hebrew_asr.data.audit_checks import PROBLEM_KINDS
 from hebrew_asr.data.audit_clips import measure
-from hebrew_asr.data.audit_figures import Scale, histogram
 from hebrew_asr.data.manifest import Clip, write_manifest
 from hebrew_asr.errors import DataError
+from hebrew_asr.report.audit_figures import Scale, histogram
+from hebrew_asr.report.audit_page import write_audit
 from hebrew_asr.text.prompt import build_target
 from tests.support import corpora
 

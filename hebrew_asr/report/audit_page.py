@@ -11,11 +11,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from hebrew_asr.audio.decode import decode
-from hebrew_asr.data.audit import SIDES, Audit
+from hebrew_asr.data.audit import SIDES, Audit, as_json
 from hebrew_asr.data.audit_checks import PROBLEM_KINDS, Suspect, describe
 from hebrew_asr.data.audit_clips import Measured
-from hebrew_asr.data.audit_figures import histogram, share_bar, text_against_duration, waveform
+from hebrew_asr.files import write_atomically, write_json
 from hebrew_asr.report.assets import STYLE
+from hebrew_asr.report.audit_figures import histogram, share_bar, text_against_duration, waveform
 from hebrew_asr.report.markup import Markup, element
 from hebrew_asr.report.words import count, duration, percent, quantity
 
@@ -57,6 +58,14 @@ td.id { overflow-wrap: anywhere }
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; media-src 'self' file:"
 _SHOWN_PROBLEMS = 30
 _SHOWN_GROUPS = 12
+
+
+def write_audit(found: Audit, folder: Path) -> Path:
+    """Write ``audit.json`` and ``audit.html`` into ``folder``; returns the page's path."""
+    write_json(folder / "audit.json", as_json(found))
+    page = folder / "audit.html"
+    write_atomically(page, render_page(found, folder))
+    return page
 
 
 def render_page(found: Audit, page_folder: Path) -> str:
