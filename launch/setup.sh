@@ -2,7 +2,6 @@
 # Needs bash, gcc and Python 3.11 or 3.12; nothing is installed outside this folder.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-cd "$root"
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*"; }
 
@@ -19,7 +18,7 @@ find_python() {
   return 4
 }
 
-python_is_whole() {
+require_gcc() {
   command -v gcc >/dev/null || { echo "error: gcc is missing; deepspeed builds with it. On Debian or Ubuntu: apt-get install gcc" >&2; return 4; }
 }
 
@@ -30,7 +29,7 @@ install() {
     say "environment: .venv is up to date"
     return
   fi
-  python_is_whole
+  require_gcc
   python=$(find_python)
   say "environment: installing pinned packages into .venv with $("$python" --version) (once; about 3 GB, some minutes)"
   [ -x .venv/bin/python ] || "$python" -m venv --clear .venv
@@ -39,7 +38,7 @@ install() {
   echo "$wanted" > .venv/installed
 }
 
-install
+(cd "$root" && install)
 export PATH="$root/.venv/bin:$PATH"
 # transformers and datasets ask a hub only when a recipe names one of its models or sets.
 export TOKENIZERS_PARALLELISM=false
