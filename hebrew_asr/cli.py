@@ -45,7 +45,13 @@ def _run(name: str, rest: list[str]) -> int:
     import tyro
 
     command = importlib.import_module(f"hebrew_asr.commands.{name}").Command
-    return tyro.cli(command, prog=f"hebrew-asr {name}", args=rest).run() or 0
+    return tyro.cli(command, prog=f"hebrew-asr {name}", args=with_bare_resume(rest)).run() or 0
+
+
+def with_bare_resume(argv: list[str]) -> list[str]:
+    """``--resume`` without a value means ``--resume auto``."""
+    bare = [i for i, part in enumerate(argv) if part == "--resume" and argv[i + 1 : i + 2] not in (["auto"], ["never"])]
+    return [filled for i, part in enumerate(argv) for filled in ([part, "auto"] if i in bare else [part])]
 
 
 def guarded(run: Callable[[], int], quiet: Callable[[], bool] = lambda: False) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: its folder must not shadow other packages' names
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from hebrew_asr.cli import guarded
+from hebrew_asr.cli import guarded, with_bare_resume
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def _train(argv: list[str]) -> int:
     from hebrew_asr.training.loop import train
     from hebrew_asr.training.setup import TrainArguments, set_up
 
-    arguments = tyro.cli(TrainArguments, prog="hebrew_asr/train.py", args=argv)
+    arguments = tyro.cli(TrainArguments, prog="hebrew_asr/train.py", args=with_bare_resume(argv))
     run = set_up(arguments)
     try:
         train(run)

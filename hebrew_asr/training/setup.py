@@ -60,7 +60,7 @@ class TrainArguments:
     run_dir: Annotated[str | None, tyro.conf.arg(name="run")] = None
     """Run directory; runs/<recipe name> unless given."""
     resume: Literal["auto", "never"] = "never"
-    """auto: go on from the newest complete checkpoint in the run directory, or start if there is none."""
+    """auto, or nothing: go on from the newest complete checkpoint in the run directory; start if there is none."""
 
 
 @dataclass
@@ -203,34 +203,35 @@ def set_up(arguments: TrainArguments) -> Run:
     tracker, console = Tracker(), None
     if ranks.is_main:
         tracker, console = _outputs(checked, schedule, state, weights_by_phase)
-    return Run(
-        recipe,
-        profile,
-        plan,
+    store = CheckpointStore(
+        folder / "checkpoints",
         ranks,
-        folder,
-        checked.train_clips,
-        checked.eval_clips,
-        dataset,
-        schedule,
-        asr,
-        tokenizer,
-        mel,
-        engine,
-        Evaluator(asr, tokenizer, recipe.evaluation, ranks, folder / "samples"),
-        CheckpointStore(
-            folder / "checkpoints",
-            ranks,
-            keep_last=recipe.checkpoints.keep_last,
-            keep_best=recipe.checkpoints.keep_best,
-            background=recipe.checkpoints.background,
-        ),
-        tracker,
-        console,
-        stop,
-        Watchdog(ranks),
-        state,
-        checked.resume,
+        keep_last=recipe.checkpoints.keep_last,
+        keep_best=recipe.checkpoints.keep_best,
+        background=recipe.checkpoints.background,
+    )
+    return Run(
+        recipe=recipe,
+        profile=profile,
+        plan=plan,
+        ranks=ranks,
+        folder=folder,
+        train_clips=checked.train_clips,
+        eval_clips=checked.eval_clips,
+        dataset=dataset,
+        schedule=schedule,
+        asr=asr,
+        tokenizer=tokenizer,
+        mel=mel,
+        engine=engine,
+        evaluator=Evaluator(asr, tokenizer, recipe.evaluation, ranks, folder / "samples"),
+        checkpoints=store,
+        tracker=tracker,
+        console=console,
+        stop=stop,
+        watchdog=Watchdog(ranks),
+        state=state,
+        resumed_from=checked.resume,
     )
 
 
