@@ -15,6 +15,7 @@ from hebrew_asr.engine import zero
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.engine.proof import PhaseProof
 from hebrew_asr.engine.state import CarriedPartition, StateReader, capture, restore, to_host
+from hebrew_asr.model.load import build_model
 from hebrew_asr.model.phases import ParameterGroup, num_weights, set_phase
 from hebrew_asr.profiles import Batching, Profile, deepspeed_config
 from hebrew_asr.recipe import Recipe
@@ -178,13 +179,27 @@ class TrainEngine:
             return []  # without sharding every rank holds all of it: one copy is enough
         return to_host(capture(self._engine, zero.partitions(self._engine, self.groups)) + self._parked)
 
-    def full_weights(self) -> Any:
-        """Context in which every rank sees whole weights (ZeRO-3 gathers them; other stages have them)."""
+    @contextmanager
+    def whole_model(self) -> Iterator[Any]:
+        """The native model with all its weights on this rank, to decode with or to save; collective.
+
+        ZeRO-3 gathers weights layer by layer, on all ranks together, so ranks that decode different clips would wait
+        for each other for ever. There it is a copy without the engine's hooks, for as long as the context lasts.
+        """
         if self._profile.zero_stage < 3:
-            return nullcontext()
+            yield self.asr
+            return
         import deepspeed
 
-        return deepspeed.zero.GatheredParameters(list(self.asr.parameters()), modifier_rank=None)
+        asr: Any = self.asr
+        with torch.device(self.ranks.device):
+            copy = build_model(asr.config, asr.dtype)
+        copy.generation_config = asr.generation_config
+        sources = list(asr.parameters())
+        with deepspeed.zero.GatheredParameters(sources, modifier_rank=None), torch.no_grad():
+            for target, source in zip(copy.parameters(), sources, strict=True):
+                target.copy_(source)
+        yield copy.eval()
 
     def close(self) -> None:
         """Let go of the engine."""

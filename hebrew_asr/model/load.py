@@ -111,12 +111,7 @@ def load_model(model: Model, *, seed: int = 0, dtype: torch.dtype = torch.float3
     config, thinker = read_config(folder)
     if model.random_weights:
         torch.manual_seed(seed)
-        previous = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        try:
-            return Qwen3ASRForConditionalGeneration(config)
-        finally:
-            torch.set_default_dtype(previous)
+        return build_model(config, dtype)
     if not any(folder.glob("*.safetensors")):
         raise CheckpointError(f"{folder} holds no *.safetensors weights; use model.random_weights=true to draw them")
     options: dict[str, Any] = {"key_mapping": THINKER_TO_NATIVE} if thinker else {}
@@ -126,6 +121,16 @@ def load_model(model: Model, *, seed: int = 0, dtype: torch.dtype = torch.float3
     asr, report = loaded
     _check_report(folder, report, tied=bool(config.tie_word_embeddings))
     return asr
+
+
+def build_model(config: Qwen3ASRConfig, dtype: torch.dtype) -> Qwen3ASRForConditionalGeneration:
+    """A native model with weights drawn from torch's generator, on torch's default device."""
+    previous = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # a cast afterwards would round the rotary frequencies too
+    try:
+        return Qwen3ASRForConditionalGeneration(config)
+    finally:
+        torch.set_default_dtype(previous)
 
 
 def _check_report(folder: Path, report: dict[str, Any], *, tied: bool) -> None:

@@ -60,14 +60,13 @@ class _Stopped(Exception):
 class Evaluator:
     """Measures the model in training on an eval split."""
 
-    def __init__(self, asr: Any, tokenizer: Any, settings: Evaluation, ranks: Ranks, samples_folder: Path):
+    def __init__(self, tokenizer: Any, settings: Evaluation, ranks: Ranks, samples_folder: Path):
         """``samples_folder``: where references and hypotheses are written, one JSONL file an evaluation."""
-        decoding = Decoding(max_tokens_per_s=settings.max_tokens_per_s, min_new_tokens=settings.min_new_tokens)
-        self._transcribe = Transcriber(asr, tokenizer, decoding)
-        self._asr, self._settings, self._ranks, self._folder = asr, settings, ranks, samples_folder
+        self._decoding = Decoding(max_tokens_per_s=settings.max_tokens_per_s, min_new_tokens=settings.min_new_tokens)
+        self._tokenizer, self._settings, self._ranks, self._folder = tokenizer, settings, ranks, samples_folder
 
-    def __call__(self, clips: Sequence[Clip], step: int, split: str, stop: StopFlag) -> dict[str, Any] | None:
-        """Decode ``clips`` over all ranks; collective.
+    def __call__(self, asr: Any, clips: Sequence[Clip], step: int, split: str, stop: StopFlag) -> dict[str, Any] | None:
+        """Decode ``clips`` with ``asr`` over all ranks; collective.
 
         Returns:
             An ``eval`` record of the metrics schema; None if the run was asked to stop meanwhile.
@@ -83,16 +82,17 @@ class Evaluator:
             if stop.agreed():
                 raise _Stopped
 
-        training = self._asr.training
-        self._asr.eval()
+        training = asr.training
+        asr.eval()
+        transcribe = Transcriber(asr, self._tokenizer, self._decoding)
         try:
-            texts = transcribe_clips(self._transcribe, own, self._settings.batch_clips, ask)
+            texts = transcribe_clips(transcribe, own, self._settings.batch_clips, ask)
             while asked < most:
                 ask()
         except _Stopped:
             return None
         finally:
-            self._asr.train(training)
+            asr.train(training)
         counts = count_errors([clip.transcript for clip in own], texts, mode=self._settings.wer_mode)
         total = ErrorCounts.from_list(self._ranks.sum(torch.tensor(counts.to_list())).tolist())
         rows = [(clip.id, clip.transcript, text) for clip, text in zip(own, texts, strict=True)]

@@ -141,8 +141,8 @@ class Session:
 
     def _evaluate(self, clips: Sequence[Clip], split: str) -> None:
         self._flush()
-        with self.run.engine.full_weights():
-            record = self.run.evaluator(clips, self.state.step, split, self.run.stop)
+        with self.run.engine.whole_model() as asr:
+            record = self.run.evaluator(asr, clips, self.state.step, split, self.run.stop)
         if record is None:
             self._stop()
         assert record is not None
@@ -188,9 +188,9 @@ class Session:
         self._save()
         run.checkpoints.finish()
         self._flush()
-        with run.engine.full_weights():
+        with run.engine.whole_model() as asr:
             if run.ranks.is_main:
-                save_native(run.folder / "final", run.asr, run.tokenizer)
+                save_native(run.folder / "final", asr, run.tokenizer)
         if run.ranks.is_main:
             summary = {
                 "wer_first": state.wer_first,

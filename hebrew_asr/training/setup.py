@@ -224,7 +224,7 @@ def set_up(arguments: TrainArguments) -> Run:
         tokenizer=tokenizer,
         mel=mel,
         engine=engine,
-        evaluator=Evaluator(asr, tokenizer, recipe.evaluation, ranks, folder / "samples"),
+        evaluator=Evaluator(tokenizer, recipe.evaluation, ranks, folder / "samples"),
         checkpoints=store,
         tracker=tracker,
         console=console,

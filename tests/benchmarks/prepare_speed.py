@@ -1,6 +1,6 @@
 """How fast ``prepare`` is, against the export that the Round 2 guide describes; prints one table.
 
-    python tests/benchmarks/prepare_speed.py [--clips 1500] [--rounds 3]
+    python tests/benchmarks/prepare_speed.py [--clips 4000] [--rounds 3]
 
 The corpus has the schema, rate, bit rate and durations of crowd-transcribe-v5 (mp3 at 44.1 kHz, 160 kbit/s, mean about
 4.6 s). The guide's method is ported as it stands: ``datasets`` loads the parquet shards, ``map`` normalises the texts,
@@ -163,7 +163,7 @@ def contestants(corpus: Path) -> dict[str, Callable[[Path], int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=1500, help="clips in the corpus")
+    parser.add_argument("--clips", type=int, default=4000, help="clips in the corpus")
     parser.add_argument("--rounds", type=int, default=3, help="times that each contestant runs")
     arguments = parser.parse_args()
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", OMP_NUM_THREADS="1")

@@ -84,7 +84,11 @@ def spawn(script: Path, arguments: list[str], *, ranks: int, port: int, timeout_
         jobs.append(
             subprocess.Popen(line, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )
-    outputs = [job.communicate(timeout=timeout_s) for job in jobs]
+    try:
+        outputs = [job.communicate(timeout=timeout_s) for job in jobs]
+    finally:
+        for job in jobs:
+            job.kill()  # one that hangs must not keep its port
     stdout, stderr = ("".join(parts) for parts in zip(*outputs, strict=True))
     code = next((job.returncode for job in jobs if job.returncode), 0)
     return subprocess.CompletedProcess(arguments, code, stdout, stderr)
