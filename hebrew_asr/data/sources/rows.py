@@ -10,8 +10,9 @@ from typing import Protocol
 
 from hebrew_asr.errors import DataError
 
-ROWS_PER_UNIT = 256
-"""About a second of work: small enough to lose by a kill, large enough that its bookkeeping costs nothing."""
+ROWS_PER_UNIT = 100
+"""Half a second of work, and one row group as the hub writes them: little to lose by a kill or to wait for at the end,
+enough that its bookkeeping costs nothing."""
 
 _SPLIT_WORD = re.compile(r"(?:^|[/._-])(train|training|test|testing|validation|valid|val|dev|eval)(?=$|[/._-])", re.I)
 

@@ -112,11 +112,11 @@ def test_broken_parquet_is_named(tmp_path):
 
 def test_units_are_whole_row_groups_in_order(tmp_path):
     rows = [{"audio": {"bytes": b"x", "path": ""}, "text": str(i)} for i in range(1000)]
-    corpora.write_shard(tmp_path, rows, corpora.SASPEECH, group=100)
+    corpora.write_shard(tmp_path, rows, corpora.SASPEECH, group=80)
     units = units_of(tmp_path)
-    assert [unit.num_rows for unit in units] == [300, 300, 300, 100]
-    assert [unit.first_row for unit in units] == [0, 300, 600, 900]
-    assert len({unit_name(unit) for unit in units}) == 4
+    assert [unit.num_rows for unit in units] == [160] * 6 + [40]
+    assert [unit.first_row for unit in units] == [0, 160, 320, 480, 640, 800, 960]
+    assert len({unit_name(unit) for unit in units}) == 7
     got = [(position, row.text) for unit in units for position, row in unit.rows()]
     assert got == [(i, str(i)) for i in range(1000)]
 
