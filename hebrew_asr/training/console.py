@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 
 class Console:
@@ -21,7 +21,7 @@ class Console:
         self._wer: float | None = None
         self._bar: Progress | None = None
         if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            columns = (BarColumn(bar_width=14), MofNCompleteColumn(), TextColumn("{task.description}"))
             self._bar = Progress(*columns, console=self._console)
             self._task = self._bar.add_task("starting", total=total_steps, completed=done_steps)
             self._bar.start()
@@ -42,17 +42,19 @@ class Console:
     def _train(self, record: dict[str, Any]) -> None:
         now = time.monotonic()
         pace_s = (now - self._started) / max(1, record["step"] - self._first)
-        rates = " ".join(f"{group} {rate:.1e}" for group, rate in record["lr"].items())
-        text = (
-            f"{record['phase']} loss {record['loss']:.3f} | {record['clips'] / record['step_s']:.0f} clips/s | "
-            f"WER {'–' if self._wer is None else f'{self._wer:.1%}'} | "
-            f"ETA {_clock(pace_s * (self._total - record['step']))} | lr {rates}"
-        )
-        if self._bar is not None:
-            self._bar.update(self._task, completed=record["step"], description=text)
+        wer = "–" if self._wer is None else f"{self._wer:.1%}"
+        clips_per_s, eta = record["clips"] / record["step_s"], _clock(pace_s * (self._total - record["step"]))
+        if self._bar is not None:  # fits beside the bar on 80 columns
+            text = f"{record['phase']} loss {record['loss']:.3f} {clips_per_s:.0f}/s WER {wer} ETA {eta}"
+            highest = max(record["lr"].values())
+            self._bar.update(self._task, completed=record["step"], description=f"{text} lr {highest:.0e}")
         elif now - self._last_line >= self._line_every_s or record["step"] == self._total:
             self._last_line = now
-            self.say(f"step {record['step']}/{self._total} | epoch {record['epoch']} | phase {text}")
+            rates = " ".join(f"{group} {rate:.1e}" for group, rate in record["lr"].items())
+            self.say(
+                f"step {record['step']}/{self._total} | epoch {record['epoch']} | phase {record['phase']} "
+                f"loss {record['loss']:.3f} | {clips_per_s:.0f} clips/s | WER {wer} | ETA {eta} | lr {rates}"
+            )
 
     def _eval(self, record: dict[str, Any]) -> None:
         self._wer = record["wer"]
