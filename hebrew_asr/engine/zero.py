@@ -18,8 +18,10 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as torch_dist
+from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from torch import nn
 
+from hebrew_asr.engine import flat_bf16
 from hebrew_asr.model.phases import ParameterGroup
 
 
@@ -71,9 +73,8 @@ def build(module: nn.Module, groups: list[ParameterGroup], config: dict[str, Any
     )
     with contextlib.redirect_stdout(io.StringIO()):  # stage 1 prints the memory in use around every group
         engine = deepspeed.initialize(model=module, optimizer=adamw, config=config)[0]
-    if torch_dist.get_world_size() == 1 and type(engine.optimizer).__name__ == "BF16_Optimizer":
-        # It would flatten all gradients, reduce them over one rank and copy them back: 4 ms of a step on an H200.
-        engine.enable_backward_allreduce = False
+    if type(engine.optimizer) is BF16_Optimizer:
+        flat_bf16.adopt(engine.optimizer)
     return engine
 
 
@@ -91,7 +92,7 @@ def partitions(engine: Any, groups: list[ParameterGroup]) -> list[Partition]:
         placed = map(zip, zero.round_robin_bit16_groups, zero.round_robin_bit16_offsets)
         layout = list(zip(zero.single_partition_of_fp32_groups, map(list, placed), strict=True))
         return _sliced(layout, groups, names)
-    if kind == "BF16_Optimizer":  # stage 1, bf16 weights with fp32 accumulation
+    if isinstance(zero, BF16_Optimizer):  # stage 1, bf16 weights with fp32 accumulation
         layout = [
             (master, _consecutive(params))
             for master, params in zip(zero.fp32_groups_flat_partition, zero.bf16_groups, strict=True)

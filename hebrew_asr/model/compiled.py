@@ -33,7 +33,7 @@ class CompiledASR(PackedASR):
         _keep_graphs()
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MAX_GRAPHS)
         mode = "reduce-overhead" if cuda_graphs else None
-        self._compiled = torch.compile(self._traced, fullgraph=True, dynamic=False, backend=backend, mode=mode)
+        self._compiled = torch.compile(self._traced, fullgraph=True, backend=backend, mode=mode)
         self._phases: dict[tuple[bool, ...], int] = {}
         self.is_compiled = True
 
@@ -41,6 +41,7 @@ class CompiledASR(PackedASR):
         """As :meth:`PackedASR.forward`; the first call of a shape in a phase takes a minute or so."""
         if self.is_compiled:
             try:
+                _let_sizes_vary(batch, mel_CBF)
                 return self._compiled(batch, mel_CBF, self._phase())
             except TorchDynamoException as error:
                 self.is_compiled = False
@@ -63,6 +64,15 @@ class CompiledASR(PackedASR):
         """
         trains = tuple(parameter.requires_grad for parameter in self.asr.parameters())
         return self._phases.setdefault(trains, len(self._phases))
+
+
+def _let_sizes_vary(batch: PackedBatch, mel_CBF: Tensor) -> None:
+    """One graph for all sizes of batches: their first dimensions are symbols in it."""
+    for tensor in (
+        *(mel_CBF, batch.conv_positions_A, batch.window_cu_seqlens_W1, batch.input_ids_T, batch.position_ids_T),
+        *(batch.audio_positions_A, batch.clip_cu_seqlens_N1, batch.supervised_positions_L, batch.labels_L),
+    ):
+        torch._dynamo.mark_dynamic(tensor, 0)
 
 
 def _keep_graphs() -> None:

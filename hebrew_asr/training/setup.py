@@ -18,7 +18,6 @@ from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.manifest import Clip, read_manifest
-from hebrew_asr.data.prepare import ensure_prepared
 from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.checkpoint import Checkpoint, CheckpointStore, find_checkpoints
@@ -124,6 +123,8 @@ def check(arguments: TrainArguments) -> Checked:
     resume = _resumable(folder, recipe, arguments.resume)
     data = Path(recipe.data.folder)
     if recipe.data.prepare:
+        from hebrew_asr.data.prepare import ensure_prepared  # it reads parquet; training alone never does
+
         ensure_prepared(data)
     train_clips = read_manifest(data / "train.jsonl", allow_outside=recipe.data.allow_outside)
     eval_clips = read_manifest(data / "eval.jsonl", allow_outside=recipe.data.allow_outside)
