@@ -35,8 +35,10 @@ class Command:
     """Recipe whose phases, batch and augmentation are measured."""
     set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """A change to the recipe, such as clips_per_step=8; may be given again."""
-    steps: int = 20
-    """Timed steps a phase, after eight of warm-up."""
+    also_clips: Annotated[list[int], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """Also measure steps of so many clips, such as the 8 that each of 8 GPUs takes of 64; may be given again."""
+    steps: int = 40
+    """Timed steps a phase, after a warm-up."""
     baseline: bool = False
     """Also measure Hugging Face's Trainer on the padded native model, in the first phase, on one GPU."""
     baseline_steps: int = 3
@@ -59,20 +61,18 @@ class Command:
         recipe = load_recipe(self.recipe, self.set)
         with tempfile.TemporaryDirectory(prefix="hebrew-asr-bench-") as name:
             folder = Path(name)
-            clips = max(8 * recipe.clips_per_step, min(CLIPS, 24 * recipe.clips_per_step))
-            make_corpus(folder / "data", clips)
-            epochs = 1 + (self.steps + 20) * recipe.clips_per_step // clips
+            make_corpus(folder / "data", max(8 * recipe.clips_per_step, min(CLIPS, 24 * recipe.clips_per_step)))
             changes = [
                 *self.set,
                 f"model.path={self.model}",
                 "model.random_weights=true",
                 f"data.folder={folder / 'data'}",
                 "logging.wandb=false",
-                *(f"phases.{index}.epochs={epochs}" for index in range(len(recipe.phases))),
             ]
             spec = {"ds": self.ds, "recipe": self.recipe, "set": changes, "run": str(folder / "run")}
             out = Path(self.json) if self.json else folder / "figures.json"
-            code = self._measure({**spec, "steps": self.steps, "out": str(out)})
+            sizes = [recipe.clips_per_step, *self.also_clips]
+            code = self._measure({**spec, "sizes": sizes, "steps": self.steps, "out": str(out)})
             if code:
                 return code
             figures = json.loads(out.read_text())
@@ -124,8 +124,11 @@ def _print_phases(figures: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{figures['num_ranks']} × {figures['device']}, {figures['batching']}", title_justify="left")
+    table = Table(
+        title=f"{figures['num_ranks']} × {figures['device']}, profile {figures['profile']}", title_justify="left"
+    )
     rows = {
+        "clips a step": ("clips_per_step", "d"),
         "clips/s": ("clips_per_s", ".1f"),
         "audio s/s": ("audio_s_per_s", ".0f"),
         "tokens/s": ("tokens_per_s", ".0f"),

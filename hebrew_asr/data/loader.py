@@ -105,6 +105,11 @@ class StepDataset(Dataset[LoadedStep]):
         labels = [len(target_ids(self._tokenizer, clip.text)) for clip in clips]
         return needed_shape(played, labels, self._prompt, self._geometry)
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that take every clip once."""
+        return self._sampler.steps_per_epoch
+
     def clips_of_step(self, step: int) -> list[int]:
         """Indices of the whole global batch of a step."""
         return self._sampler.clips_of_step(step)

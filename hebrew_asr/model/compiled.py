@@ -1,7 +1,8 @@
 """The packed forward as one compiled graph: a step of 8 clips is otherwise bound by launching some 8,000 kernels.
 
-``fullgraph`` and static: one graph for each shape of :mod:`hebrew_asr.data.shapes` and each phase, since flipping
-``requires_grad`` changes the backward pass. Graphs are kept on disk, so a later run on the machine reuses them.
+``fullgraph``, and the sizes of a batch are symbols in it: one graph a phase serves every batch, since only flipping
+``requires_grad`` changes the backward pass. It takes two minutes to compile and is kept on disk, so a later run on the
+machine reuses it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from hebrew_asr.model.packed import PackedASR
 
 _MAX_GRAPHS = 64
 """torch's own limit of 8 for one function is meant to notice shapes that never repeat."""
+_ONE_GRAPH = {"triton.mix_order_reduction_non_strict_mode": True}
+"""Otherwise inductor fuses the backward of a norm for 4,096 rows or more only, and compiles all anew for fewer."""
 
 
 class CompiledASR(PackedASR):
@@ -32,13 +35,13 @@ class CompiledASR(PackedASR):
         super().__init__(asr)
         _keep_graphs()
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MAX_GRAPHS)
-        mode = "reduce-overhead" if cuda_graphs else None
-        self._compiled = torch.compile(self._traced, fullgraph=True, backend=backend, mode=mode)
-        self._phases: dict[tuple[bool, ...], int] = {}
+        options = {**_ONE_GRAPH, "triton.cudagraphs": cuda_graphs} if backend == "inductor" else None
+        self._compiled = torch.compile(self._traced, fullgraph=True, backend=backend, options=options)
+        self._phases: dict[tuple[bool, ...], str] = {}
         self.is_compiled = True
 
     def forward(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
-        """As :meth:`PackedASR.forward`; the first call of a shape in a phase takes a minute or so."""
+        """As :meth:`PackedASR.forward`; the first call in a phase takes two minutes or so."""
         if self.is_compiled:
             try:
                 _let_sizes_vary(batch, mel_CBF)
@@ -54,16 +57,17 @@ class CompiledASR(PackedASR):
                 )
         return super().forward(batch, mel_CBF)
 
-    def _traced(self, batch: PackedBatch, mel_CBF: Tensor, phase: int) -> Tensor:
-        assert phase >= 0  # a value that is read is guarded
+    def _traced(self, batch: PackedBatch, mel_CBF: Tensor, phase: str) -> Tensor:
+        assert phase  # a value that is read is guarded
         return super().forward(batch, mel_CBF)
 
-    def _phase(self) -> int:
-        """A number for what trains. torch 2.11 does not notice ``requires_grad`` flipped on a module's parameters: it
-        would reuse the graph of the phase before, which gives the newly trained weights no gradient.
+    def _phase(self) -> str:
+        """A name for what trains. torch 2.11 does not notice ``requires_grad`` flipped on a module's parameters: it
+        would reuse the graph of the phase before, which gives the newly trained weights no gradient. A name and not a
+        number, which would become a symbol too.
         """
         trains = tuple(parameter.requires_grad for parameter in self.asr.parameters())
-        return self._phases.setdefault(trains, len(self._phases))
+        return self._phases.setdefault(trains, f"phase {len(self._phases)}")
 
 
 def _let_sizes_vary(batch: PackedBatch, mel_CBF: Tensor) -> None:

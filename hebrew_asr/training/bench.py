@@ -1,6 +1,7 @@
 """Steady-state speed of the real trainer: its loader, augmentation, engine and optimizer, in every phase.
 
-The DeepSpeed launcher runs this file: ``bench.py '{"ds": …, "recipe": …, "set": […], "steps": 20, "out": …}'``.
+The DeepSpeed launcher runs this file:
+``bench.py '{"ds": …, "recipe": …, "set": […], "sizes": [64, 8], "steps": 40, "out": …}'``.
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +22,20 @@ if __name__ == "__main__":
 
 import torch
 
+from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
 from hebrew_asr.data.loader import load_steps
 from hebrew_asr.engine import dist
+from hebrew_asr.engine.engine import MicroBatch
 from hebrew_asr.errors import HebrewASRError
 from hebrew_asr.files import write_json
+from hebrew_asr.profiles import batching
 from hebrew_asr.training.feed import FedStep, feed
 from hebrew_asr.training.flops import step_flops
-from hebrew_asr.training.setup import Run, TrainArguments, set_up
+from hebrew_asr.training.setup import Checked, Run, TrainArguments, set_up, step_dataset
 
-WARMUP_STEPS, SPLIT_STEPS = 8, 5
+WARMUP_STEPS, SPLIT_STEPS = 10, 5
+SETTLED = 3
+"""Steps after which CUDA graphs have a shape: one runs as it is, one is recorded, one is replayed."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +43,15 @@ class PhaseSpeed:
     """Figures of one phase; all ranks together unless named otherwise."""
 
     phase: str
+    clips_per_step: int
     clips_per_s: float
     audio_s_per_s: float
     tokens_per_s: float
     ms_per_step: float
-    """Mean over steps that compiled nothing."""
+    """Mean over steps that compiled and recorded nothing; the device is never waited for in between."""
     steps: int
     compile_s: float
-    """Beyond an ordinary step, in the steps that met a shape for the first time."""
+    """What warming up took beyond as many ordinary steps."""
     data_wait_share: float
     """Time in which the training thread waited for data, of all."""
     forward_ms: float
@@ -74,8 +83,11 @@ def matmul_ceiling_tflops(device: torch.device) -> float:
     return 2 * size**3 * repeats / (time.perf_counter() - started) / 1e12
 
 
-def measure(arguments: TrainArguments, steps: int, out: Path) -> None:
-    """Run every phase for a while and write figures to ``out`` after each; collective."""
+def measure(arguments: TrainArguments, sizes: list[int], steps: int, out: Path) -> None:
+    """Run every phase for a while at each number of clips a step, and write figures to ``out`` each time; collective.
+
+    The sizes of a phase share what was compiled for it.
+    """
     run = set_up(arguments)
     figures: dict[str, Any] = {
         "profile": run.profile.name,
@@ -88,89 +100,121 @@ def measure(arguments: TrainArguments, steps: int, out: Path) -> None:
         "phases": [],
     }
     for index in range(len(run.recipe.phases)):
-        figures["phases"].append(asdict(_measure_phase(run, index, steps, figures["ceiling_tflops"])))
-        if run.ranks.is_main:
-            write_json(out, figures)
+        run.engine.enter_phase(index)
+        for size in sizes:
+            speed = _measure_phase(_with_clips(run, size), index, steps, figures["ceiling_tflops"])
+            figures["phases"].append(asdict(speed))
+            if run.ranks.is_main:
+                write_json(out, figures)
     run.tracker.close()
     run.engine.close()
 
 
+def _with_clips(run: Run, clips_per_step: int) -> Run:
+    """The same run with another number of clips in a step."""
+    recipe = replace(run.recipe, clips_per_step=clips_per_step)
+    plan = batching(run.profile, recipe, run.ranks.size)
+    checked = Checked(recipe, run.profile, plan, run.folder, run.train_clips, run.eval_clips, None)
+    dataset = step_dataset(checked, run.asr, run.tokenizer, run.ranks.rank)
+    return replace(run, recipe=recipe, plan=plan, dataset=dataset)
+
+
 def _measure_phase(run: Run, index: int, steps: int, ceiling_tflops: float) -> PhaseSpeed:
     device, on_cuda = run.ranks.device, run.ranks.device.type == "cuda"
-    run.engine.enter_phase(index)
     first = run.schedule.phase_starts[index]
-    stop = first + WARMUP_STEPS + steps + SPLIT_STEPS
-    loaded = load_steps(run.dataset, first, stop, workers=run.recipe.data.workers, pin_memory=on_cuda)
+    rates = run.schedule.rates(first)
+    loaded = load_steps(run.dataset, first, 1 << 40, workers=run.recipe.data.workers, pin_memory=on_cuda)
     fed_steps = feed(loaded, run.mel, device)
+    met: Counter[Any] = Counter()
+    started = time.perf_counter()
+    _warm_up(run, fed_steps, rates, met)
+    warmup_s = time.perf_counter() - started
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
-    seen: set[Any] = set()
-    timed: list[tuple[float, float, bool, FedStep]] = []
-    for _ in range(WARMUP_STEPS):
-        _step(run, next(fed_steps), seen)
-    _wait(device)
-    for _ in range(steps):
-        started = time.perf_counter()
-        fed = next(fed_steps)
-        new = _step(run, fed, seen)
-        if new:
-            _wait(device)
-        timed.append((time.perf_counter() - started, fed.wait_s, new, fed))
+    timed: list[FedStep] = []
+    unsettled_s = 0.0
     started = time.perf_counter()
+    while len(timed) < steps:
+        fed = next(fed_steps)
+        if _is_settled(run, fed, met):
+            timed.append(fed)
+            _step(run, fed, rates, met)
+        else:
+            _wait(device)
+            interrupted = time.perf_counter()
+            _step(run, fed, rates, met)
+            _wait(device)
+            unsettled_s += time.perf_counter() - interrupted
     _wait(device)
-    trailing_s = time.perf_counter() - started
-    parts = [_split(run, fed) for fed in fed_steps]
+    seconds = time.perf_counter() - started - unsettled_s
+    parts = [_split(run, fed, rates) for fed in islice(fed_steps, SPLIT_STEPS)]
     forward_ms, backward_ms, optimizer_ms = (1e3 * sorted(part)[len(part) // 2] for part in zip(*parts, strict=True))
-    usual = [(seconds, wait_s, fed) for seconds, wait_s, new, fed in timed if not new] or [
-        timed[-1][:2] + timed[-1][3:]
-    ]
-    seconds = sum(entry[0] for entry in usual) + trailing_s
-    batches = [micro.inputs[0] for *_, fed in usual for micro in fed.micro_batches if micro.num_labels]
-    padded = sum(len(batch.input_ids_T) for batch in batches)
+    batches = [micro.inputs[0] for fed in timed for micro in fed.micro_batches if micro.num_labels]
     own = [
         float(sum(len(batch.tokens) for batch in batches)),
-        sum(sum(batch.samples) for batch in batches) / 16_000,
+        sum(sum(batch.samples) for batch in batches) / SAMPLE_RATE_HZ,
         float(sum(sum(batch.tokens) for batch in batches)),
+        float(sum(len(batch.input_ids_T) for batch in batches)),
         step_flops(run.asr, batches) / 1e12,
     ]
-    clips, audio_s, tokens, tflop = run.ranks.sum(torch.tensor(own, dtype=torch.float64)).tolist()
+    clips, audio_s, tokens, padded, tflop = run.ranks.sum(torch.tensor(own, dtype=torch.float64)).tolist()
     tflops = tflop / run.ranks.size / seconds
     return PhaseSpeed(
         phase=run.recipe.phases[index].name,
+        clips_per_step=run.recipe.clips_per_step,
         clips_per_s=clips / seconds,
         audio_s_per_s=audio_s / seconds,
         tokens_per_s=tokens / seconds,
-        ms_per_step=1e3 * seconds / len(usual),
-        steps=len(usual),
-        compile_s=sum(entry[0] for entry in timed if entry[2]),
-        data_wait_share=sum(entry[1] for entry in usual) / seconds,
+        ms_per_step=1e3 * seconds / steps,
+        steps=steps,
+        compile_s=max(0.0, warmup_s - met.total() * seconds / steps),
+        data_wait_share=sum(fed.wait_s for fed in timed) / seconds,
         forward_ms=forward_ms,
         backward_ms=backward_ms,
         optimizer_ms=optimizer_ms,
         tflops=tflops,
         mfu=tflops / ceiling_tflops,
-        padding_share=1 - own[2] / padded,
+        padding_share=1 - tokens / padded,
         peak_gib=torch.cuda.max_memory_allocated() / 2**30 if on_cuda else 0.0,
     )
 
 
-def _step(run: Run, fed: FedStep, seen: set[Any]) -> bool:
-    """Train one step; whether it met a shape for the first time."""
-    shapes = {(len(micro.inputs[0].input_ids_T), len(micro.inputs[0].labels_L)) for micro in fed.micro_batches}
-    new = run.profile.compiles and not shapes <= seen
-    seen |= shapes
-    run.engine.step(fed.micro_batches, run.schedule.rates(fed.step))
+def _warm_up(run: Run, fed_steps: Iterator[FedStep], rates: dict[str, float], met: Counter[Any]) -> None:
+    """Until everything is compiled and the shapes that are met most are recorded."""
+    for number, fed in enumerate(fed_steps, start=1):
+        _step(run, fed, rates, met)
+        settled = sum(count for count in met.values() if count > SETTLED) > met.total() / 2
+        if number >= WARMUP_STEPS and (settled or not run.profile.hardware.cuda_graphs):
+            break
+    _wait(run.ranks.device)
+
+
+def _is_settled(run: Run, fed: FedStep, met: Counter[Any]) -> bool:
+    """Whether a step's shapes have all been recorded, on every rank; without CUDA graphs one graph serves all."""
+    if not (run.profile.compiles and run.profile.hardware.cuda_graphs):
+        return True
+    return not run.ranks.any(any(met[_shape(micro)] < SETTLED for micro in fed.micro_batches))
+
+
+def _shape(micro: MicroBatch) -> tuple[int, ...]:
+    packed, mel_CBF = micro.inputs
+    return len(packed.input_ids_T), len(packed.conv_positions_A), len(packed.labels_L), len(mel_CBF)
+
+
+def _step(run: Run, fed: FedStep, rates: dict[str, float], met: Counter[Any]) -> None:
+    """Train one step and note the shapes it met."""
+    met.update(_shape(micro) for micro in fed.micro_batches)
+    run.engine.step(fed.micro_batches, rates)
     run.engine.prove_phase()
-    return new
 
 
-def _split(run: Run, fed: FedStep) -> tuple[float, float, float]:
+def _split(run: Run, fed: FedStep, rates: dict[str, float]) -> tuple[float, float, float]:
     """Seconds of forward, backward and optimizer of one step, waiting for the device after each."""
     device, engine = run.ranks.device, run.engine
     spent = {"forward": 0.0, "backward": 0.0, "step": 0.0}
     with engine.timed(lambda part: _clock(device, spent, part)):
         _wait(device)
-        engine.step(fed.micro_batches, run.schedule.rates(fed.step))
+        engine.step(fed.micro_batches, rates)
     return spent["forward"], spent["backward"], spent["step"]
 
 
@@ -192,7 +236,7 @@ def main(argv: list[str]) -> int:
     spec = json.loads(next(part for part in argv if not part.startswith("--local_rank")))
     arguments = TrainArguments(ds=spec["ds"], recipe=spec["recipe"], set=spec["set"], run_dir=spec["run"])
     try:
-        measure(arguments, spec["steps"], Path(spec["out"]))
+        measure(arguments, spec["sizes"], spec["steps"], Path(spec["out"]))
     except HebrewASRError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ import torch
 import hebrew_asr.model.packed as packed_module
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
-from hebrew_asr.data.collate import pack
+from hebrew_asr.data.collate import PackedBatch, needed_shape, pack
+from hebrew_asr.data.shapes import choose_shapes
 from hebrew_asr.model.compiled import CompiledASR
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.profiles import load_profile
@@ -65,17 +67,18 @@ def dense_attention(query, key, value, cu_seqlens, max_seqlen, *, causal, scale)
 
 
 def test_every_phase_gets_its_own_gradients(monkeypatch):
-    """One graph a phase, kept: the switch and the way back give exactly the weights that train their gradients."""
+    """One graph a phase, kept: any switch and the way back give exactly the weights that train their gradients."""
     monkeypatch.setattr(packed_module, "varlen_attention", dense_attention)
     model, tokenizer = build()
-    batch = pack(examples(tokenizer)[:3], PromptTokens.of(tokenizer), EncoderGeometry())
-    mel_CBF = LogMel()(batch)
+    batches = packed_in_sizes(tokenizer)
     compiled, eager = CompiledASR(model, backend="aot_eager"), PackedASR(model)
     tower, language_model = model.model.audio_tower, model.model.language_model
     phase_b = [model.model.multi_modal_projector, language_model.layers[-1], model.lm_head]
     phase_a = [*phase_b, tower.layers[-1]]
+    phases = [phase_b, phase_a, [language_model.layers[-1]], [tower.layers[-1]], phase_b]
     torch._dynamo.reset()
-    for modules in (phase_b, phase_a, phase_b):
+    for modules, batch in zip(phases, [*batches, *batches], strict=False):
+        mel_CBF = LogMel()(batch)
         model.requires_grad_(False)
         for module in modules:
             module.requires_grad_(True)
@@ -89,4 +92,22 @@ def test_every_phase_gets_its_own_gradients(monkeypatch):
         for name, gradient in expected.items():
             assert torch.allclose(gradients[name], gradient, rtol=1e-4, atol=1e-5), name
     assert compiled.is_compiled
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4, "no phase is compiled twice, for any size"
+
+
+def packed_in_sizes(tokenizer) -> list[PackedBatch]:
+    """Batches of different numbers of clips, padded to different shapes."""
+    clips, prompt, geometry = examples(tokenizer), PromptTokens.of(tokenizer), EncoderGeometry()
+    chosen = [clips[:3], clips[2:5], clips[:5]]
+    needed = [
+        needed_shape([len(clip.samples) for clip in batch], [len(c.target_ids) for c in batch], prompt, geometry)
+        for batch in chosen
+    ]
+    longest = {
+        "longest_clip": max(shape.longest_clip for shape in needed),
+        "longest_window": max(shape.longest_window for shape in needed),
+    }
+    shapes = choose_shapes([replace(shape, **longest) for shape in needed], 4)
+    packed = [pack(batch, prompt, geometry, shapes=shapes) for batch in chosen]
+    assert len({len(batch.input_ids_T) for batch in packed}) > 1
+    return packed

@@ -1,0 +1,98 @@
+"""Two phases on two GPUs through NCCL and the real launcher: every ZeRO stage learns what one GPU learns, and a run
+that two GPUs began goes on on one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from hebrew_asr.model.tiny import TinySpec, save_tiny
+from tests.support.tiny_task import ROOT, TRAIN_FILE, WORDS, events, launcher, make_task, train_arguments
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(False, reason="needs two CUDA devices"),
+]
+SPEC = TinySpec(
+    d_model=32,
+    encoder_layers=4,
+    encoder_ffn_dim=64,
+    downsample_hidden_size=8,
+    hidden_size=64,
+    num_hidden_layers=6,
+    head_dim=16,
+    intermediate_size=128,
+    vocabulary=300,
+)
+NO_EVALUATION = ("evaluation.at_start=false", "evaluation.full_each_epoch=false", "evaluation.sample_clips=1")
+STEPS, SWITCH, STOPS = 25, 10, (7,)
+LOSS_TOLERANCE = 0.03
+"""Absolute, in nats per token: bf16 weights and activations, sums over ranks in another order."""
+
+
+def train(task: Path, name: str, *changes: str, stage: int, ranks: int, port: int, resume: str = "never") -> Path:
+    """One run under the launcher; returns its directory."""
+    profile = task / f"{name}-{stage}-{ranks}.json"
+    keys = {
+        "_hardware": {"accelerator": "cpu", "num_ranks": ranks, "compile": False},
+        "train_micro_batch_size_per_gpu": 8 // ranks,
+        "zero_optimization": {"stage": stage},
+        "bf16": {"enabled": True},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
+    }
+    profile.write_text(json.dumps(keys))
+    run = task / name
+    arguments = train_arguments(task, run, *NO_EVALUATION, *changes, resume=resume)
+    arguments[arguments.index("--ds") + 1] = str(profile)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [*launcher(ranks, port), str(TRAIN_FILE), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[str, Path]:
+    """All runs side by side: they are small, and most of their time is starting."""
+    task = make_task(tmp_path_factory.mktemp("task"), train_clips=40)
+    save_tiny(task / "base", SPEC, [" ".join(WORDS)], 0)
+
+    def moved(stop: int, port: int) -> Path:
+        name = f"2 then 1, stopped after {stop}"
+        train(task, name, f"max_steps={stop}", stage=2, ranks=2, port=port)
+        return train(task, name, stage=2, ranks=1, port=port, resume="auto")
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = {"1 GPU": pool.submit(train, task, "one", stage=2, ranks=1, port=29801)}
+        for stage in (1,):
+            name = f"2 GPUs, ZeRO-{stage}"
+            waiting[name] = pool.submit(train, task, name, stage=stage, ranks=2, port=29801 + stage)
+        for stop in STOPS:
+            waiting[f"2 then 1, stopped after {stop}"] = pool.submit(moved, stop, 29810 + stop)
+        return {name: job.result() for name, job in waiting.items()}
+
+
+def losses(run: Path) -> list[float]:
+    return [row["loss"] for row in events(run, "train")]
+
+
+@pytest.mark.parametrize(
+    "name", ["2 GPUs, ZeRO-1", *(f"2 then 1, stopped after {stop}" for stop in STOPS)]
+)
+def test_learns_what_one_gpu_learns(runs, name):
+    expected, found = losses(runs["1 GPU"]), losses(runs[name])
+    apart = max(abs(a - b) for a, b in zip(expected, found, strict=True))
+    print(f"{name}: losses {found[0]:.3f} to {found[-1]:.3f}, at most {apart:.4f} nats from one GPU's")
+    assert len(found) == STEPS and expected[-1] < expected[0] - 0.5
+    assert found == pytest.approx(expected, abs=LOSS_TOLERANCE)
+    phases = [(row["step"], row["moved"] == row["trainable"]) for row in events(runs[name], "phase")]
+    assert phases[0] == (0, True) and (SWITCH, True) in phases
