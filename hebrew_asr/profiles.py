@@ -70,6 +70,18 @@ class Batching:
     max_micro_batch: int
     """Most clips in one micro-batch."""
 
+    def limited_to(self, clips: int) -> Batching:
+        """The same effective batch in micro-batches of at most ``clips`` clips."""
+        most = min(self.max_micro_batch, clips)
+        return Batching(
+            self.clips_per_step, self.num_ranks, math.ceil(self.clips_per_step / (self.num_ranks * most)), most
+        )
+
+    def halved(self) -> Batching | None:
+        """The same effective batch in micro-batches half as large; None where they hold one clip already."""
+        largest = min(self.max_micro_batch, math.ceil(self.clips_per_step / self.num_ranks))
+        return self.limited_to(math.ceil(largest / 2)) if largest > 1 else None
+
     def __str__(self) -> str:
         largest = math.ceil(self.clips_per_step / (self.num_ranks * self.accumulation))
         even = self.clips_per_step % (self.num_ranks * self.accumulation) == 0

@@ -47,7 +47,11 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Whether any rank says so."""
-        return bool(self.max(torch.tensor([int(flag)])).item())
+        return self.any_of(flag)[0]
+
+    def any_of(self, *flags: bool) -> list[bool]:
+        """For each flag, whether any rank says so: one collective for all of them."""
+        return [bool(said) for said in self.max(torch.tensor(flags, dtype=torch.int32)).tolist()]
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""

@@ -35,6 +35,7 @@ from hebrew_asr.profiles import Batching, Profile, batching, check_hardware, dee
 from hebrew_asr.recipe import Recipe, load_recipe
 from hebrew_asr.training.console import Console
 from hebrew_asr.training.evaluate import Evaluator
+from hebrew_asr.training.memory import noted_fault
 from hebrew_asr.training.schedule import Schedule
 from hebrew_asr.training.state import TrainState
 from hebrew_asr.training.tracking import MetricsFile, Tracker, WandbSink
@@ -88,6 +89,8 @@ class Run:
     watchdog: Watchdog
     state: TrainState
     resumed_from: Checkpoint | None
+    noted_fault: dict[str, Any] | None
+    """What ended the session before, where it changes this one: device memory that did not suffice."""
 
     def say(self, text: str) -> None:
         """Print a line, on the first rank."""
@@ -106,6 +109,7 @@ class Checked:
     train_clips: list[Clip]
     eval_clips: list[Clip]
     resume: Checkpoint | None
+    noted_fault: dict[str, Any] | None
 
 
 def check(arguments: TrainArguments) -> Checked:
@@ -122,6 +126,7 @@ def check(arguments: TrainArguments) -> Checked:
     check_hardware(profile, local_ranks, torch.cuda.device_count())
     folder = Path(arguments.run_dir or f"runs/{recipe.name}")
     resume = _resumable(folder, recipe, arguments.resume)
+    plan, noted = _within_memory(plan, folder, resume) if arguments.resume == "auto" else (plan, None)
     data = Path(recipe.data.folder)
     if recipe.data.prepare:
         ensure_prepared(data)
@@ -133,7 +138,17 @@ def check(arguments: TrainArguments) -> Checked:
             f"clip {longest.id} in {data / 'train.jsonl'} lasts {longest.duration_s:.1f} s, the recipe's "
             f"data.max_duration_s is {recipe.data.max_duration_s:g}; prepare shorter clips or raise it"
         )
-    return Checked(recipe, profile, plan, folder, train_clips, eval_clips, resume)
+    return Checked(recipe, profile, plan, folder, train_clips, eval_clips, resume, noted)
+
+
+def _within_memory(plan: Batching, folder: Path, resume: Checkpoint | None) -> tuple[Batching, dict[str, Any] | None]:
+    """Keep to the micro-batch that fitted before; the fault, if it is newer than the checkpoint."""
+    if resume is not None and resume.values["state"].get("max_micro_batch"):
+        plan = plan.limited_to(resume.values["state"]["max_micro_batch"])
+    noted = noted_fault(folder)
+    if noted is None or noted["max_micro_batch"] >= plan.max_micro_batch:
+        return plan, None
+    return plan.limited_to(noted["max_micro_batch"]), noted
 
 
 def _resumable(folder: Path, recipe: Recipe, resume: str) -> Checkpoint | None:
@@ -191,6 +206,8 @@ def set_up(arguments: TrainArguments) -> Run:
     if checked.resume is not None:
         checked.resume.verify()
         state = TrainState(**checked.resume.values["state"])
+    if checked.noted_fault is not None:
+        state.max_micro_batch = plan.max_micro_batch
     # 5. Data, schedule, engine.
     sampler = StepSampler([clip.duration_s for clip in checked.train_clips], plan, recipe.seed)
     geometry = EncoderGeometry.of(asr.config.audio_config)
@@ -232,6 +249,7 @@ def set_up(arguments: TrainArguments) -> Run:
         watchdog=Watchdog(ranks),
         state=state,
         resumed_from=checked.resume,
+        noted_fault=checked.noted_fault,
     )
 
 

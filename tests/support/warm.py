@@ -1,0 +1,93 @@
+"""Ranks that start in a moment: forked from a process that has imported everything already, otherwise as usual.
+
+Reads one JSON object a line from stdin and answers with one on stdout: ``{"arguments", "ranks", "port", "output"}``
+starts the ranks of ``hebrew_asr/train.py`` and answers their process ids; ``{"wait": pid}`` answers its exit code,
+negative for a signal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+from tests.support.tiny_task import ROOT, environment
+
+
+class WarmStart:
+    """Starts ranks in quick succession; the processes and what they do are real."""
+
+    def __enter__(self) -> WarmStart:
+        line = [sys.executable, "-m", "tests.support.warm"]
+        self._parent = subprocess.Popen(
+            line, env=environment(), cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._parent.stdin.close()
+        self._parent.wait(timeout=60)
+
+    def start(self, arguments: list[str], *, ranks: int, port: int, output: Path) -> list[int]:
+        """Process ids by rank; what they print goes to ``output``."""
+        return self._ask({"arguments": arguments, "ranks": ranks, "port": port, "output": str(output)})
+
+    def wait(self, pid: int) -> int:
+        """Exit code of a rank that ends, or is about to."""
+        return self._ask({"wait": pid})
+
+    def run(self, arguments: list[str], *, ranks: int, port: int, output: Path) -> list[int]:
+        """Exit codes by rank, when all have ended."""
+        return [self.wait(pid) for pid in self.start(arguments, ranks=ranks, port=port, output=output)]
+
+    def _ask(self, request: dict) -> object:
+        self._parent.stdin.write(json.dumps(request) + "\n")
+        self._parent.stdin.flush()
+        return json.loads(self._parent.stdout.readline())
+
+
+def main() -> None:
+    import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+    from transformers import Qwen3ASRForConditionalGeneration  # noqa: F401
+
+    import hebrew_asr.train
+    import hebrew_asr.training.loop
+    import hebrew_asr.training.setup  # noqa: F401
+
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
+        else:
+            answer = [_fork(rank, **request) for rank in range(request["ranks"])]
+        print(json.dumps(answer), flush=True)
+
+
+def _fork(rank: int, arguments: list[str], ranks: int, port: int, output: str) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1"}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    log = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    code = 1
+    try:
+        import hebrew_asr.train
+
+        code = hebrew_asr.train.main(arguments)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()
