@@ -112,6 +112,11 @@ class Profile:
         return bool(self.config.get("bf16", {}).get("enabled", False))
 
     @property
+    def precision(self) -> str:
+        """``bf16`` or ``fp32``, as it is spelt to users and in checkpoints."""
+        return "bf16" if self.bf16 else "fp32"
+
+    @property
     def compiles(self) -> bool:
         """Whether the training step is compiled. ZeRO-3 gathers weights module by module, which no one graph can."""
         wanted = self.hardware.accelerator == "cuda" if self.hardware.compile is None else self.hardware.compile
@@ -222,6 +227,7 @@ def deepspeed_config(profile: Profile, recipe: Recipe, plan: Batching) -> dict[s
     so DeepSpeed's batch figures here are bookkeeping: it asserts batch = micro × accumulation × ranks.
     """
     config = json.loads(json.dumps(profile.config))
+    config["train_micro_batch_size_per_gpu"] = plan.max_micro_batch
     config["gradient_accumulation_steps"] = plan.accumulation
     config["train_batch_size"] = plan.max_micro_batch * plan.accumulation * plan.num_ranks
     config["managed_gradient_accumulation"] = False

@@ -124,7 +124,7 @@ class TrainEngine:
         self._engine = zero.build(self.module, self.groups, self._config, self._recipe.optimizer)
         partitions = zero.partitions(self._engine, self.groups)
         if resume is None:
-            self._parked = restore(self._engine, partitions, carried)
+            self._parked = restore(self._engine, partitions, carried, self.ranks)
         else:
             self._load(resume, partitions)
 

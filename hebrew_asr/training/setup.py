@@ -17,7 +17,7 @@ import hebrew_asr
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.loader import StepDataset
-from hebrew_asr.data.manifest import Clip, read_manifest
+from hebrew_asr.data.manifest import Clip, fingerprint, read_manifest
 from hebrew_asr.data.prepare import ensure_prepared
 from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.engine import dist
@@ -138,7 +138,25 @@ def check(arguments: TrainArguments) -> Checked:
             f"clip {longest.id} in {data / 'train.jsonl'} lasts {longest.duration_s:.1f} s, the recipe's "
             f"data.max_duration_s is {recipe.data.max_duration_s:g}; prepare shorter clips or raise it"
         )
+    if resume is not None:
+        _refuse_inexact(resume, profile, train_clips)
     return Checked(recipe, profile, plan, folder, train_clips, eval_clips, resume, noted)
+
+
+def _refuse_inexact(resume: Checkpoint, profile: Profile, train_clips: list[Clip]) -> None:
+    """Rank count, ZeRO stage, offload and micro-batch may differ from the checkpoint's; these two may not."""
+    written = resume.values.get("precision", profile.precision)
+    if written != profile.precision:
+        raise CheckpointError(
+            f"{resume.path} was trained in {written} and {profile.source} trains in {profile.precision}: frozen "
+            f"weights would be others; resume with a profile in {written}, of any ZeRO stage and rank count"
+        )
+    now = fingerprint(train_clips)
+    if resume.values.get("data", now) != now:
+        raise CheckpointError(
+            f"the training manifest has changed since {resume.path} was written, and with it the order of clips; "
+            f"restore it, or give --run another name"
+        )
 
 
 def _within_memory(plan: Batching, folder: Path, resume: Checkpoint | None) -> tuple[Batching, dict[str, Any] | None]:
@@ -314,9 +332,8 @@ def _introduce(console: Console, checked: Checked, schedule: Schedule, weights: 
     recipe, profile = checked.recipe, checked.profile
     hours = sum(clip.duration_s for clip in checked.train_clips) / 3600
     num_train, num_eval = len(checked.train_clips), len(checked.eval_clips)
-    precision = "bf16" if profile.bf16 else "fp32"
     steps, total = schedule.total_steps // recipe.epochs, schedule.total_steps
-    console.say(f"recipe {recipe.name}, profile {profile.name}: ZeRO-{profile.zero_stage}, {precision}")
+    console.say(f"recipe {recipe.name}, profile {profile.name}: ZeRO-{profile.zero_stage}, {profile.precision}")
     console.say(f"data {recipe.data.folder}: {num_train:,} training clips ({hours:.2f} h), {num_eval:,} eval clips")
     console.say(f"{checked.plan}; {steps:,} steps an epoch, {total:,} in {recipe.epochs} epochs")
     for phase, start in zip(recipe.phases, schedule.phase_starts, strict=True):

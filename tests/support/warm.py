@@ -1,8 +1,7 @@
 """Ranks that start in a moment: forked from a process that has imported everything already, otherwise as usual.
 
-Reads one JSON object a line from stdin and answers with one on stdout: ``{"arguments", "ranks", "port", "output"}``
-starts the ranks of ``hebrew_asr/train.py`` and answers their process ids; ``{"wait": pid}`` answers its exit code,
-negative for a signal.
+Reads one JSON object a line from stdin and answers with one on stdout: the options of ``WarmStart.start`` start the
+ranks of ``hebrew_asr/train.py``, for their process ids; ``{"wait": pid}`` waits, for an exit code or a negative signal.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 from tests.support.tiny_task import ROOT, environment
 
@@ -31,19 +31,20 @@ class WarmStart:
         self._parent.stdin.close()
         self._parent.wait(timeout=60)
 
-    def start(self, arguments: list[str], *, ranks: int, port: int, output: Path) -> list[int]:
-        """Process ids by rank; what they print goes to ``output``."""
-        return self._ask({"arguments": arguments, "ranks": ranks, "port": port, "output": str(output)})
+    def start(self, arguments: list[str], *, ranks: int, port: int, output: Path, shortages: Any = ()) -> list[int]:
+        """Process ids by rank; what they print goes to ``output``. For ``shortages`` see ``small_memory``."""
+        request = {"arguments": arguments, "ranks": ranks, "port": port, "output": str(output)}
+        return self._ask({**request, "shortages": shortages})
 
     def wait(self, pid: int) -> int:
         """Exit code of a rank that ends, or is about to."""
         return self._ask({"wait": pid})
 
-    def run(self, arguments: list[str], *, ranks: int, port: int, output: Path) -> list[int]:
-        """Exit codes by rank, when all have ended."""
-        return [self.wait(pid) for pid in self.start(arguments, ranks=ranks, port=port, output=output)]
+    def run(self, arguments: list[str], **options: Any) -> list[int]:
+        """Exit codes by rank, when all have ended; options of ``start``."""
+        return [self.wait(pid) for pid in self.start(arguments, **options)]
 
-    def _ask(self, request: dict) -> object:
+    def _ask(self, request: dict) -> Any:
         self._parent.stdin.write(json.dumps(request) + "\n")
         self._parent.stdin.flush()
         return json.loads(self._parent.stdout.readline())
@@ -66,7 +67,7 @@ def main() -> None:
         print(json.dumps(answer), flush=True)
 
 
-def _fork(rank: int, arguments: list[str], ranks: int, port: int, output: str) -> int:
+def _fork(rank: int, arguments: list[str], ranks: int, port: int, output: str, shortages: list[dict]) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -79,7 +80,9 @@ def _fork(rank: int, arguments: list[str], ranks: int, port: int, output: str) -
     code = 1
     try:
         import hebrew_asr.train
+        from tests.support.small_memory import run_short
 
+        run_short([shortage for shortage in shortages if rank in shortage["ranks"]])
         code = hebrew_asr.train.main(arguments)
     except BaseException:
         traceback.print_exc()
