@@ -43,6 +43,12 @@ class TrainingFault(HebrewASRError):
     exit_code = 6
 
 
+class OutOfMemory(HebrewASRError):
+    """A rank ran out of device memory where the others could not follow it; ``--resume auto`` continues, smaller."""
+
+    exit_code = 75  # as Preempted: starting again is the remedy
+
+
 class Preempted(HebrewASRError):
     """Asked to stop by a signal or a STOP file; the state is saved and ``--resume auto`` continues."""
 

@@ -70,6 +70,18 @@ class Batching:
     max_micro_batch: int
     """Most clips in one micro-batch."""
 
+    def limited_to(self, clips: int) -> Batching:
+        """The same effective batch in micro-batches of at most ``clips`` clips."""
+        most = min(self.max_micro_batch, clips)
+        return Batching(
+            self.clips_per_step, self.num_ranks, math.ceil(self.clips_per_step / (self.num_ranks * most)), most
+        )
+
+    def halved(self) -> Batching | None:
+        """The same effective batch in micro-batches half as large; None where they hold one clip already."""
+        largest = min(self.max_micro_batch, math.ceil(self.clips_per_step / self.num_ranks))
+        return self.limited_to(math.ceil(largest / 2)) if largest > 1 else None
+
     def __str__(self) -> str:
         largest = math.ceil(self.clips_per_step / (self.num_ranks * self.accumulation))
         even = self.clips_per_step % (self.num_ranks * self.accumulation) == 0
@@ -98,6 +110,11 @@ class Profile:
     def bf16(self) -> bool:
         """Whether weights and activations are bf16 (the masters are fp32 either way)."""
         return bool(self.config.get("bf16", {}).get("enabled", False))
+
+    @property
+    def precision(self) -> str:
+        """``bf16`` or ``fp32``, as it is spelt to users and in checkpoints."""
+        return "bf16" if self.bf16 else "fp32"
 
     @property
     def compiles(self) -> bool:
@@ -210,6 +227,7 @@ def deepspeed_config(profile: Profile, recipe: Recipe, plan: Batching) -> dict[s
     so DeepSpeed's batch figures here are bookkeeping: it asserts batch = micro × accumulation × ranks.
     """
     config = json.loads(json.dumps(profile.config))
+    config["train_micro_batch_size_per_gpu"] = plan.max_micro_batch
     config["gradient_accumulation_steps"] = plan.accumulation
     config["train_batch_size"] = plan.max_micro_batch * plan.accumulation * plan.num_ranks
     config["managed_gradient_accumulation"] = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import multiprocessing
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +21,7 @@ from hebrew_asr.data.manifest import Clip
 from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.data.shapes import Shape, choose_shapes
 from hebrew_asr.errors import DataError
+from hebrew_asr.profiles import Batching
 from hebrew_asr.recipe import Recipe
 from hebrew_asr.text.prompt import PromptTokens, target_ids
 
@@ -71,6 +74,15 @@ class StepDataset(Dataset[LoadedStep]):
         self._seed, self._augmentation = recipe.seed, recipe.augmentation
         self._tokenizer, self._prompt, self._geometry = tokenizer, PromptTokens.of(tokenizer), geometry
         self._shapes: list[Shape] = []
+        self._shape_limits: tuple[int, int] | None = None
+
+    def dealt_by(self, plan: Batching) -> StepDataset:
+        """The same steps in other micro-batches."""
+        other = copy.copy(self)
+        other._sampler = self._sampler.with_plan(plan)
+        if other._shape_limits is not None:
+            other.fix_shapes(*other._shape_limits)
+        return other
 
     def fix_shapes(self, total_steps: int, count: int) -> list[Shape]:
         """Pad micro-batches to at most ``count`` shapes from now on, for a compiled model.
@@ -91,6 +103,7 @@ class StepDataset(Dataset[LoadedStep]):
             for indices in rank
             if indices
         ]
+        self._shape_limits = total_steps, count
         self._shapes = choose_shapes(needed, count)
         return self._shapes
 
@@ -104,11 +117,6 @@ class StepDataset(Dataset[LoadedStep]):
         played = [perturbed_length(count, speed) for count, speed in zip(samples, speeds, strict=True)]
         labels = [len(target_ids(self._tokenizer, clip.text)) for clip in clips]
         return needed_shape(played, labels, self._prompt, self._geometry)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps that take every clip once."""
-        return self._sampler.steps_per_epoch
 
     def clips_of_step(self, step: int) -> list[int]:
         """Indices of the whole global batch of a step."""
@@ -182,3 +190,12 @@ def _settle_worker(_: int) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def end_workers() -> None:
+    """Kill the loader processes that are left. One may be stuck in a read, and then even an orderly exit of this
+    process, which waits for its children, would never end; SIGTERM they ignore.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the DataLoader's own handler takes this for a fault
+    for worker in multiprocessing.active_children():
+        worker.kill()

@@ -7,6 +7,7 @@ One clip a line, in the schema of the official Qwen3-ASR fine-tuning script (``a
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -112,6 +113,14 @@ def _duration_of(audio: Path) -> float:
         return soundfile.info(str(audio)).duration
     except (soundfile.LibsndfileError, OSError) as error:
         raise ValueError(f"cannot read audio {audio}: {error}") from error
+
+
+def fingerprint(clips: Iterable[Clip]) -> str:
+    """Of what the order and the content of training follow from: ids, durations and texts, not where files lie."""
+    digest = hashlib.sha256()
+    for clip in clips:
+        digest.update(f"{clip.id}\t{clip.duration_s!r}\t{clip.text}\n".encode())
+    return digest.hexdigest()
 
 
 def write_manifest(path: str | Path, clips: Iterable[Clip]) -> None:

@@ -23,6 +23,10 @@ class StepSampler:
         self._costs, self._plan, self._seed = np.asarray(costs, dtype=np.float64), plan, seed
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
+    def with_plan(self, plan: Batching) -> StepSampler:
+        """The same order of clips, dealt by another plan."""
+        return StepSampler(self._costs, plan, self._seed)  # type: ignore[arg-type]
+
     @property
     def steps_per_epoch(self) -> int:
         """Steps that take every clip once; the last may be smaller."""

@@ -47,13 +47,22 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Whether any rank says so."""
-        return bool(self.max(torch.tensor([int(flag)])).item())
+        return self.any_of(flag)[0]
+
+    def any_of(self, *flags: bool) -> list[bool]:
+        """For each flag, whether any rank says so: one collective for all of them."""
+        return [bool(said) for said in self.max(torch.tensor(flags, dtype=torch.int32)).tolist()]
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
         box = [value]
         torch_dist.broadcast_object_list(box, src=0, group=self.host_group)
         return box[0]
+
+    def broadcast_tensor(self, tensor: torch.Tensor, source: int) -> torch.Tensor:
+        """Rank ``source``'s tensor, on every rank; ``tensor`` is in host memory, of the same shape everywhere."""
+        torch_dist.broadcast(tensor, src=source, group=self.host_group)
+        return tensor
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, in rank order, on every rank."""

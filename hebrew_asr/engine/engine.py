@@ -45,6 +45,22 @@ class StepResult:
     """False if non-finite gradients made every rank skip the step."""
 
 
+class MicroBatchTooLarge(Exception):
+    """Device memory ran out in a micro-batch, before the optimizer stepped; ``rebuild`` makes the engine whole again.
+
+    After a forward pass under ZeRO 0, 1 and 2, which has no collectives, the ranks agree over the host group: all of
+    them raise this, and the step can be run again in smaller micro-batches at once (``is_agreed``). In a backward pass,
+    and under ZeRO-3 in a forward pass too, the other ranks may wait inside a collective for the one that ran out, and
+    under NCCL nothing calls them back: it raises this alone, and the job can only end and be resumed. One rank by
+    itself has nobody to agree with.
+    """
+
+    def __init__(self, part: str, ranks: list[int], is_agreed: bool, reason: str):
+        """``part``: forward or backward; ``ranks``: those that ran out; ``reason``: the allocator's, on such a rank."""
+        super().__init__(f"out of device memory in {part} on rank {', '.join(map(str, ranks))}: {reason}")
+        self.part, self.ranks, self.is_agreed, self.reason = part, ranks, is_agreed, reason
+
+
 class TrainEngine:
     """A DeepSpeed engine that can change which weights it trains.
 
@@ -75,6 +91,26 @@ class TrainEngine:
             index: phase of the recipe.
             resume: a checkpoint's state, for the first engine of a resumed run.
         """
+        carried = self._take_apart()
+        self.groups = set_phase(self.asr, self._recipe, self._recipe.phases[index])
+        if resume is not None:
+            resume.load_weights(dict(self.asr.named_parameters()))
+        self._assemble(carried, resume)
+        self._proof = PhaseProof(self.asr, self.groups, self._profile.zero_stage, self.ranks)
+
+    def rebuild(self, plan: Batching) -> None:
+        """A new engine over the same phase and state, for other micro-batches; an unfinished step leaves no trace."""
+        gc.collect()  # what is left of that step holds the old engine
+        carried = self._take_apart()
+        if self.ranks.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._config = deepspeed_config(self._profile, self._recipe, plan)
+        self._assemble(carried, None)
+        if self._proof is not None:
+            self._proof = PhaseProof(self.asr, self.groups, self._profile.zero_stage, self.ranks)
+
+    def _take_apart(self) -> list[CarriedPartition]:
+        """Let go of the engine, if there is one; returns all optimizer state of this rank."""
         carried = self._parked
         if self._engine is not None:
             carried = carried + capture(self._engine, zero.partitions(self._engine, self.groups))
@@ -82,16 +118,15 @@ class TrainEngine:
             zero.release(engine)
             del engine
             gc.collect()
-        self.groups = set_phase(self.asr, self._recipe, self._recipe.phases[index])
-        if resume is not None:
-            resume.load_weights(dict(self.asr.named_parameters()))
+        return carried
+
+    def _assemble(self, carried: list[CarriedPartition], resume: StateReader | None) -> None:
         self._engine = zero.build(self.module, self.groups, self._config, self._recipe.optimizer)
         partitions = zero.partitions(self._engine, self.groups)
         if resume is None:
-            self._parked = restore(self._engine, partitions, carried)
+            self._parked = restore(self._engine, partitions, carried, self.ranks)
         else:
             self._load(resume, partitions)
-        self._proof = PhaseProof(self.asr, self.groups, self._profile.zero_stage, self.ranks)
 
     def _load(self, resume: StateReader, partitions: list[zero.Partition]) -> None:
         for partition in partitions:
@@ -121,6 +156,9 @@ class TrainEngine:
         Args:
             micro_batches: this rank's; as many on every rank.
             learning_rates: of each module group, for this step.
+
+        Raises:
+            MicroBatchTooLarge: device memory ran out before anything was applied; see there who learns of it.
         """
         zero.set_learning_rates(self._engine, {group.name: learning_rates[group.module_group] for group in self.groups})
         device = self.ranks.device
@@ -134,11 +172,11 @@ class TrainEngine:
         if self._proof is not None:
             self._proof.before_step(zero.partitions(self._engine, self.groups))
         for micro_batch in micro_batches:
-            with self._part("forward"):
+            with self._part("forward"), self._bounded("forward"):
                 loss_sum = self._engine(*micro_batch.inputs)
             weighted = loss_sum * (per_token[0] if micro_batch.num_labels else 0.0)
             total += loss_sum.detach() * bool(micro_batch.num_labels)
-            with self._part("backward"):
+            with self._part("backward"), self._bounded("backward"):
                 self._engine.backward(weighted.to(loss_sum.dtype), scale_wrt_gas=False)
         with self._part("step"):
             self._engine.step()
@@ -147,6 +185,23 @@ class TrainEngine:
         if not isinstance(norm, torch.Tensor) and not norm:
             norm = None
         return StepResult(self.ranks.sum(total) / labels.clamp(min=1), labels, norm, applied)
+
+    @contextmanager
+    def _bounded(self, part: str) -> Iterator[None]:
+        """Make MicroBatchTooLarge of running out of device memory in a ``forward`` or ``backward`` pass."""
+        ranks, reason = self.ranks, ""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:  # its frames hold the activations: nothing of it is kept
+            reason = str(error).splitlines()[0]
+        # After a forward pass without collectives every rank arrives here.
+        agreed = part == "forward" and self._profile.zero_stage < 3
+        out_of_memory = [bool(reason)]
+        if agreed and ranks.size > 1:
+            out_of_memory = ranks.any_of(*(bool(reason) and rank == ranks.rank for rank in range(ranks.size)))
+        if any(out_of_memory):
+            short = [rank for rank, is_out in enumerate(out_of_memory) if is_out] if agreed else [ranks.rank]
+            raise MicroBatchTooLarge(part, short, agreed or ranks.size == 1, reason)
 
     @contextmanager
     def timed(self, part: Callable[[str], AbstractContextManager[None]]) -> Iterator[None]:

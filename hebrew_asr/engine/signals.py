@@ -37,7 +37,8 @@ class StopFlag:
 
     def is_raised(self) -> bool:
         """Whether this rank was asked to stop."""
-        return self._raised or (self._ranks.is_main and self._file.exists())
+        self._raised = self._raised or (self._ranks.is_main and self._file.exists())
+        return self._raised
 
     def agreed(self) -> bool:
         """Whether any rank was, the same answer on every rank; collective."""

@@ -8,7 +8,7 @@ a reader takes the elements it needs from whichever files hold them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.engine.zero import Fragment, Partition, adam_state
 from hebrew_asr.errors import CheckpointError
 
@@ -40,34 +41,102 @@ def capture(engine: Any, partitions: list[Partition]) -> list[CarriedPartition]:
     """Take the state of every partition. The moments are moved, not copied; the masters are what costs memory."""
     carried = []
     for partition in partitions:
-        state = adam_state(engine, partition)
-        tensors = {"master": partition.master.detach().view(-1), **{kind: state[kind].view(-1) for kind in MOMENTS}}
-        carried.append(CarriedPartition(partition.group, partition.fragments, tensors, float(state["step"])))
+        step = float(adam_state(engine, partition)["step"])
+        carried.append(CarriedPartition(partition.group, partition.fragments, _flat_views(engine, partition), step))
     return carried
 
 
-def restore(engine: Any, partitions: list[Partition], carried: list[CarriedPartition]) -> list[CarriedPartition]:
-    """Put carried state into the partitions of the groups that survive; new groups start at step 0.
+def restore(
+    engine: Any, partitions: list[Partition], carried: list[CarriedPartition], ranks: Ranks
+) -> list[CarriedPartition]:
+    """Put carried state into the partitions of the groups that survive; new groups start at step 0. Collective.
+
+    Within a process a group keeps its layout, so that this is a copy. The state of a group that had left, read back
+    on another rank count or ZeRO stage, lies as it was written: the ranks then exchange it piece by piece.
 
     Returns:
         What no group of the new engine took: the state of groups that left, to be kept for when they return.
     """
-    by_group: dict[str, list[CarriedPartition]] = {}
-    for item in carried:
-        by_group.setdefault(item.group, []).append(item)
+    waiting = _by_group(carried)
+    homes = _by_group(partitions)
     for partition in partitions:
-        state = adam_state(engine, partition)
-        waiting = by_group.get(partition.group)
-        if not waiting:
+        adam_state(engine, partition)  # step 0 unless it is filled below
+    own = {group: (group in waiting, _same_layout(home, waiting.get(group, []))) for group, home in homes.items()}
+    told = ranks.gather(own)
+    for group, home in homes.items():
+        items = waiting.pop(group, [])
+        if all(fits for _, fits in (rank[group] for rank in told)):
+            for partition, item in zip(home, items, strict=True):
+                _put_back(engine, partition, item)
+        elif any(has for has, _ in (rank[group] for rank in told)):
+            _exchange(engine, home, items, ranks)
+    return [item for items in waiting.values() for item in items]
+
+
+def _by_group(items: Sequence[Any]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for item in items:
+        found.setdefault(item.group, []).append(item)
+    return found
+
+
+def _same_layout(home: list[Partition], items: list[CarriedPartition]) -> bool:
+    layouts = [[(part.fragments, size) for part, size in parts] for parts in (_sized(home), _sized(items))]
+    return layouts[0] == layouts[1]
+
+
+def _sized(parts: Sequence[Any]) -> list[tuple[Any, int]]:
+    return [(p, (p.master if isinstance(p, Partition) else p.tensors["master"]).numel()) for p in parts]
+
+
+def _put_back(engine: Any, partition: Partition, item: CarriedPartition) -> None:
+    state, device = adam_state(engine, partition), partition.master.device
+    with torch.no_grad():
+        partition.master.copy_(item.tensors["master"].view_as(partition.master))
+        state["step"].fill_(item.step)
+    for kind in MOMENTS:  # moved, not copied; from the host where they were read from a file
+        state[kind] = item.tensors[kind].view_as(partition.master).to(device)
+
+
+def _exchange(engine: Any, home: list[Partition], items: list[CarriedPartition], ranks: Ranks) -> None:
+    """Every rank shows its pieces of a group to all, and each takes the elements that are now its own."""
+    destinations = [_flat_views(engine, partition) for partition in home]
+    missing = sum(fragment.length for partition in home for fragment in partition.fragments)
+    shown = ranks.gather([(item.fragments, item.step, item.tensors["master"].numel()) for item in items])
+    for owner, pieces in enumerate(shown):
+        for index, (fragments, step, size) in enumerate(pieces):
+            for kind in KINDS:
+                mine = items[index].tensors[kind].cpu() if owner == ranks.rank else torch.empty(size)
+                piece = ranks.broadcast_tensor(mine, owner)
+                for partition, flat in zip(home, destinations, strict=True):
+                    taken = _take(piece, fragments, flat[kind], partition.fragments)
+                    missing -= taken if kind == "master" else 0
+            for partition in home:
+                adam_state(engine, partition)["step"].fill_(step)
+    assert missing == 0, f"{missing} elements of group {home[0].group} are with no rank"
+
+
+def _take(source: torch.Tensor, there: list[Fragment], target: torch.Tensor, here: list[Fragment]) -> int:
+    """Copy what ``target`` wants of ``source``; returns how many elements that was."""
+    taken = 0
+    by_name = {fragment.parameter: fragment for fragment in there}
+    for fragment in here:
+        piece = by_name.get(fragment.parameter)
+        if piece is None:
             continue
-        old = waiting.pop(0)
-        assert old.fragments == partition.fragments, f"the layout of group {partition.group} changed"
-        with torch.no_grad():
-            partition.master.copy_(old.tensors["master"].view_as(partition.master))
-            state["step"].fill_(old.step)
-        for kind in MOMENTS:
-            state[kind] = old.tensors[kind].view_as(partition.master)
-    return [item for waiting in by_group.values() for item in waiting]
+        first = max(fragment.start, piece.start)
+        length = min(fragment.start + fragment.length, piece.start + piece.length) - first
+        if length > 0:
+            values = source.narrow(0, piece.offset + first - piece.start, length)
+            target.narrow(0, fragment.offset + first - fragment.start, length).copy_(values)
+            taken += length
+    return taken
+
+
+def _flat_views(engine: Any, partition: Partition) -> dict[str, torch.Tensor]:
+    """Flat views of a partition's master and moments."""
+    state = adam_state(engine, partition)
+    return {"master": partition.master.detach().view(-1), **{kind: state[kind].view(-1) for kind in MOMENTS}}
 
 
 def to_host(carried: list[CarriedPartition]) -> list[CarriedPartition]:
@@ -167,14 +236,12 @@ class StateReader:
 
     def load_partition(self, engine: Any, partition: Partition) -> None:
         """Fill one partition of a fresh engine, exactly."""
-        state = adam_state(engine, partition)
-        destinations = {"master": partition.master.view(-1), **{kind: state[kind].view(-1) for kind in MOMENTS}}
-        with torch.no_grad():
-            for fragment in partition.fragments:
-                for kind, destination in destinations.items():
-                    values = self.read(fragment.parameter, kind, fragment.start, fragment.length)
-                    destination[fragment.offset : fragment.offset + fragment.length].copy_(values)
-            state["step"].fill_(self.steps[partition.group])
+        destinations = _flat_views(engine, partition)
+        for fragment in partition.fragments:
+            for kind, destination in destinations.items():
+                values = self.read(fragment.parameter, kind, fragment.start, fragment.length)
+                destination[fragment.offset : fragment.offset + fragment.length].copy_(values)
+        adam_state(engine, partition)["step"].fill_(self.steps[partition.group])
 
     def parked(self, trained: set[str], rank: int, num_ranks: int) -> list[CarriedPartition]:
         """State of groups that no phase trains now, dealt over ranks; it is only kept, and written again."""

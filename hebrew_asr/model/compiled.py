@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ class CompiledASR(PackedASR):
         super().__init__(asr)
         _keep_graphs()
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MAX_GRAPHS)
-        options = {**_ONE_GRAPH, "triton.cudagraphs": cuda_graphs} if backend == "inductor" else None
+        options: Any = {**_ONE_GRAPH, "triton.cudagraphs": cuda_graphs} if backend == "inductor" else None
         self._compiled = torch.compile(self._traced, fullgraph=True, backend=backend, options=options)
         self._phases: dict[tuple[bool, ...], str] = {}
         self.is_compiled = True

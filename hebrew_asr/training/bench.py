@@ -31,7 +31,7 @@ from hebrew_asr.files import write_json
 from hebrew_asr.profiles import batching
 from hebrew_asr.training.feed import FedStep, feed
 from hebrew_asr.training.flops import step_flops
-from hebrew_asr.training.setup import Checked, Run, TrainArguments, set_up, step_dataset
+from hebrew_asr.training.setup import Run, TrainArguments, set_up
 
 WARMUP_STEPS, SPLIT_STEPS = 10, 5
 SETTLED = 3
@@ -114,9 +114,7 @@ def _with_clips(run: Run, clips_per_step: int) -> Run:
     """The same run with another number of clips in a step."""
     recipe = replace(run.recipe, clips_per_step=clips_per_step)
     plan = batching(run.profile, recipe, run.ranks.size)
-    checked = Checked(recipe, run.profile, plan, run.folder, run.train_clips, run.eval_clips, None)
-    dataset = step_dataset(checked, run.asr, run.tokenizer, run.ranks.rank)
-    return replace(run, recipe=recipe, plan=plan, dataset=dataset)
+    return replace(run, recipe=recipe, plan=plan, dataset=run.dataset.dealt_by(plan))
 
 
 def _measure_phase(run: Run, index: int, steps: int, ceiling_tflops: float) -> PhaseSpeed:

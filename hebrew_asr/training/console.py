@@ -73,6 +73,12 @@ class Console:
     def _fault(self, record: dict[str, Any]) -> None:
         if record["kind"] == "unreadable":
             self.say(f"step {record['step']}: skipped {'; '.join(record['reasons'])}")
+        elif record["kind"] == "out-of-memory":
+            ranks = ", ".join(map(str, record["ranks"]))
+            self.say(
+                f"step {record['step']}: rank {ranks} ran out of device memory in {record['part']}; "
+                f"from here on {record['batching']}"
+            )
         else:
             clips = ", ".join(record["clips"][:8])
             self.say(f"step {record['step']}: skipped by all ranks, gradients were NaN or infinite (clips {clips}, …)")

@@ -5,17 +5,19 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.collate import PackedBatch
-from hebrew_asr.data.loader import LoadedStep
+from hebrew_asr.data.loader import LoadedStep, end_workers
 from hebrew_asr.engine.engine import MicroBatch
 
 _CHECK_S = 0.5
+_JOIN_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -31,88 +33,127 @@ class FedStep:
     """Why clips of this rank's share are not in it."""
 
 
-def feed(steps: Iterator[LoadedStep], mel: LogMel, device: torch.device) -> Iterator[FedStep]:
+def feed(
+    steps: Iterator[LoadedStep], mel: LogMel, device: torch.device, give_up: Callable[[], bool] = lambda: False
+) -> Generator[FedStep]:
     """Yield ``steps`` on ``device``, in order; on CUDA the next ones are prepared meanwhile, on a stream of their own.
+
+    Steps are loaded in a thread, so that a wait for data that never comes (a file system that hangs) can be left.
+
+    Args:
+        steps: from :func:`hebrew_asr.data.loader.load_steps`.
+        mel: on ``device``.
+        device: where the steps go.
+        give_up: asked before and while a step is waited for; nothing more is yielded once it says so.
 
     Raises:
         Whatever ``steps`` raises, at the step it belongs to.
     """
-    return _feed_ahead(steps, mel, device) if device.type == "cuda" else _feed_in_turn(steps, mel, device)
-
-
-def _feed_in_turn(steps: Iterator[LoadedStep], mel: LogMel, device: torch.device) -> Iterator[FedStep]:
-    while True:
-        started = time.monotonic()
-        loaded = next(steps, None)
-        wait_s = time.monotonic() - started
-        if loaded is None:
-            return
-        yield FedStep(loaded.step, _to_device(loaded, mel, device), wait_s, loaded.skipped)
-
-
-def _feed_ahead(steps: Iterator[LoadedStep], mel: LogMel, device: torch.device) -> Iterator[FedStep]:
-    ahead = _Ahead(steps, mel, device)
+    source = (_Ahead if device.type == "cuda" else _OnDemand)(steps, mel, device)
     try:
         while True:
             started = time.monotonic()
-            item = ahead.ready.get()
-            wait_s = time.monotonic() - started
+            item = source.wait(give_up)
             if item is None:
                 return
-            if isinstance(item, BaseException):
-                raise item
-            loaded, micro_batches, event = item
-            current = torch.cuda.current_stream(device)
-            current.wait_event(event)
-            for micro in micro_batches:
-                packed, mel_CBF = micro.inputs
-                # The allocator must not reuse this memory for the side stream while the step still reads it.
-                packed.record_stream(current)
-                mel_CBF.record_stream(current)
-            yield FedStep(loaded.step, micro_batches, wait_s, loaded.skipped)
+            loaded, micro_batches = item
+            yield FedStep(loaded.step, micro_batches, time.monotonic() - started, loaded.skipped)
     finally:
-        ahead.close()
+        source.close()
 
 
-class _Ahead:
-    """A thread that prepares steps on its own CUDA stream, at most two ahead of the one in training."""
+class _OnDemand:
+    """A thread that loads a step when it is asked for one: a CPU that trains has no time to prepare the next."""
 
     def __init__(self, steps: Iterator[LoadedStep], mel: LogMel, device: torch.device):
-        self.ready: queue.Queue = queue.Queue(maxsize=1)
         self._steps, self._mel, self._device = steps, mel, device
+        self._ready: queue.Queue[Any] = queue.Queue(maxsize=1)
+        self._wanted = threading.Semaphore(0)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
         self._thread.start()
 
+    def wait(self, give_up: Callable[[], bool]) -> tuple[LoadedStep, list[MicroBatch]] | None:
+        """The next step; None if there is none left, or ``give_up`` says so before it is ready."""
+        self._wanted.release()
+        while not give_up():
+            try:
+                item = self._ready.get(timeout=_CHECK_S)
+            except queue.Empty:
+                continue
+            if isinstance(item, BaseException):
+                raise item
+            return None if item is None else self._received(item)
+        return None
+
     def close(self) -> None:
         """Let the thread end; the step it is preparing is thrown away."""
         self._closed.set()
-        self._thread.join()
+        self._wanted.release()
+        end_workers()
+        self._thread.join(_JOIN_S)  # one that is stuck in a read goes with the process
 
     def _run(self) -> None:
         try:
-            torch.cuda.set_device(self._device)
-            stream = torch.cuda.Stream(self._device)
-            with torch.cuda.stream(stream):
-                for loaded in self._steps:
-                    micro_batches = _to_device(loaded, self._mel, self._device)
-                    event = torch.cuda.Event()
-                    event.record(stream)
-                    if not self._put((loaded, micro_batches, event)):
-                        return
+            for loaded in self._asked_for():
+                if not self._put(self._prepared(loaded)):
+                    return
         except BaseException as error:  # raised again in the training thread
             self._put(error)
         else:
             self._put(None)
 
+    def _asked_for(self) -> Iterator[LoadedStep]:
+        while self._wanted.acquire() and not self._closed.is_set():
+            loaded = next(self._steps, None)
+            if loaded is None:
+                return
+            yield loaded
+
+    def _prepared(self, loaded: LoadedStep) -> Any:
+        return loaded
+
+    def _received(self, item: Any) -> tuple[LoadedStep, list[MicroBatch]]:
+        return item, _to_device(item, self._mel, self._device)
+
     def _put(self, item: object) -> bool:
         while not self._closed.is_set():
             try:
-                self.ready.put(item, timeout=_CHECK_S)
+                self._ready.put(item, timeout=_CHECK_S)
                 return True
             except queue.Full:
                 continue
         return False
+
+
+class _Ahead(_OnDemand):
+    """Prepares steps on a CUDA stream of its own, at most two ahead of the one in training."""
+
+    def _run(self) -> None:
+        torch.cuda.set_device(self._device)
+        self._stream = torch.cuda.Stream(self._device)
+        with torch.cuda.stream(self._stream):
+            super()._run()
+
+    def _asked_for(self) -> Iterator[LoadedStep]:
+        return self._steps
+
+    def _prepared(self, loaded: LoadedStep) -> Any:
+        micro_batches = _to_device(loaded, self._mel, self._device)
+        event = torch.cuda.Event()
+        event.record(self._stream)
+        return loaded, micro_batches, event
+
+    def _received(self, item: Any) -> tuple[LoadedStep, list[MicroBatch]]:
+        loaded, micro_batches, event = item
+        current = torch.cuda.current_stream(self._device)
+        current.wait_event(event)
+        for micro in micro_batches:
+            packed, mel_CBF = micro.inputs
+            # The allocator must not reuse this memory for the side stream while the step still reads it.
+            packed.record_stream(current)
+            mel_CBF.record_stream(current)
+        return loaded, micro_batches
 
 
 def _to_device(loaded: LoadedStep, mel: LogMel, device: torch.device) -> list[MicroBatch]:

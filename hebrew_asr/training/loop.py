@@ -22,10 +22,11 @@ def train(run: Run) -> None:
         for fed in session.steps():
             session.enter_phase_if_due()
             result = session.step(fed)
+            if result is None:
+                continue
             session.record(fed, result)
             session.evaluate_if_due()
             session.save_if_due()
-            session.stop_if_asked()
         session.finish()
     except Preempted:
         raise

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, NoReturn
+
+import torch
 
 from hebrew_asr.data.loader import load_steps
-from hebrew_asr.data.manifest import Clip
-from hebrew_asr.engine.engine import StepResult
+from hebrew_asr.data.manifest import Clip, fingerprint
+from hebrew_asr.engine.engine import MicroBatchTooLarge, StepResult
 from hebrew_asr.engine.state import StateReader
 from hebrew_asr.errors import Preempted
 from hebrew_asr.files import write_json
@@ -16,6 +18,7 @@ from hebrew_asr.model.export import save_native
 from hebrew_asr.training.evaluate import stratified_sample
 from hebrew_asr.training.faults import FaultBudget
 from hebrew_asr.training.feed import FedStep, feed
+from hebrew_asr.training.memory import fault_record, smaller_plan
 from hebrew_asr.training.setup import Run
 
 
@@ -31,6 +34,8 @@ class Session:
         self._steps_per_epoch = run.schedule.total_steps // run.recipe.epochs
         self._sample = stratified_sample(run.eval_clips, run.recipe.evaluation.sample_clips)
         self._faults = FaultBudget(run.recipe.faults, len(run.train_clips), run.ranks)
+        self._some_skipped = False
+        self._data = fingerprint(run.train_clips)
         self._phase = -1
         self._started = self._step_started = time.monotonic()
         self._seconds_before = run.state.seconds
@@ -54,22 +59,45 @@ class Session:
             reader = StateReader(run.resumed_from.path)
             run.engine.enter_phase(self._phase, reader)
             reader.close()
+        if run.noted_fault is not None:
+            run.tracker.write({**run.noted_fault, "step": self.state.step})
         self.evaluate_if_due()
-        self.stop_if_asked()
 
     def steps(self) -> Iterator[FedStep]:
-        """This rank's steps from here to the end."""
+        """This rank's steps from here to the end.
+
+        Before each one the ranks meet: a rank that waits for data would not hear of a stop that the others agree on.
+        A step that needed more memory than there is comes again, in smaller micro-batches.
+        """
         run = self.run
+        self._feed = self._open_feed()
+        try:
+            while not self.is_done:
+                self._step_started = time.monotonic()  # so that a step's time holds its wait for data
+                too_large: MicroBatchTooLarge | None = None
+                try:
+                    self.fed = next(self._feed, None)
+                except torch.OutOfMemoryError as error:
+                    self.fed, too_large = None, MicroBatchTooLarge("features", [run.ranks.rank], True, str(error))
+                skipped = self.fed is not None and bool(self.fed.skipped)
+                asked, self._some_skipped, short = run.ranks.any_of(
+                    run.stop.is_raised(), skipped, too_large is not None
+                )
+                if asked:
+                    self._stop()
+                if short:
+                    self._shrink(too_large or MicroBatchTooLarge("features", [], True, "told by another rank"))
+                    continue
+                assert self.fed is not None
+                yield self.fed
+        finally:
+            self._feed.close()
+
+    def _open_feed(self) -> Generator[FedStep]:
+        run, workers = self.run, self.run.recipe.data.workers
         pin_memory = run.ranks.device.type == "cuda"
-        workers = run.recipe.data.workers
         loaded = load_steps(run.dataset, self.state.step, self._last_step, workers=workers, pin_memory=pin_memory)
-        fed_steps = feed(loaded, run.mel, run.ranks.device)
-        while True:
-            self._step_started = time.monotonic()  # so that a step's time holds its wait for data
-            self.fed = next(fed_steps, None)
-            if self.fed is None:
-                return
-            yield self.fed
+        return feed(loaded, run.mel, run.ranks.device, run.stop.is_raised)
 
     def enter_phase_if_due(self) -> None:
         """At the first step of a later phase: rebuild the engine over its groups, carrying the state."""
@@ -80,19 +108,45 @@ class Session:
         self._flush()
         if self.state.phase_switch_step is None:
             self.state.phase_switch_step = self.state.step
-        run.engine.enter_phase(phase)
         run.say(f"step {self.state.step}: {run.recipe.phases[phase].title}; a small rise of the loss is expected")
+        run.engine.enter_phase(phase)
 
-    def step(self, fed: FedStep) -> StepResult:
-        """One optimizer step, and the proof of phase after the first of each phase."""
-        run = self.run
-        result = run.engine.step(fed.micro_batches, run.schedule.rates(self.state.step))
+    def step(self, fed: FedStep) -> StepResult | None:
+        """One optimizer step, and the proof of phase after the first of each phase.
+
+        None if device memory ran out: nothing was applied, and ``steps`` yields the step again in smaller parts.
+
+        Raises:
+            OutOfMemory: it ran out where the ranks cannot agree on that; a resumed run goes on in smaller parts.
+        """
+        run, result, too_large = self.run, None, None
+        try:
+            result = run.engine.step(fed.micro_batches, run.schedule.rates(self.state.step))
+        except MicroBatchTooLarge as error:
+            too_large = error.with_traceback(None)  # whose frames hold what is to be freed
+        if too_large is not None:
+            self._shrink(too_large)
+        if result is None:
+            return None
         proved = run.engine.prove_phase()
         if proved is not None:
             name = run.recipe.phases[self._phase].name
             run.tracker.write({"event": "phase", "step": self.state.step, "name": name, **proved})
         self.state.step += 1
         return result
+
+    def _shrink(self, too_large: MicroBatchTooLarge) -> None:
+        """Halve the micro-batches for the rest of the run, on every rank; collective."""
+        run, step = self.run, self.state.step
+        plan = smaller_plan(run.plan, too_large, step, run.folder)
+        self._flush()
+        run.tracker.write(fault_record(plan, too_large, step))
+        self.fed = None
+        self._feed.close()
+        run.plan, self.state.max_micro_batch = plan, plan.max_micro_batch
+        run.dataset = run.dataset.dealt_by(plan)
+        run.engine.rebuild(plan)
+        self._feed = self._open_feed()
 
     def record(self, fed: FedStep, result: StepResult) -> None:
         """Keep the step's figures; they are read off the device every ``logging.every_steps`` steps."""
@@ -114,7 +168,7 @@ class Session:
             run.tracker.write(self._faults.non_finite(fed))
         else:
             self._faults.finite()
-        if run.ranks.any(bool(fed.skipped)):
+        if self._some_skipped:
             run.tracker.write(self._faults.unreadable(fed.step, fed.skipped))
         if step % run.recipe.logging.every_steps == 0 or self.is_done:
             self._flush()
@@ -145,7 +199,6 @@ class Session:
             record = self.run.evaluator(asr, clips, self.state.step, split, self.run.stop)
         if record is None:
             self._stop()
-        assert record is not None
         self.run.tracker.write(record)
         state = self.state
         state.evaluated_step = state.step
@@ -166,15 +219,17 @@ class Session:
         self.state.seconds = self._seconds()
         measured_here = self.state.evaluated_step == self.state.step
         wer = self.state.wer_last if measured_here else None
-        values = {"state": self.state.to_dict(), "wer": wer, "recipe": self.run.recipe.name}
+        values = {
+            "state": self.state.to_dict(),
+            "wer": wer,
+            "recipe": self.run.recipe.name,
+            "precision": self.run.profile.precision,
+            "data": self._data,
+        }
         self.run.checkpoints.save(self.run.engine.host_state(), self.state.step, values)
 
-    def stop_if_asked(self) -> None:
-        """Save and leave if any rank was asked to stop."""
-        if not self.is_done and self.run.stop.agreed():
-            self._stop()
-
-    def _stop(self) -> None:
+    def _stop(self) -> NoReturn:
+        """Save and leave; on all ranks together."""
         self._save()
         self.run.checkpoints.finish()
         self._flush()

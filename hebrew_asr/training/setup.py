@@ -17,7 +17,7 @@ import hebrew_asr
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.loader import StepDataset
-from hebrew_asr.data.manifest import Clip, read_manifest
+from hebrew_asr.data.manifest import Clip, fingerprint, read_manifest
 from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.checkpoint import Checkpoint, CheckpointStore, find_checkpoints
@@ -34,6 +34,7 @@ from hebrew_asr.profiles import Batching, Profile, batching, check_hardware, dee
 from hebrew_asr.recipe import Recipe, load_recipe
 from hebrew_asr.training.console import Console
 from hebrew_asr.training.evaluate import Evaluator
+from hebrew_asr.training.memory import noted_fault
 from hebrew_asr.training.schedule import Schedule
 from hebrew_asr.training.state import TrainState
 from hebrew_asr.training.tracking import MetricsFile, Tracker, WandbSink
@@ -87,6 +88,8 @@ class Run:
     watchdog: Watchdog
     state: TrainState
     resumed_from: Checkpoint | None
+    noted_fault: dict[str, Any] | None
+    """What ended the session before, where it changes this one: device memory that did not suffice."""
 
     def say(self, text: str) -> None:
         """Print a line, on the first rank."""
@@ -105,6 +108,7 @@ class Checked:
     train_clips: list[Clip]
     eval_clips: list[Clip]
     resume: Checkpoint | None
+    noted_fault: dict[str, Any] | None
 
 
 def check(arguments: TrainArguments) -> Checked:
@@ -121,6 +125,7 @@ def check(arguments: TrainArguments) -> Checked:
     check_hardware(profile, local_ranks, torch.cuda.device_count())
     folder = Path(arguments.run_dir or f"runs/{recipe.name}")
     resume = _resumable(folder, recipe, arguments.resume)
+    plan, noted = _within_memory(plan, folder, resume) if arguments.resume == "auto" else (plan, None)
     data = Path(recipe.data.folder)
     if recipe.data.prepare:
         from hebrew_asr.data.prepare import ensure_prepared  # it reads parquet; training alone never does
@@ -134,7 +139,35 @@ def check(arguments: TrainArguments) -> Checked:
             f"clip {longest.id} in {data / 'train.jsonl'} lasts {longest.duration_s:.1f} s, the recipe's "
             f"data.max_duration_s is {recipe.data.max_duration_s:g}; prepare shorter clips or raise it"
         )
-    return Checked(recipe, profile, plan, folder, train_clips, eval_clips, resume)
+    if resume is not None:
+        _refuse_inexact(resume, profile, train_clips)
+    return Checked(recipe, profile, plan, folder, train_clips, eval_clips, resume, noted)
+
+
+def _refuse_inexact(resume: Checkpoint, profile: Profile, train_clips: list[Clip]) -> None:
+    """Rank count, ZeRO stage, offload and micro-batch may differ from the checkpoint's; these two may not."""
+    written = resume.values.get("precision", profile.precision)
+    if written != profile.precision:
+        raise CheckpointError(
+            f"{resume.path} was trained in {written} and {profile.source} trains in {profile.precision}: frozen "
+            f"weights would be others; resume with a profile in {written}, of any ZeRO stage and rank count"
+        )
+    now = fingerprint(train_clips)
+    if resume.values.get("data", now) != now:
+        raise CheckpointError(
+            f"the training manifest has changed since {resume.path} was written, and with it the order of clips; "
+            f"restore it, or give --run another name"
+        )
+
+
+def _within_memory(plan: Batching, folder: Path, resume: Checkpoint | None) -> tuple[Batching, dict[str, Any] | None]:
+    """Keep to the micro-batch that fitted before; the fault, if it is newer than the checkpoint."""
+    if resume is not None and resume.values["state"].get("max_micro_batch"):
+        plan = plan.limited_to(resume.values["state"]["max_micro_batch"])
+    noted = noted_fault(folder)
+    if noted is None or noted["max_micro_batch"] >= plan.max_micro_batch:
+        return plan, None
+    return plan.limited_to(noted["max_micro_batch"]), noted
 
 
 def _resumable(folder: Path, recipe: Recipe, resume: str) -> Checkpoint | None:
@@ -192,9 +225,15 @@ def set_up(arguments: TrainArguments) -> Run:
     if checked.resume is not None:
         checked.resume.verify()
         state = TrainState(**checked.resume.values["state"])
+    if checked.noted_fault is not None:
+        state.max_micro_batch = plan.max_micro_batch
     # 5. Data, schedule, engine.
-    dataset = step_dataset(checked, asr, tokenizer, ranks.rank)
-    schedule = Schedule(recipe, dataset.steps_per_epoch)
+    sampler = StepSampler([clip.duration_s for clip in checked.train_clips], plan, recipe.seed)
+    geometry = EncoderGeometry.of(asr.config.audio_config)
+    dataset = StepDataset(checked.train_clips, sampler, recipe, tokenizer, geometry, ranks.rank)
+    schedule = Schedule(recipe, sampler.steps_per_epoch)
+    if profile.compiles:
+        dataset.fix_shapes(schedule.total_steps, NUM_SHAPES)
     engine = TrainEngine(module, asr, recipe, profile, plan, ranks)
     # 6. Outputs, on the first rank.
     tracker, console = Tracker(), None
@@ -229,18 +268,8 @@ def set_up(arguments: TrainArguments) -> Run:
         watchdog=Watchdog(ranks),
         state=state,
         resumed_from=checked.resume,
+        noted_fault=checked.noted_fault,
     )
-
-
-def step_dataset(checked: Checked, asr: Any, tokenizer: Any, rank: int) -> StepDataset:
-    """A rank's steps; padded to few shapes if the model is compiled."""
-    recipe, plan = checked.recipe, checked.plan
-    sampler = StepSampler([clip.duration_s for clip in checked.train_clips], plan, recipe.seed)
-    geometry = EncoderGeometry.of(asr.config.audio_config)
-    dataset = StepDataset(checked.train_clips, sampler, recipe, tokenizer, geometry, rank)
-    if checked.profile.compiles:
-        dataset.fix_shapes(dataset.steps_per_epoch * recipe.epochs, NUM_SHAPES)
-    return dataset
 
 
 def _drawn_on(recipe: Recipe, profile: Profile) -> AbstractContextManager[Any]:
@@ -304,9 +333,8 @@ def _introduce(console: Console, checked: Checked, schedule: Schedule, weights: 
     recipe, profile = checked.recipe, checked.profile
     hours = sum(clip.duration_s for clip in checked.train_clips) / 3600
     num_train, num_eval = len(checked.train_clips), len(checked.eval_clips)
-    precision = "bf16" if profile.bf16 else "fp32"
     steps, total = schedule.total_steps // recipe.epochs, schedule.total_steps
-    console.say(f"recipe {recipe.name}, profile {profile.name}: ZeRO-{profile.zero_stage}, {precision}")
+    console.say(f"recipe {recipe.name}, profile {profile.name}: ZeRO-{profile.zero_stage}, {profile.precision}")
     console.say(f"data {recipe.data.folder}: {num_train:,} training clips ({hours:.2f} h), {num_eval:,} eval clips")
     console.say(f"{checked.plan}; {steps:,} steps an epoch, {total:,} in {recipe.epochs} epochs")
     for phase, start in zip(recipe.phases, schedule.phase_starts, strict=True):

@@ -23,6 +23,8 @@ class TrainState:
     """Step after which the second phase began."""
     seconds: float = 0.0
     """Wall time of all sessions of this run up to the last checkpoint."""
+    max_micro_batch: int | None = None
+    """Most clips in a micro-batch since device memory ran out; None while the profile's own figure holds."""
     tracker_id: str | None = None
     """Run id of the experiment tracker, so that a resumed run continues its curves."""
 

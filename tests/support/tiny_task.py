@@ -126,12 +126,12 @@ def without_times(rows: list[dict]) -> list[dict]:
 
 
 def rank_processes(run: Path) -> list[psutil.Process]:
-    """The two rank processes that the launcher started for a run, by rank."""
-    found = {}
-    for process in psutil.process_iter(["cmdline"]):
-        line = process.info["cmdline"] or []
-        local = [part for part in line if part.startswith("--local_rank=")]
-        if local and str(run) in line:
+    """The two rank processes that the launcher started for a run, by rank; not their loader processes."""
+    found, lines = {}, {}
+    for process in psutil.process_iter(["cmdline", "ppid"]):
+        lines[process.pid] = process.info["cmdline"] or []
+        local = [part for part in lines[process.pid] if part.startswith("--local_rank=")]
+        if local and str(run) in lines[process.pid] and lines.get(process.info["ppid"]) != lines[process.pid]:
             found[int(local[0].split("=")[1])] = process
     assert sorted(found) == [0, 1]
     return [found[0], found[1]]

@@ -1,0 +1,56 @@
+"""Device memory that does not suffice: the effective batch stays, its micro-batches become smaller, and stay so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hebrew_asr.engine.engine import MicroBatchTooLarge
+from hebrew_asr.errors import OutOfMemory, TrainingFault
+from hebrew_asr.files import write_json
+from hebrew_asr.profiles import Batching
+
+_FILE = "max_micro_batch.json"
+
+
+def smaller_plan(plan: Batching, too_large: MicroBatchTooLarge, step: int, folder: Path) -> Batching:
+    """Micro-batches half as large, with which to run step ``step`` (from 0) again.
+
+    Raises:
+        OutOfMemory: the other ranks cannot be told; the new limit is in the run directory ``folder``, for a resume.
+        TrainingFault: a micro-batch is a single clip already.
+    """
+    where = f"step {step + 1}: rank {', '.join(map(str, too_large.ranks))} ran out of device memory in {too_large.part}"
+    smaller = plan.halved()
+    if smaller is None:
+        raise TrainingFault(
+            f"{where}, and a micro-batch is one clip already ({too_large.reason}); use a profile that shards or "
+            f"offloads more (a higher ZeRO stage, offload_optimizer), or lower data.max_duration_s"
+        )
+    if not too_large.is_agreed:
+        write_json(folder / _FILE, fault_record(smaller, too_large, step))
+        raise OutOfMemory(
+            f"{where}, where the other ranks cannot follow; go on with --resume auto, which takes at most "
+            f"{smaller.max_micro_batch} clips at a time instead of {plan.max_micro_batch}"
+        )
+    return smaller
+
+
+def fault_record(plan: Batching, too_large: MicroBatchTooLarge, step: int) -> dict[str, Any]:
+    """The ``fault`` record of a step that was, or will be, run again by ``plan``."""
+    return {
+        "event": "fault",
+        "step": step + 1,
+        "kind": "out-of-memory",
+        "part": too_large.part,
+        "ranks": too_large.ranks,
+        "max_micro_batch": plan.max_micro_batch,
+        "batching": str(plan),
+    }
+
+
+def noted_fault(folder: Path) -> dict[str, Any] | None:
+    """The record of a fault that ended an earlier session of the run, if one did."""
+    path = folder / _FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -1,0 +1,273 @@
+"""Stopped or killed at every kind of moment and resumed, again and again: the run ends like one never disturbed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hebrew_asr.data.manifest import read_manifest
+from hebrew_asr.data.sampler import StepSampler
+from hebrew_asr.engine.checkpoint import find_checkpoints
+from hebrew_asr.profiles import batching, load_profile
+from hebrew_asr.recipe import load_recipe
+from tests.support.tiny_task import (
+    RECIPE_CHANGES,
+    ROOT,
+    TRAIN_FILE,
+    environment,
+    events,
+    launcher,
+    make_task,
+    rank_processes,
+    train_arguments,
+    without_times,
+)
+from tests.support.warm import WarmStart
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+
+SWITCH = 12
+"""20 clips, 8 a step: 3 steps an epoch, 30 in all, and the audio layers join after 12."""
+STARVED = 16
+"""Steps done when the next one's data does not come."""
+CHANGES = (
+    "phases.0.epochs=4",
+    "phases.1.epochs=6",
+    "data.workers=1",
+    "checkpoints.every_steps=2",
+    "evaluation.full_each_epoch=false",
+    "evaluation.every_steps=15",
+    "evaluation.sample_clips=8",
+    "evaluation.batch_clips=1",
+)
+STOP_LIMIT_S = 30
+KILLS, IN_A_WRITE, IN_THE_SWITCH = 10, 2, 5
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory) -> Path:
+    return make_task(tmp_path_factory.mktemp("task"), eval_clips=8)
+
+
+@pytest.fixture(scope="module")
+def warm():
+    with WarmStart() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def whole(task, warm, tmp_path_factory) -> Path:
+    """Never disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    output = folder.with_suffix(".log")
+    assert warm.run(train_arguments(task, folder, *CHANGES), ranks=2, port=29700, output=output) == [0, 0], (
+        output.read_text()
+    )
+    assert [row["step"] for row in events(folder, "train")] == list(range(1, 31))
+    assert events(folder, "train")[SWITCH]["phase"] == "A"
+    return folder
+
+
+def ends_like(run: Path, whole: Path) -> None:
+    """All records of training and evaluation, and the weights, bit for bit; nothing half-written is left."""
+    for kind in ("train", "eval"):
+        assert without_times(events(run, kind)) == without_times(events(whole, kind))
+    expected = load_file(whole / "final" / "model.safetensors")
+    found = load_file(run / "final" / "model.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    assert not list((run / "checkpoints").glob(".*"))
+
+
+def last_step(run: Path) -> int:
+    """Of the last training record, or 0."""
+    rows = _rows(run, "train")
+    return rows[-1]["step"] if rows else 0
+
+
+def _rows(run: Path, kind: str) -> list[dict]:
+    try:
+        return events(run, kind)
+    except (OSError, ValueError):  # not there yet; or a line is being written
+        return []
+
+
+def saved_step(run: Path) -> int:
+    """Of the newest complete checkpoint, every one of which is whole; or -1."""
+    found = find_checkpoints(run / "checkpoints")
+    for checkpoint in found:
+        checkpoint.verify()
+    return found[-1].step if found else -1
+
+
+def is_writing(run: Path) -> bool:
+    """Whether a checkpoint is under way."""
+    return any((run / "checkpoints").glob(".tmp-step-*"))
+
+
+def is_switching(run: Path, output: Path) -> bool:
+    """The switch is announced in this session's output, and the step after it has not been taken."""
+    announced = output.is_file() and f"step {SWITCH}: Strategy A" in output.read_text()
+    return announced and not is_proved(run)
+
+
+def is_proved(run: Path) -> bool:
+    return any(row["step"] == SWITCH for row in _rows(run, "phase"))
+
+
+def wait_for(condition: Callable[[], bool], has_ended: Callable[[], bool], limit_s: float = 60) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "the moment never came"
+        assert not has_ended(), "the run ended before its moment came"
+        time.sleep(0.004)
+
+
+class Stopper:
+    """Resumes the run, sends its ranks SIGTERM at some moment, and sees it leave."""
+
+    def __init__(self, task: Path, run: Path, warm: WarmStart):
+        self._run, self._warm = run, warm
+        self._arguments = train_arguments(task, run, *CHANGES, resume="auto")
+        self.output = run.parent / "output.log"
+
+    def __call__(self, port: int, moment: Callable[[], bool]) -> int:
+        """The step that was saved."""
+        self.output.unlink(missing_ok=True)
+        pids = self._warm.start(self._arguments, ranks=2, port=port, output=self.output)
+        wait_for(moment, lambda: has_ended(pids))
+        for pid in pids:
+            os.kill(pid, signal.SIGTERM)
+        asked = time.monotonic()
+        codes = [self._warm.wait(pid) for pid in pids]
+        return self._check(codes, time.monotonic() - asked)
+
+    def launched(self, port: int, moment: Callable[[], bool]) -> int:
+        """As a call, under DeepSpeed's launcher, which waits for every process below it."""
+        line = [*launcher(2, port), str(TRAIN_FILE), *self._arguments]
+        with (
+            self.output.open("w") as output,
+            subprocess.Popen(line, env=environment(), cwd=ROOT, stdout=output, stderr=output) as job,
+        ):
+            try:
+                wait_for(moment, lambda: job.poll() is not None)
+                for process in rank_processes(self._run):
+                    process.send_signal(signal.SIGTERM)
+                asked = time.monotonic()
+                code = job.wait(timeout=STOP_LIMIT_S + 30)
+                return self._check([code], time.monotonic() - asked)
+            finally:
+                for process in psutil.Process(job.pid).children(recursive=True) if job.poll() is None else []:
+                    process.kill()
+
+    def _check(self, codes: list[int], waited_s: float) -> int:
+        output = self.output.read_text()
+        assert set(codes) == {75}, output
+        assert "Traceback" not in output
+        slowest_s = max((row["step_s"] for row in events(self._run, "train")), default=0.0)
+        assert waited_s < STOP_LIMIT_S + slowest_s
+        step = saved_step(self._run)
+        assert f"stopped after step {step}, state saved" in output
+        assert not is_writing(self._run)
+        return step
+
+
+def has_ended(pids: list[int]) -> bool:
+    return any(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in pids)
+
+
+class HungClip:
+    """A file system that hangs: once the run has started, opening one clip of a later step waits for ever."""
+
+    def __init__(self, task: Path, run: Path):
+        recipe = load_recipe("round2", [*RECIPE_CHANGES, *CHANGES])
+        plan = batching(load_profile(ROOT / "ds_configs" / "cpu.json"), recipe, 2)
+        clips = read_manifest(task / "data" / "train.jsonl")
+        sampler = StepSampler([clip.duration_s for clip in clips], plan, recipe.seed)
+        self._run, self._started_ns = run, (run / "run.json").stat().st_mtime_ns
+        before = {index for step in range(SWITCH + 1, STARVED) for index in sampler.clips_of_step(step)}
+        self._clip = Path(clips[min(set(sampler.clips_of_step(STARVED)) - before)].audio)
+        self._held = self._clip.with_suffix(".held")
+        self._seen_s: float | None = None
+
+    def __enter__(self) -> HungClip:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._held.exists():
+            self._held.replace(self._clip)
+
+    def is_waited_for(self) -> bool:
+        """Whether the step before is done and nothing has come after it for a while."""
+        if not self._held.exists() and (self._run / "run.json").stat().st_mtime_ns != self._started_ns:
+            self._clip.rename(self._held)
+            os.mkfifo(self._clip)
+        if last_step(self._run) == STARVED and self._seen_s is None:
+            self._seen_s = time.monotonic()
+        return self._seen_s is not None and time.monotonic() - self._seen_s > 0.5
+
+
+def test_sigterm_at_every_kind_of_moment(task, whole, warm, tmp_path):
+    """One run, stopped in an evaluation, in training, in a checkpoint write, in the switch and in a wait for data."""
+    run = tmp_path / "run"
+    stop = Stopper(task, run, warm)
+    assert stop(29701, (run / "metrics.jsonl").is_file) == 0
+    assert not events(run, "eval"), "the evaluation had not ended"
+    assert 3 <= stop(29702, lambda: last_step(run) >= 3) < SWITCH
+    before = saved_step(run)
+    assert stop(29703, lambda: is_writing(run) and last_step(run) > before) < SWITCH
+    assert stop(29704, lambda: is_switching(run, stop.output)) == SWITCH + 1
+    assert is_proved(run), "the switch, and one step, were finished first"
+    with HungClip(task, run) as hung:
+        assert stop.launched(29705, hung.is_waited_for) == STARVED
+    codes = warm.run(
+        train_arguments(task, run, *CHANGES, resume="auto"), ranks=2, port=29706, output=tmp_path / "last.log"
+    )
+    assert codes == [0, 0], (tmp_path / "last.log").read_text()
+    ends_like(run, whole)
+
+
+def test_sigkill_at_ten_moments(task, whole, warm, tmp_path):
+    """One run, killed without warning: twice at moments that were watched for, else after a random delay."""
+    run, draw = tmp_path / "run", random.Random(0)
+    arguments = train_arguments(task, run, *CHANGES, resume="auto")
+    for number in range(KILLS):
+        output = tmp_path / f"{number}.log"
+        before_ns = started_ns(run)
+        pids = warm.start(arguments, ranks=2, port=29710 + number, output=output)
+        moments = {IN_A_WRITE: lambda: is_writing(run), IN_THE_SWITCH: lambda: is_switching(run, output)}  # noqa: B023
+        has_begun = lambda: started_ns(run) != before_ns  # noqa: B023, E731
+        wait_for(moments.get(number, has_begun), lambda: has_ended(pids))  # noqa: B023
+        if number not in moments:
+            time.sleep(draw.uniform(0.0, 1.0 if number < IN_THE_SWITCH else 2.0))
+        assert not has_ended(pids), f"kill {number} came after the end"
+        for pid in pids if number % 4 else [draw.choice(pids)]:
+            os.kill(pid, signal.SIGKILL)
+        killed = time.monotonic()
+        codes = [warm.wait(pid) for pid in pids]
+        assert -signal.SIGKILL in codes and all(codes)
+        assert time.monotonic() - killed < 20, "a rank outlived the other"
+        saved = saved_step(run)
+        if number == IN_A_WRITE:
+            assert is_writing(run), "a half-written checkpoint lies there"
+        if number == IN_THE_SWITCH:
+            assert not is_proved(run) and saved == SWITCH
+    output = tmp_path / "last.log"
+    codes = warm.run(train_arguments(task, run, *CHANGES, resume="auto"), ranks=2, port=29720, output=output)
+    assert codes == [0, 0], output.read_text()
+    ends_like(run, whole)
+
+
+def started_ns(run: Path) -> int:
+    """Changes when a session begins."""
+    return (run / "run.json").stat().st_mtime_ns if (run / "run.json").is_file() else 0

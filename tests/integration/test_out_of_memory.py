@@ -1,0 +1,128 @@
+"""Device memory runs out in a step: the step is run again in smaller micro-batches, and what is learnt is the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hebrew_asr.engine.checkpoint import find_checkpoints
+from tests.support.tiny_task import ROOT, events, make_task, train_arguments
+from tests.support.warm import WarmStart
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+
+CHANGES = ("max_steps=9", "evaluation.at_start=false", "evaluation.full_each_epoch=false", "evaluation.sample_clips=1")
+"""20 clips, 8 a step; the audio layers join after step 6."""
+LOSS_TOLERANCE = 1e-4
+"""Absolute, in nats per token, and of weights in the mean: fp32 sums in another order, over 9 steps of AdamW."""
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory) -> Path:
+    return make_task(tmp_path_factory.mktemp("task"))
+
+
+@pytest.fixture(scope="module")
+def warm():
+    with WarmStart() as start:
+        yield start
+
+
+def arguments_of(task: Path, run: Path, stage: int, micro: int, *changes: str, resume: str = "never") -> list[str]:
+    profile = json.loads((ROOT / "ds_configs" / "cpu.json").read_text(encoding="utf-8"))
+    profile |= {"train_micro_batch_size_per_gpu": micro, "zero_optimization": {"stage": stage}}
+    path = run.with_suffix(f".{stage}.json")
+    path.write_text(json.dumps(profile))
+    arguments = train_arguments(task, run, *CHANGES, *changes, resume=resume)
+    arguments[arguments.index("--ds") + 1] = str(path)
+    return arguments
+
+
+@pytest.fixture(scope="module")
+def whole(task, warm, tmp_path_factory) -> Path:
+    """With memory enough."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    output = run.with_suffix(".log")
+    codes = warm.run(arguments_of(task, run, 2, 8), ranks=1, port=29725, output=output)
+    assert codes == [0], output.read_text()
+    return run
+
+
+def learnt_as(run: Path, whole: Path) -> None:
+    ours, theirs = events(run, "train"), events(whole, "train")
+    for key in ("step", "clips", "audio_s", "tokens", "phase"):
+        assert [row[key] for row in ours] == [row[key] for row in theirs]
+    assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in theirs], abs=LOSS_TOLERANCE)
+    weights, expected = (load_file(folder / "final" / "model.safetensors") for folder in (run, whole))
+    differences = torch.cat([(weights[name] - tensor).abs().flatten() for name, tensor in expected.items()])
+    assert float(differences.mean()) < 1e-7
+    assert float(differences.max()) < 2e-4, "no weight is off by as much as one step of AdamW"
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_one_rank_runs_the_step_again(task, warm, whole, tmp_path, stage):
+    """Out in the second forward of step 4, with gradients of the first one lying there; in a backward of step 8."""
+    run, output = tmp_path / "run", tmp_path / "log"
+    shortages = [
+        {"ranks": [0], "part": "forward", "after": 7, "fits": 3},
+        {"ranks": [0], "part": "backward", "after": 24, "fits": 1},
+    ]
+    codes = warm.run(arguments_of(task, run, stage, 4), ranks=1, port=29726, output=output, shortages=shortages)
+    assert codes == [0], output.read_text()
+    learnt_as(run, whole)
+    faults = events(run, "fault")
+    assert [(row["kind"], row["part"], row["max_micro_batch"]) for row in faults] == [
+        ("out-of-memory", "forward", 2),
+        ("out-of-memory", "backward", 1),
+    ]
+    assert faults[0]["step"] == 4 and faults[1]["step"] > 6
+    told = [line for line in output.read_text().splitlines() if "ran out of device memory" in line]
+    assert len(told) == 2
+    assert "step 4: rank 0 ran out of device memory in forward; from here on 8 clips per step = " in told[0]
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_two_ranks_agree_and_a_resume_remembers(task, warm, whole, tmp_path, stage):
+    """One of them runs out, in the first step of the run; both run it again. A resumed run stays as careful."""
+    run, output = tmp_path / "run", tmp_path / "log"
+    shortages = [{"ranks": [1], "part": "forward", "after": 0, "fits": 2}]
+    options = {"ranks": 2, "output": output, "shortages": shortages}
+    codes = warm.run(arguments_of(task, run, stage, 64, "max_steps=4"), port=29727, **options)
+    assert codes == [0, 0], output.read_text()
+    assert [(row["step"], row["ranks"], row["max_micro_batch"]) for row in events(run, "fault")] == [(1, [1], 2)]
+    codes = warm.run(arguments_of(task, run, stage, 64, resume="auto"), port=29728, **options)
+    assert codes == [0, 0], output.read_text()
+    assert len(events(run, "fault")) == 1, "the resumed run ran out again"
+    learnt_as(run, whole)
+
+
+@pytest.mark.parametrize(("stage", "part"), [(2, "backward"), (3, "forward")])
+def test_where_ranks_cannot_agree_the_job_ends_and_a_resume_goes_on(task, warm, whole, tmp_path, stage, part):
+    """The other rank waits in a collective: no hang, an error that says what to do, and the limit kept for a resume."""
+    run, output = tmp_path / "run", tmp_path / "log"
+    shortages = [{"ranks": [1], "part": part, "after": 4, "fits": 2}]
+    options = {"ranks": 2, "output": output, "shortages": shortages}
+    saving = "checkpoints.every_steps=2"
+    codes = warm.run(arguments_of(task, run, stage, 64, saving), port=29729, **options)
+    text = output.read_text()
+    assert codes[1] == 75 and codes[0] != 0, text
+    assert f"step 5: rank 1 ran out of device memory in {part}, where the other ranks cannot follow" in text
+    assert "go on with --resume auto, which takes at most 2 clips at a time" in text
+    assert find_checkpoints(run / "checkpoints")[-1].step == 4
+    codes = warm.run(arguments_of(task, run, stage, 64, saving, resume="auto"), port=29730, **options)
+    assert codes == [0, 0], output.read_text()
+    assert [row["max_micro_batch"] for row in events(run, "fault")] == [2]
+    learnt_as(run, whole)
+
+
+def test_a_single_clip_that_does_not_fit_is_told(task, warm, tmp_path):
+    run, output = tmp_path / "run", tmp_path / "log"
+    shortages = [{"ranks": [0], "part": "forward", "after": 0, "fits": 0}]
+    codes = warm.run(arguments_of(task, run, 2, 2), ranks=1, port=29731, output=output, shortages=shortages)
+    assert codes == [6]
+    assert "a micro-batch is one clip already (CUDA out of memory. Tried to allocate 2.00 GiB.)" in output.read_text()
+    assert json.loads((run / "crash" / "rank0" / "batch.json").read_text())["step"] == 1
