@@ -20,7 +20,7 @@ def test_bench_measures_both_phases(tmp_path, capfd, baseline: bool):
     save_tiny(tmp_path / "model", SPEC, [" ".join(WORDS)], 0)
     out = tmp_path / "figures.json"
     changes = ["clips_per_step=4", "data.workers=1", 'unfrozen_layers={"llm_top": 2, "audio_top": 2}']
-    options = ["--steps", "3", "--num-gpus", "1", "--json", str(out)]
+    options = ["--steps", "3", "--num-gpus", "1", "--json", str(out), "--also-clips", "2"]
     options += ["--baseline", "--baseline-steps", "1"] if baseline else []
     sets = [part for change in changes for part in ("--set", change)]
     code = cli.main(
@@ -29,10 +29,12 @@ def test_bench_measures_both_phases(tmp_path, capfd, baseline: bool):
     told = capfd.readouterr()
     assert code == 0, told.out[-2000:] + told.err[-2000:]
     figures = json.loads(out.read_text())
-    assert [phase["phase"] for phase in figures["phases"]] == ["B", "A"]
+    assert [(phase["phase"], phase["clips_per_step"]) for phase in figures["phases"]] == [
+        *(("B", 4), ("B", 2), ("A", 4), ("A", 2))
+    ]
     for phase in figures["phases"]:
         assert phase["steps"] == 3 and phase["padding_share"] == 0
-        assert phase["clips_per_s"] == pytest.approx(4 / phase["ms_per_step"] * 1e3)
+        assert phase["clips_per_s"] == pytest.approx(phase["clips_per_step"] / phase["ms_per_step"] * 1e3)
         assert 2 < phase["audio_s_per_s"] / phase["clips_per_s"] < 9
         assert min(phase["forward_ms"], phase["backward_ms"], phase["optimizer_ms"], phase["mfu"]) > 0
         assert 0 <= phase["data_wait_share"] < 1
