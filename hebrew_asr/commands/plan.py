@@ -46,7 +46,7 @@ class Command:
         recipe, profile = load_recipe(self.recipe, self.set), load_profile(self.ds)
         if self.memory_gib is not None:
             profile = replace(profile, hardware=replace(profile.hardware, memory_gib=self.memory_gib))
-        plan = make_plan(recipe, profile, self.num_gpus or profile.hardware.num_ranks)
+        plan = make_plan(recipe, profile, self.num_gpus or profile.hardware.num_ranks, every_shape=True)
         _print_memory(plan)
         _print_run(plan, self.clips_per_s)
         if self.json:

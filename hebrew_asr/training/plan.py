@@ -67,7 +67,7 @@ class PhaseMemory:
     """Most that forward and backward hold, for the largest batch; with logits."""
     logits: int
     peaks: list[int]
-    """``torch.cuda.max_memory_allocated`` to expect for each batch shape, smallest first."""
+    """``torch.cuda.max_memory_allocated`` to expect for each batch shape planned for, smallest first."""
     peak_at: str
     """When the largest is reached."""
     evaluation: int
@@ -136,8 +136,22 @@ class LengthTokenizer:
         return 0
 
 
-def make_plan(recipe: Recipe, profile: Profile, num_ranks: int, calibration: Calibration = Calibration()) -> RunPlan:
+def make_plan(
+    recipe: Recipe,
+    profile: Profile,
+    num_ranks: int,
+    calibration: Calibration = Calibration(),
+    *,
+    every_shape: bool = False,
+) -> RunPlan:
     """Foretell a run on ``num_ranks`` ranks. Neither GPU nor weights nor network are used.
+
+    Args:
+        recipe: what is learnt.
+        profile: the hardware.
+        num_ranks: GPUs.
+        calibration: what only a GPU can tell.
+        every_shape: plan for the smaller batch shapes too; one takes some seconds.
 
     Raises:
         UsageError: the model is not known, or profile and recipe contradict each other.
@@ -150,8 +164,9 @@ def make_plan(recipe: Recipe, profile: Profile, num_ranks: int, calibration: Cal
     steps_per_epoch = recipe.steps_per_epoch(num_clips)
     schedule = Schedule(recipe, steps_per_epoch)
     shapes = _shapes(recipe, plan, clips, EncoderGeometry.of(config.audio_config))
+    planned = shapes if every_shape else shapes[-1:]
     phases = [
-        _phase_memory(asr, recipe, index, profile, plan, shapes, calibration) for index in range(len(recipe.phases))
+        _phase_memory(asr, recipe, index, profile, plan, planned, calibration) for index in range(len(recipe.phases))
     ]
     checkpoint = (FP32 + 2 * FP32) * max(phase.trainable for phase in phases)
     kept = recipe.checkpoints.keep_last + recipe.checkpoints.keep_best + 1
@@ -244,15 +259,22 @@ def what_would_fit(plan: RunPlan, calibration: Calibration = Calibration()) -> s
     """The smallest change to the profile after which every phase fits, in words; None if none of these does."""
     ranks = plan.batching.num_ranks
     largest = math.ceil(plan.batching.clips_per_step / (ranks * plan.batching.accumulation))
-    offload = {"zero_optimization": {**plan.profile.config.get("zero_optimization", {}), "stage": 2}}
-    offload["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    for keys, also in (({}, ""), (offload, ", ZeRO stage 2 and zero_optimization.offload_optimizer.device cpu")):
-        micro = largest if keys else largest // 2
-        while micro >= 1:
-            config = {**plan.profile.config, **keys, "train_micro_batch_size_per_gpu": micro}
-            config.pop("gradient_accumulation_steps", None)
-            changed = make_plan(plan.recipe, replace(plan.profile, config=config), ranks, calibration)
+    zero = {**plan.profile.config.get("zero_optimization", {}), "stage": 2}
+    zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    also = ", ZeRO stage 2 and zero_optimization.offload_optimizer.device cpu"
+    for keys, words, first in (({}, "", largest // 2), ({"zero_optimization": zero}, also, largest)):
+        sizes = [first >> halvings for halvings in range(first.bit_length())]
+        if not sizes or not _changed(plan, keys, 1, calibration).fits:
+            continue
+        for micro in sizes:
+            changed = _changed(plan, keys, micro, calibration)
             if changed.fits:
-                return f"train_micro_batch_size_per_gpu {micro}{also} needs {changed.needed_gib:.1f} GiB"
-            micro //= 2
+                return f"train_micro_batch_size_per_gpu {micro}{words} needs {changed.needed_gib:.1f} GiB"
     return None
+
+
+def _changed(plan: RunPlan, keys: dict[str, Any], micro_batch: int, calibration: Calibration) -> RunPlan:
+    config = {**plan.profile.config, **keys, "train_micro_batch_size_per_gpu": micro_batch}
+    config.pop("gradient_accumulation_steps", None)
+    profile = replace(plan.profile, config=config)
+    return make_plan(plan.recipe, profile, plan.batching.num_ranks, calibration)

@@ -3,7 +3,7 @@
 N trainable weights on W ranks, in param groups of which each is padded to whole partitions:
 
 * ZeRO-1 in bf16 (``BF16_Optimizer``): fp32 masters and moments 12 N/W; an fp32 gradient buffer of all N, always there;
-  the 16-bit ``.grad`` s of all N too, zeroed and never freed, unless ``bf16.immediate_grad_update``.
+  the 16-bit ``.grad`` s of all N too, zeroed between micro-batches, unless ``bf16.immediate_grad_update``.
 * ZeRO-2 (``DeepSpeedZeroOptimizer``): masters and moments 12 N/W. ``setup_buckets`` allocates ``reduce_bucket_size``
   elements of weight type at the first gradient, twice with ``overlap_comm``; the fp32 partition of gradients, 4 N/W,
   comes with the first reduction and goes after the step; a message is flattened and cast to fp32 to be reduced. A
@@ -58,7 +58,7 @@ class ZeroMemory:
     gradients: int
     """Buffers that exist all the time."""
     step_gradients: int
-    """The partition that exists from a step's first reduction to its end."""
+    """What exists from a step's first backward pass to its end."""
     all_at_once: int
     """16-bit gradients of everything that trains: what a compiled backward hands over in one go."""
     one_at_a_time: int
@@ -93,8 +93,8 @@ def _stage0(sizes: Sizes) -> ZeroMemory:
     return ZeroMemory(
         weights=FP32 * sum(sizes.parameters),
         optimizer=_MOMENTS * sizes.trainable,
-        gradients=gradients,
-        step_gradients=0,
+        gradients=0,
+        step_gradients=gradients,
         all_at_once=gradients,
         one_at_a_time=FP32 * sizes.largest,
         buckets=0,
@@ -109,8 +109,8 @@ def _bf16_optimizer(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemor
     return ZeroMemory(
         weights=width * (sum(sizes.parameters) - sizes.trainable + padded),
         optimizer=(FP32 + _MOMENTS) * padded // num_ranks,
-        gradients=FP32 * padded + (0 if immediate else width * sizes.trainable),
-        step_gradients=0,
+        gradients=FP32 * padded,
+        step_gradients=0 if immediate else width * sizes.trainable,
         all_at_once=width * sizes.trainable,
         one_at_a_time=width * sizes.largest,
         buckets=0,
@@ -132,7 +132,8 @@ def _stage2(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
         weights=width * (sum(sizes.parameters) - sizes.trainable + padded),
         optimizer=0 if offloads else (FP32 + _MOMENTS) * partition,
         gradients=0,
-        step_gradients=FP32 * partition,
+        # Without a cast, whole gradients are kept of every parameter of which the partition has a part.
+        step_gradients=FP32 * (partition if profile.bf16 else min(sizes.trainable, partition + sizes.largest)),
         all_at_once=width * sizes.trainable,
         one_at_a_time=width * sizes.largest,
         buckets=width * sizes.largest if offloads else 0,
@@ -148,8 +149,8 @@ def _stage3(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
     shares = sum(-(-size // num_ranks) for size in sizes.parameters)
     whole = sum(size for size in sizes.parameters if size < threshold)
     live = int(zero.get("stage3_max_live_parameters", _DEFAULT_LIVE))
-    gathered = min(sum(sizes.parameters), max(live, max(sizes.parameters)))
-    gathered += int(zero.get("stage3_prefetch_bucket_size", _DEFAULT_PREFETCH))
+    prefetched = int(zero.get("stage3_prefetch_bucket_size", _DEFAULT_PREFETCH))
+    gathered = min(sum(sizes.parameters), max(live, max(sizes.parameters)) + prefetched)
     partition = sum(-(-size // num_ranks) for group in sizes.groups for size in group)
     offloads = profile.offloads_optimizer
     message = max(min(bucket, sizes.trainable), sizes.largest)
@@ -162,7 +163,7 @@ def _stage3(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
         one_at_a_time=width * sizes.largest,
         buckets=FP32 * bucket,
         step_buckets=2 * FP32 * message,  # cast to fp32 and laid end to end for the reduce-scatter
-        host=(2 * FP32 + _MOMENTS) * partition if offloads else 0,
+        host=(3 * FP32 + _MOMENTS) * partition if offloads else 0,  # gradients twice: added up, and to step with
     )
 
 
