@@ -4,8 +4,8 @@
     python tests/benchmarks/trajectory.py --steps 200 --device cuda [--bf16]
 
 The demo's recipe and tiny model on 1,600 made clips of its data, so that the phase changes after step 100. Compared are
-transformers' own forward, one clip at a time, eager; the packed one, eager; and the packed one, compiled. The packed one
-with its clips in reverse order is the control: the same sums in another order, so what it differs by is rounding.
+transformers' own forward, one clip at a time, eager; the packed one, eager; and the packed one, compiled. The packed
+one with its clips in reverse order is the control: the same sums in another order, so what it differs by is rounding.
 Rounding grows from step to step, as in any training; the tolerance is a multiple of what the control grows to.
 """
 
