@@ -159,8 +159,10 @@ def _graph_friendly(task: Task) -> AbstractContextManager[Any]:
 
 EARLY = 20
 """Steps in which rounding has not grown yet: a wrong gradient shows here."""
-EARLY_TOLERANCE = 2e-4
-"""Largest difference of a loss in nats a token over the first ``EARLY`` steps, in float32."""
+EARLY_TOLERANCE = 2e-5
+"""Difference of a loss in nats a token that is always allowed. Measured on a CPU in float32 over 200 steps of 32 clips,
+in which the loss falls from 6.73 to 1.00: compiled against native 6e-7 in the first 20 steps, 7e-6 in all; the control
+2e-6 and 7e-6."""
 GROWTH = 10.0
 """Times the control's largest difference that is allowed over all steps."""
 
