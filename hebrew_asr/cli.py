@@ -12,6 +12,7 @@ from hebrew_asr.errors import HebrewASRError
 COMMANDS = {
     "prepare": "turn the ivrit.ai corpora, or your own folder, into a leak-free training set",
     "audit": "decode and check every clip of a prepared set; one HTML page and a JSON file",
+    "plan": "memory of each phase, steps and disk of a run, and whether it fits; needs no GPU",
     "train": "start training through the deepspeed launcher, on however many GPUs there are",
     "eval": "WER and CER of a model on a manifest, with a confidence interval",
     "transcribe": "print the text of audio files",

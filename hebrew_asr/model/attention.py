@@ -30,7 +30,8 @@ def varlen_attention(
     Returns:
         (tokens, heads, head_dim).
     """
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+    # On the meta device, where memory is planned, lengths cannot be read: the kernel's shapes stand for both ways.
+    if query.is_meta or (query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)):
         window = (-1, 0) if causal else (-1, -1)
         attended = varlen_attn(
             query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scale, window_size=window

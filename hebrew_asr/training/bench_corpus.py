@@ -20,23 +20,28 @@ _WORDS = ("אני", "חושב", "שזה", "מה", "שקרה", "אתמול", "כ�
 
 def make_corpus(folder: Path, train_clips: int, eval_clips: int = 8, seed: int = 0) -> None:
     """Write ``train.jsonl`` and ``eval.jsonl`` with their FLAC files: 16 kHz mono, as preparation leaves them."""
-    rng = np.random.default_rng(seed)
+    (folder / "clips").mkdir(parents=True, exist_ok=True)
     for name, count in (("train", train_clips), ("eval", eval_clips)):
-        lengths = np.clip(rng.gamma(SHAPE, MEAN_S / SHAPE, count), SHORTEST_S, LONGEST_S)
-        words = np.maximum(1, rng.poisson(WORDS_PER_S * lengths))
-        clips = [
-            Clip(
-                str(folder / "clips" / f"{name}{index}.flac"),
-                build_target(" ".join(rng.choice(_WORDS, words[index]))),
-                f"{name}{index}",
-                int(length * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ,
-            )
-            for index, length in enumerate(lengths)
-        ]
-        (folder / "clips").mkdir(parents=True, exist_ok=True)
+        clips = draw_clips(name, count, folder, seed)
         with ThreadPoolExecutor() as pool:
             list(pool.map(_write, clips))
         write_manifest(folder / f"{name}.jsonl", clips)
+
+
+def draw_clips(name: str, count: int, folder: Path = Path(), seed: int = 0) -> list[Clip]:
+    """Clips of a corpus in ``folder``, with their lengths and texts; nothing is written."""
+    rng = np.random.default_rng((seed, *name.encode()))
+    lengths = np.clip(rng.gamma(SHAPE, MEAN_S / SHAPE, count), SHORTEST_S, LONGEST_S)
+    words = np.maximum(1, rng.poisson(WORDS_PER_S * lengths))
+    return [
+        Clip(
+            str(folder / "clips" / f"{name}{index}.flac"),
+            build_target(" ".join(rng.choice(_WORDS, words[index]))),
+            f"{name}{index}",
+            int(length * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ,
+        )
+        for index, length in enumerate(lengths)
+    ]
 
 
 def _write(clip: Clip) -> None:

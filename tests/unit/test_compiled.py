@@ -18,6 +18,7 @@ from hebrew_asr.model.compiled import CompiledASR
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.profiles import load_profile
 from hebrew_asr.text.prompt import PromptTokens
+from tests.support.attention import dense_attention
 from tests.support.native import build, examples
 
 
@@ -53,17 +54,6 @@ def test_the_profile_says_whether_to_compile(tmp_path, hardware, stage, compiles
     values = {"_hardware": hardware, "train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": stage}}
     path.write_text(json.dumps(values))
     assert load_profile(path).compiles is compiles
-
-
-def dense_attention(query, key, value, cu_seqlens, max_seqlen, *, causal, scale):
-    """Attention within segments as plain tensor operations, which a graph can hold on any device."""
-    repeats = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    segment = torch.searchsorted(cu_seqlens[1:], torch.arange(len(query)), right=True)
-    visible = segment[:, None] == segment[None]
-    visible = visible.tril() if causal else visible
-    scores = torch.einsum("qhd,khd->hqk", query, key) * scale
-    return torch.einsum("hqk,khd->qhd", scores.masked_fill(~visible, -torch.inf).softmax(-1), value)
 
 
 def test_every_phase_gets_its_own_gradients(monkeypatch):

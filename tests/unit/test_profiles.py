@@ -16,7 +16,7 @@ ROUND2 = load_recipe("round2")
 
 
 def test_the_promised_profiles_are_there():
-    promised = {"a100x8", "a100x8-40gb-zero3", "a100x2", "h200x1", "h200x4", "cpu"}
+    promised = {"a100x8", "a100x8-40gb-zero3", "a100x2", "h200x1", "h200x4", "rtx4090x1", "a10gx4", "cpu"}
     assert promised <= {path.stem for path in PROFILES}
 
 

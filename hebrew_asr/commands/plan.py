@@ -1,0 +1,149 @@
+"""``hebrew-asr plan``: what a run will need and whether it fits, before any GPU is rented."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+if TYPE_CHECKING:
+    from hebrew_asr.training.plan import PhaseMemory, RunPlan
+
+
+@dataclass
+class Command:
+    """Memory of each phase on each GPU, steps, disk and time of a run; no GPU, weights, data or network needed.
+
+    Leaves with exit code 4 if a phase does not fit the card, and says what would. Lengths are those of the recipe's
+    data folder where there is one.
+    """
+
+    ds: str
+    """Hardware profile, as for training."""
+    recipe: str = "round2"
+    """Recipe: a JSON file, or the name of a shipped one."""
+    set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """A change to the recipe, such as clips_per_step=128; may be given again."""
+    num_gpus: int | None = None
+    """Ranks; the profile's unless given."""
+    memory_gib: float | None = None
+    """Memory of one card, to see whether the profile fits another one; the profile's unless given."""
+    clips_per_s: float | None = None
+    """Training speed of all GPUs together, as `hebrew-asr bench` measures it, to estimate the time."""
+    json: str | None = None
+    """Also write the plan here."""
+
+    def run(self) -> int:
+        from dataclasses import replace
+
+        from hebrew_asr.errors import EnvironmentProblem
+        from hebrew_asr.files import write_json
+        from hebrew_asr.profiles import load_profile
+        from hebrew_asr.recipe import load_recipe
+        from hebrew_asr.training.plan import make_plan, what_would_fit
+
+        recipe, profile = load_recipe(self.recipe, self.set), load_profile(self.ds)
+        if self.memory_gib is not None:
+            profile = replace(profile, hardware=replace(profile.hardware, memory_gib=self.memory_gib))
+        plan = make_plan(recipe, profile, self.num_gpus or profile.hardware.num_ranks, every_shape=True)
+        _print_memory(plan)
+        _print_run(plan, self.clips_per_s)
+        if self.json:
+            write_json(self.json, as_json(plan))
+        if not plan.fits:
+            fitting = what_would_fit(plan)
+            raise EnvironmentProblem(
+                f"profile {profile.source} needs {plan.needed_gib:.1f} GiB on each card and it has "
+                f"{plan.memory_gib:g}; "
+                + (fitting or "no micro-batch fits, nor does offloading the optimizer: use more GPUs or ZeRO stage 3")
+            )
+        return 0
+
+
+def as_json(plan: RunPlan) -> dict[str, Any]:
+    """The plan as plain values; memory in bytes unless named otherwise."""
+    phases = [{**asdict(phase), "peak": phase.peak} for phase in plan.phases]
+    return {
+        "profile": plan.profile.name,
+        "recipe": plan.recipe.name,
+        "num_ranks": plan.batching.num_ranks,
+        "batching": str(plan.batching),
+        "shapes": [asdict(shape) for shape in plan.shapes],
+        "phases": phases,
+        "needed_gib": plan.needed_gib,
+        "memory_gib": plan.memory_gib,
+        "fits": plan.fits,
+        "clips": plan.num_clips,
+        "lengths_from_data": plan.from_data,
+        "steps_per_epoch": plan.steps_per_epoch,
+        "total_steps": plan.total_steps,
+        "phase_starts": plan.phase_starts,
+        "checkpoint_bytes": plan.checkpoint_bytes,
+        "disk_bytes": plan.disk_bytes,
+    }
+
+
+def _print_memory(plan: RunPlan) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    profile = plan.profile
+    precision = "bf16" if profile.bf16 else "fp32"
+    title = f"{profile.name}: ZeRO-{profile.zero_stage}, {precision}, GiB on each of {plan.batching.num_ranks} cards"
+    table = Table(title=title, title_justify="left")
+    table.add_column("phase")
+    for phase in plan.phases:
+        table.add_column(phase.phase, justify="right")
+    for name, values in _rows(plan.phases).items():
+        table.add_row(name, *values)
+    Console().print(table)
+    verdict = "fits" if plan.fits else "DOES NOT FIT"
+    room = plan.memory_gib - plan.needed_gib
+    print(
+        f"{verdict}: {plan.needed_gib:.1f} of {plan.memory_gib:g} GiB, with what torch does not count "
+        f"(CUDA context, NCCL, fragmentation); {abs(room):.1f} GiB {'to spare' if room >= 0 else 'too little'}"
+    )
+    host = max(phase.zero.host for phase in plan.phases)
+    if host:
+        print(f"host memory for the offloaded optimizer: {_gib(host)} GiB a rank")
+
+
+def _rows(phases: list[PhaseMemory]) -> dict[str, list[str]]:
+    return {
+        "weights that train": [f"{phase.trainable:,}" for phase in phases],
+        "weights": [_gib(phase.zero.weights) for phase in phases],
+        "masters and moments": [_gib(phase.zero.optimizer) for phase in phases],
+        "gradients": [_gib(phase.zero.gradients + phase.zero.step_gradients) for phase in phases],
+        "communication buffers": [_gib(phase.zero.buckets + phase.zero.step_buckets) for phase in phases],
+        "activations, largest batch": [_gib(phase.activations) for phase in phases],
+        "  of these, logits": [_gib(phase.logits) for phase in phases],
+        "peak by batch shape": [" ".join(_gib(peak) for peak in phase.peaks) for phase in phases],
+        "peak": [_gib(phase.peak) for phase in phases],
+        "reached in": [phase.peak_at for phase in phases],
+    }
+
+
+def _print_run(plan: RunPlan, clips_per_s: float | None) -> None:
+    recipe = plan.recipe
+    lengths = f"lengths of {recipe.data.folder}" if plan.from_data else "made-up lengths, 4.65 s on average"
+    largest = plan.shapes[-1]
+    print(f"{plan.batching}; largest batch {largest.tokens:,} tokens, {largest.labels:,} labels")
+    print(
+        f"{plan.num_clips:,} clips ({lengths}): {plan.steps_per_epoch:,} steps an epoch, "
+        f"{plan.total_steps:,} in {recipe.epochs} epochs"
+    )
+    for phase, start in zip(recipe.phases[1:], plan.phase_starts[1:], strict=True):
+        print(f"switch to phase {phase.name} after step {start:,}")
+    kept = recipe.checkpoints.keep_last + recipe.checkpoints.keep_best
+    print(
+        f"disk: {_gib(plan.checkpoint_bytes)} GiB a checkpoint; {_gib(plan.disk_bytes)} GiB in all "
+        f"({kept} kept, one being written, the final model)"
+    )
+    if clips_per_s:
+        hours = recipe.epochs * plan.num_clips / clips_per_s / 3600
+        print(f"time: {hours:.2f} h of steps at {clips_per_s:g} clips/s, evaluations not counted")
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f}"

@@ -1,0 +1,37 @@
+"""What the plan says of DeepSpeed's optimizers is what they hold, counted on real engines."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.support.tiny_task import ROOT, make_task, spawn
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(200)]
+WORKER = ROOT / "tests" / "support" / "memory_worker.py"
+BF16 = {"bf16": True}
+CASES = {
+    2: [{"stage": 0, "bf16": False}, {"stage": 1, **BF16}, {"stage": 2, **BF16}, {"stage": 3, **BF16}],
+    1: [
+        {"stage": 1, "immediate": True, **BF16},
+        {"stage": 2, "offload": True, **BF16},
+        {"stage": 3, "offload": True, **BF16},
+    ],
+}
+ODDS = 200
+"""Step counts, norms and flags: a few bytes for each param group."""
+
+
+@pytest.mark.parametrize("ranks", CASES)
+def test_optimizers_hold_what_the_plan_says(tmp_path, ranks):
+    task, out = make_task(tmp_path / "task"), tmp_path / "found.json"
+    done = spawn(WORKER, [str(task), str(out), json.dumps(CASES[ranks])], ranks=ranks, port=29750 + ranks)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    rows = json.loads(out.read_text())
+    assert [row["spec"] for row in rows] == CASES[ranks]
+    for row in rows:
+        expected, found = row["expected"], row["found"]
+        lasting = expected["optimizer"] + expected["gradients"] + expected["buckets"] + expected["host"]
+        assert 0 <= found["after step"] - lasting <= ODDS, row
+        assert 0 <= found["before step"] - lasting - expected["step_gradients"] <= ODDS, row

@@ -1,0 +1,134 @@
+"""``hebrew-asr plan``: measured peaks are met, profiles fit their cards, what does not fit is told with a way out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from hebrew_asr.cli import main
+from hebrew_asr.data.manifest import Clip, write_manifest
+from hebrew_asr.errors import UsageError
+from hebrew_asr.model.architecture import HUB_IDS_1_7B, config_1_7b, config_of, without_memory
+from hebrew_asr.model.load import NUM_WEIGHTS_1_7B, read_config
+from hebrew_asr.model.tiny import save_tiny
+from hebrew_asr.profiles import load_profile
+from hebrew_asr.recipe import load_recipe
+from hebrew_asr.training.plan import GIB, LengthTokenizer, RunPlan, make_plan, what_would_fit
+from hebrew_asr.training.zero_memory import Sizes, zero_memory
+from tests.support.tiny_task import SPEC, WORDS
+from tests.unit.test_load import CONFIG_1_7B
+
+PROFILES = Path(__file__).parents[2] / "ds_configs"
+MEASURED_GIB = {"B": 37, "A": 43}
+"""``torch.cuda.max_memory_allocated`` of ``hebrew-asr bench --ds ds_configs/h200x1.json`` on one H200."""
+
+
+@cache
+def plan_of(name: str) -> RunPlan:
+    profile = load_profile(PROFILES / f"{name}.json")
+    return make_plan(load_recipe("round2"), profile, profile.hardware.num_ranks)
+
+
+def test_the_architecture_is_the_published_one(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG_1_7B))
+    published, ours = read_config(tmp_path)[0].to_dict(), config_1_7b().to_dict()
+    assert ours == published
+    weights = without_memory(config_1_7b(), torch.bfloat16)
+    assert sum(parameter.numel() for parameter in weights.parameters()) == NUM_WEIGHTS_1_7B
+    assert all(config_of(name).to_dict() == ours for name in HUB_IDS_1_7B)
+    with pytest.raises(UsageError, match="not known here; give a local folder"):
+        config_of("somebody/else")
+
+
+def test_peaks_are_those_measured_on_a_gpu():
+    for phase in plan_of("h200x1").phases:
+        assert phase.peak / GIB == pytest.approx(MEASURED_GIB[phase.phase], rel=0.15)
+
+
+@pytest.mark.parametrize(("name", "memory_gib"), [("a100x8", 40), ("rtx4090x1", 22.5), ("a10gx4", 22.5)])
+def test_profiles_fit_with_room(name, memory_gib):
+    assert plan_of(name).needed_gib < 0.9 * memory_gib
+
+
+def test_the_arithmetic_of_the_recipe():
+    plan = plan_of("a100x8")
+    assert (plan.num_clips, plan.steps_per_epoch, plan.total_steps) == (186_812, 2_919, 14_595)
+    assert plan.phase_starts == [0, 5_838]
+    assert [phase.trainable for phase in plan.phases] == [918_349_824, 1_019_119_616]
+    assert plan.checkpoint_bytes == 12 * 1_019_119_616
+    assert plan.disk_bytes == 4 * plan.checkpoint_bytes + 2 * NUM_WEIGHTS_1_7B
+    assert plan.phases[1].peak > plan.phases[0].peak
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_sharding_and_offload_take_memory_off_the_card(stage):
+    sizes = Sizes([1_000_000, 400_000, 999], [[400_000], [999]])
+    config = json.loads((PROFILES / "a100x8.json").read_text())
+    profile = load_profile(PROFILES / "a100x8.json")
+    profile = replace(profile, config={**config, "zero_optimization": {"stage": stage, "reduce_bucket_size": 1000}})
+    one, eight = (zero_memory(profile, sizes, ranks) for ranks in (1, 8))
+    assert one.optimizer == pytest.approx(12 * sizes.trainable, rel=1e-3)
+    assert one.optimizer == pytest.approx(8 * eight.optimizer, rel=1e-3)
+    assert one.always > eight.always and not one.host
+    if stage > 1:
+        profile.config["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
+        offloaded = zero_memory(profile, sizes, 1)
+        assert offloaded.optimizer == 0 and offloaded.host > one.optimizer
+
+
+def test_lengths_without_a_tokenizer():
+    count = LengthTokenizer()
+    assert len(count("<|im_start|>system\n")["input_ids"]) == 9
+    assert len(count("<|audio_end|><|im_end|>\n")["input_ids"]) == 6
+    # Qwen3's tokenizer gives 23 for this sentence with its prefix.
+    assert (
+        18 <= len(count("language Hebrew<asr_text>בעיקבות הישיבה ההיא הוחלט על הטלת סגר על ישראל")["input_ids"]) <= 24
+    )
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A tiny model with 40 clips of 29 s, and the options that plan for it."""
+    save_tiny(tmp_path / "model", SPEC, [" ".join(WORDS)], 0)
+    clips = [Clip(f"{i}.flac", f"language Hebrew<asr_text>{' '.join(WORDS * 5)}", str(i), 29.0) for i in range(40)]
+    write_manifest(tmp_path / "data" / "train.jsonl", clips)
+    sets = ["clips_per_step=16", 'unfrozen_layers={"llm_top": 2, "audio_top": 2}', f"data.folder={tmp_path / 'data'}"]
+    return [*sets, f"model.path={tmp_path / 'model'}"]
+
+
+def test_the_data_folder_decides_where_there_is_one(tiny, tmp_path, capsys):
+    options = [part for change in tiny for part in ("--set", change)]
+    out = tmp_path / "plan.json"
+    cpu = str(PROFILES / "cpu.json")
+    assert main(["plan", "--ds", cpu, "--clips-per-s", "2", "--num-gpus", "1", "--json", str(out), *options]) == 0
+    told, values = capsys.readouterr().out, json.loads(out.read_text())
+    assert values["lengths_from_data"] and (values["clips"], values["steps_per_epoch"]) == (40, 3)
+    assert values["shapes"][-1]["audio_tokens"] > 16 * 29 * 12
+    peaks = values["phases"][0]["peaks"]
+    assert len(peaks) == len(values["shapes"]) and peaks == sorted(peaks)
+    assert values["phases"][1]["peak"] > values["phases"][0]["peak"] == peaks[-1] > 0
+    for line in ("fits:", "16 clips per step = 1 rank", "40 clips (lengths of", "switch to phase A after step 6"):
+        assert line in told
+    assert f"time: {5 * 40 / 2 / 3600:.2f} h" in told
+
+
+def test_what_does_not_fit_is_told_with_a_way_out(tiny, capsys):
+    recipe, profile = load_recipe("round2", tiny), load_profile(PROFILES / "cpu.json")
+    whole = make_plan(recipe, profile, 1).needed_gib
+    base = 1.2 + 0.3 * 1.05
+    assert whole > base
+    card = base + 0.35 * (whole - base)  # half of the clips would not do
+    small = replace(profile, hardware=replace(profile.hardware, memory_gib=card))
+    assert (what_would_fit(make_plan(recipe, small, 1)) or "").startswith("train_micro_batch_size_per_gpu 4 needs")
+    options = [part for change in tiny for part in ("--set", change)]
+    command = ["plan", "--ds", str(PROFILES / "cpu.json"), "--num-gpus", "1", *options]
+    assert main([*command, "--memory-gib", str(card)]) == 4
+    told = capsys.readouterr()
+    assert "DOES NOT FIT" in told.out and "train_micro_batch_size_per_gpu 4 needs" in told.err
+    assert main([*command, "--memory-gib", "1"]) == 4
+    assert "no micro-batch fits" in capsys.readouterr().err
