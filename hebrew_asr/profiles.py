@@ -177,6 +177,8 @@ def _value_problems(config: dict[str, Any]) -> list[str]:
     if stage not in (0, 1, 2, 3):
         problems.append(f"zero_optimization.stage must be 0, 1, 2 or 3, not {stage!r}")
     bf16 = config.get("bf16", {}).get("enabled", False)
+    if config.get("bf16", {}).get("immediate_grad_update"):
+        problems.append("bf16.immediate_grad_update has nothing to add: gradients go to fp32 after every micro-batch")
     if stage == 0 and bf16:
         problems.append("ZeRO stage 0 with bf16 has no usable fp32 masters; use stage 1 or 2, on one GPU too")
     if stage in (1, 2, 3) and bf16:

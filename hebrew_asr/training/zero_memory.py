@@ -2,8 +2,8 @@
 
 N trainable weights on W ranks, in param groups of which each is padded to whole partitions:
 
-* ZeRO-1 in bf16 (``BF16_Optimizer``): fp32 masters and moments 12 N/W; an fp32 gradient buffer of all N, always there;
-  the 16-bit ``.grad`` s of all N too, zeroed between micro-batches, unless ``bf16.immediate_grad_update``.
+* ZeRO-1 in bf16 (``BF16_Optimizer``, as :mod:`hebrew_asr.engine.flat_bf16` changes it): fp32 masters and moments
+  12 N/W; an fp32 gradient buffer of all N, always there; the 16-bit ``.grad`` s of all N until a micro-batch is over.
 * ZeRO-2 (``DeepSpeedZeroOptimizer``): masters and moments 12 N/W. ``setup_buckets`` allocates ``reduce_bucket_size``
   elements of weight type at the first gradient, twice with ``overlap_comm``; the fp32 partition of gradients, 4 N/W,
   comes with the first reduction and goes after the step; a message is flattened and cast to fp32 to be reduced. A
@@ -60,7 +60,8 @@ class ZeroMemory:
     step_gradients: int
     """What exists from a step's first backward pass to its end."""
     all_at_once: int
-    """16-bit gradients of everything that trains: what a compiled backward hands over in one go."""
+    """What a compiled backward hands over in one go: 16-bit gradients of everything that trains. The tied embedding's
+    is added up in fp32 beside them."""
     one_at_a_time: int
     """16-bit gradient of the largest parameter, which eager backward hands over last."""
     buckets: int
@@ -105,16 +106,15 @@ def _stage0(sizes: Sizes) -> ZeroMemory:
 
 def _bf16_optimizer(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
     width, padded = _width(profile), _padded(sizes, num_ranks)
-    immediate = profile.config["bf16"].get("immediate_grad_update", False)
     return ZeroMemory(
         weights=width * (sum(sizes.parameters) - sizes.trainable + padded),
         optimizer=(FP32 + _MOMENTS) * padded // num_ranks,
         gradients=FP32 * padded,
-        step_gradients=0 if immediate else width * sizes.trainable,
-        all_at_once=width * sizes.trainable,
-        one_at_a_time=width * sizes.largest,
+        step_gradients=0,
+        all_at_once=_whole_gradients(profile, sizes),
+        one_at_a_time=width * sizes.trainable,  # they wait for the end of the micro-batch
         buckets=0,
-        step_buckets=FP32 * sizes.largest,  # cast to be added up
+        step_buckets=0,
         host=0,
     )
 
@@ -134,7 +134,7 @@ def _stage2(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
         gradients=0,
         # Without a cast, whole gradients are kept of every parameter of which the partition has a part.
         step_gradients=FP32 * (partition if profile.bf16 else min(sizes.trainable, partition + sizes.largest)),
-        all_at_once=width * sizes.trainable,
+        all_at_once=_whole_gradients(profile, sizes),
         one_at_a_time=width * sizes.largest,
         buckets=width * sizes.largest if offloads else 0,
         step_buckets=width * buffers + (width + FP32) * message,
@@ -159,12 +159,17 @@ def _stage3(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
         optimizer=0 if offloads else (FP32 + _MOMENTS) * partition,
         gradients=0 if offloads else FP32 * partition,
         step_gradients=0,
-        all_at_once=width * sizes.trainable,
+        all_at_once=_whole_gradients(profile, sizes),
         one_at_a_time=width * sizes.largest,
         buckets=FP32 * bucket,
         step_buckets=2 * FP32 * message,  # cast to fp32 and laid end to end for the reduce-scatter
         host=(3 * FP32 + _MOMENTS) * partition if offloads else 0,  # gradients twice: added up, and to step with
     )
+
+
+def _whole_gradients(profile: Profile, sizes: Sizes) -> int:
+    """Bytes of ``all_at_once``."""
+    return _width(profile) * sizes.trainable + FP32 * sizes.largest
 
 
 def _width(profile: Profile) -> int:

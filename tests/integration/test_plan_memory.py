@@ -14,7 +14,7 @@ BF16 = {"bf16": True}
 CASES = {
     2: [{"stage": 0, "bf16": False}, {"stage": 1, **BF16}, {"stage": 2, **BF16}, {"stage": 3, **BF16}],
     1: [
-        {"stage": 1, "immediate": True, **BF16},
+        {"stage": 1, **BF16},
         {"stage": 2, "offload": True, **BF16},
         {"stage": 3, "offload": True, **BF16},
     ],

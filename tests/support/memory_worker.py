@@ -41,7 +41,7 @@ def profile_of(spec: dict) -> Profile:
         zero["offload_optimizer"] = {"device": "cpu"}
     config: dict = {"train_micro_batch_size_per_gpu": 8, "zero_optimization": zero}
     if spec["bf16"]:
-        config["bf16"] = {"enabled": True, **({"immediate_grad_update": True} if spec.get("immediate") else {})}
+        config["bf16"] = {"enabled": True}
         config |= {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
     return Profile("test", "test", Hardware("cpu"), config)
 
