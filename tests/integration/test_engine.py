@@ -207,3 +207,44 @@ def test_switches_leave_nothing_behind(cells):
     first, last = log[1], log[6]
     assert last["hooks"] == first["hooks"]
     assert last["tensor_bytes"] == pytest.approx(first["tensor_bytes"], rel=0.02)
+
+
+ELSEWHERE = [(1, 3), (2, 3), (3, 3), (0, 1), (2, 1)]
+"""ZeRO stages and ranks that read what two ranks wrote under ZeRO-2."""
+
+
+@pytest.fixture(scope="module")
+def elsewhere(task, two_ranks, tmp_path_factory) -> Path:
+    """State of two ranks at step 4, when the LLM and the head have left: read on other ranks and stages, steps 4 to 6.
+
+    The first step is still without them; then they return, in the layout of the new engine.
+    """
+    folder = tmp_path_factory.mktemp("elsewhere")
+    common = {
+        "bf16": False,
+        "micro": 8,
+        "phases": [2, 1, 0],
+        "first": 4,
+        "resume": str(two_ranks / "leaving" / "4-before"),
+    }
+    for ranks, port in ((1, 29735), (3, 29736)):
+        cells = [
+            {**common, "stage": stage, "out": str(folder / f"{stage}-{count}")}
+            for stage, count in ELSEWHERE
+            if count == ranks
+        ]
+        done = launch(WORKER, [str(task), json.dumps(cells)], ranks=ranks, port=port, timeout_s=200)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize(("stage", "ranks"), ELSEWHERE)
+def test_groups_return_on_other_ranks_and_stages(two_ranks, elsewhere, stage, ranks):
+    """Parked state is bit-equal when its groups return, wherever its pieces lie."""
+    cell = elsewhere / f"{stage}-{ranks}"
+    left, back = state_of(two_ranks / "leaving" / "4-before"), state_of(cell / "5-after")
+    gone = [key for key in left if "language_model" in key[0]]
+    assert gone
+    assert all(torch.equal(left[key], back[key]) for key in gone)
+    steps = StateReader(cell / "5-after").steps
+    assert (steps["llm_top.decay"], steps["projector.decay"]) == (2.0, 5.0)

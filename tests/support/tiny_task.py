@@ -104,7 +104,13 @@ def launcher(ranks: int, port: int) -> list[str]:
 
 def environment() -> dict[str, str]:
     """One thread a rank, on the CPU, found without installing anything."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "DS_ACCELERATOR": "cpu",
+        "PYTHONPATH": str(ROOT),
+    }
 
 
 def train_arguments(task: Path, run: Path, *changes: str, resume: str = "never") -> list[str]:
