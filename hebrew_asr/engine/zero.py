@@ -71,6 +71,9 @@ def build(module: nn.Module, groups: list[ParameterGroup], config: dict[str, Any
     )
     with contextlib.redirect_stdout(io.StringIO()):  # stage 1 prints the memory in use around every group
         engine = deepspeed.initialize(model=module, optimizer=adamw, config=config)[0]
+    if type(engine.optimizer).__name__ == "FP16_UnfusedOptimizer":
+        # It takes a step without gradients while it is built: at a rate of 0 that moves nothing, but it counts.
+        inner_optimizer(engine).state.clear()
     if torch_dist.get_world_size() == 1 and type(engine.optimizer).__name__ == "BF16_Optimizer":
         # It would flatten all gradients, reduce them over one rank and copy them back: 4 ms of a step on an H200.
         engine.enable_backward_allreduce = False
@@ -99,6 +102,13 @@ def partitions(engine: Any, groups: list[ParameterGroup]) -> list[Partition]:
         return _sliced(layout, groups, names)
     if kind == "DeepSpeedZeroOptimizer_Stage3":
         return _stage3(zero, groups, names)
+    if kind == "FP16_UnfusedOptimizer":  # stage 0 in bf16: an fp32 master for each whole parameter
+        masters = [master for of_group in zero.fp32_groups for master in of_group]
+        whole = [(group.name, name, p) for group in groups for name, p in group.parameters.items()]
+        return [
+            Partition(group, master, [Fragment(name, 0, p.numel(), 0)])
+            for master, (group, name, p) in zip(masters, whole, strict=True)
+        ]
     # Stage 0: torch AdamW on whole parameters.
     return [
         Partition(group.name, p, [Fragment(name, 0, p.numel(), 0)])

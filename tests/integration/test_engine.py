@@ -33,8 +33,7 @@ MEAN_TOLERANCE, MAX_TOLERANCE = 1e-8, 5e-5
 """Absolute, on fp32 masters. AdamW's first steps move a weight by g / (|g| + 1e-8) of the rate, 1e-3 to 2e-3: where a
 gradient is as small as eps, fp32 rounding of it shows as a few per cent of a step, in single elements."""
 WORKER = Path(engine_worker.__file__)
-STAGES = [(0, False), (1, False), (2, False), (3, False), (1, True), (2, True), (3, True)]
-"""Stage 0 with bf16 has no usable masters in DeepSpeed; profiles refuse it."""
+STAGES = [(stage, bf16) for bf16 in (False, True) for stage in range(4)]
 
 
 def name_of(stage: int, bf16: bool, offload: bool = False) -> str:
@@ -47,9 +46,22 @@ def task(tmp_path_factory) -> Path:
 
 
 def run_cells(task: Path, folder: Path, ranks: int, port: int) -> Path:
-    """Every stage and precision in one launch: 4 micro-batches of 2 clips on one rank, 2 on each of two."""
+    """Every stage and precision in one launch: 4 micro-batches of 2 clips on one rank, 2 on each of two.
+
+    Stage 0 in bf16 has no fp32 accumulation in DeepSpeed, so there each rank has a single micro-batch.
+    """
+
+    def micro(stage: int, bf16: bool) -> int:
+        return 8 if bf16 and stage == 0 else 2
+
     cells = [
-        {"out": str(folder / name_of(stage, bf16)), "stage": stage, "bf16": bf16, "micro": 2, "phases": PHASES}
+        {
+            "out": str(folder / name_of(stage, bf16)),
+            "stage": stage,
+            "bf16": bf16,
+            "micro": micro(stage, bf16),
+            "phases": PHASES,
+        }
         for stage, bf16 in STAGES
     ]
     cells += [
@@ -149,7 +161,7 @@ def test_every_fp32_stage_is_plain_adamw(cells, plain_adamw, name):
     assert float(difference.max()) <= MAX_TOLERANCE
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("stage", range(4))
 def test_bf16_follows_fp32(cells, plain_adamw, stage):
     losses = [entry["loss"] for entry in log_of(cells / name_of(stage, True))]
     assert losses == pytest.approx(plain_adamw[0], abs=BF16_LOSS_TOLERANCE)

@@ -51,8 +51,9 @@ def profile(stage: int, bf16: bool, micro: int, offload: bool = False) -> Profil
         zero["offload_optimizer"] = {"device": "cpu"}
     config: dict = {"train_micro_batch_size_per_gpu": micro, "zero_optimization": zero}
     if bf16:
-        fp32 = {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
-        config |= {"bf16": {"enabled": True}, **fp32}
+        config |= {"bf16": {"enabled": True}, "communication_data_type": "fp32"}
+        if stage:
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
     return Profile("test", "test", Hardware("cpu"), config)
 
 
