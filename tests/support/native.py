@@ -76,3 +76,14 @@ def clip_loss(model: Any, example: Example, prompt: PromptTokens) -> Tensor:
     )
     logits = output.logits[0, len(before) - 1 : -1].float()
     return F.cross_entropy(logits, torch.tensor(example.target_ids, device=device), reduction="sum")
+
+
+def dense_attention(query, key, value, cu_seqlens, max_seqlen, *, causal, scale):
+    """Attention within segments as plain tensor operations, which a graph can hold on any device."""
+    repeats = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    segment = torch.searchsorted(cu_seqlens[1:], torch.arange(len(query)), right=True)
+    visible = segment[:, None] == segment[None]
+    visible = visible.tril() if causal else visible
+    scores = torch.einsum("qhd,khd->hqk", query, key) * scale
+    return torch.einsum("hqk,khd->qhd", scores.masked_fill(~visible, -torch.inf).softmax(-1), value)

@@ -16,7 +16,7 @@ from hebrew_asr.model.compiled import CompiledASR
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.profiles import load_profile
 from hebrew_asr.text.prompt import PromptTokens
-from tests.support.native import build, examples
+from tests.support.native import build, dense_attention, examples
 
 
 def test_falls_back_to_eager_after_one_warning():
@@ -51,17 +51,6 @@ def test_the_profile_says_whether_to_compile(tmp_path, hardware, stage, compiles
     values = {"_hardware": hardware, "train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": stage}}
     path.write_text(json.dumps(values))
     assert load_profile(path).compiles is compiles
-
-
-def dense_attention(query, key, value, cu_seqlens, max_seqlen, *, causal, scale):
-    """Attention within segments as plain tensor operations, which a graph can hold on any device."""
-    repeats = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    segment = torch.searchsorted(cu_seqlens[1:], torch.arange(len(query)), right=True)
-    visible = segment[:, None] == segment[None]
-    visible = visible.tril() if causal else visible
-    scores = torch.einsum("qhd,khd->hqk", query, key) * scale
-    return torch.einsum("hqk,khd->qhd", scores.masked_fill(~visible, -torch.inf).softmax(-1), value)
 
 
 def test_every_phase_gets_its_own_gradients(monkeypatch):
