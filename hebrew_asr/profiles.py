@@ -117,6 +117,11 @@ class Profile:
         return "bf16" if self.bf16 else "fp32"
 
     @property
+    def accumulates(self) -> bool:
+        """Whether a step may have several micro-batches: DeepSpeed has no fp32 accumulation at stage 0 with bf16."""
+        return self.zero_stage > 0 or not self.bf16
+
+    @property
     def compiles(self) -> bool:
         """Whether the training step is compiled. ZeRO-3 gathers weights module by module, which no one graph can."""
         wanted = self.hardware.accelerator == "cuda" if self.hardware.compile is None else self.hardware.compile
@@ -179,10 +184,11 @@ def _value_problems(config: dict[str, Any]) -> list[str]:
     bf16 = config.get("bf16", {}).get("enabled", False)
     if config.get("bf16", {}).get("immediate_grad_update"):
         problems.append("bf16.immediate_grad_update has nothing to add: gradients go to fp32 after every micro-batch")
-    if stage == 0 and bf16:
-        problems.append("ZeRO stage 0 with bf16 has no usable fp32 masters; use stage 1 or 2, on one GPU too")
-    if stage in (1, 2, 3) and bf16:
-        if config.get("data_types", {}).get("grad_accum_dtype") != "fp32":
+    accumulation = config.get("data_types", {}).get("grad_accum_dtype")
+    if stage == 0 and bf16 and accumulation not in (None, "bf16"):
+        problems.append("ZeRO stage 0 with bf16 cannot accumulate in fp32: drop data_types, or use stage 1, 2 or 3")
+    if bf16:
+        if stage != 0 and accumulation != "fp32":
             problems.append('data_types.grad_accum_dtype must be "fp32", or gradients add up in bf16')
         if config.get("communication_data_type") != "fp32":
             problems.append('communication_data_type must be "fp32", or gradients are summed over ranks in bf16')
@@ -218,6 +224,12 @@ def batching(profile: Profile, recipe: Recipe, num_ranks: int) -> Batching:
             f"hardware profile {profile.source} makes {micro} × {given} × {num_ranks} ranks = "
             f"{micro * given * num_ranks} clips per step, the recipe's effective batch is {wanted}; "
             f"drop gradient_accumulation_steps or set it to {needed}"
+        )
+    if needed > 1 and not profile.accumulates:
+        raise UsageError(
+            f"hardware profile {profile.source} makes {needed} micro-batches a step, and under ZeRO stage 0 with bf16 "
+            f"their gradients would add up in bf16; use stage 1 or 2, or a train_micro_batch_size_per_gpu of at least "
+            f"{math.ceil(wanted / num_ranks)}"
         )
     return Batching(wanted, num_ranks, needed, micro)
 

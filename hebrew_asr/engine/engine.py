@@ -48,11 +48,11 @@ class StepResult:
 class MicroBatchTooLarge(Exception):
     """Device memory ran out in a micro-batch, before the optimizer stepped; ``rebuild`` makes the engine whole again.
 
-    After a forward pass under ZeRO 0, 1 and 2, which has no collectives, the ranks agree over the host group: all of
-    them raise this, and the step can be run again in smaller micro-batches at once (``is_agreed``). In a backward pass,
-    and under ZeRO-3 in a forward pass too, the other ranks may wait inside a collective for the one that ran out, and
-    under NCCL nothing calls them back: it raises this alone, and the job can only end and be resumed. One rank by
-    itself has nobody to agree with.
+    After a pass without collectives (forward under ZeRO 0 to 2, backward under ZeRO 0 and 1, which reduce in the step)
+    the ranks agree over the host group: all of them raise this, and the step can be run again in smaller micro-batches
+    at once (``is_agreed``). In the others the ranks may wait inside a collective for the one that ran out, and under
+    NCCL nothing calls them back: it raises this alone, and the job can only end and be resumed. One rank by itself has
+    nobody to agree with.
     """
 
     def __init__(self, part: str, ranks: list[int], is_agreed: bool, reason: str):
@@ -194,8 +194,8 @@ class TrainEngine:
             yield
         except torch.OutOfMemoryError as error:  # its frames hold the activations: nothing of it is kept
             reason = str(error).splitlines()[0]
-        # After a forward pass without collectives every rank arrives here.
-        agreed = part == "forward" and self._profile.zero_stage < 3
+        # After a pass without collectives every rank arrives here.
+        agreed = self._profile.zero_stage < (3 if part == "forward" else 2)
         out_of_memory = [bool(reason)]
         if agreed and ranks.size > 1:
             out_of_memory = ranks.any_of(*(bool(reason) and rank == ranks.rank for rank in range(ranks.size)))

@@ -19,6 +19,7 @@ import deepspeed
 import torch
 import torch.distributed as torch_dist
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 from torch import nn
 
 from hebrew_asr.engine import flat_bf16
@@ -75,6 +76,9 @@ def build(module: nn.Module, groups: list[ParameterGroup], config: dict[str, Any
         engine = deepspeed.initialize(model=module, optimizer=adamw, config=config)[0]
     if type(engine.optimizer) is BF16_Optimizer:
         flat_bf16.adopt(engine.optimizer)
+    elif type(engine.optimizer) is FP16_UnfusedOptimizer:
+        # It takes a step without gradients while it is built: at a rate of 0 that moves nothing, but it counts.
+        inner_optimizer(engine).state.clear()
     return engine
 
 
@@ -100,6 +104,13 @@ def partitions(engine: Any, groups: list[ParameterGroup]) -> list[Partition]:
         return _sliced(layout, groups, names)
     if kind == "DeepSpeedZeroOptimizer_Stage3":
         return _stage3(zero, groups, names)
+    if kind == "FP16_UnfusedOptimizer":  # stage 0 in bf16: an fp32 master for each whole parameter
+        masters = [master for of_group in zero.fp32_groups for master in of_group]
+        whole = [(group.name, name, p) for group in groups for name, p in group.parameters.items()]
+        return [
+            Partition(group, master, [Fragment(name, 0, p.numel(), 0)])
+            for master, (group, name, p) in zip(masters, whole, strict=True)
+        ]
     # Stage 0: torch AdamW on whole parameters.
     return [
         Partition(group.name, p, [Fragment(name, 0, p.numel(), 0)])

@@ -14,18 +14,21 @@ from hebrew_asr.profiles import Batching
 _FILE = "max_micro_batch.json"
 
 
-def smaller_plan(plan: Batching, too_large: MicroBatchTooLarge, step: int, folder: Path) -> Batching:
+def smaller_plan(
+    plan: Batching, too_large: MicroBatchTooLarge, step: int, folder: Path, *, accumulates: bool = True
+) -> Batching:
     """Micro-batches half as large, with which to run step ``step`` (from 0) again.
 
     Raises:
         OutOfMemory: the other ranks cannot be told; the new limit is in the run directory ``folder``, for a resume.
-        TrainingFault: a micro-batch is a single clip already.
+        TrainingFault: a micro-batch is a single clip already, or the profile does not accumulate.
     """
     where = f"step {step + 1}: rank {', '.join(map(str, too_large.ranks))} ran out of device memory in {too_large.part}"
-    smaller = plan.halved()
+    smaller = plan.halved() if accumulates else None
     if smaller is None:
+        why = "a micro-batch is one clip already" if accumulates else "ZeRO stage 0 with bf16 cannot split a step"
         raise TrainingFault(
-            f"{where}, and a micro-batch is one clip already ({too_large.reason}); use a profile that shards or "
+            f"{where}, and {why} ({too_large.reason}); use a profile that shards or "
             f"offloads more (a higher ZeRO stage, offload_optimizer), or lower data.max_duration_s"
         )
     if not too_large.is_agreed:

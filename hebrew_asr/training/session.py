@@ -138,7 +138,7 @@ class Session:
     def _shrink(self, too_large: MicroBatchTooLarge) -> None:
         """Halve the micro-batches for the rest of the run, on every rank; collective."""
         run, step = self.run, self.state.step
-        plan = smaller_plan(run.plan, too_large, step, run.folder)
+        plan = smaller_plan(run.plan, too_large, step, run.folder, accumulates=run.profile.accumulates)
         self._flush()
         run.tracker.write(fault_record(plan, too_large, step))
         self.fed = None

@@ -160,3 +160,24 @@ def test_a_stop_file_stops(task, tmp_path):
         output = job.communicate(timeout=60)[0].decode()
     assert job.returncode == 75, output[-3000:]
     assert find_checkpoints(run / "checkpoints")
+
+
+def test_no_token_is_written_anywhere(task, tmp_path, monkeypatch):
+    """Neither by a run with a tracker nor by one that fails: output, run directory and evidence of the crash."""
+    marker = "s3cr3t" * 8
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"):
+        monkeypatch.setenv(name, marker)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    whole, failed = tmp_path / "whole", tmp_path / "failed"
+    changes = ["logging.wandb=true", "max_steps=2", *QUICK]
+    done = spawn(TRAIN_FILE, train_arguments(task, whole, *changes), ranks=1, port=29740)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "wandb failed" not in done.stderr and list((whole / "wandb").iterdir())
+    changes = ["phases.0.learning_rates.head=1e30", "faults.non_finite_patience=0", *QUICK]
+    crashed = spawn(TRAIN_FILE, train_arguments(task, failed, *changes), ranks=1, port=29741)
+    assert crashed.returncode == 6 and (failed / "crash").is_dir()
+    for text in (done.stdout, done.stderr, crashed.stdout, crashed.stderr):
+        assert marker not in text
+    files = [path for folder in (whole, failed) for path in folder.rglob("*") if path.is_file()]
+    assert {"run.json", "metrics.jsonl", "state.json", "error.txt"} <= {path.name for path in files}
+    assert not [path for path in files if marker.encode() in path.read_bytes()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -235,6 +236,34 @@ def test_sigterm_at_every_kind_of_moment(task, whole, warm, tmp_path):
     )
     assert codes == [0, 0], (tmp_path / "last.log").read_text()
     ends_like(run, whole)
+
+
+def test_sigterm_while_the_step_is_compiled(task, warm, tmp_path):
+    """The graph is finished first, and the step; then the state is saved and the exit code is a stop's.
+
+    Attention over packed clips has no graph on a CPU, so the rank here uses another form of it, and traces forward and
+    backward without making C++ of them, which takes minutes.
+    """
+    run, output = tmp_path / "run", tmp_path / "log"
+    profile = json.loads((ROOT / "ds_configs" / "cpu.json").read_text(encoding="utf-8"))
+    profile["_hardware"] |= {"num_ranks": 1, "compile": True}
+    path = tmp_path / "compiled.json"
+    path.write_text(json.dumps(profile))
+    arguments = train_arguments(task, run, "max_steps=3", "evaluation.at_start=false", resume="auto")
+    arguments[arguments.index("--ds") + 1] = str(path)
+    (pid,) = warm.start(arguments, ranks=1, port=29721, output=output, compiled=True)
+    wait_for(lambda: output.is_file() and "step 0: Strategy B" in output.read_text(), lambda: has_ended([pid]))
+    time.sleep(0.5)
+    assert not events(run, "train"), "the first step is still being compiled"
+    os.kill(pid, signal.SIGTERM)
+    asked = time.monotonic()
+    assert warm.wait(pid) == 75, output.read_text()
+    (first,) = events(run, "train")
+    assert time.monotonic() - asked < STOP_LIMIT_S + first["step_s"]
+    assert saved_step(run) == 1
+    assert warm.run(arguments, ranks=1, port=29722, output=output, compiled=True) == [0], output.read_text()
+    assert [row["step"] for row in events(run, "train")] == [1, 2, 3]
+    assert "could not be compiled" not in output.read_text()
 
 
 def test_sigkill_at_ten_moments(task, whole, warm, tmp_path):

@@ -85,11 +85,11 @@ def test_one_rank_runs_the_step_again(task, warm, whole, tmp_path, stage):
     assert "step 4: rank 0 ran out of device memory in forward; from here on 8 clips per step = " in told[0]
 
 
-@pytest.mark.parametrize("stage", [1, 2])
-def test_two_ranks_agree_and_a_resume_remembers(task, warm, whole, tmp_path, stage):
+@pytest.mark.parametrize(("stage", "part"), [(1, "backward"), (2, "forward")])
+def test_two_ranks_agree_and_a_resume_remembers(task, warm, whole, tmp_path, stage, part):
     """One of them runs out, in the first step of the run; both run it again. A resumed run stays as careful."""
     run, output = tmp_path / "run", tmp_path / "log"
-    shortages = [{"ranks": [1], "part": "forward", "after": 0, "fits": 2}]
+    shortages = [{"ranks": [1], "part": part, "after": 0, "fits": 2}]
     options = {"ranks": 2, "output": output, "shortages": shortages}
     codes = warm.run(arguments_of(task, run, stage, 64, "max_steps=4"), port=29727, **options)
     assert codes == [0, 0], output.read_text()

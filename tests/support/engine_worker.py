@@ -19,7 +19,7 @@ from hebrew_asr.data.manifest import read_manifest
 from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.engine import MicroBatch, TrainEngine
-from hebrew_asr.engine.state import save_partitions
+from hebrew_asr.engine.state import StateReader, save_partitions
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.profiles import Hardware, Profile, batching
@@ -51,13 +51,17 @@ def profile(stage: int, bf16: bool, micro: int, offload: bool = False) -> Profil
         zero["offload_optimizer"] = {"device": "cpu"}
     config: dict = {"train_micro_batch_size_per_gpu": micro, "zero_optimization": zero}
     if bf16:
-        fp32 = {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
-        config |= {"bf16": {"enabled": True}, **fp32}
+        config |= {"bf16": {"enabled": True}, "communication_data_type": "fp32"}
+        if stage:
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
     return Profile("test", "test", Hardware("cpu"), config)
 
 
 def run(task: Path, ranks: dist.Ranks, spec: dict) -> None:
-    """One engine over ``spec["phases"]``, a phase a step; state is saved around each change, and at the end."""
+    """One engine over ``spec["phases"]``, a phase a step; state is saved around each change, and at the end.
+
+    ``resume``: folder of state to begin with, and ``first``: the steps done by then.
+    """
     out, recipe = Path(spec["out"]), task_recipe(task)
     zero = profile(spec["stage"], spec["bf16"], spec["micro"], spec.get("offload", False))
     asr = load_model(recipe.model, dtype=torch.bfloat16 if zero.bf16 else torch.float32)
@@ -68,8 +72,8 @@ def run(task: Path, ranks: dist.Ranks, spec: dict) -> None:
     steps = StepDataset(clips, sampler, recipe, tokenizer, geometry, ranks.rank)
     engine, mel = TrainEngine(PackedASR(asr), asr, recipe, zero, plan, ranks), LogMel()
     phase, log = spec["phases"][0], []
-    engine.enter_phase(phase)
-    for step, wanted in enumerate(spec["phases"]):
+    engine.enter_phase(phase, StateReader(Path(spec["resume"])) if "resume" in spec else None)
+    for step, wanted in enumerate(spec["phases"], spec.get("first", 0)):
         if wanted != phase:
             save(engine, out / f"{step}-before")
             engine.enter_phase(wanted)

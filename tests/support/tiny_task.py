@@ -46,17 +46,18 @@ RECIPE_CHANGES = (
 )
 
 
-def make_task(folder: Path, *, train_clips: int = 20, eval_clips: int = 4, seed: int = 0) -> Path:
-    """Write ``data/`` (manifests and clips of 0.4 to 2.2 s) and ``base/`` (a tiny model) into ``folder``."""
+def make_task(folder: Path, *, train_clips: int = 20, eval_clips: int = 4, seed: int = 0, stretch: float = 1.0) -> Path:
+    """Write ``data/`` (manifests and clips of 0.4 to 2.2 s, or ``stretch`` times that) and ``base/`` (a tiny model)."""
     rng = np.random.default_rng(seed)
     for name, count in (("train", train_clips), ("eval", eval_clips)):
-        write_manifest(folder / "data" / f"{name}.jsonl", [_clip(folder / "data", name, i, rng) for i in range(count)])
+        clips = [_clip(folder / "data", name, i, rng, stretch) for i in range(count)]
+        write_manifest(folder / "data" / f"{name}.jsonl", clips)
     save_tiny(folder / "base", SPEC, [" ".join(WORDS)], seed)
     return folder
 
 
-def _clip(folder: Path, name: str, index: int, rng: np.random.Generator) -> Clip:
-    duration_s = float(rng.uniform(0.4, 2.2))
+def _clip(folder: Path, name: str, index: int, rng: np.random.Generator, stretch: float) -> Clip:
+    duration_s = stretch * float(rng.uniform(0.4, 2.2))
     times = np.arange(int(duration_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     tone = 0.3 * np.sin(2 * np.pi * rng.uniform(100, 3000) * times) + 0.01 * rng.standard_normal(len(times))
     path = folder / "clips" / f"{name}{index}.wav"
@@ -104,7 +105,13 @@ def launcher(ranks: int, port: int) -> list[str]:
 
 def environment() -> dict[str, str]:
     """One thread a rank, on the CPU, found without installing anything."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "DS_ACCELERATOR": "cpu",
+        "PYTHONPATH": str(ROOT),
+    }
 
 
 def train_arguments(task: Path, run: Path, *changes: str, resume: str = "never") -> list[str]:

@@ -31,10 +31,17 @@ class WarmStart:
         self._parent.stdin.close()
         self._parent.wait(timeout=60)
 
-    def start(self, arguments: list[str], *, ranks: int, port: int, output: Path, shortages: Any = ()) -> list[int]:
-        """Process ids by rank; what they print goes to ``output``. For ``shortages`` see ``small_memory``."""
+    def start(
+        self, arguments: list[str], *, ranks: int, port: int, output: Path, shortages: Any = (), compiled: bool = False
+    ) -> list[int]:
+        """Process ids by rank; what they print goes to ``output``.
+
+        Args:
+            shortages: of memory, see ``small_memory``.
+            compiled: the profile compiles: give attention a form that a CPU's graph can hold, and spare the C++.
+        """
         request = {"arguments": arguments, "ranks": ranks, "port": port, "output": str(output)}
-        return self._ask({**request, "shortages": shortages})
+        return self._ask({**request, "shortages": shortages, "compiled": compiled})
 
     def wait(self, pid: int) -> int:
         """Exit code of a rank that ends, or is about to."""
@@ -67,7 +74,9 @@ def main() -> None:
         print(json.dumps(answer), flush=True)
 
 
-def _fork(rank: int, arguments: list[str], ranks: int, port: int, output: str, shortages: list[dict]) -> int:
+def _fork(
+    rank: int, arguments: list[str], ranks: int, port: int, output: str, shortages: list[dict], compiled: bool
+) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -80,9 +89,15 @@ def _fork(rank: int, arguments: list[str], ranks: int, port: int, output: str, s
     code = 1
     try:
         import hebrew_asr.train
+        from hebrew_asr.model import packed
+        from hebrew_asr.model.compiled import CompiledASR
+        from tests.support.attention import dense_attention
         from tests.support.small_memory import run_short
 
         run_short([shortage for shortage in shortages if rank in shortage["ranks"]])
+        if compiled:
+            packed.varlen_attention = dense_attention
+            CompiledASR.__init__.__kwdefaults__["backend"] = "aot_eager"
         code = hebrew_asr.train.main(arguments)
     except BaseException:
         traceback.print_exc()

@@ -63,6 +63,25 @@ def test_more_ranks_than_clips_is_refused(tmp_path):
         batching(load_profile(write(tmp_path)), ROUND2, 65)
 
 
+def test_stage_0_in_bf16_takes_a_step_in_one_micro_batch(tmp_path):
+    """DeepSpeed has no fp32 accumulation there."""
+    values = {"bf16": {"enabled": True}, "communication_data_type": "fp32", "zero_optimization": {"stage": 0}}
+    profile = load_profile(write(tmp_path, **values, data_types={}, train_micro_batch_size_per_gpu=16))
+    with pytest.raises(UsageError, match=r"makes 2 micro-batches a step.*add up in bf16.*of at least 32"):
+        batching(profile, ROUND2, 2)
+    assert batching(profile, ROUND2, 4).accumulation == 1
+
+
+def test_halves_keep_the_effective_batch(tmp_path):
+    plan = batching(load_profile(write(tmp_path, train_micro_batch_size_per_gpu=64)), ROUND2, 4)
+    sizes = []
+    while plan is not None:
+        sizes.append((plan.max_micro_batch, plan.accumulation))
+        assert plan.clips_per_step == 64
+        plan = plan.halved()
+    assert sizes == [(64, 1), (8, 2), (4, 4), (2, 8), (1, 16)]
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [
@@ -74,7 +93,14 @@ def test_more_ranks_than_clips_is_refused(tmp_path):
         ({"train_micro_batch_size_per_gpu": "auto"}, "train_micro_batch_size_per_gpu is 'auto'"),
         ({"zero_optimization": {"stage": 7}}, "must be 0, 1, 2 or 3"),
         ({"bf16": {"enabled": True}}, "gradients add up in bf16"),
-        ({"bf16": {"enabled": True}, "zero_optimization": {"stage": 0}}, "no usable fp32 masters"),
+        (
+            {
+                "bf16": {"enabled": True},
+                "zero_optimization": {"stage": 0},
+                "data_types": {"grad_accum_dtype": "fp32"},
+            },
+            "stage 0 with bf16 cannot accumulate in fp32",
+        ),
         ({"_hardware": {"gpus": 8}}, "_hardware takes"),
     ],
 )

@@ -1,0 +1,113 @@
+"""A run goes on where it was not begun: on other rank counts and ZeRO stages, with the same clips in the same order."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.support.tiny_task import ROOT, events, make_task, train_arguments
+from tests.support.warm import WarmStart
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+
+CHANGES = ("evaluation.at_start=false", "evaluation.full_each_epoch=false", "evaluation.sample_clips=1")
+"""20 clips, 8 a step: 3 steps an epoch, 15 in all; the audio layers join after step 6."""
+LOSS_TOLERANCE = 1e-4
+"""Absolute, in nats per token: fp32 sums in another order, over 15 steps of AdamW."""
+MEAN_TOLERANCE, MAX_TOLERANCE = 1e-7, 2e-4
+"""Absolute, of final weights. In single elements a gradient as small as AdamW's eps shows its rounding as a share of a
+step, and the learning rate is 2e-4 at most."""
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory) -> Path:
+    return make_task(tmp_path_factory.mktemp("task"))
+
+
+@pytest.fixture(scope="module")
+def warm():
+    with WarmStart() as start:
+        yield start
+
+
+def arguments_of(task: Path, run: Path, stage: int, *changes: str, **keys: object) -> list[str]:
+    profile = json.loads((ROOT / "ds_configs" / "cpu.json").read_text(encoding="utf-8"))
+    profile |= {"zero_optimization": {"stage": stage}, **keys}
+    path = run.with_suffix(f".{stage}.json")
+    path.write_text(json.dumps(profile))
+    arguments = train_arguments(task, run, *CHANGES, *changes, resume="auto")
+    arguments[arguments.index("--ds") + 1] = str(path)
+    return arguments
+
+
+@pytest.fixture(scope="module")
+def whole(task, warm, tmp_path_factory) -> Path:
+    """All of it on two ranks under ZeRO-2."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    output = run.with_suffix(".log")
+    assert warm.run(arguments_of(task, run, 2), ranks=2, port=29737, output=output) == [0, 0], output.read_text()
+    return run
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [(2, 2, 4), (2, 3, 8), (2, 1, 10), (2, 4, 15)],
+        [(1, 1, 5), (1, 4, 7), (3, 3, 15)],
+        [(1, 2, 2), (2, 2, 5), (1, 2, 7), (2, 2, 8), (3, 2, 10), (2, 2, 15)],
+        [(0, 2, 4), (3, 2, 7), (0, 1, 15)],
+    ],
+    ids=["ranks 2 3 1 4", "ranks 1 4 3, ZeRO-1 and 3", "ZeRO 1 2 1 2 3 2", "ZeRO 0 3 0"],
+)
+def test_the_run_is_the_same_anywhere(task, warm, whole, tmp_path, parts):
+    """Parts as (ZeRO stage, ranks, steps done at its end): mid-epoch, before the switch and after it."""
+    run, output = tmp_path / "run", tmp_path / "log"
+    for number, (stage, ranks, stop) in enumerate(parts):
+        arguments = arguments_of(task, run, stage, f"max_steps={stop}")
+        codes = warm.run(arguments, ranks=ranks, port=29738 + number, output=output)
+        assert codes == [0] * ranks, output.read_text()
+        assert json.loads((run / "run.json").read_text())["num_ranks"] == ranks
+    assert output.read_text().count("resuming from") == len(parts) - 1
+    ours, theirs = events(run, "train"), events(whole, "train")
+    for key in ("step", "clips", "audio_s", "tokens", "phase", "lr"):
+        assert [row[key] for row in ours] == [row[key] for row in theirs]
+    assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in theirs], abs=LOSS_TOLERANCE)
+    weights, expected = (load_file(folder / "final" / "model.safetensors") for folder in (run, whole))
+    differences = torch.cat([(weights[name] - tensor).abs().flatten() for name, tensor in expected.items()])
+    assert float(differences.mean()) < MEAN_TOLERANCE
+    assert float(differences.max()) < MAX_TOLERANCE
+
+
+BF16 = {
+    "bf16": {"enabled": True},
+    "data_types": {"grad_accum_dtype": "fp32"},
+    "communication_data_type": "fp32",
+}
+
+
+def test_what_cannot_be_exact_is_refused_by_name(task, warm, whole, tmp_path):
+    """Before the ranks meet: nothing but one line of output, and the run directory as it was."""
+    run, output = tmp_path / "run", tmp_path / "log"
+    shutil.copytree(whole, run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    manifest = task / "data" / "train.jsonl"
+    held = manifest.read_text(encoding="utf-8")
+
+    def refused(arguments: list[str], *told: str) -> None:
+        output.unlink(missing_ok=True)
+        assert warm.run(arguments, ranks=2, port=29745, output=output) == [5, 5], output.read_text()
+        lines = output.read_text().splitlines()
+        assert len(lines) == 1 and all(part in lines[0] for part in told), lines
+
+    refused(arguments_of(task, run, 2, **BF16), "was trained in fp32 and", "resume with a profile in fp32")
+    try:
+        manifest.write_text("\n".join(held.splitlines()[1:]), encoding="utf-8")
+        refused(arguments_of(task, run, 2), "the training manifest has changed since", "step-000015")
+    finally:
+        manifest.write_text(held, encoding="utf-8")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
