@@ -119,7 +119,14 @@ def _headline(found: Audit, name: str) -> Markup:
         ("to listen to", f"{len(found.suspects):,}", "the oddest clips, further down"),
     ]
     if found.manifest:
-        tiles.insert(2, ("dropped", f"{dropped:,}", "in preparation, each with its reason"))
+        tiles.insert(
+            2,
+            (
+                "dropped",
+                f"{dropped:,}",
+                "in preparation, each with its reason" if dropped else "no clip was, in preparation",
+            ),
+        )
     rows = [element("div", element("dt", n), element("dd", v, element("small", more))) for n, v, more in tiles]
     return element(
         "header",
@@ -175,7 +182,10 @@ def _figures(found: Audit) -> Markup | None:
         text_against_duration([(c.sound.duration_s, len(c.clip.transcript)) for c in clips], odd, limits),
         histogram("Level", "dB below full scale", *([c.sound.level_db for c in side] for side in (train, held))),
     ]
-    intro = "Bars are shares of the training clips, lines of the evaluation clips: where they agree, so do the sides."
+    intro = (
+        "Bars are shares of the training clips, lines of the evaluation clips (marks, where those are few): where they "
+        "agree, so do the sides."
+    )
     return element(
         "section",
         element("h2", "What the clips are like"),
