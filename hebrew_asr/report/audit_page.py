@@ -52,7 +52,10 @@ _STYLE = """
 }
 .two > div { min-width: 0 }
 .bars td:nth-child(2) { width: 40%; min-width: 80px }
-td.id { overflow-wrap: anywhere }
+td.id { overflow-wrap: anywhere; text-align: left }
+.wide.problems { table-layout: fixed }
+.problems td { text-align: left; overflow-wrap: anywhere }
+.problems td.id { width: 38%; padding-right: 24px }
 """
 # Whatever a transcript may hold, the page can load nothing but its own clips.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; media-src 'self' file:"
@@ -162,7 +165,7 @@ def _problems(found: Audit) -> Markup | None:
         more = len(problems) - len(rows)
         tables += [
             element("h3", kind, element("span", f"  {len(problems):,}")),
-            element("table", element("tbody", rows), class_="wide"),
+            element("table", element("tbody", rows), class_="wide problems"),
             element("p", f"and {more:,} more, in audit.json", class_="note") if more else None,
         ]
     return element("section", element("h2", "Problems"), tables)
