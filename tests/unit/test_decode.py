@@ -65,6 +65,10 @@ def test_m4a_without_torchcodec_stops_and_says_what_to_install(monkeypatch):
         decode(b"\0\0\0\x1cftypisom" + bytes(100), name="clip 7")
 
 
+def test_m4a_has_no_tag_of_an_mp3():
+    assert not is_cut_off(b"\0\0\0\x1cftypisom" + b"Info" + bytes(100), 2.0)
+
+
 @pytest.mark.parametrize("container", ["mp4", "matroska"])
 def test_torchcodec_reads_what_libsndfile_does_not(container, tmp_path):
     try:
@@ -82,7 +86,6 @@ def test_torchcodec_reads_what_libsndfile_does_not(container, tmp_path):
         got = decode(source)
         assert len(got) == pytest.approx(2 * SAMPLE_RATE_HZ, abs=1_500)  # a codec pads to whole frames
         assert np.abs(np.fft.rfft(got)).argmax() / len(got) * SAMPLE_RATE_HZ == pytest.approx(440, abs=2)
-    assert not is_cut_off(content, 2.0)
     if container == "mp4":
         with pytest.raises(DataError, match="clip 7"):
             decode(content[: len(content) // 2], name="clip 7")
