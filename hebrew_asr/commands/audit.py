@@ -30,6 +30,7 @@ class Command:
         from hebrew_asr.data.audit import audit
         from hebrew_asr.data.audit_checks import PROBLEM_KINDS
         from hebrew_asr.report.audit_page import write_audit
+        from hebrew_asr.report.words import count
 
         found = audit(self.folder, processes=self.processes, suspects=self.suspects)
         page = write_audit(found, self.out or self.folder)
@@ -41,5 +42,5 @@ class Command:
             print(f"PROBLEM  {kind}: {len(problems):,}")
             for problem in problems[:3]:
                 print(f"         {problem.clip_id}: {problem.detail}")
-        print(f"{len(found.suspects)} odd clips to listen to: {page}")
+        print(f"{count(len(found.suspects), 'odd clip')} to listen to: {page}")
         return 0 if found.clean else 1

@@ -11,7 +11,17 @@ from hebrew_asr.data.preparation.options import PrepareOptions
 class Command(PrepareOptions):
     """Prepare a training set: decode, filter, cut, deduplicate, split without leaks. Parallel, and safe to interrupt.
 
-    Run again after any interruption, it continues; the result is the same to the byte.
+    Run again after any interruption, it continues; the result is the same to the byte. What was dropped, and why, is in
+    dropped.jsonl, line by line. Next: hebrew-asr audit.
+
+    $ hebrew-asr prepare
+    (the Round 2 recipe: both ivrit.ai corpora from the hub, whose terms you accept there once; needs HF_TOKEN)
+    $ hebrew-asr prepare --source shards/crowd-transcribe-v5 shards/recital --out data
+    (the same from parquet shards on this machine)
+    $ hebrew-asr prepare --source recordings --out data --eval-fraction 0.1
+    (your own: x.wav, flac, mp3, ogg or opus beside x.txt, or a clips.jsonl, metadata.csv or .tsv that names both)
+    $ hebrew-asr prepare --audio wav --split random
+    (what the guide makes, for comparison: WAV files and a split that leaks)
     """
 
     def run(self) -> int:

@@ -80,10 +80,10 @@ def prepare(options: PrepareOptions) -> dict[str, Any]:
     """
     options.check()
     folder, work = options.out, options.out / _WORK
-    _refuse_foreign(folder)
-    with _locked(work):
-        if not is_prepared(folder):
-            with _write_errors_explained(folder):
+    with _write_errors_explained(folder):
+        _refuse_foreign(folder)
+        with _locked(work):
+            if not is_prepared(folder):
                 if not (work / SUCCESS).is_file():
                     _build(options, folder, work)
                 _announce(folder, work)
@@ -96,6 +96,8 @@ def _refuse_foreign(folder: Path) -> None:
     """Never mix a prepared set with files of another making."""
     if is_prepared(folder) or (folder / _WORK).exists() or not folder.exists():
         return
+    if not folder.is_dir():
+        raise UsageError(f"--out {folder} is a file: name a folder, which is made if need be")
     found = sorted(path.name for path in folder.iterdir())
     if found:
         raise UsageError(
@@ -110,8 +112,15 @@ def _locked(work: Path) -> Generator[None, None, None]:
         try:
             yield
         finally:
-            if not any((work / name).is_file() for name in (_JOB, SUCCESS)):  # nothing was begun, or all is done
+            if not (work / SUCCESS).is_file() and not _has_begun(work):  # all is done, or there is nothing to keep
+                if not is_prepared(work.parent):
+                    shutil.rmtree(work.parent / "clips", ignore_errors=True)
                 shutil.rmtree(work, ignore_errors=True)
+
+
+def _has_begun(work: Path) -> bool:
+    """Whether there are converted rows to continue with."""
+    return any(part.stat().st_size for part in (work / "parts").rglob("*.jsonl"))
 
 
 def _lock_of(work: Path) -> TextIO:
@@ -134,13 +143,14 @@ def _lock_of(work: Path) -> TextIO:
 
 @contextmanager
 def _write_errors_explained(folder: Path) -> Generator[None, None, None]:
-    again = "What is done is kept: run the same command again to continue"
     try:
         yield
     except OSError as error:
+        begun = _has_begun(folder / _WORK)
+        again = ". What is done is kept: run the same command again to continue" if begun else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EnvironmentProblem(f"the disk is full, writing to {folder}: free some space. {again}") from error
-        raise EnvironmentProblem(f"cannot write to {folder}: {error}. {again}") from error
+            raise EnvironmentProblem(f"the disk is full, writing to {folder}: free some space{again}") from error
+        raise EnvironmentProblem(f"cannot write to {folder}: {error}{again}") from error
 
 
 def _build(options: PrepareOptions, folder: Path, work: Path) -> None:
@@ -165,7 +175,7 @@ def _open_sources(options: PrepareOptions, work: Path) -> tuple[list[Source], li
     """Open the sources and the test sets, at the revisions that an interrupted run had started with."""
     asked = _asked(options)
     job_file = work / _JOB
-    job = _read_json(job_file) if job_file.is_file() else {"asked": asked, "revisions": {}}
+    job = _read_json(job_file) if _has_begun(work) else {"asked": asked, "revisions": {}}
     _require_same(options.out, job["asked"], asked)
     started: dict[str, str] = job["revisions"]
     sources = [open_source(spec, pinned=started.get(source_name(spec))) for spec in options.source]
@@ -204,7 +214,7 @@ def _require_same(folder: Path, was: dict[str, Any], asked: dict[str, Any]) -> N
     differ = sorted(name for name in {*was, *asked} if was.get(name) != asked.get(name))
     if differ:
         changes = "; ".join(f"{name} was {was.get(name)!r}, now {asked.get(name)!r}" for name in differ)
-        raise UsageError(f"{folder} was prepared with other options ({changes}): delete it, or choose another --out")
+        raise UsageError(f"{folder} was begun with other options ({changes}): delete it, or choose another --out")
 
 
 def _assembled(units: list[Unit], options: PrepareOptions, folder: Path, work: Path) -> Assembly | None:

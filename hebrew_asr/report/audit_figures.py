@@ -20,6 +20,12 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 552, 14, 200
 _FEWEST_BINS, _MOST_BINS = 12, 44
 _SHADES = 6
 _WAVE_POINTS, _WAVE_HEIGHT = 160, 40
+_FEW = 25  # values, below which shares of them mean nothing
+
+
+_BAR_KEY = element("rect", x=2, y=1, width=18, height=10, class_="bar c1")
+_LINE_KEY = element("path", d="M1 9h8v-6h12", class_="line c2")
+_MARK_KEY = element("path", d="M11 1v10", class_="line c2")
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Scale:
 def histogram(
     title: str, unit: str, train: Sequence[float], held: Sequence[float], *, limits: tuple[float, float] | None = None
 ) -> Markup:
-    """Training as bars, evaluation as a line over them, each in shares of its own side.
+    """Training as bars, evaluation as a line over them, each in shares of its own side; few values as a mark each.
 
     Args:
         unit: what the horizontal axis counts, such as ``seconds``.
@@ -59,7 +65,8 @@ def histogram(
     x = Scale(low, max(high, low + 1e-6), _LEFT, _RIGHT)
     bins = min(_MOST_BINS, max(_FEWEST_BINS, 2 * math.isqrt(len(everything))))
     edges = np.linspace(x.low, x.high, bins + 1)
-    shares = {name: _shares(values, edges) for name, values in (("train", train), ("eval", held)) if len(values)}
+    sides = (("train", train), ("eval", held if len(held) >= _FEW or not len(train) else ()))
+    shares = {name: _shares(values, edges) for name, values in sides if len(values)}
     top = max(float(share.max()) for share in shares.values())
     y = Scale(0, top * 1.08 or 1, _BOTTOM, _TOP)
     drawn = [*_horizontal_grid(y), *_bars(shares.get("train"), edges, x, y)]
@@ -68,7 +75,13 @@ def histogram(
         for share, left, right in zip(shares["eval"], edges, edges[1:], strict=False):
             points += [(x(left), y(share)), (x(right), y(share))]
         drawn.append(element("path", d=_path([*points, (x(edges[-1]), y(0.0))]), class_="line c2"))
-    return _figure(title, unit, [*drawn, *_bottom_axis(x, unit)], [*train, *held], shares)
+    drawn += _bottom_axis(x, unit)
+    marked = len(held) > 0 and "eval" not in shares
+    if marked:
+        drawn += [element("path", d=f"M{x(value):.1f} {_BOTTOM + 1}v-16", class_="line c2") for value in held]
+    keys = [("train", _BAR_KEY)] if "train" in shares else []
+    keys += [("eval", _MARK_KEY if marked else _LINE_KEY)] if len(held) else []
+    return _figure(title, unit, drawn, [*train, *held], keys)
 
 
 def _shares(values: Sequence[float], edges: np.ndarray) -> np.ndarray:
@@ -111,29 +124,23 @@ def _bottom_axis(x: Scale, unit: str) -> list[Markup]:
 
 
 def _figure(
-    title: str, unit: str, drawn: list[Markup], values: Sequence[float], shares: dict[str, np.ndarray]
+    title: str, unit: str, drawn: list[Markup], values: Sequence[float], keys: list[tuple[str, Markup]]
 ) -> Markup:
     low, middle, high = (quantity(float(v)) for v in np.quantile(values, [0.05, 0.5, 0.95]))
     label = f"{title}: median {middle} {unit}, nine in ten between {low} and {high}"
-    keys = [element("li", _key(name), name) for name in shares]
+    legend = [
+        element("li", element("svg", shape, viewBox="0 0 22 12", class_="key", aria_hidden="true"), side)
+        for side, shape in keys
+    ]
     return element(
         "figure",
         element("div", element("h3", title), element("span", f"median {middle}", class_="at"), class_="heading"),
         element("svg", drawn, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=label),
         element(
-            "figcaption", element("ul", keys), element("span", f"5 to 95 %: {low} to {high} {unit}", class_="note")
+            "figcaption", element("ul", legend), element("span", f"5 to 95 %: {low} to {high} {unit}", class_="note")
         ),
         class_="chart",
     )
-
-
-def _key(side: str) -> Markup:
-    shape = (
-        element("rect", x=2, y=1, width=18, height=10, class_="bar c1")
-        if side == "train"
-        else element("path", d="M1 9h8v-6h12", class_="line c2")
-    )
-    return element("svg", shape, viewBox="0 0 22 12", class_="key", aria_hidden="true")
 
 
 def text_against_duration(

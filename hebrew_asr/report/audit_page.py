@@ -52,7 +52,10 @@ _STYLE = """
 }
 .two > div { min-width: 0 }
 .bars td:nth-child(2) { width: 40%; min-width: 80px }
-td.id { overflow-wrap: anywhere }
+td.id { overflow-wrap: anywhere; text-align: left }
+.wide.problems { table-layout: fixed }
+.problems td { text-align: left; overflow-wrap: anywhere }
+.problems td.id { width: 38%; padding-right: 24px }
 """
 # Whatever a transcript may hold, the page can load nothing but its own clips.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; media-src 'self' file:"
@@ -119,7 +122,14 @@ def _headline(found: Audit, name: str) -> Markup:
         ("to listen to", f"{len(found.suspects):,}", "the oddest clips, further down"),
     ]
     if found.manifest:
-        tiles.insert(2, ("dropped", f"{dropped:,}", "in preparation, each with its reason"))
+        tiles.insert(
+            2,
+            (
+                "dropped",
+                f"{dropped:,}",
+                "in preparation, each with its reason" if dropped else "no clip was, in preparation",
+            ),
+        )
     rows = [element("div", element("dt", n), element("dd", v, element("small", more))) for n, v, more in tiles]
     return element(
         "header",
@@ -155,7 +165,7 @@ def _problems(found: Audit) -> Markup | None:
         more = len(problems) - len(rows)
         tables += [
             element("h3", kind, element("span", f"  {len(problems):,}")),
-            element("table", element("tbody", rows), class_="wide"),
+            element("table", element("tbody", rows), class_="wide problems"),
             element("p", f"and {more:,} more, in audit.json", class_="note") if more else None,
         ]
     return element("section", element("h2", "Problems"), tables)
@@ -175,7 +185,10 @@ def _figures(found: Audit) -> Markup | None:
         text_against_duration([(c.sound.duration_s, len(c.clip.transcript)) for c in clips], odd, limits),
         histogram("Level", "dB below full scale", *([c.sound.level_db for c in side] for side in (train, held))),
     ]
-    intro = "Bars are shares of the training clips, lines of the evaluation clips: where they agree, so do the sides."
+    intro = (
+        "Bars are shares of the training clips, lines of the evaluation clips (marks, where those are few): where they "
+        "agree, so do the sides."
+    )
     return element(
         "section",
         element("h2", "What the clips are like"),

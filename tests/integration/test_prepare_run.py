@@ -200,6 +200,22 @@ def test_strangers_files_are_never_touched(crowd, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 
 
+def test_impossible_places_are_one_line(crowd, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match="is a file"):
+        prepare(PrepareOptions(source=(str(crowd),), out=tmp_path / "file"))
+    with pytest.raises(EnvironmentProblem, match="cannot write to /proc/out"):
+        prepare(PrepareOptions(source=(str(crowd),), out=Path("/proc/out")))
+
+
+def test_a_source_that_gave_nothing_leaves_no_trace(crowd, tmp_path):
+    empty = tmp_path / "empty"
+    corpora.write_shard(empty, [], corpora.CROWD_TRANSCRIBE)
+    with pytest.raises(DataError, match="the sources are empty"):
+        prepare(PrepareOptions(source=(str(empty),), out=tmp_path / "out"))
+    prepare(PrepareOptions(source=(str(crowd),), out=tmp_path / "out"))  # the corrected command may follow at once
+
+
 def test_two_sources_of_one_name_are_refused(crowd, tmp_path):
     with pytest.raises(UsageError, match="both named 'v5'"):
         prepare(PrepareOptions(source=(str(crowd), str(crowd)), out=tmp_path / "out"))

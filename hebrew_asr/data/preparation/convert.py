@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import sys
+import wave
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -167,8 +168,10 @@ def encode(pcm: np.ndarray, audio: str) -> bytes:
     stream = io.BytesIO()
     if audio == "flac":
         soundfile.write(stream, pcm, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16", compression_level=_FLAC_FASTEST)
-    else:
-        soundfile.write(stream, pcm, SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
+    else:  # not by libsndfile, which takes four times as long for the same bytes
+        with wave.open(stream, "wb") as file:
+            file.setparams((1, pcm.itemsize, SAMPLE_RATE_HZ, len(pcm), "NONE", ""))
+            file.writeframes(pcm.tobytes())
     return stream.getvalue()
 
 

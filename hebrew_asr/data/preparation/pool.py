@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -86,6 +87,7 @@ def convert_all(
 
 def start_worker() -> None:
     """Leave interrupts to the parent, and end with it even when it is killed and cannot say so."""
+    gc.freeze()  # the modules stay: looking through them for garbage takes 2 % of the time of decoding
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

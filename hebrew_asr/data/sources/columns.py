@@ -76,12 +76,14 @@ def _audio(row: dict[str, Any], place: Place) -> bytes | str:
         return value
     if not value:
         return b""
+    if not isinstance(value, str):
+        raise DataError(f"row {place.id}: its audio is {type(value).__name__}, not the bytes of a file or its path")
     return str(place.folder / value)
 
 
 def _uuid_row(row: dict[str, Any], place: Place) -> Row:
     extra = row.get("extra_data") or {}
-    uuid = row["uuid"] or ""
+    uuid = str(row["uuid"] or "")
     attributes = extra.get("attributes") or {}
     return Row(
         id=uuid or place.id,
@@ -97,7 +99,7 @@ def _uuid_row(row: dict[str, Any], place: Place) -> Row:
 def _slice_row(row: dict[str, Any], place: Place) -> Row:
     metadata = row.get("metadata") or {}
     entry = metadata.get("entry_id")
-    text = row["transcript"] or ""
+    text = str(row["transcript"] or "")
     return Row(
         id=place.id,
         text=text,

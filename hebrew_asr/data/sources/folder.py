@@ -15,7 +15,7 @@ from hebrew_asr.data.sources.rows import ROWS_PER_UNIT, Row, Source, Unit
 from hebrew_asr.errors import DataError
 from hebrew_asr.text.prompt import parse_target
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus")
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".webm")
 LISTING_NAMES = ("clips.jsonl", "metadata.jsonl", "metadata.csv", "metadata.tsv")
 LISTING_SUFFIXES = (".jsonl", ".csv", ".tsv")
 _AUDIO_COLUMNS = ("audio", "file_name", "audio_filepath", "path", "file")  # ours, datasets' AudioFolder, NeMo, TSVs

@@ -43,6 +43,8 @@ class ParquetUnit:
                     for row in batch.to_pylist():
                         yield position, adapter.convert(row, Place(f"{self.shard:05d}-{position:06d}", path.parent))
                         position += 1
+            except DataError as error:
+                raise DataError(f"source {self.dataset}, file {path.name}: {error}") from error
             except (pyarrow.ArrowException, OSError) as error:
                 raise DataError(f"source {self.dataset}: cannot read {path}: {error}. Fetch the file again") from error
 

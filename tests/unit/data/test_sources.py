@@ -103,6 +103,15 @@ def test_unknown_columns_are_named(tmp_path):
         units_of(tmp_path)
 
 
+def test_columns_of_another_type(tmp_path):
+    table = pa.table({"audio": [b"RIFF"], "uuid": [7], "sentence": ["שלום"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert rows_of(tmp_path / "a.parquet")[0].id == "7"
+    pq.write_table(table.set_column(0, "audio", [[0.5]]), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"b\.parquet: row 00000-0+: its audio is float"):
+        rows_of(tmp_path / "b.parquet")
+
+
 def test_broken_parquet_is_named(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train-0.parquet").write_bytes(b"PAR1 not really")
