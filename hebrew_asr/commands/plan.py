@@ -46,7 +46,7 @@ class Command:
         recipe, profile = load_recipe(self.recipe, self.set), load_profile(self.ds)
         if self.memory_gib is not None:
             profile = replace(profile, hardware=replace(profile.hardware, memory_gib=self.memory_gib))
-        plan = make_plan(recipe, profile, self.num_gpus or profile.hardware.num_ranks, every_shape=True)
+        plan = make_plan(recipe, profile, self.num_gpus or profile.hardware.num_ranks)
         _print_memory(plan)
         _print_run(plan, self.clips_per_s)
         if self.json:
@@ -118,7 +118,6 @@ def _rows(phases: list[PhaseMemory]) -> dict[str, list[str]]:
         "communication buffers": [_gib(phase.zero.buckets + phase.zero.step_buckets) for phase in phases],
         "activations, largest batch": [_gib(phase.activations) for phase in phases],
         "  of these, logits": [_gib(phase.logits) for phase in phases],
-        "peak by batch shape": [" ".join(_gib(peak) for peak in phase.peaks) for phase in phases],
         "peak": [_gib(phase.peak) for phase in phases],
         "reached in": [phase.peak_at for phase in phases],
     }

@@ -9,7 +9,6 @@ handed over and reduced, and the optimizer's step. Optimizer and buffers follow 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,17 +64,17 @@ class PhaseMemory:
     activations: int
     """Most that forward and backward hold, for the largest batch; with logits."""
     logits: int
-    peaks: list[int]
-    """``torch.cuda.max_memory_allocated`` to expect for each batch shape planned for, smallest first."""
+    training: int
+    """``torch.cuda.max_memory_allocated`` to expect of a step with the largest batch."""
     peak_at: str
-    """When the largest is reached."""
+    """When it is reached."""
     evaluation: int
     """ZeRO-3 holds a whole copy of the model while it evaluates."""
 
     @property
     def peak(self) -> int:
         """``torch.cuda.max_memory_allocated`` to expect over a whole run."""
-        return max(*self.peaks, self.evaluation)
+        return max(self.training, self.evaluation)
 
 
 @dataclass(frozen=True)
@@ -140,8 +139,6 @@ def make_plan(
     profile: Profile,
     num_ranks: int,
     calibration: Calibration = Calibration(),
-    *,
-    every_shape: bool = False,
 ) -> RunPlan:
     """Foretell a run on ``num_ranks`` ranks. Neither GPU nor weights nor network are used.
 
@@ -150,7 +147,6 @@ def make_plan(
         profile: the hardware.
         num_ranks: GPUs.
         calibration: what only a GPU can tell.
-        every_shape: plan for the smaller batch shapes too; one takes some seconds.
 
     Raises:
         UsageError: the model is not known, or profile and recipe contradict each other.
@@ -163,9 +159,8 @@ def make_plan(
     steps_per_epoch = recipe.steps_per_epoch(num_clips)
     schedule = Schedule(recipe, steps_per_epoch)
     shapes = _shapes(recipe, plan, clips, EncoderGeometry.of(config.audio_config))
-    planned = shapes if every_shape else shapes[-1:]
     phases = [
-        _phase_memory(asr, recipe, index, profile, plan, planned, calibration) for index in range(len(recipe.phases))
+        _phase_memory(asr, recipe, index, profile, plan, shapes[-1], calibration) for index in range(len(recipe.phases))
     ]
     checkpoint = (FP32 + 2 * FP32) * max(phase.trainable for phase in phases)
     kept = recipe.checkpoints.keep_last + recipe.checkpoints.keep_best + 1
@@ -213,24 +208,24 @@ def _phase_memory(
     index: int,
     profile: Profile,
     plan: Batching,
-    shapes: Sequence[Shape],
+    shape: Shape,
     calibration: Calibration,
 ) -> PhaseMemory:
     phase = recipe.phases[index]
     sizes = sizes_of(asr, set_phase(asr, recipe, phase))
     zero = zero_memory(profile, sizes, plan.num_ranks)
-    footprints = [trace(asr, shape) for shape in shapes]
-    moments = [_moments(footprint, zero, profile, plan, calibration) for footprint in footprints]
+    footprint = trace(asr, shape)
+    moments = _moments(footprint, zero, profile, plan, calibration)
     fed = round(calibration.fed_gib * GIB)
     whole_copy = sum(parameter.numel() * parameter.element_size() for parameter in asr.parameters())
     return PhaseMemory(
         phase=phase.name,
         trainable=sizes.trainable,
         zero=zero,
-        activations=_activations(footprints[-1], profile, calibration),
-        logits=footprints[-1].logits,
-        peaks=[fed + max(found.values()) for found in moments],
-        peak_at=max(moments[-1], key=moments[-1].__getitem__),
+        activations=_activations(footprint, profile, calibration),
+        logits=footprint.logits,
+        training=fed + max(moments.values()),
+        peak_at=max(moments, key=moments.__getitem__),
         evaluation=zero.always + whole_copy if profile.zero_stage == 3 else 0,
     )
 

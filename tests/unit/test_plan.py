@@ -68,7 +68,7 @@ def test_peaks_are_those_measured_on_a_gpu(stage, ranks, clips, shape, measured_
     recipe = load_recipe("round2", [f"clips_per_step={clips}"])
     asr = without_memory(config_1_7b(), torch.bfloat16)
     plan = batching(profile, recipe, ranks)
-    foretold = _phase_memory(asr, recipe, 0, profile, plan, [shape], Calibration()).peak / GIB
+    foretold = _phase_memory(asr, recipe, 0, profile, plan, shape, Calibration()).peak / GIB
     assert foretold == pytest.approx(measured_gib, rel=0.05)
 
 
@@ -131,9 +131,7 @@ def test_the_data_folder_decides_where_there_is_one(tiny, tmp_path, capsys):
     told, values = capsys.readouterr().out, json.loads(out.read_text())
     assert values["lengths_from_data"] and (values["clips"], values["steps_per_epoch"]) == (40, 3)
     assert values["shapes"][-1]["audio_tokens"] > 16 * 29 * 12
-    peaks = values["phases"][0]["peaks"]
-    assert len(peaks) == len(values["shapes"]) and peaks == sorted(peaks)
-    assert values["phases"][1]["peak"] > values["phases"][0]["peak"] == peaks[-1] > 0
+    assert values["phases"][1]["peak"] > values["phases"][0]["peak"] > 0
     for line in ("fits:", "16 clips per step = 1 rank", "40 clips (lengths of", "switch to phase A after step 6"):
         assert line in told
     assert f"time: {5 * 40 / 2 / 3600:.2f} h" in told
