@@ -290,7 +290,8 @@ def test_sigkill_at_ten_moments(task, whole, warm, tmp_path):
         if number == IN_A_WRITE:
             assert is_writing(run), "a half-written checkpoint lies there"
         if number == IN_THE_SWITCH:
-            assert not is_proved(run) and saved == SWITCH
+            # The last checkpoint of the first phase is written in the background: it may not have been sealed yet.
+            assert not is_proved(run) and saved in (SWITCH - 2, SWITCH)
     output = tmp_path / "last.log"
     codes = warm.run(train_arguments(task, run, *CHANGES, resume="auto"), ranks=2, port=29720, output=output)
     assert codes == [0, 0], output.read_text()
