@@ -31,8 +31,8 @@ BF16_LOSS_TOLERANCE = 0.05
 """Absolute, in nats per token: bf16 weights and activations."""
 MEAN_TOLERANCE, MAX_TOLERANCE = 1e-7, 5e-5
 """Absolute, on fp32 masters. In the mean it is the processor's order of sums: below 1e-8 on one, 1.5e-8 to 3.1e-8 on
-another, while a weight moves by some 1e-3. AdamW's first steps move a weight by g / (|g| + 1e-8) of the rate, 1e-3 to 2e-3: where a
-gradient is as small as eps, fp32 rounding of it shows as a few per cent of a step, in single elements."""
+another, while a weight moves by some 1e-3. AdamW's first steps move a weight by g / (|g| + 1e-8) of the rate, 1e-3 to
+2e-3: where a gradient is as small as eps, fp32 rounding of it shows as a few per cent of a step, in single elements."""
 WORKER = Path(engine_worker.__file__)
 STAGES = [(stage, bf16) for bf16 in (False, True) for stage in range(4)]
 
