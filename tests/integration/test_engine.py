@@ -29,10 +29,13 @@ LOSS_TOLERANCE = 1e-5
 """Absolute, in nats per token: fp32 sums in another order."""
 BF16_LOSS_TOLERANCE = 0.05
 """Absolute, in nats per token: bf16 weights and activations."""
-MEAN_TOLERANCE, MAX_TOLERANCE = 1e-7, 5e-5
-"""Absolute, on fp32 masters. In the mean it is the processor's order of sums: below 1e-8 on one, 1.5e-8 to 3.1e-8 on
-another, while a weight moves by some 1e-3. AdamW's first steps move a weight by g / (|g| + 1e-8) of the rate, 1e-3 to
-2e-3: where a gradient is as small as eps, fp32 rounding of it shows as a few per cent of a step, in single elements."""
+TOLERANCE, FEW, STEP_SHARE = 5e-6, 1 / 2000, 5e-4
+"""Absolute, on fp32 masters, which move by some 1e-3 a step. AdamW's first step moves a weight by g / (|g| + 1e-8) of
+the rate: where that gradient is no larger than eps (3e-9, in the elements seen), its fp32 rounding becomes a share of a
+step, another one on each processor. So all but a few elements are within ``TOLERANCE``, and none is off by more than
+``STEP_SHARE``."""
+MEAN_TOLERANCE = 1e-7
+"""Seen: up to 3.1e-8. Weight decay left out shows as 1.5e-6."""
 WORKER = Path(engine_worker.__file__)
 STAGES = [(stage, bf16) for bf16 in (False, True) for stage in range(4)]
 
@@ -159,7 +162,8 @@ def test_every_fp32_stage_is_plain_adamw(cells, plain_adamw, name):
     assert weights.keys() == expected.keys()
     difference = torch.cat([(weights[parameter] - expected[parameter]).abs() for parameter in expected])
     assert float(difference.mean()) <= MEAN_TOLERANCE
-    assert float(difference.max()) <= MAX_TOLERANCE
+    assert int((difference > TOLERANCE).sum()) <= FEW * len(difference)
+    assert float(difference.max()) <= STEP_SHARE
 
 
 @pytest.mark.parametrize("stage", range(4))
