@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -31,18 +32,40 @@ class MicroBatch:
     """0 in a micro-batch that only keeps this rank in step with the others; its loss then has no weight."""
 
 
-@dataclass
-class StepResult:
-    """Figures of one optimizer step, still on the device: reading them is a host sync."""
+@dataclass(frozen=True)
+class StepFigures:
+    """What one optimizer step was, the same on every rank."""
 
-    loss: torch.Tensor
+    loss: float
     """Nats per supervised token over the whole global batch."""
-    num_labels: torch.Tensor
+    num_labels: int
     """Supervised tokens of the global batch."""
-    grad_norm: torch.Tensor | float | None
+    grad_norm: float | None
     """Global gradient norm before clipping; None under ZeRO stage 0, which does not report it."""
     applied: bool
     """False if non-finite gradients made every rank skip the step."""
+
+
+class StepResult:
+    """Figures of one optimizer step on their way to the host, which meanwhile queues the next step."""
+
+    def __init__(self, loss: torch.Tensor, num_labels: torch.Tensor, norm: torch.Tensor | float | None, applied: bool):
+        """Tensors of one element, on the device."""
+        self._has_norm, self._applied, self._event = norm is not None, applied, None
+        norm = norm.to(loss.device) if isinstance(norm, torch.Tensor) else torch.full_like(loss, norm or 0.0)
+        values = torch.stack([part.double().reshape(()) for part in (loss, num_labels, norm)])
+        self._values = values.to("cpu", non_blocking=True)
+        if loss.is_cuda:
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def figures(self) -> StepFigures:
+        """Waits for the device to end this step, if it has not."""
+        if self._event is not None:
+            self._event.synchronize()
+        loss, num_labels, norm = self._values.tolist()
+        applied = self._applied and math.isfinite(norm)
+        return StepFigures(loss, int(num_labels), norm if self._has_norm else None, applied)
 
 
 class MicroBatchTooLarge(Exception):
@@ -80,6 +103,7 @@ class TrainEngine:
         self._engine: Any = None
         self._parked: list[CarriedPartition] = []
         self._proof: PhaseProof | None = None
+        self._last: StepResult | None = None
         self._part: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()
 
     # ---- phases
@@ -148,7 +172,7 @@ class TrainEngine:
     # ---- steps
 
     def step(self, micro_batches: list[MicroBatch], learning_rates: dict[str, float]) -> StepResult:
-        """One optimizer step.
+        """One optimizer step, queued on the device: this returns once the step before it has ended.
 
         The loss is the sum of token cross-entropies over the whole global batch divided by its supervised tokens, so
         neither accumulation nor rank count changes it. ZeRO averages over ranks, hence the factor ``ranks.size``.
@@ -180,11 +204,15 @@ class TrainEngine:
                 self._engine.backward(weighted.to(loss_sum.dtype), scale_wrt_gas=False)
         with self._part("step"):
             self._engine.step()
-        applied = bool(self._engine.was_step_applied())
         norm = self._engine.get_global_grad_norm()
         if not isinstance(norm, torch.Tensor) and not norm:
             norm = None
-        return StepResult(self.ranks.sum(total) / labels.clamp(min=1), labels, norm, applied)
+        applied = bool(self._engine.was_step_applied())
+        result = StepResult(self.ranks.sum(total) / labels.clamp(min=1), labels, norm, applied)
+        if self._last is not None:
+            self._last.figures()
+        self._last = result
+        return result
 
     @contextmanager
     def _bounded(self, part: str) -> Iterator[None]:
@@ -221,7 +249,7 @@ class TrainEngine:
         Raises:
             TrainingFault: naming the parameters at fault.
         """
-        if self._proof is None or not self._engine.was_step_applied():
+        if self._proof is None or self._last is None or not self._last.figures().applied:
             return None
         proof, self._proof = self._proof, None
         return proof.after_step(zero.partitions(self._engine, self.groups))

@@ -3,13 +3,13 @@
 ``BF16_Optimizer`` (deepspeed 0.19.8, ``runtime/bf16_optimizer.py``) adds gradients to an fp32 buffer parameter by
 parameter, zeroes that buffer twice a step, takes the norm tensor by tensor, and lets all ranks reduce all of it. The
 layout is kept; what is done with it becomes, for each weight that trains: one copy of its bf16 gradient to fp32, and on
-the rank that owns it the norm, AdamW and the bf16 copy. 74 bytes a weight become 52 on one rank, and on several each
-sends half as much: a reduce-scatter instead of an all-reduce.
+the rank that owns it the norm, AdamW and the bf16 copy. 74 bytes a weight become 48 on one rank, and on several each
+sends half as much: a reduce-scatter instead of an all-reduce. Nothing here waits for the device: whether the norm is
+finite is decided there, so the host is free to queue the next step.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -66,19 +66,17 @@ class FlatBF16Optimizer(BF16_Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Clip, AdamW on this rank's masters, and the new weights to every rank; nothing if the norm is not finite."""
+        """Clip, AdamW on this rank's masters, the new weights to every rank; no change if the norm is not finite."""
         gradients = self.fp32_groups_gradient_flat_partition
         squares = torch.stack(torch._foreach_norm(gradients)).square().sum()
         if torch_dist.get_world_size(self.dp_process_group) > 1:
             torch_dist.all_reduce(squares, group=self.dp_process_group)
-        norm = float(squares.sqrt())  # the one wait for the device in a step
+        norm = squares.sqrt()
         self._holds_gradients = False
-        self.overflow = not math.isfinite(norm)
-        self._global_grad_norm = float("inf") if self.overflow else norm
-        if self.overflow:
-            return
-        if norm > self.clip_grad > 0:
-            torch._foreach_mul_(gradients, self.clip_grad / norm)
+        self._global_grad_norm: Any = norm
+        # As torch.amp.GradScaler does: fused AdamW divides by the one, and leaves everything alone if the other is 1.
+        self.optimizer.grad_scale = (norm / self.clip_grad).clamp(min=1) if self.clip_grad > 0 else None
+        self.optimizer.found_inf = norm.isfinite().logical_not().float()
         for master, gradient in zip(self.fp32_groups_flat_partition, gradients, strict=True):
             master.grad = gradient
         self.optimizer.step()

@@ -39,6 +39,7 @@ class CompiledASR(PackedASR):
         options: Any = {**_ONE_GRAPH, "triton.cudagraphs": cuda_graphs} if backend == "inductor" else None
         self._compiled = torch.compile(self._traced, fullgraph=True, backend=backend, options=options)
         self._phases: dict[tuple[bool, ...], str] = {}
+        self._weights = tuple(asr.parameters())  # finding them takes two milliseconds
         self.is_compiled = True
 
     def forward(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ class CompiledASR(PackedASR):
         would reuse the graph of the phase before, which gives the newly trained weights no gradient. A name and not a
         number, which would become a symbol too.
         """
-        trains = tuple(parameter.requires_grad for parameter in self.asr.parameters())
+        trains = tuple(weight.requires_grad for weight in self._weights)
         return self._phases.setdefault(trains, f"phase {len(self._phases)}")
 
 

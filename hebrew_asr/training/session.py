@@ -39,7 +39,10 @@ class Session:
         self._phase = -1
         self._started = self._step_started = time.monotonic()
         self._seconds_before = run.state.seconds
-        self._pending: list[tuple[dict[str, Any], StepResult]] = []
+        self._pending: list[tuple[dict[str, Any], FedStep, StepResult]] = []
+        """Steps whose figures have not been read: the device may still be at them."""
+        self._rows: list[dict[str, Any]] = []
+        """Records to be written."""
         self._saved_step = run.state.step if run.resumed_from else -1
 
     @property
@@ -149,7 +152,11 @@ class Session:
         self._feed = self._open_feed()
 
     def record(self, fed: FedStep, result: StepResult) -> None:
-        """Keep the step's figures; they are read off the device every ``logging.every_steps`` steps."""
+        """Keep the step's figures, read one step later, when they have arrived; collective.
+
+        Raises:
+            TrainingFault: gradients were not finite for too many steps.
+        """
         run, step = self.run, self.state.step
         clips = [run.train_clips[index] for index in run.dataset.clips_of_step(step - 1)]
         record = {
@@ -163,22 +170,36 @@ class Session:
             "step_s": time.monotonic() - self._step_started,
             "data_wait_s": fed.wait_s,
         }
-        self._pending.append((record, result))
-        if not result.applied:
-            run.tracker.write(self._faults.non_finite(fed))
-        else:
-            self._faults.finite()
+        self._pending.append((record, fed, result))
+        self._read(self._pending[:-1])
         if self._some_skipped:
             run.tracker.write(self._faults.unreadable(fed.step, fed.skipped))
         if step % run.recipe.logging.every_steps == 0 or self.is_done:
             self._flush()
 
+    def _read(self, steps: Sequence[tuple[dict[str, Any], FedStep, StepResult]]) -> None:
+        """Read the figures of the oldest pending steps."""
+        for record, fed, result in list(steps):
+            figures = result.figures()
+            self._pending.pop(0)
+            measured = {"loss": figures.loss, "grad_norm": figures.grad_norm, "tokens": figures.num_labels}
+            self._rows.append({**record, **measured})
+            if figures.applied:
+                self._faults.finite()
+                continue
+            self._write_rows()
+            self.fed = fed  # the evidence, should this be one too many
+            self.run.tracker.write(self._faults.non_finite(fed))
+
+    def _write_rows(self) -> None:
+        for row in self._rows:
+            self.run.tracker.write(row)
+        self._rows.clear()
+
     def _flush(self) -> None:
-        for record, result in self._pending:
-            norm = None if result.grad_norm is None else float(result.grad_norm)
-            measured = {"loss": float(result.loss), "grad_norm": norm, "tokens": int(result.num_labels)}
-            self.run.tracker.write({**record, **measured})
-        self._pending.clear()
+        """Read and write all there is."""
+        self._read(self._pending)
+        self._write_rows()
         for step, path in self.run.checkpoints.take_written():
             relative = str(path.relative_to(self.run.folder))
             self.run.tracker.write({"event": "checkpoint", "step": step, "path": relative})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,17 @@ def run_cells(task: Path, folder: Path, ranks: int, port: int) -> Path:
         {**common, "out": str(folder / name_of(stage, False, True)), "stage": stage, "offload": True}
         for stage in (2, 3)
         for common in ({"bf16": False, "micro": 2, "phases": PHASES},)
+    ]
+    cells += [
+        {
+            "bf16": True,
+            "micro": 2,
+            "phases": [0, 0, 0],
+            "stage": stage,
+            "poisoned": 1,
+            "out": str(folder / f"nan-{stage}"),
+        }
+        for stage in (1, 2)
     ]
     leaving = {"bf16": False, "micro": 4, "stage": 2, "phases": [0, 1, 2, 2, 1, 0, 1], "count_alive": True}
     cells.append({**leaving, "out": str(folder / "leaving")})
@@ -203,6 +215,20 @@ def test_audio_stays_then_trains(task, cells, stage, bf16):
     assert [index for index, proof in enumerate(proofs) if proof] == [0, SWITCH]
     assert all(proof["moved"] == proof["trainable"] for proof in proofs if proof)
     assert proofs[SWITCH]["trainable"] > proofs[0]["trainable"]
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_step_of_nan_changes_nothing(cells, stage):
+    """ZeRO-1 finds out on the device, without the host: masters, moments and step counts stay bit for bit."""
+    cell = cells / f"nan-{stage}"
+    before, after = state_of(cell / "1-before"), state_of(cell / "1-after")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
+    assert StateReader(cell / "1-after").steps == StateReader(cell / "1-before").steps
+    log = log_of(cell)
+    assert [entry["applied"] for entry in log] == [True, False, True]
+    assert math.isfinite(log[2]["loss"]) and log[2]["loss"] < log[0]["loss"]
+    assert set(StateReader(cell / "end").steps.values()) == {2.0}
 
 
 def test_groups_leave_and_return_with_their_state(cells):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -60,7 +61,8 @@ def profile(stage: int, bf16: bool, micro: int, offload: bool = False) -> Profil
 def run(task: Path, ranks: dist.Ranks, spec: dict) -> None:
     """One engine over ``spec["phases"]``, a phase a step; state is saved around each change, and at the end.
 
-    ``resume``: folder of state to begin with, and ``first``: the steps done by then.
+    ``resume``: folder of state to begin with, and ``first``: the steps done by then. ``poisoned``: a step whose features
+    are NaN; state is saved around it too.
     """
     out, recipe = Path(spec["out"]), task_recipe(task)
     zero = profile(spec["stage"], spec["bf16"], spec["micro"], spec.get("offload", False))
@@ -82,9 +84,14 @@ def run(task: Path, ranks: dist.Ranks, spec: dict) -> None:
         micro_batches = [
             MicroBatch((micro.packed, mel(micro.packed)), micro.num_labels) for micro in steps[step].micro_batches
         ]
-        result = engine.step(micro_batches, RATES)
-        norm = None if result.grad_norm is None else float(result.grad_norm)
-        log.append({"loss": float(result.loss), "grad_norm": norm, "proof": engine.prove_phase()})
+        if step == spec.get("poisoned"):
+            save(engine, out / f"{step}-before")
+            for micro in micro_batches:
+                micro.inputs[1].fill_(torch.nan)
+        figures = engine.step(micro_batches, RATES).figures()
+        log.append({**asdict(figures), "proof": engine.prove_phase()})
+        if step == spec.get("poisoned"):
+            save(engine, out / f"{step}-after")
         if spec.get("count_alive"):
             log[-1] |= alive(asr)
     save(engine, out / "end")
