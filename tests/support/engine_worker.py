@@ -61,8 +61,8 @@ def profile(stage: int, bf16: bool, micro: int, offload: bool = False) -> Profil
 def run(task: Path, ranks: dist.Ranks, spec: dict) -> None:
     """One engine over ``spec["phases"]``, a phase a step; state is saved around each change, and at the end.
 
-    ``resume``: folder of state to begin with, and ``first``: the steps done by then. ``poisoned``: a step whose features
-    are NaN; state is saved around it too.
+    ``resume``: folder of state to begin with, and ``first``: the steps done by then.
+    ``poisoned``: a step whose features are NaN; state is saved around it too.
     """
     out, recipe = Path(spec["out"]), task_recipe(task)
     zero = profile(spec["stage"], spec["bf16"], spec["micro"], spec.get("offload", False))
