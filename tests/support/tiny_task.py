@@ -86,26 +86,6 @@ def launch(script: Path, arguments: list[str], *, ranks: int, port: int, timeout
     )
 
 
-def spawn(script: Path, arguments: list[str], *, ranks: int, port: int, timeout_s: float = 240.0):
-    """Run a script's ranks without the launcher, which costs some seconds each time; output of all ranks as text."""
-    jobs = []
-    for rank in range(ranks):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_PORT": str(port)}
-        env = {**environment(), **place, "MASTER_ADDR": "127.0.0.1"}
-        line = [sys.executable, "-u", str(script), *arguments]
-        jobs.append(
-            subprocess.Popen(line, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        )
-    try:
-        outputs = [job.communicate(timeout=timeout_s) for job in jobs]
-    finally:
-        for job in jobs:
-            job.kill()  # one that hangs must not keep its port
-    stdout, stderr = ("".join(parts) for parts in zip(*outputs, strict=True))
-    code = next((job.returncode for job in jobs if job.returncode), 0)
-    return subprocess.CompletedProcess(arguments, code, stdout, stderr)
-
-
 def launcher(ranks: int, port: int) -> list[str]:
     """The launcher's command line up to the script."""
     return [
