@@ -1,4 +1,4 @@
-"""The training entry: a whole run through the real launcher, its directory, resuming, stopping, users' mistakes."""
+"""The training entry: a whole run, its directory, stopping, resuming (through the real launcher too), mistakes."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
-def whole_run(task, tmp_path_factory) -> Path:
+def whole_run(task, warm, tmp_path_factory) -> Path:
     """Never interrupted: 20 clips, 8 a step, so 3 steps an epoch, 15 in all; the phase switch after step 6."""
     folder = tmp_path_factory.mktemp("run") / "whole"
     arguments = train_arguments(task, folder, "checkpoints.every_steps=4", "evaluation.every_steps=5")
-    done = launch(TRAIN_FILE, arguments, ranks=2, port=29631)
+    done = warm.finish(arguments, ranks=2, port=29631)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder
 
@@ -149,7 +149,7 @@ def test_resumes_on_another_rank_count(task, warm, whole_run, tmp_path):
 
 
 def test_sigterm_saves_and_resumes(task, whole_run, tmp_path):
-    """A real signal to the rank processes, as a scheduler sends: state saved, its own exit code, then the same end."""
+    """Under the real launcher, a signal to the ranks, as a scheduler sends: saved, its own exit code, the same end."""
     folder = tmp_path / "run"
     changes = ["checkpoints.every_steps=4", "evaluation.every_steps=5"]
     line = [*launcher(2, 29636), str(TRAIN_FILE), *train_arguments(task, folder, *changes)]
@@ -164,6 +164,8 @@ def test_sigterm_saves_and_resumes(task, whole_run, tmp_path):
     done = launch(TRAIN_FILE, train_arguments(task, folder, *changes, resume="auto"), ranks=2, port=29637)
     assert done.returncode == 0, done.stderr[-3000:]
     assert without_times(events(folder, "train")) == without_times(events(whole_run, "train"))
+    expected = final_weights(whole_run)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in final_weights(folder).items())
 
 
 @pytest.mark.parametrize(
