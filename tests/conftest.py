@@ -4,5 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, here and in every process that a test starts
+# Read when torch is imported, here and in every process that a test starts.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that spin for work hold up others' where a machine is shared
 sys.path.insert(0, str(Path(__file__).parents[1]))

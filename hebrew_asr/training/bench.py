@@ -182,7 +182,8 @@ def _warm_up(run: Run, fed_steps: Iterator[FedStep], rates: dict[str, float], me
     for number, fed in enumerate(fed_steps, start=1):
         _step(run, fed, rates, met)
         settled = sum(count for count in met.values() if count > SETTLED) > met.total() / 2
-        if number >= WARMUP_STEPS and (settled or not run.profile.hardware.cuda_graphs):
+        needed = run.profile.hardware.cuda_graphs and not settled
+        if number >= WARMUP_STEPS and not run.ranks.any(needed):  # each rank meets shapes of its own
             break
     _wait(run.ranks.device)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +15,9 @@ from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
 from hebrew_asr.data.manifest import Clip, write_manifest
 from hebrew_asr.model.tiny import save_tiny
 from hebrew_asr.text.prompt import build_target
-from tests.gpu.test_several_gpus import NO_EVALUATION, SPEC
 from tests.support import limited_memory
-from tests.support.tiny_task import ROOT, WORDS, events, train_arguments
+from tests.support.gpu_task import SPEC, gpu_profile, run_on_gpu
+from tests.support.tiny_task import NO_EVALUATION, WORDS, events, train_arguments
 
 pytestmark = [
     pytest.mark.gpu,
@@ -52,28 +50,18 @@ def task(tmp_path_factory) -> Path:
 def train(task: Path, name: str, stage: int, micro: int, limit_gib: float = 1e6) -> tuple[Path, float]:
     """Its run directory, and the most GiB that the allocator held."""
     run, profile, peak = task / name, task / f"{name}.json", task / f"{name}.peak"
-    keys = {
-        "_hardware": {"accelerator": "cuda", "compile": False},
-        "train_micro_batch_size_per_gpu": micro,
-        "zero_optimization": {"stage": stage},
-        "bf16": {"enabled": True},
-        "data_types": {"grad_accum_dtype": "fp32"},
-        "communication_data_type": "fp32",
-    }
-    profile.write_text(json.dumps(keys))
-    arguments = train_arguments(task, run, *NO_EVALUATION, f"clips_per_step={CLIPS}", "data.allow_outside=true")
-    arguments[arguments.index("--ds") + 1] = str(profile)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, str(limited_memory.__file__), str(limit_gib), str(peak), *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    gpu_profile(profile, stage=stage, micro=micro)
+    changes = (*NO_EVALUATION, f"clips_per_step={CLIPS}", "data.allow_outside=true")
+    arguments = train_arguments(task, run, *changes, ds=profile)
+    run_on_gpu([sys.executable, str(limited_memory.__file__), str(limit_gib), str(peak), *arguments])
     return run, float(peak.read_text())
 
 
 @pytest.mark.parametrize("stage", [1, 2])
 def test_a_step_that_does_not_fit_is_run_in_halves(task, stage):
-    whole, most_gib = train(task, f"whole{stage}", stage, CLIPS)
-    _, half_gib = train(task, f"half{stage}", stage, CLIPS // 2)
+    with ThreadPoolExecutor() as pool:
+        waiting = [pool.submit(train, task, f"{micro} of {stage}", stage, micro) for micro in (CLIPS, CLIPS // 2)]
+        (whole, most_gib), (_, half_gib) = (job.result() for job in waiting)
     limit_gib = (most_gib + half_gib) / 2
     short, _ = train(task, f"short{stage}", stage, CLIPS, limit_gib)
     faults = events(short, "fault")

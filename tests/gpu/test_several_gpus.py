@@ -4,35 +4,20 @@ that two GPUs began goes on on one.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from hebrew_asr.model.tiny import TinySpec, save_tiny
-from tests.support.tiny_task import ROOT, TRAIN_FILE, WORDS, events, launcher, make_task, train_arguments
+from tests.support.gpu_task import SPEC, gpu_profile, run_on_gpu
+from tests.support.tiny_task import NO_EVALUATION, TRAIN_FILE, events, launcher, make_task, train_arguments
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.timeout(400),
     pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices"),
 ]
-SPEC = TinySpec(
-    d_model=256,
-    encoder_layers=4,
-    encoder_ffn_dim=512,
-    downsample_hidden_size=64,
-    hidden_size=512,
-    num_hidden_layers=6,
-    head_dim=64,
-    intermediate_size=1024,
-    vocabulary=300,
-)
-NO_EVALUATION = ("evaluation.at_start=false", "evaluation.full_each_epoch=false", "evaluation.sample_clips=1")
 STEPS, SWITCH, STOPS = 25, 10, (7, 15)
 LOSS_TOLERANCE = 0.03
 """Absolute, in nats per token: bf16 weights and activations, sums over ranks in another order."""
@@ -40,31 +25,17 @@ LOSS_TOLERANCE = 0.03
 
 def train(task: Path, name: str, *changes: str, stage: int, ranks: int, port: int, resume: str = "never") -> Path:
     """One run under the launcher; returns its directory."""
-    profile = task / f"{name}-{stage}-{ranks}.json"
-    keys = {
-        "_hardware": {"accelerator": "cuda", "num_ranks": ranks, "compile": False},
-        "train_micro_batch_size_per_gpu": 8 // ranks,
-        "zero_optimization": {"stage": stage},
-        "bf16": {"enabled": True},
-        "data_types": {"grad_accum_dtype": "fp32"},
-        "communication_data_type": "fp32",
-    }
-    profile.write_text(json.dumps(keys))
-    run = task / name
-    arguments = train_arguments(task, run, *NO_EVALUATION, *changes, resume=resume)
-    arguments[arguments.index("--ds") + 1] = str(profile)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    command = [*launcher(ranks, port), str(TRAIN_FILE), *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    run, profile = task / name, task / f"{name}-{stage}-{ranks}.json"
+    gpu_profile(profile, stage=stage, micro=8 // ranks, ranks=ranks)
+    arguments = train_arguments(task, run, *NO_EVALUATION, *changes, ds=profile, resume=resume)
+    run_on_gpu([*launcher(ranks, port), str(TRAIN_FILE), *arguments])
     return run
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict[str, Path]:
     """All runs side by side: they are small, and most of their time is starting."""
-    task = make_task(tmp_path_factory.mktemp("task"), train_clips=40)
-    save_tiny(task / "base", SPEC, [" ".join(WORDS)], 0)
+    task = make_task(tmp_path_factory.mktemp("task"), train_clips=40, spec=SPEC)
 
     def moved(stop: int, port: int) -> Path:
         name = f"2 then 1, stopped after {stop}"

@@ -1,4 +1,4 @@
-"""The engine through the real launcher: equal to plain AdamW on every ZeRO stage, phases that lose nothing."""
+"""The engine on real ranks: equal to plain AdamW on every ZeRO stage, phases that lose nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import set_phase
 from hebrew_asr.profiles import batching
 from tests.support import engine_worker
-from tests.support.tiny_task import launch, make_task
+from tests.support.warm import WarmStart
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -37,7 +37,6 @@ step, another one on each processor. So all but a few elements are within ``TOLE
 ``STEP_SHARE``."""
 MEAN_TOLERANCE = 1e-7
 """Seen: up to 3.1e-8. Weight decay left out shows as 1.5e-6."""
-WORKER = Path(engine_worker.__file__)
 STAGES = [(stage, bf16) for bf16 in (False, True) for stage in range(4)]
 
 
@@ -45,13 +44,14 @@ def name_of(stage: int, bf16: bool, offload: bool = False) -> str:
     return f"zero{stage}-{'bf16' if bf16 else 'fp32'}{'-offload' if offload else ''}"
 
 
-@pytest.fixture(scope="module")
-def task(tmp_path_factory) -> Path:
-    return make_task(tmp_path_factory.mktemp("task"))
+def work(warm: WarmStart, task: Path, cells: list[dict], ranks: int, port: int) -> None:
+    """Run the cells one after the other on the same ranks."""
+    done = warm.finish([str(task), json.dumps(cells)], ranks=ranks, port=port, program=engine_worker.__name__)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
-def run_cells(task: Path, folder: Path, ranks: int, port: int) -> Path:
-    """Every stage and precision in one launch: 4 micro-batches of 2 clips on one rank, 2 on each of two.
+def run_cells(warm: WarmStart, task: Path, folder: Path, ranks: int, port: int) -> Path:
+    """Every stage and precision in one start: 4 micro-batches of 2 clips on one rank, 2 on each of two.
 
     Stage 0 in bf16 has no fp32 accumulation in DeepSpeed, so there each rank has a single micro-batch.
     """
@@ -87,19 +87,18 @@ def run_cells(task: Path, folder: Path, ranks: int, port: int) -> Path:
     ]
     leaving = {"bf16": False, "micro": 4, "stage": 2, "phases": [0, 1, 2, 2, 1, 0, 1], "count_alive": True}
     cells.append({**leaving, "out": str(folder / "leaving")})
-    done = launch(WORKER, [str(task), json.dumps(cells)], ranks=ranks, port=port, timeout_s=380)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    work(warm, task, cells, ranks, port)
     return folder
 
 
 @pytest.fixture(scope="module")
-def one_rank(task, tmp_path_factory) -> Path:
-    return run_cells(task, tmp_path_factory.mktemp("one"), 1, 29611)
+def one_rank(task, warm, tmp_path_factory) -> Path:
+    return run_cells(warm, task, tmp_path_factory.mktemp("one"), 1, 29611)
 
 
 @pytest.fixture(scope="module")
-def two_ranks(task, tmp_path_factory) -> Path:
-    return run_cells(task, tmp_path_factory.mktemp("two"), 2, 29612)
+def two_ranks(task, warm, tmp_path_factory) -> Path:
+    return run_cells(warm, task, tmp_path_factory.mktemp("two"), 2, 29612)
 
 
 @pytest.fixture(params=[1, 2], ids=["1 rank", "2 ranks"])
@@ -257,7 +256,7 @@ ELSEWHERE = [(1, 3), (2, 3), (3, 3), (0, 1), (2, 1)]
 
 
 @pytest.fixture(scope="module")
-def elsewhere(task, two_ranks, tmp_path_factory) -> Path:
+def elsewhere(task, warm, two_ranks, tmp_path_factory) -> Path:
     """State of two ranks at step 4, when the LLM and the head have left: read on other ranks and stages, steps 4 to 6.
 
     The first step is still without them; then they return, in the layout of the new engine.
@@ -276,8 +275,7 @@ def elsewhere(task, two_ranks, tmp_path_factory) -> Path:
             for stage, count in ELSEWHERE
             if count == ranks
         ]
-        done = launch(WORKER, [str(task), json.dumps(cells)], ranks=ranks, port=port, timeout_s=200)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        work(warm, task, cells, ranks, port)
     return folder
 
 

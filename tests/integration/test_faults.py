@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,13 +18,15 @@ from tests.support.tiny_task import (
     TRAIN_FILE,
     environment,
     events,
+    last_step,
     launcher,
     make_task,
     rank_processes,
-    spawn,
     train_arguments,
+    wait_for,
     without_times,
 )
+from tests.support.warm import WarmStart, has_ended
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -34,13 +37,14 @@ def task(tmp_path_factory) -> Path:
 
 
 QUICK = ("evaluation.at_start=false", "evaluation.full_each_epoch=false", "evaluation.every_steps=100")
+ENDLESS = "phases.0.epochs=500"
 
 
-def test_nan_gradients_are_borne_then_told(task, tmp_path):
+def test_nan_gradients_are_borne_then_told(task, warm, tmp_path):
     """A learning rate that overflows: steps are skipped on both ranks, then the run stops and keeps the evidence."""
     run = tmp_path / "run"
     changes = ["phases.0.learning_rates.head=1e30", "faults.non_finite_patience=2", *QUICK]
-    done = spawn(TRAIN_FILE, train_arguments(task, run, *changes), ranks=2, port=29651)
+    done = warm.finish(train_arguments(task, run, *changes), ranks=2, port=29651)
     assert done.returncode == 6
     assert "NaN or infinite 3 steps in a row" in done.stderr
     assert "Traceback" not in done.stderr
@@ -53,12 +57,12 @@ def test_nan_gradients_are_borne_then_told(task, tmp_path):
         assert "in a row" in (run / "crash" / f"rank{rank}" / "error.txt").read_text()
 
 
-def test_unreadable_clips_are_skipped_within_the_budget(tmp_path):
+def test_unreadable_clips_are_skipped_within_the_budget(warm, tmp_path):
     task = make_task(tmp_path / "task")
     victim = task / "data" / "clips" / "train3.wav"
     victim.write_bytes(victim.read_bytes()[:30])
     changes = ["faults.max_unreadable_share=0.1", *QUICK, "max_steps=6"]
-    done = spawn(TRAIN_FILE, train_arguments(task, tmp_path / "run", *changes), ranks=2, port=29652)
+    done = warm.finish(train_arguments(task, tmp_path / "run", *changes), ranks=2, port=29652)
     assert done.returncode == 0, done.stderr[-2000:]
     faults = events(tmp_path / "run", "fault")
     assert len(faults) == 2, "once in each of the two epochs"
@@ -81,11 +85,11 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_costs_checkpoints_not_the_run(task, small_disk):
+def test_a_full_disk_costs_checkpoints_not_the_run(task, warm, small_disk):
     """66 MiB, of which 64 are kept free: room for a few checkpoints of a third of a MiB."""
     run = small_disk / "run"
     changes = ["checkpoints.every_steps=1", "checkpoints.keep_last=100", "checkpoints.background=false", *QUICK]
-    done = spawn(TRAIN_FILE, train_arguments(task, run, *changes), ranks=1, port=29653)
+    done = warm.finish(train_arguments(task, run, *changes), port=29653)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "disk is full; dropping the oldest checkpoint" in done.stderr
     assert len(events(run, "train")) == 15
@@ -95,23 +99,11 @@ def test_a_full_disk_costs_checkpoints_not_the_run(task, small_disk):
     assert all((run / "checkpoints" / name / "COMPLETE.json").is_file() for name in kept)
 
 
-def start(task: Path, run: Path, port: int, *changes: str) -> subprocess.Popen:
-    line = [*launcher(2, port), str(TRAIN_FILE), *train_arguments(task, run, *changes)]
-    return subprocess.Popen(line, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def wait_for(condition, job: subprocess.Popen, limit_s: float = 120) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        assert job.poll() is None, job.communicate()[0].decode()[-3000:]
-        time.sleep(0.02)
-
-
 def test_a_killed_rank_takes_the_job_down_in_seconds(task, tmp_path):
     run = tmp_path / "run"
-    with start(task, run, 29654, *QUICK, "phases.0.epochs=500") as job:
-        wait_for(lambda: (run / "metrics.jsonl").is_file() and events(run, "train"), job)
+    line = [*launcher(2, 29654), str(TRAIN_FILE), *train_arguments(task, run, *QUICK, ENDLESS)]
+    with subprocess.Popen(line, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as job:
+        wait_for(lambda: last_step(run), lambda: job.poll() is not None and job.communicate()[0].decode())
         killed = time.monotonic()
         rank_processes(run)[1].kill()
         output = job.communicate(timeout=60)[0].decode()
@@ -120,20 +112,20 @@ def test_a_killed_rank_takes_the_job_down_in_seconds(task, tmp_path):
     assert "rank 1 died during step" in output or "rank 0 died during step" in output
 
 
-def test_a_stop_in_the_first_evaluation_is_made_up_for(task, tmp_path):
+def test_a_stop_in_the_first_evaluation_is_made_up_for(task, warm, tmp_path):
     """SIGTERM while the base model is measured; the resumed run measures it and ends like one never stopped."""
     whole, run = tmp_path / "whole", tmp_path / "run"
     changes = ["evaluation.batch_clips=1", "evaluation.sample_clips=24", "max_steps=4"]
-    done = spawn(TRAIN_FILE, train_arguments(task, whole, *changes), ranks=2, port=29655)
+    done = warm.finish(train_arguments(task, whole, *changes), ranks=2, port=29655)
     assert done.returncode == 0, done.stderr[-2000:]
-    with start(task, run, 29656, *changes) as job:
-        wait_for(lambda: (run / "metrics.jsonl").is_file(), job)
-        for process in rank_processes(run):
-            process.send_signal(signal.SIGTERM)
-        output = job.communicate(timeout=60)[0].decode()
-    assert job.returncode == 75, output[-3000:]
+    output = tmp_path / "log"
+    pids = warm.start(train_arguments(task, run, *changes), ranks=2, port=29656, output=output)
+    wait_for((run / "metrics.jsonl").is_file, lambda: has_ended(pids) and output.read_text())
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
+    assert [warm.wait(pid) for pid in pids] == [75, 75], output.read_text()
     assert not events(run, "train")
-    done = spawn(TRAIN_FILE, train_arguments(task, run, *changes, resume="auto"), ranks=2, port=29657)
+    done = warm.finish(train_arguments(task, run, *changes, resume="auto"), ranks=2, port=29657)
     assert done.returncode == 0, done.stderr[-2000:]
     for kind in ("eval", "train"):
         assert without_times(events(run, kind)) == without_times(events(whole, kind))
@@ -142,23 +134,22 @@ def test_a_stop_in_the_first_evaluation_is_made_up_for(task, tmp_path):
 def test_the_shorthand_forwards_a_stop(task, tmp_path):
     """SIGTERM to ``hebrew-asr train`` alone: the ranks under its launcher save, and it leaves with their code."""
     run = tmp_path / "run"
-    arguments = train_arguments(task, run, *QUICK, "phases.0.epochs=500")
+    arguments = train_arguments(task, run, *QUICK, ENDLESS)
     line = [sys.executable, "-m", "hebrew_asr.cli", "train", *arguments, "--num-gpus", "2", "--master-port", "29659"]
     with subprocess.Popen(line, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as job:
-        wait_for(lambda: (run / "metrics.jsonl").is_file() and events(run, "train"), job)
+        wait_for(lambda: last_step(run), lambda: job.poll() is not None and job.communicate()[0].decode())
         job.terminate()
         output = job.communicate(timeout=60)[0].decode()
     assert job.returncode == 75, output[-3000:]
     assert find_checkpoints(run / "checkpoints")
 
 
-def test_a_stop_file_stops(task, tmp_path):
-    run = tmp_path / "run"
-    with start(task, run, 29658, *QUICK, "phases.0.epochs=500") as job:
-        wait_for(lambda: (run / "metrics.jsonl").is_file() and events(run, "train"), job)
-        (run / "STOP").touch()
-        output = job.communicate(timeout=60)[0].decode()
-    assert job.returncode == 75, output[-3000:]
+def test_a_stop_file_stops(task, warm, tmp_path):
+    run, output = tmp_path / "run", tmp_path / "log"
+    pids = warm.start(train_arguments(task, run, *QUICK, ENDLESS), ranks=2, port=29658, output=output)
+    wait_for(lambda: last_step(run), lambda: has_ended(pids) and output.read_text())
+    (run / "STOP").touch()
+    assert [warm.wait(pid) for pid in pids] == [75, 75], output.read_text()
     assert find_checkpoints(run / "checkpoints")
 
 
@@ -170,11 +161,12 @@ def test_no_token_is_written_anywhere(task, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     whole, failed = tmp_path / "whole", tmp_path / "failed"
     changes = ["logging.wandb=true", "max_steps=2", *QUICK]
-    done = spawn(TRAIN_FILE, train_arguments(task, whole, *changes), ranks=1, port=29740)
+    with WarmStart() as warm:  # in this environment
+        done = warm.finish(train_arguments(task, whole, *changes), port=29740)
+        changes = ["phases.0.learning_rates.head=1e30", "faults.non_finite_patience=0", *QUICK]
+        crashed = warm.finish(train_arguments(task, failed, *changes), port=29741)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "wandb failed" not in done.stderr and list((whole / "wandb").iterdir())
-    changes = ["phases.0.learning_rates.head=1e30", "faults.non_finite_patience=0", *QUICK]
-    crashed = spawn(TRAIN_FILE, train_arguments(task, failed, *changes), ranks=1, port=29741)
     assert crashed.returncode == 6 and (failed / "crash").is_dir()
     for text in (done.stdout, done.stderr, crashed.stdout, crashed.stderr):
         assert marker not in text

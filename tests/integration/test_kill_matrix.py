@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -22,18 +22,24 @@ from hebrew_asr.engine.checkpoint import find_checkpoints
 from hebrew_asr.profiles import batching, load_profile
 from hebrew_asr.recipe import load_recipe
 from tests.support.tiny_task import (
+    CPU_PROFILE,
     RECIPE_CHANGES,
     ROOT,
+    SPEC,
     TRAIN_FILE,
     environment,
     events,
+    events_so_far,
+    last_step,
     launcher,
     make_task,
     rank_processes,
     train_arguments,
+    wait_for,
     without_times,
+    write_profile,
 )
-from tests.support.warm import WarmStart
+from tests.support.warm import WarmStart, has_ended
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -61,12 +67,6 @@ def task(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def warm():
-    with WarmStart() as start:
-        yield start
-
-
-@pytest.fixture(scope="module")
 def whole(task, warm, tmp_path_factory) -> Path:
     """Never disturbed."""
     folder = tmp_path_factory.mktemp("whole") / "run"
@@ -90,19 +90,6 @@ def ends_like(run: Path, whole: Path) -> None:
     assert not list((run / "checkpoints").glob(".*"))
 
 
-def last_step(run: Path) -> int:
-    """Of the last training record, or 0."""
-    rows = _rows(run, "train")
-    return rows[-1]["step"] if rows else 0
-
-
-def _rows(run: Path, kind: str) -> list[dict]:
-    try:
-        return events(run, kind)
-    except (OSError, ValueError):  # not there yet; or a line is being written
-        return []
-
-
 def saved_step(run: Path) -> int:
     """Of the newest complete checkpoint, every one of which is whole; or -1."""
     found = find_checkpoints(run / "checkpoints")
@@ -123,15 +110,7 @@ def is_switching(run: Path, output: Path) -> bool:
 
 
 def is_proved(run: Path) -> bool:
-    return any(row["step"] == SWITCH for row in _rows(run, "phase"))
-
-
-def wait_for(condition: Callable[[], bool], has_ended: Callable[[], bool], limit_s: float = 60) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "the moment never came"
-        assert not has_ended(), "the run ended before its moment came"
-        time.sleep(0.004)
+    return any(row["step"] == SWITCH for row in events_so_far(run, "phase"))
 
 
 class Stopper:
@@ -183,16 +162,12 @@ class Stopper:
         return step
 
 
-def has_ended(pids: list[int]) -> bool:
-    return any(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in pids)
-
-
 class HungClip:
     """A file system that hangs: once the run has started, opening one clip of a later step waits for ever."""
 
     def __init__(self, task: Path, run: Path):
         recipe = load_recipe("round2", [*RECIPE_CHANGES, *CHANGES])
-        plan = batching(load_profile(ROOT / "ds_configs" / "cpu.json"), recipe, 2)
+        plan = batching(load_profile(CPU_PROFILE), recipe, 2)
         clips = read_manifest(task / "data" / "train.jsonl")
         sampler = StepSampler([clip.duration_s for clip in clips], plan, recipe.seed)
         self._run, self._started_ns = run, (run / "run.json").stat().st_mtime_ns
@@ -238,19 +213,18 @@ def test_sigterm_at_every_kind_of_moment(task, whole, warm, tmp_path):
     ends_like(run, whole)
 
 
-def test_sigterm_while_the_step_is_compiled(task, warm, tmp_path):
+def test_sigterm_while_the_step_is_compiled(warm, tmp_path):
     """The graph is finished first, and the step; then the state is saved and the exit code is a stop's.
 
     Attention over packed clips has no graph on a CPU, so the rank here uses another form of it, and traces forward and
     backward without making C++ of them, which takes minutes.
     """
+    task = make_task(tmp_path / "task", spec=replace(SPEC, encoder_layers=1, num_hidden_layers=1))
     run, output = tmp_path / "run", tmp_path / "log"
-    profile = json.loads((ROOT / "ds_configs" / "cpu.json").read_text(encoding="utf-8"))
-    profile["_hardware"] |= {"num_ranks": 1, "compile": True}
-    path = tmp_path / "compiled.json"
-    path.write_text(json.dumps(profile))
-    arguments = train_arguments(task, run, "max_steps=3", "evaluation.at_start=false", resume="auto")
-    arguments[arguments.index("--ds") + 1] = str(path)
+    hardware = {"accelerator": "cpu", "num_ranks": 1, "compile": True}
+    profile = write_profile(tmp_path / "compiled.json", _hardware=hardware)
+    changes = ('unfrozen_layers={"llm_top": 1, "audio_top": 1}', "max_steps=3", "evaluation.at_start=false")
+    arguments = train_arguments(task, run, *changes, ds=profile, resume="auto")
     (pid,) = warm.start(arguments, ranks=1, port=29721, output=output, compiled=True)
     wait_for(lambda: output.is_file() and "step 0: Strategy B" in output.read_text(), lambda: has_ended([pid]))
     time.sleep(0.5)

@@ -10,36 +10,20 @@ import torch
 from safetensors.torch import load_file
 
 from hebrew_asr.engine.checkpoint import find_checkpoints
-from tests.support.tiny_task import ROOT, events, make_task, train_arguments
-from tests.support.warm import WarmStart
+from tests.support.tiny_task import NO_EVALUATION, events, train_arguments, write_profile
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
-CHANGES = ("max_steps=9", "evaluation.at_start=false", "evaluation.full_each_epoch=false", "evaluation.sample_clips=1")
+CHANGES = ("max_steps=9", *NO_EVALUATION)
 """20 clips, 8 a step; the audio layers join after step 6."""
 LOSS_TOLERANCE = 1e-4
 """Absolute, in nats per token, and of weights in the mean: fp32 sums in another order, over 9 steps of AdamW."""
 
 
-@pytest.fixture(scope="module")
-def task(tmp_path_factory) -> Path:
-    return make_task(tmp_path_factory.mktemp("task"))
-
-
-@pytest.fixture(scope="module")
-def warm():
-    with WarmStart() as start:
-        yield start
-
-
 def arguments_of(task: Path, run: Path, stage: int, micro: int, *changes: str, resume: str = "never") -> list[str]:
-    profile = json.loads((ROOT / "ds_configs" / "cpu.json").read_text(encoding="utf-8"))
-    profile |= {"train_micro_batch_size_per_gpu": micro, "zero_optimization": {"stage": stage}}
-    path = run.with_suffix(f".{stage}.json")
-    path.write_text(json.dumps(profile))
-    arguments = train_arguments(task, run, *CHANGES, *changes, resume=resume)
-    arguments[arguments.index("--ds") + 1] = str(path)
-    return arguments
+    keys = {"train_micro_batch_size_per_gpu": micro, "zero_optimization": {"stage": stage}}
+    profile = write_profile(run.with_suffix(f".{stage}.json"), **keys)
+    return train_arguments(task, run, *CHANGES, *changes, ds=profile, resume=resume)
 
 
 @pytest.fixture(scope="module")

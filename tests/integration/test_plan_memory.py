@@ -6,10 +6,9 @@ import json
 
 import pytest
 
-from tests.support.tiny_task import ROOT, make_task, spawn
+from tests.support import memory_worker
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(200)]
-WORKER = ROOT / "tests" / "support" / "memory_worker.py"
 BF16 = {"bf16": True}
 CASES = {
     2: [{"stage": 0, "bf16": False}, {"stage": 1, **BF16}, {"stage": 2, **BF16}, {"stage": 3, **BF16}],
@@ -24,9 +23,10 @@ ODDS = 200
 
 
 @pytest.mark.parametrize("ranks", CASES)
-def test_optimizers_hold_what_the_plan_says(tmp_path, ranks):
-    task, out = make_task(tmp_path / "task"), tmp_path / "found.json"
-    done = spawn(WORKER, [str(task), str(out), json.dumps(CASES[ranks])], ranks=ranks, port=29750 + ranks)
+def test_optimizers_hold_what_the_plan_says(task, warm, tmp_path, ranks):
+    out = tmp_path / "found.json"
+    arguments = [str(task), str(out), json.dumps(CASES[ranks])]
+    done = warm.finish(arguments, ranks=ranks, port=29750 + ranks, program=memory_worker.__name__)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     rows = json.loads(out.read_text())
     assert [row["spec"] for row in rows] == CASES[ranks]

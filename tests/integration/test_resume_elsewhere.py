@@ -10,13 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.tiny_task import ROOT, events, make_task, train_arguments
-from tests.support.warm import WarmStart
+from tests.support.tiny_task import BF16, NO_EVALUATION, events, train_arguments, write_profile
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
-CHANGES = ("evaluation.at_start=false", "evaluation.full_each_epoch=false", "evaluation.sample_clips=1")
-"""20 clips, 8 a step: 3 steps an epoch, 15 in all; the audio layers join after step 6."""
+# 20 clips, 8 a step: 3 steps an epoch, 15 in all; the audio layers join after step 6.
 LOSS_TOLERANCE = 1e-4
 """Absolute, in nats per token: fp32 sums in another order, over 15 steps of AdamW."""
 MEAN_TOLERANCE, MAX_TOLERANCE = 1e-7, 2e-4
@@ -24,25 +22,9 @@ MEAN_TOLERANCE, MAX_TOLERANCE = 1e-7, 2e-4
 step, and the learning rate is 2e-4 at most."""
 
 
-@pytest.fixture(scope="module")
-def task(tmp_path_factory) -> Path:
-    return make_task(tmp_path_factory.mktemp("task"))
-
-
-@pytest.fixture(scope="module")
-def warm():
-    with WarmStart() as start:
-        yield start
-
-
 def arguments_of(task: Path, run: Path, stage: int, *changes: str, **keys: object) -> list[str]:
-    profile = json.loads((ROOT / "ds_configs" / "cpu.json").read_text(encoding="utf-8"))
-    profile |= {"zero_optimization": {"stage": stage}, **keys}
-    path = run.with_suffix(f".{stage}.json")
-    path.write_text(json.dumps(profile))
-    arguments = train_arguments(task, run, *CHANGES, *changes, resume="auto")
-    arguments[arguments.index("--ds") + 1] = str(path)
-    return arguments
+    profile = write_profile(run.with_suffix(f".{stage}.json"), zero_optimization={"stage": stage}, **keys)
+    return train_arguments(task, run, *NO_EVALUATION, *changes, ds=profile, resume="auto")
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +63,6 @@ def test_the_run_is_the_same_anywhere(task, warm, whole, tmp_path, parts):
     differences = torch.cat([(weights[name] - tensor).abs().flatten() for name, tensor in expected.items()])
     assert float(differences.mean()) < MEAN_TOLERANCE
     assert float(differences.max()) < MAX_TOLERANCE
-
-
-BF16 = {
-    "bf16": {"enabled": True},
-    "data_types": {"grad_accum_dtype": "fp32"},
-    "communication_data_type": "fp32",
-}
 
 
 def test_what_cannot_be_exact_is_refused_by_name(task, warm, whole, tmp_path):

@@ -1,11 +1,10 @@
-"""The training entry through the real launcher: a whole run, its directory, resuming, stopping, and users' mistakes."""
+"""The training entry: a whole run, its directory, stopping, resuming (through the real launcher too), mistakes."""
 
 from __future__ import annotations
 
 import json
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -17,29 +16,26 @@ from tests.support.tiny_task import (
     TRAIN_FILE,
     environment,
     events,
+    last_step,
     launch,
     launcher,
     make_task,
     rank_processes,
-    spawn,
     train_arguments,
+    wait_for,
     without_times,
 )
+from tests.support.warm import WarmStart
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory) -> Path:
-    return make_task(tmp_path_factory.mktemp("task"))
-
-
-@pytest.fixture(scope="module")
-def whole_run(task, tmp_path_factory) -> Path:
+def whole_run(task, warm, tmp_path_factory) -> Path:
     """Never interrupted: 20 clips, 8 a step, so 3 steps an epoch, 15 in all; the phase switch after step 6."""
     folder = tmp_path_factory.mktemp("run") / "whole"
     arguments = train_arguments(task, folder, "checkpoints.every_steps=4", "evaluation.every_steps=5")
-    done = launch(TRAIN_FILE, arguments, ranks=2, port=29631)
+    done = warm.finish(arguments, ranks=2, port=29631)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder
 
@@ -92,7 +88,7 @@ def test_golden_trajectory(whole_run):
         assert [row[key] for row in train] == pytest.approx([row[key] for row in golden], abs=1e-4, rel=1e-4)
 
 
-def test_final_model_is_native_and_transcribes(task, whole_run):
+def test_final_model_is_native_and_transcribes(task, warm, whole_run):
     from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration
 
     _, report = Qwen3ASRForConditionalGeneration.from_pretrained(whole_run / "final", output_loading_info=True)
@@ -104,7 +100,7 @@ def test_final_model_is_native_and_transcribes(task, whole_run):
         ["transcribe", "--model", str(whole_run / "final"), str(clip)],
         ["eval", "--model", str(whole_run / "final"), "--data", str(task / "data" / "eval.jsonl"), "--json"],
     ):
-        done = command(*arguments)
+        done = command(warm, *arguments)
         assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     last = events(whole_run, "eval")[-1]
@@ -113,11 +109,9 @@ def test_final_model_is_native_and_transcribes(task, whole_run):
     }, "the command line and the loop measure differently"
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess:
-    import sys
-
-    line = [sys.executable, "-m", "hebrew_asr.cli", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, env=environment(), timeout=120, check=False, cwd=ROOT)
+def command(warm: WarmStart, *arguments: str) -> subprocess.CompletedProcess:
+    """``hebrew-asr`` and its arguments."""
+    return warm.finish(list(arguments), program="hebrew_asr.cli")
 
 
 def final_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -125,14 +119,14 @@ def final_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("first", [5, 6, 8], ids=["before the switch", "at the switch", "after it"])
-def test_stopped_and_resumed_is_never_stopped(task, whole_run, tmp_path, first):
+def test_stopped_and_resumed_is_never_stopped(task, warm, whole_run, tmp_path, first):
     """Bit for bit: losses, learning rates, WER and final weights."""
     folder = tmp_path / "run"
     changes = ["checkpoints.every_steps=4", "evaluation.every_steps=5"]
-    done = spawn(TRAIN_FILE, train_arguments(task, folder, *changes, f"max_steps={first}"), ranks=2, port=29632)
+    done = warm.finish(train_arguments(task, folder, *changes, f"max_steps={first}"), ranks=2, port=29632)
     assert done.returncode == 0, done.stderr[-3000:]
     (folder / "summary.json").unlink()
-    done = spawn(TRAIN_FILE, train_arguments(task, folder, *changes, resume="auto"), ranks=2, port=29633)
+    done = warm.finish(train_arguments(task, folder, *changes, resume="auto"), ranks=2, port=29633)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "resuming from" in done.stdout
     assert without_times(events(folder, "train")) == without_times(events(whole_run, "train"))
@@ -142,12 +136,12 @@ def test_stopped_and_resumed_is_never_stopped(task, whole_run, tmp_path, first):
     assert all(torch.equal(tensor, expected[name]) for name, tensor in final_weights(folder).items())
 
 
-def test_resumes_on_another_rank_count(task, whole_run, tmp_path):
+def test_resumes_on_another_rank_count(task, warm, whole_run, tmp_path):
     """2 ranks, then 1: the same clips, losses within fp32 rounding of another reduction order (1e-4 nats)."""
     folder = tmp_path / "run"
-    done = spawn(TRAIN_FILE, train_arguments(task, folder, "max_steps=7"), ranks=2, port=29634)
+    done = warm.finish(train_arguments(task, folder, "max_steps=7"), ranks=2, port=29634)
     assert done.returncode == 0, done.stderr[-3000:]
-    done = spawn(TRAIN_FILE, train_arguments(task, folder, resume="auto"), ranks=1, port=29635)
+    done = warm.finish(train_arguments(task, folder, resume="auto"), ranks=1, port=29635)
     assert done.returncode == 0, done.stderr[-3000:]
     ours, theirs = events(folder, "train"), events(whole_run, "train")
     assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in theirs], abs=1e-4)
@@ -155,25 +149,23 @@ def test_resumes_on_another_rank_count(task, whole_run, tmp_path):
 
 
 def test_sigterm_saves_and_resumes(task, whole_run, tmp_path):
-    """A real signal to the rank processes, as a scheduler sends: state saved, its own exit code, then the same end."""
+    """Under the real launcher, a signal to the ranks, as a scheduler sends: saved, its own exit code, the same end."""
     folder = tmp_path / "run"
     changes = ["checkpoints.every_steps=4", "evaluation.every_steps=5"]
     line = [*launcher(2, 29636), str(TRAIN_FILE), *train_arguments(task, folder, *changes)]
     with subprocess.Popen(line, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as job:
-        deadline = time.monotonic() + 120
-        while not (folder / "metrics.jsonl").is_file() or not events(folder, "train"):
-            assert time.monotonic() < deadline
-            assert job.poll() is None
-            time.sleep(0.05)
+        wait_for(lambda: last_step(folder), lambda: job.poll() is not None and job.communicate()[0].decode())
         for rank in rank_processes(folder):
             rank.send_signal(signal.SIGTERM)
         output = job.communicate(timeout=120)[0].decode()
     assert job.returncode == 75, output[-3000:]
     assert "go on with --resume auto" in output
     assert not (folder / "summary.json").exists()
-    done = spawn(TRAIN_FILE, train_arguments(task, folder, *changes, resume="auto"), ranks=2, port=29637)
+    done = launch(TRAIN_FILE, train_arguments(task, folder, *changes, resume="auto"), ranks=2, port=29637)
     assert done.returncode == 0, done.stderr[-3000:]
     assert without_times(events(folder, "train")) == without_times(events(whole_run, "train"))
+    expected = final_weights(whole_run)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in final_weights(folder).items())
 
 
 @pytest.mark.parametrize(
@@ -184,9 +176,9 @@ def test_sigterm_saves_and_resumes(task, whole_run, tmp_path):
         (["model.path=nowhere/model"], 4, "nowhere/model"),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_nothing(task, tmp_path, changes, code, told):
+def test_a_mistake_is_one_line_and_leaves_nothing(task, warm, tmp_path, changes, code, told):
     folder = tmp_path / "run"
-    done = command("train", *train_arguments(task, folder, *changes), "--num-gpus", "1", "--master-port", "29638")
+    done = command(warm, "train", *train_arguments(task, folder, *changes), "--num-gpus", "1", "--master-port", "29638")
     assert done.returncode == code, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(lines) == 1
@@ -195,23 +187,23 @@ def test_a_mistake_is_one_line_and_leaves_nothing(task, tmp_path, changes, code,
     assert not folder.exists()
 
 
-def test_unreadable_audio_names_the_file(task, tmp_path):
+def test_unreadable_audio_names_the_file(warm, tmp_path):
     broken = make_task(tmp_path / "task", train_clips=4, eval_clips=1)
     victim = next((broken / "data" / "clips").glob("train*.wav"))
     victim.write_bytes(b"RIFF but no more")
-    done = spawn(TRAIN_FILE, train_arguments(broken, tmp_path / "run"), ranks=1, port=29639)
+    done = warm.finish(train_arguments(broken, tmp_path / "run"), port=29639)
     assert done.returncode == 3
     told = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(told) == 1
     assert victim.name in told[0]
 
 
-def test_a_used_run_directory_is_refused_and_another_recipe_too(task, whole_run):
+def test_a_used_run_directory_is_refused_and_another_recipe_too(task, warm, whole_run):
     for resume, changes, code, told in (
         ("never", [], 2, "is in use; add --resume auto"),
         ("auto", ["seed=7"], 5, "made by another recipe"),
     ):
         arguments = train_arguments(task, whole_run, *changes, resume=resume)
-        done = command("train", *arguments, "--num-gpus", "1", "--master-port", "29640")
+        done = command(warm, "train", *arguments, "--num-gpus", "1", "--master-port", "29640")
         assert done.returncode == code
         assert told in done.stderr

@@ -15,7 +15,7 @@ STEPS = 24
 
 
 def test_losses_are_those_of_the_native_forward(tmp_path):
-    task = Task(tmp_path, clips=32, changes=["clips_per_step=4"])
+    task = Task(tmp_path, clips=32, changes=["clips_per_step=4"], layers=2)
     assert task.schedule.phase_starts == [0, 16]
     torch._dynamo.reset()
     reference, control = task.losses(packed(), STEPS), task.losses(packed(reverse=True), STEPS)

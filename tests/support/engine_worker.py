@@ -1,15 +1,15 @@
-"""Runs under the DeepSpeed launcher: engine steps over changes of phase, everything they did written down.
+"""Runs on the ranks of a test: engine steps over changes of phase, everything they did written down.
 
-usage: engine_worker.py TASK '[{"out": DIR, "stage": 2, "bf16": false, "micro": 4, "phases": [0, 0, 1, 1]}, …]'
+arguments: TASK '[{"out": DIR, "stage": 2, "bf16": false, "micro": 4, "phases": [0, 0, 1, 1]}, …]'
 """
 
 from __future__ import annotations
 
 import gc
 import json
-import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,7 +25,7 @@ from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.profiles import Hardware, Profile, batching
 from hebrew_asr.recipe import Recipe, load_recipe
-from tests.support.tiny_task import RECIPE_CHANGES
+from tests.support.tiny_task import BF16, RECIPE_CHANGES
 
 RATES = {"projector": 2e-3, "llm_top": 1e-3, "head": 1e-3, "audio_top": 1e-3}
 PHASES = [
@@ -45,17 +45,45 @@ def task_recipe(task: Path) -> Recipe:
     return load_recipe("round2", [*RECIPE_CHANGES, *paths])
 
 
-def profile(stage: int, bf16: bool, micro: int, offload: bool = False) -> Profile:
-    """A CPU profile."""
-    zero: dict = {"stage": stage}
+def profile(stage: int, bf16: bool, micro: int, offload: bool = False, **zero: object) -> Profile:
+    """A CPU profile; ``zero``: more keys of its section."""
+    config: dict = {"train_micro_batch_size_per_gpu": micro, "zero_optimization": {"stage": stage, **zero}}
     if offload:
-        zero["offload_optimizer"] = {"device": "cpu"}
-    config: dict = {"train_micro_batch_size_per_gpu": micro, "zero_optimization": zero}
+        config["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
     if bf16:
-        config |= {"bf16": {"enabled": True}, "communication_data_type": "fp32"}
-        if stage:
-            config["data_types"] = {"grad_accum_dtype": "fp32"}
+        config |= BF16
+        if not stage:
+            del config["data_types"]
     return Profile("test", "test", Hardware("cpu"), config)
+
+
+@dataclass
+class Setting:
+    """A model, its engine and its data, before the first phase."""
+
+    asr: Any
+    engine: TrainEngine
+    steps: StepDataset
+    mel: LogMel
+    device: torch.device
+
+    def micro_batches(self, step: int) -> list[MicroBatch]:
+        """This rank's, with their features."""
+        parts = [(part.packed.to(self.device), part.num_labels) for part in self.steps[step].micro_batches]
+        return [MicroBatch((packed, self.mel(packed)), num_labels) for packed, num_labels in parts]
+
+
+def set_up(task: Path, ranks: dist.Ranks, zero: Profile) -> Setting:
+    """As the trainer does, without a run directory."""
+    recipe = task_recipe(task)
+    asr = load_model(recipe.model, dtype=torch.bfloat16 if zero.bf16 else torch.float32)
+    tokenizer, plan = load_tokenizer(recipe.model.path), batching(zero, recipe, ranks.size)
+    clips = read_manifest(task / "data" / "train.jsonl")
+    sampler = StepSampler([clip.duration_s for clip in clips], plan, recipe.seed)
+    geometry = EncoderGeometry.of(asr.config.audio_config)
+    steps = StepDataset(clips, sampler, recipe, tokenizer, geometry, ranks.rank)
+    engine = TrainEngine(PackedASR(asr), asr, recipe, zero, plan, ranks)
+    return Setting(asr, engine, steps, LogMel().to(ranks.device), ranks.device)
 
 
 def run(task: Path, ranks: dist.Ranks, spec: dict) -> None:
@@ -64,16 +92,9 @@ def run(task: Path, ranks: dist.Ranks, spec: dict) -> None:
     ``resume``: folder of state to begin with, and ``first``: the steps done by then.
     ``poisoned``: a step whose features are NaN; state is saved around it too.
     """
-    out, recipe = Path(spec["out"]), task_recipe(task)
-    zero = profile(spec["stage"], spec["bf16"], spec["micro"], spec.get("offload", False))
-    asr = load_model(recipe.model, dtype=torch.bfloat16 if zero.bf16 else torch.float32)
-    tokenizer, plan = load_tokenizer(recipe.model.path), batching(zero, recipe, ranks.size)
-    clips = read_manifest(task / "data" / "train.jsonl")
-    sampler = StepSampler([clip.duration_s for clip in clips], plan, recipe.seed)
-    geometry = EncoderGeometry.of(asr.config.audio_config)
-    steps = StepDataset(clips, sampler, recipe, tokenizer, geometry, ranks.rank)
-    engine, mel = TrainEngine(PackedASR(asr), asr, recipe, zero, plan, ranks), LogMel()
-    phase, log = spec["phases"][0], []
+    out = Path(spec["out"])
+    given = set_up(task, ranks, profile(spec["stage"], spec["bf16"], spec["micro"], spec.get("offload", False)))
+    engine, phase, log = given.engine, spec["phases"][0], []
     engine.enter_phase(phase, StateReader(Path(spec["resume"])) if "resume" in spec else None)
     for step, wanted in enumerate(spec["phases"], spec.get("first", 0)):
         if wanted != phase:
@@ -81,9 +102,7 @@ def run(task: Path, ranks: dist.Ranks, spec: dict) -> None:
             engine.enter_phase(wanted)
             save(engine, out / f"{step}-after")
             phase = wanted
-        micro_batches = [
-            MicroBatch((micro.packed, mel(micro.packed)), micro.num_labels) for micro in steps[step].micro_batches
-        ]
+        micro_batches = given.micro_batches(step)
         if step == spec.get("poisoned"):
             save(engine, out / f"{step}-before")
             for micro in micro_batches:
@@ -93,7 +112,7 @@ def run(task: Path, ranks: dist.Ranks, spec: dict) -> None:
         if step == spec.get("poisoned"):
             save(engine, out / f"{step}-after")
         if spec.get("count_alive"):
-            log[-1] |= alive(asr)
+            log[-1] |= alive(given.asr)
     save(engine, out / "end")
     if ranks.is_main:
         (out / "log.json").write_text(json.dumps(log))
@@ -117,14 +136,11 @@ def save(engine: TrainEngine, folder: Path) -> None:
     save_partitions(folder / f"optimizer-rank{engine.ranks.rank:05d}.safetensors", engine.host_state())
 
 
-def main(task: Path, specs: list[dict]) -> None:
+def main(arguments: list[str]) -> int:
+    task, specs = Path(arguments[0]), json.loads(arguments[1])
     ranks = dist.start("cpu")
     for spec in specs:
         Path(spec["out"]).mkdir(parents=True, exist_ok=True)
         run(task, ranks, spec)
     dist.stop()
-
-
-if __name__ == "__main__":
-    given = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
-    main(Path(given[0]), json.loads(given[1]))
+    return 0

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from hebrew_asr.text.prompt import build_target
 
 ROOT = Path(__file__).parents[2]
 TRAIN_FILE = ROOT / "hebrew_asr" / "train.py"
+CPU_PROFILE = ROOT / "ds_configs" / "cpu.json"
 WORDS = ["שלום", "עולם", "ילדה", "כותבת", "סיפור", "גדול", "היום", "בבית"]
 SPEC = TinySpec(
     d_model=16,
@@ -44,20 +47,28 @@ RECIPE_CHANGES = (
     "evaluation.sample_clips=4",
     "optimizer.join_warmup_steps=2",
 )
+NO_EVALUATION = ("evaluation.at_start=false", "evaluation.full_each_epoch=false", "evaluation.sample_clips=1")
+"""But of one clip at the end."""
+BF16 = {
+    "bf16": {"enabled": True},
+    "data_types": {"grad_accum_dtype": "fp32"},
+    "communication_data_type": "fp32",
+}
+"""Of a profile, on every ZeRO stage but 0."""
 
 
-def make_task(folder: Path, *, train_clips: int = 20, eval_clips: int = 4, seed: int = 0, stretch: float = 1.0) -> Path:
-    """Write ``data/`` (manifests and clips of 0.4 to 2.2 s, or ``stretch`` times that) and ``base/`` (a tiny model)."""
-    rng = np.random.default_rng(seed)
+def make_task(folder: Path, *, train_clips: int = 20, eval_clips: int = 4, spec: TinySpec = SPEC) -> Path:
+    """Write ``data/`` (manifests and clips of 0.4 to 2.2 s) and ``base/`` (a tiny model)."""
+    rng = np.random.default_rng(0)
     for name, count in (("train", train_clips), ("eval", eval_clips)):
-        clips = [_clip(folder / "data", name, i, rng, stretch) for i in range(count)]
+        clips = [_clip(folder / "data", name, i, rng) for i in range(count)]
         write_manifest(folder / "data" / f"{name}.jsonl", clips)
-    save_tiny(folder / "base", SPEC, [" ".join(WORDS)], seed)
+    save_tiny(folder / "base", spec, [" ".join(WORDS)], 0)
     return folder
 
 
-def _clip(folder: Path, name: str, index: int, rng: np.random.Generator, stretch: float) -> Clip:
-    duration_s = stretch * float(rng.uniform(0.4, 2.2))
+def _clip(folder: Path, name: str, index: int, rng: np.random.Generator) -> Clip:
+    duration_s = float(rng.uniform(0.4, 2.2))
     times = np.arange(int(duration_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     tone = 0.3 * np.sin(2 * np.pi * rng.uniform(100, 3000) * times) + 0.01 * rng.standard_normal(len(times))
     path = folder / "clips" / f"{name}{index}.wav"
@@ -75,26 +86,6 @@ def launch(script: Path, arguments: list[str], *, ranks: int, port: int, timeout
     )
 
 
-def spawn(script: Path, arguments: list[str], *, ranks: int, port: int, timeout_s: float = 240.0):
-    """Run a script's ranks without the launcher, which costs some seconds each time; output of all ranks as text."""
-    jobs = []
-    for rank in range(ranks):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_PORT": str(port)}
-        env = {**environment(), **place, "MASTER_ADDR": "127.0.0.1"}
-        line = [sys.executable, "-u", str(script), *arguments]
-        jobs.append(
-            subprocess.Popen(line, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        )
-    try:
-        outputs = [job.communicate(timeout=timeout_s) for job in jobs]
-    finally:
-        for job in jobs:
-            job.kill()  # one that hangs must not keep its port
-    stdout, stderr = ("".join(parts) for parts in zip(*outputs, strict=True))
-    code = next((job.returncode for job in jobs if job.returncode), 0)
-    return subprocess.CompletedProcess(arguments, code, stdout, stderr)
-
-
 def launcher(ranks: int, port: int) -> list[str]:
     """The launcher's command line up to the script."""
     return [
@@ -104,27 +95,51 @@ def launcher(ranks: int, port: int) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """One thread a rank, on the CPU, found without installing anything."""
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "DS_ACCELERATOR": "cpu",
-        "PYTHONPATH": str(ROOT),
-    }
+    """On the CPU, found without installing anything; ``conftest.py`` has set the number of threads."""
+    return {**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
 
 
-def train_arguments(task: Path, run: Path, *changes: str, resume: str = "never") -> list[str]:
+def write_profile(path: Path, *, of: Path = CPU_PROFILE, **keys: object) -> Path:
+    """Write a shipped profile with other values of some keys; returns ``path``."""
+    path.write_text(json.dumps({**json.loads(of.read_text(encoding="utf-8")), **keys}), encoding="utf-8")
+    return path
+
+
+def train_arguments(task: Path, run: Path, *changes: str, ds: Path = CPU_PROFILE, resume: str = "never") -> list[str]:
     """Arguments of ``hebrew_asr/train.py`` for the tiny task."""
     fixed = [f"model.path={task / 'base'}", f"data.folder={task / 'data'}"]
     sets = [part for change in (*RECIPE_CHANGES, *fixed, *changes) for part in ("--set", change)]
-    return ["--ds", str(ROOT / "ds_configs" / "cpu.json"), "--run", str(run), "--resume", resume, *sets]
+    return ["--ds", str(ds), "--run", str(run), "--resume", resume, *sets]
 
 
 def events(run: Path, kind: str) -> list[dict]:
     """Records of one kind in a run's metrics."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [row for row in rows if row["event"] == kind]
+
+
+def last_step(run: Path) -> int:
+    """Of the last training record; 0 before there is one."""
+    rows = events_so_far(run, "train")
+    return rows[-1]["step"] if rows else 0
+
+
+def events_so_far(run: Path, kind: str) -> list[dict]:
+    """``events`` of a run that is going on."""
+    try:
+        return events(run, kind)
+    except (OSError, ValueError):  # not there yet; or a line is being written
+        return []
+
+
+def wait_for(condition: Callable[[], object], has_ended: Callable[[], object], limit_s: float = 120.0) -> None:
+    """Wait for a moment in a run; what ``has_ended`` returns once the run has ended is told."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "the moment never came"
+        ended = has_ended()
+        assert not ended, f"the run ended before its moment came: {ended}"
+        time.sleep(0.004)
 
 
 def without_times(rows: list[dict]) -> list[dict]:

@@ -40,15 +40,24 @@ class Task:
     """The demo's recipe and base model on a smaller corpus, so that the change of phase comes within a few steps."""
 
     def __init__(
-        self, folder: Path, *, clips: int, changes: Sequence[str] = (), device: str = "cpu", bf16: bool = False
+        self,
+        folder: Path,
+        *,
+        clips: int,
+        changes: Sequence[str] = (),
+        layers: int = 3,
+        device: str = "cpu",
+        bf16: bool = False,
     ):
-        """Make data and base model in ``folder`` where they are not there yet."""
+        """Make data and base model in ``folder`` where they are not there yet; the demo has 3 layers a tower."""
         synthesize_corpus(folder / "data", train_clips=clips, eval_clips=1, seed=0)
         self.clips = read_manifest(folder / "data" / "train.jsonl")
         if not (folder / "base").is_dir():
-            save_tiny(folder / "base", TinySpec(), [clip.transcript for clip in self.clips], 0)
+            spec = TinySpec(encoder_layers=layers, num_hidden_layers=layers)
+            save_tiny(folder / "base", spec, [clip.transcript for clip in self.clips], 0)
+        unfrozen = f'unfrozen_layers={{"llm_top": {layers}, "audio_top": {layers}}}'
         paths = [f"model.path={folder / 'base'}", f"data.folder={folder / 'data'}"]
-        self.recipe: Recipe = load_recipe("demo", [*paths, *changes])
+        self.recipe: Recipe = load_recipe("demo", [*paths, unfrozen, *changes])
         augmentation = self.recipe.augmentation
         assert augmentation.speed_factors == (1.0,) and not augmentation.num_freq_masks + augmentation.num_time_masks
         self.device, self.dtype = torch.device(device), torch.bfloat16 if bf16 else torch.float32

@@ -1,110 +1,177 @@
-"""Ranks that start in a moment: forked from a process that has imported everything already, otherwise as usual.
+"""Processes that start in a moment: forked from one that has imported everything already, otherwise as usual.
 
-Reads one JSON object a line from stdin and answers with one on stdout: the options of ``WarmStart.start`` start the
-ranks of ``hebrew_asr/train.py``, for their process ids; ``{"wait": pid}`` waits, for an exit code or a negative signal.
+Reads one JSON object a line from stdin and answers with one on stdout: the options of ``WarmStart.start`` start
+processes, for their ids; ``{"wait": pid}`` waits, for an exit code or a negative signal.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import traceback
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import psutil
 
 from tests.support.tiny_task import ROOT, environment
 
 
 class WarmStart:
-    """Starts ranks in quick succession; the processes and what they do are real."""
+    """Starts processes in quick succession; they and what they do are real."""
 
     def __enter__(self) -> WarmStart:
         line = [sys.executable, "-m", "tests.support.warm"]
         self._parent = subprocess.Popen(
-            line, env=environment(), cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            line,
+            env=environment(),
+            cwd=ROOT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
         )
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._parent.stdin.close()
-        self._parent.wait(timeout=60)
+        os.killpg(self._parent.pid, signal.SIGKILL)  # with what it started: a rank that hangs would keep its port
+        self._parent.communicate()
 
     def start(
-        self, arguments: list[str], *, ranks: int, port: int, output: Path, shortages: Any = (), compiled: bool = False
+        self,
+        arguments: list[str],
+        *,
+        ranks: int = 1,
+        port: int | None = None,
+        output: Path,
+        errors: Path | None = None,
+        program: str = "hebrew_asr.train",
+        shortages: Any = (),
+        compiled: bool = False,
     ) -> list[int]:
-        """Process ids by rank; what they print goes to ``output``.
+        """Process ids by rank; what they print goes to ``output``. Ranks of an earlier start that still run are killed.
 
         Args:
+            port: where the ranks meet; without one a single process starts, as from a shell.
+            errors: a file of its own for what goes to stderr.
+            program: the module whose ``main(arguments)`` runs.
             shortages: of memory, see ``small_memory``.
             compiled: the profile compiles: give attention a form that a CPU's graph can hold, and spare the C++.
         """
-        request = {"arguments": arguments, "ranks": ranks, "port": port, "output": str(output)}
-        return self._ask({**request, "shortages": shortages, "compiled": compiled})
+        request = {"program": program, "arguments": arguments, "ranks": ranks, "port": port, "output": str(output)}
+        request |= {"errors": str(errors or output), "shortages": shortages, "compiled": compiled}
+        return self._ask(request)
 
     def wait(self, pid: int) -> int:
-        """Exit code of a rank that ends, or is about to."""
+        """Exit code of a process that ends, or is about to."""
         return self._ask({"wait": pid})
 
     def run(self, arguments: list[str], **options: Any) -> list[int]:
         """Exit codes by rank, when all have ended; options of ``start``."""
         return [self.wait(pid) for pid in self.start(arguments, **options)]
 
+    def finish(self, arguments: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        """``run`` as one finished process: the first exit code that is not 0, and what all ranks printed."""
+        with TemporaryDirectory() as folder:
+            stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
+            codes = self.run(arguments, output=stdout, errors=stderr, **options)
+            code = next(filter(None, codes), 0)
+            return subprocess.CompletedProcess(arguments, code, stdout.read_text(), stderr.read_text())
+
     def _ask(self, request: dict) -> Any:
-        self._parent.stdin.write(json.dumps(request) + "\n")
-        self._parent.stdin.flush()
-        return json.loads(self._parent.stdout.readline())
+        try:
+            self._parent.stdin.write(json.dumps(request) + "\n")
+            self._parent.stdin.flush()
+            return json.loads(self._parent.stdout.readline())
+        except BaseException:  # the time limit of a test too, whose answer the next one must not get
+            self.__exit__()
+            self.__enter__()
+            raise
+
+
+def has_ended(pids: list[int]) -> bool:
+    """Whether one of the started processes has, and has not been waited for."""
+    return any(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in pids)
 
 
 def main() -> None:
     import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+    import torch.utils.cpp_extension  # noqa: F401
     from transformers import Qwen3ASRForConditionalGeneration  # noqa: F401
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     import hebrew_asr.train
     import hebrew_asr.training.loop
     import hebrew_asr.training.setup  # noqa: F401
 
+    get_checkpoint_conversion_mapping("qwen3_asr")  # made and kept at the first call
+    gc.collect()
+    gc.freeze()  # DeepSpeed collects garbage some thirty times an engine, in half a second where it walks the imports
+    running: set[int] = set()
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
             answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
+            running.discard(request["wait"])
         else:
+            for pid in running:  # of a test that failed meanwhile
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
             answer = [_fork(rank, **request) for rank in range(request["ranks"])]
+            running = set(answer)
         print(json.dumps(answer), flush=True)
 
 
 def _fork(
-    rank: int, arguments: list[str], ranks: int, port: int, output: str, shortages: list[dict], compiled: bool
+    rank: int,
+    *,
+    program: str,
+    arguments: list[str],
+    ranks: int,
+    port: int | None,
+    output: str,
+    errors: str,
+    shortages: list[dict],
+    compiled: bool,
 ) -> int:
     pid = os.fork()
     if pid:
         return pid
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1"}
-    os.environ.update({name: str(value) for name, value in place.items()})
-    log = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    if port is not None:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1"}
+        os.environ.update({name: str(value) for name, value in place.items()})
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    for stream, path in ((1, output), (2, errors)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     code = 1
     try:
-        import hebrew_asr.train
-        from hebrew_asr.model import packed
-        from hebrew_asr.model.compiled import CompiledASR
-        from tests.support.attention import dense_attention
         from tests.support.small_memory import run_short
 
         run_short([shortage for shortage in shortages if rank in shortage["ranks"]])
         if compiled:
-            packed.varlen_attention = dense_attention
-            CompiledASR.__init__.__kwdefaults__["backend"] = "aot_eager"
-        code = hebrew_asr.train.main(arguments)
+            _spare_the_compiler()
+        code = importlib.import_module(program).main(arguments)
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _spare_the_compiler() -> None:
+    from hebrew_asr.model import packed
+    from hebrew_asr.model.compiled import CompiledASR
+    from tests.support.attention import dense_attention
+
+    packed.varlen_attention = dense_attention
+    CompiledASR.__init__.__kwdefaults__["backend"] = "aot_eager"
 
 
 if __name__ == "__main__":

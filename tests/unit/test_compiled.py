@@ -16,6 +16,7 @@ from hebrew_asr.data.collate import PackedBatch, needed_shape, pack
 from hebrew_asr.data.shapes import choose_shapes
 from hebrew_asr.model.compiled import CompiledASR
 from hebrew_asr.model.packed import PackedASR
+from hebrew_asr.model.tiny import TinySpec
 from hebrew_asr.profiles import load_profile
 from hebrew_asr.text.prompt import PromptTokens
 from tests.support.attention import dense_attention
@@ -59,7 +60,8 @@ def test_the_profile_says_whether_to_compile(tmp_path, hardware, stage, compiles
 def test_every_phase_gets_its_own_gradients(monkeypatch):
     """One graph a phase, kept: any switch and the way back give exactly the weights that train their gradients."""
     monkeypatch.setattr(packed_module, "varlen_attention", dense_attention)
-    model, tokenizer = build()
+    # One layer at the top that trains and one below it that stays: more take as much longer to trace.
+    model, tokenizer = build(TinySpec(encoder_layers=2, num_hidden_layers=2))
     batches = packed_in_sizes(tokenizer)
     compiled, eager = CompiledASR(model, backend="aot_eager"), PackedASR(model)
     tower, language_model = model.model.audio_tower, model.model.language_model

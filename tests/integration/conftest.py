@@ -1,0 +1,24 @@
+"""What most integration tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.tiny_task import make_task
+from tests.support.warm import WarmStart
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[WarmStart]:
+    """One for all: what it has imported takes ten seconds of a processor."""
+    with WarmStart() as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny task; a test that changes it makes its own."""
+    return make_task(tmp_path_factory.mktemp("task"))
