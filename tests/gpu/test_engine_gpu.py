@@ -20,9 +20,9 @@ from tests.support.tiny_task import WORDS, make_task
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ranks() -> Iterator[dist.Ranks]:
-    """This process alone; what joining a group writes into the environment does not outlive it."""
+    """This process alone, once, since DeepSpeed remembers its first group. The environment is put back as it was."""
     environment = dict(os.environ)
     yield dist.start("cuda")
     dist.stop()
