@@ -89,8 +89,8 @@ def _print_memory(plan: RunPlan) -> None:
     from rich.table import Table
 
     profile = plan.profile
-    precision = "bf16" if profile.bf16 else "fp32"
-    title = f"{profile.name}: ZeRO-{profile.zero_stage}, {precision}, GiB on each of {plan.batching.num_ranks} cards"
+    sharding = f"ZeRO-{profile.zero_stage}, {profile.precision}"
+    title = f"{profile.name}: {sharding}, GiB on each of {plan.batching.num_ranks} cards"
     table = Table(title=title, title_justify="left")
     table.add_column("phase")
     for phase in plan.phases:

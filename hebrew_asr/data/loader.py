@@ -19,7 +19,7 @@ from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.data.collate import Example, PackedBatch, needed_shape, pack
 from hebrew_asr.data.manifest import Clip
 from hebrew_asr.data.sampler import StepSampler
-from hebrew_asr.data.shapes import Shape, choose_shapes
+from hebrew_asr.data.shapes import NUM_SHAPES, Shape, choose_shapes
 from hebrew_asr.errors import DataError
 from hebrew_asr.profiles import Batching
 from hebrew_asr.recipe import Recipe
@@ -63,14 +63,15 @@ class StepDataset(Dataset[LoadedStep]):
     def __init__(
         self,
         clips: list[Clip],
-        sampler: StepSampler,
+        plan: Batching,
         recipe: Recipe,
         tokenizer: Any,
         geometry: EncoderGeometry,
         rank: int,
     ):
-        """``clips`` in manifest order, as ``sampler`` counts them."""
-        self._clips, self._sampler, self._rank = clips, sampler, rank
+        """``clips`` in manifest order; ``plan`` deals them to ranks and micro-batches."""
+        self._sampler = StepSampler([clip.duration_s for clip in clips], plan, recipe.seed)
+        self._clips, self._rank = clips, rank
         self._seed, self._augmentation = recipe.seed, recipe.augmentation
         self._tokenizer, self._prompt, self._geometry = tokenizer, PromptTokens.of(tokenizer), geometry
         self._shapes: list[Shape] = []
@@ -84,7 +85,12 @@ class StepDataset(Dataset[LoadedStep]):
             other.fix_shapes(*other._shape_limits)
         return other
 
-    def fix_shapes(self, total_steps: int, count: int) -> list[Shape]:
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that take every clip once."""
+        return self._sampler.steps_per_epoch
+
+    def fix_shapes(self, total_steps: int, count: int = NUM_SHAPES) -> list[Shape]:
         """Pad micro-batches to at most ``count`` shapes from now on, for a compiled model.
 
         They are chosen from the manifest's durations and texts, over steps spread evenly through the run, so every

@@ -13,6 +13,9 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 
+NUM_SHAPES = 32
+"""Each costs a recording where CUDA graphs are used, and an allocation pattern where not. Padding is then 1 % of the
+tokens at 64 clips a step and 4 % at 8."""
 _ALIGNMENT = 64
 """Rows of a matrix product: whole tiles."""
 _GROWTH = 1.25

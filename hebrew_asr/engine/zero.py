@@ -1,6 +1,6 @@
-"""Everything that touches DeepSpeed's private parts, in one place: where ZeRO keeps its fp32 masters and Adam moments.
+"""DeepSpeed's private parts, here and in ``flat_bf16.py`` alone: where ZeRO keeps its fp32 masters and Adam moments.
 
-Read from the source of deepspeed 0.19.8 (the pinned release); ``tests/unit/test_zero_layout.py`` notices a change.
+Read from the source of deepspeed 0.19.8 (the pinned release); ``tests/integration/test_engine.py`` notices a change.
 ZeRO flattens each param group and gives every rank a slice of it, so a parameter's master may be cut across ranks. A
 ``Partition`` is one such flat slice and its ``Fragment``s say which elements of which parameters it holds: with that,
 state can be carried over a rebuilt engine, written, and read back on another rank count or ZeRO stage.
@@ -20,6 +20,8 @@ import torch
 import torch.distributed as torch_dist
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import nn
 
 from hebrew_asr.engine import flat_bf16
@@ -76,7 +78,7 @@ def build(module: nn.Module, groups: list[ParameterGroup], config: dict[str, Any
         engine = deepspeed.initialize(model=module, optimizer=adamw, config=config)[0]
     if type(engine.optimizer) is BF16_Optimizer:
         flat_bf16.adopt(engine.optimizer)
-    elif type(engine.optimizer) is FP16_UnfusedOptimizer:
+    elif isinstance(engine.optimizer, FP16_UnfusedOptimizer):
         # It takes a step without gradients while it is built: at a rate of 0 that moves nothing, but it counts.
         inner_optimizer(engine).state.clear()
     return engine
@@ -91,8 +93,7 @@ def partitions(engine: Any, groups: list[ParameterGroup]) -> list[Partition]:
     """This rank's master partitions, in a stable order, with the fragments they hold."""
     names = {id(p): name for group in groups for name, p in group.parameters.items()}
     zero = engine.optimizer
-    kind = type(zero).__name__
-    if kind == "DeepSpeedZeroOptimizer":  # stages 1 and 2
+    if isinstance(zero, DeepSpeedZeroOptimizer):  # stages 1 and 2
         placed = map(zip, zero.round_robin_bit16_groups, zero.round_robin_bit16_offsets)
         layout = list(zip(zero.single_partition_of_fp32_groups, map(list, placed), strict=True))
         return _sliced(layout, groups, names)
@@ -102,9 +103,9 @@ def partitions(engine: Any, groups: list[ParameterGroup]) -> list[Partition]:
             for master, params in zip(zero.fp32_groups_flat_partition, zero.bf16_groups, strict=True)
         ]
         return _sliced(layout, groups, names)
-    if kind == "DeepSpeedZeroOptimizer_Stage3":
+    if isinstance(zero, DeepSpeedZeroOptimizer_Stage3):
         return _stage3(zero, groups, names)
-    if kind == "FP16_UnfusedOptimizer":  # stage 0 in bf16: an fp32 master for each whole parameter
+    if isinstance(zero, FP16_UnfusedOptimizer):  # stage 0 in bf16: an fp32 master for each whole parameter
         masters = [master for of_group in zero.fp32_groups for master in of_group]
         whole = [(group.name, name, p) for group in groups for name, p in group.parameters.items()]
         return [

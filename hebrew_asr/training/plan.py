@@ -18,7 +18,6 @@ import torch
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.manifest import Clip, read_manifest
-from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.data.shapes import Shape
 from hebrew_asr.model.architecture import config_of, without_memory
 from hebrew_asr.model.footprint import Footprint, trace
@@ -29,7 +28,6 @@ from hebrew_asr.recipe import Recipe
 from hebrew_asr.text.prompt import parse_target
 from hebrew_asr.training.bench_corpus import draw_clips
 from hebrew_asr.training.schedule import Schedule
-from hebrew_asr.training.setup import NUM_SHAPES
 from hebrew_asr.training.zero_memory import FP32, ZeroMemory, sizes_of, zero_memory
 
 GIB = 2**30
@@ -197,9 +195,8 @@ def _shapes(recipe: Recipe, plan: Batching, clips: list[Clip], geometry: Encoder
     folder = Path(recipe.model.path)
     is_local = folder.is_dir() and any(folder.glob("*token*"))
     tokenizer: Any = load_tokenizer(recipe.model.path) if is_local else LengthTokenizer()
-    sampler = StepSampler([clip.duration_s for clip in clips], plan, recipe.seed)
-    dataset = StepDataset(clips, sampler, recipe, tokenizer, geometry, rank=0)
-    return dataset.fix_shapes(recipe.epochs * sampler.steps_per_epoch, NUM_SHAPES)
+    dataset = StepDataset(clips, plan, recipe, tokenizer, geometry, rank=0)
+    return dataset.fix_shapes(recipe.epochs * dataset.steps_per_epoch)
 
 
 def _phase_memory(

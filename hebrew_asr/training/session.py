@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import torch
 
 from hebrew_asr.data.loader import load_steps
-from hebrew_asr.data.manifest import Clip, fingerprint
+from hebrew_asr.data.manifest import Clip
 from hebrew_asr.engine.engine import MicroBatchTooLarge, StepResult
 from hebrew_asr.engine.state import StateReader
 from hebrew_asr.errors import Preempted
@@ -35,7 +35,6 @@ class Session:
         self._sample = stratified_sample(run.eval_clips, run.recipe.evaluation.sample_clips)
         self._faults = FaultBudget(run.recipe.faults, len(run.train_clips), run.ranks)
         self._some_skipped = False
-        self._data = fingerprint(run.train_clips)
         self._phase = -1
         self._started = self._step_started = time.monotonic()
         self._seconds_before = run.state.seconds
@@ -245,7 +244,7 @@ class Session:
             "wer": wer,
             "recipe": self.run.recipe.name,
             "precision": self.run.profile.precision,
-            "data": self._data,
+            "data": self.run.data_fingerprint,
         }
         self.run.checkpoints.save(self.run.engine.host_state(), self.state.step, values)
 

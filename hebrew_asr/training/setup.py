@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import subprocess
@@ -18,7 +19,6 @@ from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.manifest import Clip, fingerprint, read_manifest
-from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.checkpoint import Checkpoint, CheckpointStore, find_checkpoints
 from hebrew_asr.engine.engine import TrainEngine
@@ -38,10 +38,6 @@ from hebrew_asr.training.memory import noted_fault
 from hebrew_asr.training.schedule import Schedule
 from hebrew_asr.training.state import TrainState
 from hebrew_asr.training.tracking import MetricsFile, Tracker, WandbSink
-
-NUM_SHAPES = 32
-"""One compiled graph serves them all; each costs a recording where CUDA graphs are used, and an allocation pattern
-where not. Padding is then 1 % of the tokens at 64 clips a step and 4 % at 8."""
 
 
 @dataclass
@@ -88,6 +84,8 @@ class Run:
     watchdog: Watchdog
     state: TrainState
     resumed_from: Checkpoint | None
+    data_fingerprint: str
+    """Of the training manifest: a checkpoint's order of clips is that of one manifest."""
     noted_fault: dict[str, Any] | None
     """What ended the session before, where it changes this one: device memory that did not suffice."""
 
@@ -107,6 +105,7 @@ class Checked:
     folder: Path
     train_clips: list[Clip]
     eval_clips: list[Clip]
+    data_fingerprint: str
     resume: Checkpoint | None
     noted_fault: dict[str, Any] | None
 
@@ -126,25 +125,26 @@ def check(arguments: TrainArguments) -> Checked:
     folder = Path(arguments.run_dir or f"runs/{recipe.name}")
     resume = _resumable(folder, recipe, arguments.resume)
     plan, noted = _within_memory(plan, folder, resume) if arguments.resume == "auto" else (plan, None)
-    data = Path(recipe.data.folder)
+    source = Path(recipe.data.folder)
     if recipe.data.prepare:
         from hebrew_asr.data.prepare import ensure_prepared  # it reads parquet; training alone never does
 
-        ensure_prepared(data)
-    train_clips = read_manifest(data / "train.jsonl", allow_outside=recipe.data.allow_outside)
-    eval_clips = read_manifest(data / "eval.jsonl", allow_outside=recipe.data.allow_outside)
+        ensure_prepared(source)
+    train_clips = read_manifest(source / "train.jsonl", allow_outside=recipe.data.allow_outside)
+    eval_clips = read_manifest(source / "eval.jsonl", allow_outside=recipe.data.allow_outside)
     longest = max(train_clips, key=lambda clip: clip.duration_s)
     if longest.duration_s > recipe.data.max_duration_s:
         raise DataError(
-            f"clip {longest.id} in {data / 'train.jsonl'} lasts {longest.duration_s:.1f} s, the recipe's "
+            f"clip {longest.id} in {source / 'train.jsonl'} lasts {longest.duration_s:.1f} s, the recipe's "
             f"data.max_duration_s is {recipe.data.max_duration_s:g}; prepare shorter clips or raise it"
         )
+    data = fingerprint(train_clips)
     if resume is not None:
-        _refuse_inexact(resume, profile, train_clips)
-    return Checked(recipe, profile, plan, folder, train_clips, eval_clips, resume, noted)
+        _refuse_inexact(resume, profile, data)
+    return Checked(recipe, profile, plan, folder, train_clips, eval_clips, data, resume, noted)
 
 
-def _refuse_inexact(resume: Checkpoint, profile: Profile, train_clips: list[Clip]) -> None:
+def _refuse_inexact(resume: Checkpoint, profile: Profile, data: str) -> None:
     """Rank count, ZeRO stage, offload and micro-batch may differ from the checkpoint's; these two may not."""
     written = resume.values.get("precision", profile.precision)
     if written != profile.precision:
@@ -152,8 +152,7 @@ def _refuse_inexact(resume: Checkpoint, profile: Profile, train_clips: list[Clip
             f"{resume.path} was trained in {written} and {profile.source} trains in {profile.precision}: frozen "
             f"weights would be others; resume with a profile in {written}, of any ZeRO stage and rank count"
         )
-    now = fingerprint(train_clips)
-    if resume.values.get("data", now) != now:
+    if resume.values.get("data", data) != data:
         raise CheckpointError(
             f"the training manifest has changed since {resume.path} was written, and with it the order of clips; "
             f"restore it, or give --run another name"
@@ -212,6 +211,7 @@ def set_up(arguments: TrainArguments) -> Run:
     weights_by_phase = check_phases(asr, recipe)
     # 3. The ranks.
     ranks = dist.start(profile.hardware.accelerator)
+    gc.freeze()  # what is imported stays: DeepSpeed collects garbage some 30 times while it builds an engine
     stop = StopFlag(folder, ranks)
     stop.install()
     if profile.hardware.accelerator == "cpu":
@@ -228,12 +228,11 @@ def set_up(arguments: TrainArguments) -> Run:
     if checked.noted_fault is not None:
         state.max_micro_batch = plan.max_micro_batch
     # 5. Data, schedule, engine.
-    sampler = StepSampler([clip.duration_s for clip in checked.train_clips], plan, recipe.seed)
     geometry = EncoderGeometry.of(asr.config.audio_config)
-    dataset = StepDataset(checked.train_clips, sampler, recipe, tokenizer, geometry, ranks.rank)
-    schedule = Schedule(recipe, sampler.steps_per_epoch)
+    dataset = StepDataset(checked.train_clips, plan, recipe, tokenizer, geometry, ranks.rank)
+    schedule = Schedule(recipe, dataset.steps_per_epoch)
     if profile.compiles:
-        dataset.fix_shapes(schedule.total_steps, NUM_SHAPES)
+        dataset.fix_shapes(schedule.total_steps)
     engine = TrainEngine(module, asr, recipe, profile, plan, ranks)
     # 6. Outputs, on the first rank.
     tracker, console = Tracker(), None
@@ -268,6 +267,7 @@ def set_up(arguments: TrainArguments) -> Run:
         watchdog=Watchdog(ranks),
         state=state,
         resumed_from=checked.resume,
+        data_fingerprint=checked.data_fingerprint,
         noted_fault=checked.noted_fault,
     )
 

@@ -13,7 +13,6 @@ from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.manifest import read_manifest
-from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.engine.state import KINDS, StateReader
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.packed import PackedASR
@@ -129,9 +128,8 @@ def plain_adamw(task) -> tuple[list[float], dict[str, torch.Tensor]]:
     asr, tokenizer = load_model(recipe.model), load_tokenizer(recipe.model.path)
     plan = batching(engine_worker.profile(2, False, recipe.clips_per_step), recipe, 1)
     clips = read_manifest(task / "data" / "train.jsonl")
-    sampler = StepSampler([clip.duration_s for clip in clips], plan, recipe.seed)
     geometry = EncoderGeometry.of(asr.config.audio_config)
-    steps, module, mel = StepDataset(clips, sampler, recipe, tokenizer, geometry, 0), PackedASR(asr), LogMel()
+    steps, module, mel = StepDataset(clips, plan, recipe, tokenizer, geometry, 0), PackedASR(asr), LogMel()
     settings, losses, optimizer = recipe.optimizer, [], None
     for step, phase in enumerate(PHASES):
         if step in (0, SWITCH):

@@ -17,7 +17,6 @@ from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.manifest import read_manifest
-from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.engine import MicroBatch, TrainEngine
 from hebrew_asr.engine.state import StateReader, save_partitions
@@ -79,9 +78,8 @@ def set_up(task: Path, ranks: dist.Ranks, zero: Profile) -> Setting:
     asr = load_model(recipe.model, dtype=torch.bfloat16 if zero.bf16 else torch.float32)
     tokenizer, plan = load_tokenizer(recipe.model.path), batching(zero, recipe, ranks.size)
     clips = read_manifest(task / "data" / "train.jsonl")
-    sampler = StepSampler([clip.duration_s for clip in clips], plan, recipe.seed)
     geometry = EncoderGeometry.of(asr.config.audio_config)
-    steps = StepDataset(clips, sampler, recipe, tokenizer, geometry, ranks.rank)
+    steps = StepDataset(clips, plan, recipe, tokenizer, geometry, ranks.rank)
     engine = TrainEngine(PackedASR(asr), asr, recipe, zero, plan, ranks)
     return Setting(asr, engine, steps, LogMel().to(ranks.device), ranks.device)
 
