@@ -128,6 +128,11 @@ class Profile:
         return wanted and self.zero_stage < 3
 
     @property
+    def uses_cuda_graphs(self) -> bool:
+        """Whether the compiled step is recorded as CUDA graphs, one for each shape."""
+        return self.compiles and self.hardware.cuda_graphs
+
+    @property
     def offloads_optimizer(self) -> bool:
         """Whether masters and moments live in host memory."""
         offload = self.config.get("zero_optimization", {}).get("offload_optimizer") or {}

@@ -182,15 +182,14 @@ def _warm_up(run: Run, fed_steps: Iterator[FedStep], rates: dict[str, float], me
     for number, fed in enumerate(fed_steps, start=1):
         _step(run, fed, rates, met)
         settled = sum(count for count in met.values() if count > SETTLED) > met.total() / 2
-        needed = run.profile.hardware.cuda_graphs and not settled
-        if number >= WARMUP_STEPS and not run.ranks.any(needed):  # each rank meets shapes of its own
-            break
+        if number >= WARMUP_STEPS and not (run.profile.uses_cuda_graphs and run.ranks.any(not settled)):
+            break  # on all ranks together: each meets shapes of its own
     _wait(run.ranks.device)
 
 
 def _is_settled(run: Run, fed: FedStep, met: Counter[Any]) -> bool:
     """Whether a step's shapes have all been recorded, on every rank; without CUDA graphs one graph serves all."""
-    if not (run.profile.compiles and run.profile.hardware.cuda_graphs):
+    if not run.profile.uses_cuda_graphs:
         return True
     return not run.ranks.any(any(met[_shape(micro)] < SETTLED for micro in fed.micro_batches))
 

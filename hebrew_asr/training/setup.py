@@ -217,8 +217,7 @@ def set_up(arguments: TrainArguments) -> Run:
     if profile.hardware.accelerator == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // plan.num_ranks))
     mel = LogMel().to(ranks.device)
-    cuda_graphs = profile.hardware.cuda_graphs
-    module = CompiledASR(asr, cuda_graphs=cuda_graphs) if profile.compiles else PackedASR(asr)
+    module = CompiledASR(asr, cuda_graphs=profile.uses_cuda_graphs) if profile.compiles else PackedASR(asr)
     module.to(ranks.device)
     # 4. Position.
     state = TrainState()

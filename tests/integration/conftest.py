@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.launched import LaunchedStart
 from tests.support.tiny_task import make_task
 from tests.support.warm import WarmStart
 
 
 @pytest.fixture(scope="session")
-def warm() -> Iterator[WarmStart]:
+def warm(request: pytest.FixtureRequest) -> Iterator[WarmStart]:
     """One for all: what it has imported takes ten seconds of a processor."""
-    with WarmStart() as start:
+    with LaunchedStart() if request.config.getoption("--real-launcher") else WarmStart() as start:
         yield start
 
 

@@ -8,8 +8,9 @@ from importlib.util import find_spec
 import pytest
 
 from hebrew_asr import cli
-from hebrew_asr.model.tiny import save_tiny
-from tests.support.tiny_task import ROOT, SPEC, WORDS
+from hebrew_asr.model.tiny import TinySpec, save_tiny
+from hebrew_asr.training.bench_corpus import make_corpus
+from tests.support.tiny_task import ROOT, SPEC, WORDS, write_profile
 
 NEEDS_ACCELERATE = pytest.mark.skipif(find_spec("accelerate") is None, reason="Hugging Face's Trainer needs accelerate")
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -46,3 +47,31 @@ def test_bench_measures_both_phases(tmp_path, capfd, baseline: bool):
         figures["phases"][0]["clips_per_s"] / figures["baseline"][0]["clips_per_s"]
     )
     assert "micro-batch 4" in told.out
+
+
+def test_ranks_settle_together(tmp_path, warm):
+    """With CUDA graphs the first meetings of a shape do not count; each rank meets shapes of its own."""
+    save_tiny(tmp_path / "model", TinySpec(encoder_layers=1, num_hidden_layers=1), [" ".join(WORDS)], 0)
+    make_corpus(tmp_path / "data", 48)
+    hardware = {"accelerator": "cpu", "num_ranks": 2, "compile": True, "cuda_graphs": True}
+    changes = {
+        "model.path": tmp_path / "model",
+        "data.folder": tmp_path / "data",
+        "data.workers": 1,
+        "logging.wandb": "false",
+        "clips_per_step": 4,
+        "unfrozen_layers": '{"llm_top": 1, "audio_top": 1}',
+    }
+    spec = {
+        "ds": str(write_profile(tmp_path / "graphs.json", _hardware=hardware)),
+        "recipe": "round2",
+        "set": [f"{name}={value}" for name, value in changes.items()],
+        "run": str(tmp_path / "run"),
+        "sizes": [4],
+        "steps": 5,
+        "out": str(tmp_path / "figures.json"),
+    }
+    done = warm.finish([json.dumps(spec)], ranks=2, port=29760, program="hebrew_asr.training.bench", compiled=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert [(phase["phase"], phase["steps"]) for phase in figures["phases"]] == [("B", 5), ("A", 5)]

@@ -26,6 +26,9 @@ from tests.support.tiny_task import ROOT, environment
 class WarmStart:
     """Starts processes in quick succession; they and what they do are real."""
 
+    is_launched = False
+    """Whether ``wait`` gives the launcher's exit code instead of each rank's own."""
+
     def __enter__(self) -> WarmStart:
         line = [sys.executable, "-m", "tests.support.warm"]
         self._parent = subprocess.Popen(
@@ -96,8 +99,11 @@ class WarmStart:
 
 
 def has_ended(pids: list[int]) -> bool:
-    """Whether one of the started processes has, and has not been waited for."""
-    return any(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in pids)
+    """Whether one of the started processes has."""
+    try:
+        return any(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in pids)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def main() -> None:
@@ -155,7 +161,7 @@ def _fork(
 
         run_short([shortage for shortage in shortages if rank in shortage["ranks"]])
         if compiled:
-            _spare_the_compiler()
+            spare_the_compiler()
         code = importlib.import_module(program).main(arguments)
     except BaseException:
         traceback.print_exc()
@@ -165,7 +171,8 @@ def _fork(
         os._exit(code)
 
 
-def _spare_the_compiler() -> None:
+def spare_the_compiler() -> None:
+    """Give packed attention a form that a CPU's graph can hold, and trace without making C++, which takes minutes."""
     from hebrew_asr.model import packed
     from hebrew_asr.model.compiled import CompiledASR
     from tests.support.attention import dense_attention
