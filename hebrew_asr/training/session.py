@@ -170,17 +170,17 @@ class Session:
             "data_wait_s": fed.wait_s,
         }
         self._pending.append((record, fed, result))
-        self._read(self._pending[:-1])
+        self._read(keep=1)
         if self._some_skipped:
             run.tracker.write(self._faults.unreadable(fed.step, fed.skipped))
         if step % run.recipe.logging.every_steps == 0 or self.is_done:
             self._flush()
 
-    def _read(self, steps: Sequence[tuple[dict[str, Any], FedStep, StepResult]]) -> None:
-        """Read the figures of the oldest pending steps."""
-        for record, fed, result in list(steps):
+    def _read(self, keep: int = 0) -> None:
+        """Read the figures of all pending steps but the newest ``keep``."""
+        while len(self._pending) > keep:
+            record, fed, result = self._pending.pop(0)
             figures = result.figures()
-            self._pending.pop(0)
             measured = {"loss": figures.loss, "grad_norm": figures.grad_norm, "tokens": figures.num_labels}
             self._rows.append({**record, **measured})
             if figures.applied:
@@ -197,7 +197,7 @@ class Session:
 
     def _flush(self) -> None:
         """Read and write all there is."""
-        self._read(self._pending)
+        self._read()
         self._write_rows()
         for step, path in self.run.checkpoints.take_written():
             relative = str(path.relative_to(self.run.folder))

@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from hebrew_asr.engine import dist
-from hebrew_asr.model.tiny import save_tiny
 from hebrew_asr.profiles import Hardware
 from tests.gpu.test_packed_gpu import no_host_sync
 from tests.support import engine_worker
 from tests.support.gpu_task import SPEC
-from tests.support.tiny_task import WORDS, make_task
+from tests.support.tiny_task import make_task
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -32,8 +31,7 @@ def ranks() -> Iterator[dist.Ranks]:
 
 @pytest.mark.parametrize("micro", [8, 4])
 def test_a_step_never_waits_for_the_device(tmp_path, ranks, micro):
-    task = make_task(tmp_path)
-    save_tiny(task / "base", SPEC, [" ".join(WORDS)], 0)
+    task = make_task(tmp_path, spec=SPEC)
     profile = replace(engine_worker.profile(1, True, micro), hardware=Hardware("cuda"))
     given = engine_worker.set_up(task, ranks, profile)
     engine = given.engine
@@ -42,8 +40,7 @@ def test_a_step_never_waits_for_the_device(tmp_path, ranks, micro):
         engine.step(given.micro_batches(step), engine_worker.RATES)
         engine.prove_phase()
     clean, poisoned = given.micro_batches(2), given.micro_batches(3)
-    for part in poisoned:
-        part.inputs[1].fill_(torch.nan)
+    engine_worker.poison(poisoned)
     torch.cuda.synchronize()
     with no_host_sync():
         results = [engine.step(batch, engine_worker.RATES) for batch in (clean, poisoned, clean)]

@@ -103,8 +103,7 @@ def run(task: Path, ranks: dist.Ranks, spec: dict) -> None:
         micro_batches = given.micro_batches(step)
         if step == spec.get("poisoned"):
             save(engine, out / f"{step}-before")
-            for micro in micro_batches:
-                micro.inputs[1].fill_(torch.nan)
+            poison(micro_batches)
         figures = engine.step(micro_batches, RATES).figures()
         log.append({**asdict(figures), "proof": engine.prove_phase()})
         if step == spec.get("poisoned"):
@@ -116,6 +115,12 @@ def run(task: Path, ranks: dist.Ranks, spec: dict) -> None:
         (out / "log.json").write_text(json.dumps(log))
     ranks.barrier()
     engine.close()
+
+
+def poison(micro_batches: list[MicroBatch]) -> None:
+    """Make their features NaN."""
+    for micro in micro_batches:
+        micro.inputs[1].fill_(torch.nan)
 
 
 def alive(asr: torch.nn.Module) -> dict[str, int]:
