@@ -35,30 +35,41 @@ class Command:
     """Recipe whose phases, batch and augmentation are measured."""
     set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """A change to the recipe, such as clips_per_step=8; may be given again."""
+    phase: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """Measure this phase only; may be given again."""
     also_clips: Annotated[list[int], tyro.conf.UseAppendAction] = field(default_factory=list)
     """Also measure steps of so many clips, such as the 8 that each of 8 GPUs takes of 64; may be given again."""
     steps: int = 40
     """Timed steps a phase, after a warm-up."""
     baseline: bool = False
-    """Also measure Hugging Face's Trainer on the padded native model, in the first phase, on one GPU."""
+    """Also measure Hugging Face's Trainer on the padded native model, in the recipe's first phase, on one GPU."""
     baseline_steps: int = 3
     """Timed steps of the baseline at each micro-batch."""
     json: str | None = None
     """Also write the figures here."""
+    traces: str | None = None
+    """Also profile one step of each into this folder: tables by kernel, and traces for chrome://tracing."""
     num_gpus: int | None = None
     """Ranks; all GPUs, or the profile's number of CPU ranks, unless given."""
     master_port: int = 29533
     """Port on which the ranks meet."""
 
     def run(self) -> int:
-        from hebrew_asr.errors import EnvironmentProblem
+        from hebrew_asr.errors import EnvironmentProblem, UsageError
         from hebrew_asr.files import write_json
         from hebrew_asr.recipe import load_recipe
         from hebrew_asr.training.bench_corpus import make_corpus
 
+        recipe = load_recipe(self.recipe, self.set)
+        known = [phase.name for phase in recipe.phases]
+        unknown = sorted(set(self.phase) - set(known))
+        if unknown:
+            raise UsageError(f"recipe {recipe.name} has no phase {', '.join(unknown)}; it has {', '.join(known)}")
+        if self.baseline and self.phase and known[0] not in self.phase:
+            raise UsageError(f"--baseline compares phase {known[0]}: add --phase {known[0]}, or leave --phase out")
         if self.baseline and find_spec("accelerate") is None:
             raise EnvironmentProblem("--baseline runs Hugging Face's Trainer, which needs: pip install accelerate")
-        recipe = load_recipe(self.recipe, self.set)
+        phases = self.phase or known
         with tempfile.TemporaryDirectory(prefix="hebrew-asr-bench-") as name:
             folder = Path(name)
             make_corpus(folder / "data", max(8 * recipe.clips_per_step, min(CLIPS, 24 * recipe.clips_per_step)))
@@ -72,7 +83,8 @@ class Command:
             spec = {"ds": self.ds, "recipe": self.recipe, "set": changes, "run": str(folder / "run")}
             out = Path(self.json) if self.json else folder / "figures.json"
             sizes = [recipe.clips_per_step, *self.also_clips]
-            code = self._measure({**spec, "sizes": sizes, "steps": self.steps, "out": str(out)})
+            wanted = {"phases": phases, "sizes": sizes, "steps": self.steps, "out": str(out), "traces": self.traces}
+            code = self._measure({**spec, **wanted})
             if code:
                 return code
             figures = json.loads(out.read_text())

@@ -3,25 +3,74 @@
 ``BF16_Optimizer`` (deepspeed 0.19.8, ``runtime/bf16_optimizer.py``) adds gradients to an fp32 buffer parameter by
 parameter, zeroes that buffer twice a step, takes the norm tensor by tensor, and lets all ranks reduce all of it. The
 layout is kept; what is done with it becomes, for each weight that trains: one copy of its bf16 gradient to fp32, and on
-the rank that owns it the norm, AdamW and the bf16 copy. 74 bytes a weight become 48 on one rank, and on several each
-sends half as much: a reduce-scatter instead of an all-reduce. Nothing here waits for the device: whether the norm is
-finite is decided there, so the host is free to queue the next step.
+the rank that owns it the norm, and AdamW with the bf16 copy, compiled to one kernel. 74 bytes a weight become 40 on one
+rank, and on several each sends half as much: a reduce-scatter instead of an all-reduce. Nothing here waits for the
+device: whether the norm is finite is decided there, so the host is free to queue the next step.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as torch_dist
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.runtime.utils import all_gather_dp_groups
+from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
 
-def adopt(optimizer: Any) -> None:
-    """Turn a fresh ``BF16_Optimizer`` into a :class:`FlatBF16Optimizer`; DeepSpeed offers no way to pass one in."""
+def adopt(optimizer: Any, *, compiled: bool) -> None:
+    """Turn a fresh ``BF16_Optimizer`` into a :class:`FlatBF16Optimizer`; DeepSpeed offers no way to pass one in.
+
+    ``compiled``: whether AdamW is compiled; otherwise it is torch's fused one, and another pass copies the weights.
+    """
     assert not optimizer.immediate_grad_update, "its hooks would accumulate every gradient a second time"
     optimizer.__class__ = FlatBF16Optimizer
     optimizer._holds_gradients = False
+    optimizer._update = torch.compile(update, fullgraph=True, dynamic=True) if compiled else None
+
+
+def update(
+    master: Tensor,
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    step: Tensor,
+    weights: Tensor,
+    learning_rate: Tensor,
+    grad_scale: Tensor,
+    found_inf: Tensor,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """AdamW (Loshchilov and Hutter 2019, as ``torch.optim.AdamW``) on a flat group: one kernel, once compiled.
+
+    torch's own, compiled, gives NaN where the rate and a second moment are 0, and knows no ``found_inf``.
+
+    Args:
+        master: (weights,) fp32; so are ``gradient``, ``exp_avg`` and ``exp_avg_sq``. All but the gradient change.
+        step: scalar, steps taken so far; changes too.
+        weights: (weights,) bf16, overwritten.
+        learning_rate: scalar on the device, for as a number it would be compiled in.
+        grad_scale: scalar that gradients are divided by.
+        found_inf: scalar; anything but 0 leaves all as it was.
+        betas, eps, weight_decay: of ``torch.optim.AdamW``.
+    """
+    beta1, beta2 = betas
+    scaled, new_step = gradient / grad_scale, step + 1
+    new_avg = torch.lerp(exp_avg, scaled, 1 - beta1)
+    new_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * scaled.square()
+    rate = learning_rate / (1 - beta1**new_step)
+    denominator = new_avg_sq.sqrt() / (1 - beta2**new_step).sqrt() + eps
+    new_master = master * (1 - learning_rate * weight_decay) - rate * new_avg / denominator
+    new = (new_master, new_avg, new_avg_sq, new_step)
+    for before, after in zip((master, exp_avg, exp_avg_sq, step), new, strict=True):
+        before.copy_(torch.where(found_inf == 0, after, before))
+    weights.copy_(master)
 
 
 class FlatBF16Optimizer(BF16_Optimizer):
@@ -29,6 +78,8 @@ class FlatBF16Optimizer(BF16_Optimizer):
 
     _holds_gradients: bool
     """Whether the fp32 buffers hold this step's gradients, or something to be overwritten."""
+    _update: Callable[..., None] | None
+    """:func:`update`, compiled."""
 
     def backward_prologue(self) -> None:
         """Nothing: bf16 gradients are dropped after each micro-batch, so autograd finds none to add to."""
@@ -74,13 +125,41 @@ class FlatBF16Optimizer(BF16_Optimizer):
         norm = squares.sqrt()
         self._holds_gradients = False
         self._global_grad_norm: Any = norm
-        # As torch.amp.GradScaler does: fused AdamW divides by the one, and leaves everything alone if the other is 1.
-        self.optimizer.grad_scale = (norm / self.clip_grad).clamp(min=1) if self.clip_grad > 0 else None
-        self.optimizer.found_inf = norm.isfinite().logical_not().float()
+        # As with torch.amp.GradScaler, AdamW divides by the one, and leaves everything alone if the other is 1.
+        grad_scale = (norm / self.clip_grad).clamp(min=1) if self.clip_grad > 0 else torch.ones_like(norm)
+        found_inf = norm.isfinite().logical_not().float()
+        if self._update is not None:
+            try:
+                self._step_compiled(self._update, grad_scale, found_inf)
+                return
+            except TorchDynamoException as error:  # in the first call, before anything changed
+                self._update = None
+                reason = " ".join(str(error).split())[:400]
+                warnings.warn(f"AdamW could not be compiled and runs as it is: {reason}", RuntimeWarning, stacklevel=2)
+        self.optimizer.grad_scale, self.optimizer.found_inf = grad_scale, found_inf
         for master, gradient in zip(self.fp32_groups_flat_partition, gradients, strict=True):
             master.grad = gradient
         self.optimizer.step()
         self.update_lp_params()
+
+    def _step_compiled(self, update: Callable[..., None], grad_scale: Tensor, found_inf: Tensor) -> None:
+        rank = torch_dist.get_rank(self.dp_process_group)
+        masters, gradients = self.fp32_groups_flat_partition, self.fp32_groups_gradient_flat_partition
+        groups = zip(self.optimizer.param_groups, masters, gradients, self.bf16_partitioned_groups, strict=True)
+        for options, master, gradient, slices in groups:
+            state = self.optimizer.state[master]
+            update(
+                *(master, gradient, state["exp_avg"], state["exp_avg_sq"], state["step"], slices[rank]),
+                *(torch.full_like(grad_scale, options["lr"]), grad_scale, found_inf),
+                *(options["betas"], options["eps"], options["weight_decay"]),
+            )
+        all_gather_dp_groups(
+            groups_flat=self.bf16_groups_flat,
+            partitioned_param_groups=self.bf16_partitioned_groups,
+            dp_process_group=self.real_dp_process_group,
+            start_alignment_factor=self.nccl_start_alignment_factor,
+            allgather_bucket_size=self.allgather_bucket_size,
+        )
 
     def clear_hp_grads(self) -> None:
         """Nothing to clear: the next step's first micro-batch overwrites the buffers."""

@@ -49,7 +49,9 @@ class Partition:
     fragments: list[Fragment]
 
 
-def build(module: nn.Module, groups: list[ParameterGroup], config: dict[str, Any], optimizer: Any) -> Any:
+def build(
+    module: nn.Module, groups: list[ParameterGroup], config: dict[str, Any], optimizer: Any, *, compiled: bool
+) -> Any:
     """``deepspeed.initialize`` with one named torch param group for each of ``groups``.
 
     Args:
@@ -57,6 +59,7 @@ def build(module: nn.Module, groups: list[ParameterGroup], config: dict[str, Any
         groups: from ``model.phases.set_phase``.
         config: the DeepSpeed dict of ``profiles.deepspeed_config``.
         optimizer: the recipe's Optimizer section.
+        compiled: whether what is ours of the optimizer is compiled.
     """
     torch_groups = [
         {
@@ -77,7 +80,7 @@ def build(module: nn.Module, groups: list[ParameterGroup], config: dict[str, Any
     with contextlib.redirect_stdout(io.StringIO()):  # stage 1 prints the memory in use around every group
         engine = deepspeed.initialize(model=module, optimizer=adamw, config=config)[0]
     if type(engine.optimizer) is BF16_Optimizer:
-        flat_bf16.adopt(engine.optimizer)
+        flat_bf16.adopt(engine.optimizer, compiled=compiled)
     elif isinstance(engine.optimizer, FP16_UnfusedOptimizer):
         # It takes a step without gradients while it is built: at a rate of 0 that moves nothing, but it counts.
         inner_optimizer(engine).state.clear()

@@ -1,7 +1,8 @@
 """Steady-state speed of the real trainer: its loader, augmentation, engine and optimizer, in every phase.
 
 The DeepSpeed launcher runs this file:
-``bench.py '{"ds": …, "recipe": …, "set": […], "sizes": [64, 8], "steps": 40, "out": …}'``.
+``bench.py '{"ds": …, "recipe": …, "set": […], "run": …, "phases": ["B"], "sizes": [64, 8], "steps": 40, "out": …,
+"traces": null}'``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
 from hebrew_asr.data.loader import load_steps
@@ -36,6 +38,8 @@ from hebrew_asr.training.setup import Run, TrainArguments, set_up
 WARMUP_STEPS, SPLIT_STEPS = 10, 5
 SETTLED = 3
 """Steps after which CUDA graphs have a shape: one runs as it is, one is recorded, one is replayed."""
+QUIET = 3
+"""Steps after one that recorded something until the host is ahead of the device again, and time is told."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class PhaseSpeed:
     audio_s_per_s: float
     tokens_per_s: float
     ms_per_step: float
-    """Mean over steps that compiled and recorded nothing; the device is never waited for in between."""
+    """Mean over steps that compiled and recorded nothing, and that came after such steps: as in a long run."""
     steps: int
     compile_s: float
     """What warming up took beyond as many ordinary steps."""
@@ -83,10 +87,20 @@ def matmul_ceiling_tflops(device: torch.device) -> float:
     return 2 * size**3 * repeats / (time.perf_counter() - started) / 1e12
 
 
-def measure(arguments: TrainArguments, sizes: list[int], steps: int, out: Path) -> None:
-    """Run every phase for a while at each number of clips a step, and write figures to ``out`` each time; collective.
+def measure(
+    arguments: TrainArguments, phases: list[str], sizes: list[int], steps: int, out: Path, traces: Path | None
+) -> None:
+    """Run phases for a while at each number of clips a step, and write figures to ``out`` each time; collective.
 
     The sizes of a phase share what was compiled for it.
+
+    Args:
+        arguments: of the run that is measured.
+        phases: names of those to measure.
+        sizes: clips a step.
+        steps: timed ones.
+        out: JSON file.
+        traces: folder for a profile of one step of each, if any.
     """
     run = set_up(arguments)
     figures: dict[str, Any] = {
@@ -99,10 +113,14 @@ def measure(arguments: TrainArguments, sizes: list[int], steps: int, out: Path) 
         "ceiling_tflops": matmul_ceiling_tflops(run.ranks.device),
         "phases": [],
     }
-    for index in range(len(run.recipe.phases)):
+    for index, phase in enumerate(run.recipe.phases):
+        if phase.name not in phases:
+            continue
         run.engine.enter_phase(index)
         for size in sizes:
-            speed = _measure_phase(_with_clips(run, size), index, steps, figures["ceiling_tflops"])
+            run.say(f"phase {phase.name}, {size} clips a step: warming up")
+            speed = _measure_phase(_with_clips(run, size), index, steps, figures["ceiling_tflops"], traces)
+            run.say(f"phase {phase.name}, {size} clips a step: {speed.clips_per_s:.1f} clips/s")
             figures["phases"].append(asdict(speed))
             if run.ranks.is_main:
                 write_json(out, figures)
@@ -117,7 +135,7 @@ def _with_clips(run: Run, clips_per_step: int) -> Run:
     return replace(run, recipe=recipe, plan=plan, dataset=run.dataset.dealt_by(plan))
 
 
-def _measure_phase(run: Run, index: int, steps: int, ceiling_tflops: float) -> PhaseSpeed:
+def _measure_phase(run: Run, index: int, steps: int, ceiling_tflops: float, traces: Path | None) -> PhaseSpeed:
     device, on_cuda = run.ranks.device, run.ranks.device.type == "cuda"
     first = run.schedule.phase_starts[index]
     rates = run.schedule.rates(first)
@@ -130,23 +148,21 @@ def _measure_phase(run: Run, index: int, steps: int, ceiling_tflops: float) -> P
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
     timed: list[FedStep] = []
-    unsettled_s = 0.0
-    started = time.perf_counter()
+    seconds, quiet, before = 0.0, 0, time.perf_counter()
     while len(timed) < steps:
         fed = next(fed_steps)
-        if _is_settled(run, fed, met):
+        quiet = quiet + 1 if _is_settled(run, fed, met) else 0
+        _step(run, fed, rates, met)  # which returns when the step before it ends
+        now = time.perf_counter()
+        if quiet > QUIET:
             timed.append(fed)
-            _step(run, fed, rates, met)
-        else:
-            _wait(device)
-            interrupted = time.perf_counter()
-            _step(run, fed, rates, met)
-            _wait(device)
-            unsettled_s += time.perf_counter() - interrupted
-    _wait(device)
-    seconds = time.perf_counter() - started - unsettled_s
+            seconds += now - before
+        before = now
     parts = [_split(run, fed, rates) for fed in islice(fed_steps, SPLIT_STEPS)]
     forward_ms, backward_ms, optimizer_ms = (1e3 * sorted(part)[len(part) // 2] for part in zip(*parts, strict=True))
+    if traces is not None:
+        stem = f"{run.recipe.phases[index].name}-{run.recipe.clips_per_step}-rank{run.ranks.rank}"
+        _trace(run, next(fed_steps), rates, traces / stem)
     batches = [micro.inputs[0] for fed in timed for micro in fed.micro_batches if micro.num_labels]
     own = [
         float(sum(len(batch.tokens) for batch in batches)),
@@ -181,7 +197,7 @@ def _warm_up(run: Run, fed_steps: Iterator[FedStep], rates: dict[str, float], me
     """Until everything is compiled and the shapes that are met most are recorded."""
     for number, fed in enumerate(fed_steps, start=1):
         _step(run, fed, rates, met)
-        settled = sum(count for count in met.values() if count > SETTLED) > met.total() / 2
+        settled = sum(count for count in met.values() if count > SETTLED) > 0.9 * met.total()
         if number >= WARMUP_STEPS and not (run.profile.uses_cuda_graphs and run.ranks.any(not settled)):
             break  # on all ranks together: each meets shapes of its own
     _wait(run.ranks.device)
@@ -216,6 +232,20 @@ def _split(run: Run, fed: FedStep, rates: dict[str, float]) -> tuple[float, floa
     return spent["forward"], spent["backward"], spent["step"]
 
 
+def _trace(run: Run, fed: FedStep, rates: dict[str, float], stem: Path) -> None:
+    """Profile one step: ``stem.txt`` says what took the device's time, ``stem.json.gz`` opens in a trace viewer."""
+    on_cuda = run.ranks.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
+    with profile(activities=activities) as profiler:
+        run.engine.step(fed.micro_batches, rates).figures()
+        _wait(run.ranks.device)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    order = "self_device_time_total" if on_cuda else "self_cpu_time_total"
+    table = profiler.key_averages().table(sort_by=order, row_limit=60, max_name_column_width=90)
+    stem.with_suffix(".txt").write_text(table, encoding="utf-8")
+    profiler.export_chrome_trace(str(stem.with_suffix(".json.gz")))
+
+
 @contextmanager
 def _clock(device: torch.device, spent: dict[str, float], part: str) -> Iterator[None]:
     started = time.perf_counter()
@@ -234,7 +264,8 @@ def main(argv: list[str]) -> int:
     spec = json.loads(next(part for part in argv if not part.startswith("--local_rank")))
     arguments = TrainArguments(ds=spec["ds"], recipe=spec["recipe"], set=spec["set"], run_dir=spec["run"])
     try:
-        measure(arguments, spec["sizes"], spec["steps"], Path(spec["out"]))
+        traces = Path(spec["traces"]) if spec["traces"] else None
+        measure(arguments, spec["phases"], spec["sizes"], spec["steps"], Path(spec["out"]), traces)
     except HebrewASRError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code

@@ -61,6 +61,7 @@ class Session:
             reader = StateReader(run.resumed_from.path)
             run.engine.enter_phase(self._phase, reader)
             reader.close()
+        self._say_what_takes_time()
         if run.noted_fault is not None:
             run.tracker.write({**run.noted_fault, "step": self.state.step})
         self.evaluate_if_due()
@@ -112,6 +113,11 @@ class Session:
             self.state.phase_switch_step = self.state.step
         run.say(f"step {self.state.step}: {run.recipe.phases[phase].title}; a small rise of the loss is expected")
         run.engine.enter_phase(phase)
+        self._say_what_takes_time()
+
+    def _say_what_takes_time(self) -> None:
+        if self.run.profile.compiles:
+            self.run.say("the phase's first step compiles: two minutes, or half a minute where it was done before")
 
     def step(self, fed: FedStep) -> StepResult | None:
         """One optimizer step, and the proof of phase after the first of each phase.

@@ -23,6 +23,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two trainings share the machine
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+import torch
+
 from tests.support.trajectory import EARLY, Task, allowed, native, packed
 
 CLIPS = 1_600
@@ -35,6 +37,7 @@ def _run(name: str, folder: Path, steps: int, device: str, bf16: bool, backend: 
         "control": packed(reverse=True),
         "compiled": packed(backend=backend),
     }
+    torch.backends.cudnn.allow_tf32 = False  # its rounding would hide what is looked for
     task = Task(folder, clips=CLIPS, device=device, bf16=bf16)
     started = time.monotonic()
     return name, task.losses(builds[name], steps), time.monotonic() - started

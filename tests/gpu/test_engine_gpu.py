@@ -1,4 +1,6 @@
-"""The engine on CUDA: a step is queued without a wait for the device, whatever its gradients turn out to be."""
+"""The engine on CUDA: a step is queued without a wait for the device, whatever its gradients turn out to be, and what
+is compiled of the optimizer is torch's AdamW.
+"""
 
 from __future__ import annotations
 
@@ -48,3 +50,21 @@ def test_a_step_never_waits_for_the_device(tmp_path, ranks, micro):
     assert [each.applied for each in figures] == [True, False, True]
     assert figures[2].loss < figures[0].loss, "the step of NaN changed nothing, the one before it trained"
     engine.close()
+
+
+def test_the_compiled_update_is_torchs(tmp_path, ranks):
+    task = make_task(tmp_path, spec=SPEC)
+    states = []
+    for compiled in (False, True):
+        profile = replace(engine_worker.profile(1, True, 8), hardware=Hardware("cuda", compile=compiled))
+        given = engine_worker.set_up(task, ranks, profile)
+        given.engine.enter_phase(0)
+        assert given.engine.step(given.micro_batches(0), engine_worker.RATES).figures().applied
+        assert given.engine.prove_phase()
+        states.append(given.engine.host_state())
+        given.engine.close()
+    for expected, found in zip(*states, strict=True):
+        assert found.step == expected.step == 1
+        for name, tensor in expected.tensors.items():
+            apart = (found.tensors[name] - tensor).abs().mean() / tensor.abs().mean()
+            assert apart < 1e-5, (found.group, name, apart)

@@ -48,7 +48,7 @@ def task(tmp_path_factory) -> Path:
 
 
 def train(task: Path, name: str, stage: int, micro: int, limit_gib: float = 1e6) -> tuple[Path, float]:
-    """Its run directory, and the most GiB that the allocator held."""
+    """Its run directory, and the most GiB that were allocated: what is cached beyond that can be given up."""
     run, profile, peak = task / name, task / f"{name}.json", task / f"{name}.peak"
     gpu_profile(profile, stage=stage, micro=micro)
     changes = (*NO_EVALUATION, f"clips_per_step={CLIPS}", "data.allow_outside=true")

@@ -1,10 +1,11 @@
-"""Two phases on two GPUs through NCCL and the real launcher: every ZeRO stage learns what one GPU learns, and a run
-that two GPUs began goes on on one.
+"""Two phases on two GPUs through NCCL and the real launcher: every ZeRO stage learns what one GPU learns, compiled and
+replayed too, and a run that two GPUs began goes on on one.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,14 +22,26 @@ pytestmark = [
 STEPS, SWITCH, STOPS = 25, 10, (7, 15)
 LOSS_TOLERANCE = 0.03
 """Absolute, in nats per token: bf16 weights and activations, sums over ranks in another order."""
+LATE_TOLERANCE = 0.1
+"""Over 100 steps, in which such differences grow."""
 
 
-def train(task: Path, name: str, *changes: str, stage: int, ranks: int, port: int, resume: str = "never") -> Path:
+def train(
+    task: Path,
+    name: str,
+    *changes: str,
+    stage: int,
+    ranks: int,
+    port: int,
+    resume: str = "never",
+    cuda_graphs: bool = False,
+) -> Path:
     """One run under the launcher; returns its directory."""
     run, profile = task / name, task / f"{name}-{stage}-{ranks}.json"
-    gpu_profile(profile, stage=stage, micro=8 // ranks, ranks=ranks)
+    gpu_profile(profile, stage=stage, micro=8 // ranks, ranks=ranks, cuda_graphs=cuda_graphs)
     arguments = train_arguments(task, run, *NO_EVALUATION, *changes, ds=profile, resume=resume)
-    run_on_gpu([*launcher(ranks, port), str(TRAIN_FILE), *arguments])
+    told = run_on_gpu([*launcher(ranks, port), str(TRAIN_FILE), *arguments])
+    assert "could not be compiled" not in told and "skipping cudagraphs" not in told, told[-3000:]
     return run
 
 
@@ -67,3 +80,18 @@ def test_learns_what_one_gpu_learns(runs, name):
     assert found == pytest.approx(expected, abs=LOSS_TOLERANCE)
     phases = [(row["step"], row["moved"] == row["trainable"]) for row in events(runs[name], "phase")]
     assert phases[0] == (0, True) and (SWITCH, True) in phases
+
+
+def test_cuda_graphs_on_two_gpus_learn_what_one_gpu_learns(tmp_path):
+    """Enough steps that most shapes are met, recorded and replayed in both phases; few layers, since each compiles."""
+    task = make_task(tmp_path, train_clips=160, spec=replace(SPEC, encoder_layers=2, num_hidden_layers=2))
+    with ThreadPoolExecutor() as pool:
+        eager = pool.submit(train, task, "one", stage=1, ranks=1, port=29831)
+        replayed = pool.submit(train, task, "graphs", stage=1, ranks=2, port=29832, cuda_graphs=True)
+        expected, found = losses(eager.result()), losses(replayed.result())
+    apart = [abs(a - b) for a, b in zip(expected, found, strict=True)]
+    print(f"losses {found[0]:.3f} to {found[-1]:.3f}, apart {max(apart[:STEPS]):.4f} early, {max(apart):.4f} in all")
+    assert len(found) == 4 * STEPS and expected[-1] < expected[0] - 0.5
+    assert max(apart[:STEPS]) < LOSS_TOLERANCE and max(apart) < LATE_TOLERANCE
+    phases = [(row["step"], row["moved"] == row["trainable"]) for row in events(task / "graphs", "phase")]
+    assert phases == [(0, True), (4 * SWITCH, True)]

@@ -67,11 +67,22 @@ def test_ranks_settle_together(tmp_path, warm):
         "recipe": "round2",
         "set": [f"{name}={value}" for name, value in changes.items()],
         "run": str(tmp_path / "run"),
+        "phases": ["B", "A"],
         "sizes": [4],
         "steps": 5,
         "out": str(tmp_path / "figures.json"),
+        "traces": str(tmp_path / "traces"),
     }
     done = warm.finish([json.dumps(spec)], ranks=2, port=29760, program="hebrew_asr.training.bench", compiled=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert [(phase["phase"], phase["steps"]) for phase in figures["phases"]] == [("B", 5), ("A", 5)]
+    for name in ("B-4-rank0", "B-4-rank1", "A-4-rank0", "A-4-rank1"):
+        assert "Self CPU" in (tmp_path / "traces" / f"{name}.txt").read_text()
+        assert (tmp_path / "traces" / f"{name}.json.gz").stat().st_size
+
+
+@pytest.mark.parametrize("options", [["--phase", "C"], ["--phase", "A", "--baseline"]])
+def test_a_phase_that_cannot_be_measured_is_one_line(capfd, options):
+    code = cli.main(["bench", "--ds", str(ROOT / "ds_configs" / "cpu.json"), *options])
+    assert code == 2 and "phase" in capfd.readouterr().err

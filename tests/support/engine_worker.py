@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._subclasses import FakeTensor
 
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
@@ -44,7 +45,9 @@ def task_recipe(task: Path) -> Recipe:
     return load_recipe("round2", [*RECIPE_CHANGES, *paths])
 
 
-def profile(stage: int, bf16: bool, micro: int, offload: bool = False, **zero: object) -> Profile:
+def profile(
+    stage: int, bf16: bool, micro: int, offload: bool = False, compiled: bool = False, **zero: object
+) -> Profile:
     """A CPU profile; ``zero``: more keys of its section."""
     config: dict = {"train_micro_batch_size_per_gpu": micro, "zero_optimization": {"stage": stage, **zero}}
     if offload:
@@ -53,7 +56,7 @@ def profile(stage: int, bf16: bool, micro: int, offload: bool = False, **zero: o
         config |= BF16
         if not stage:
             del config["data_types"]
-    return Profile("test", "test", Hardware("cpu"), config)
+    return Profile("test", "test", Hardware("cpu", compile=compiled), config)
 
 
 @dataclass
@@ -91,7 +94,8 @@ def run(task: Path, ranks: dist.Ranks, spec: dict) -> None:
     ``poisoned``: a step whose features are NaN; state is saved around it too.
     """
     out = Path(spec["out"])
-    given = set_up(task, ranks, profile(spec["stage"], spec["bf16"], spec["micro"], spec.get("offload", False)))
+    options = {key: spec.get(key, False) for key in ("offload", "compiled")}
+    given = set_up(task, ranks, profile(spec["stage"], spec["bf16"], spec["micro"], **options))
     engine, phase, log = given.engine, spec["phases"][0], []
     engine.enter_phase(phase, StateReader(Path(spec["resume"])) if "resume" in spec else None)
     for step, wanted in enumerate(spec["phases"], spec.get("first", 0)):
@@ -124,9 +128,9 @@ def poison(micro_batches: list[MicroBatch]) -> None:
 
 
 def alive(asr: torch.nn.Module) -> dict[str, int]:
-    """What a change of phase could leak: tensors, hooks, marks on parameters."""
+    """What a change of phase could leak: tensors (but not those that a compiler thinks with), hooks."""
     gc.collect()
-    tensors = [found for found in gc.get_objects() if isinstance(found, torch.Tensor)]
+    tensors = [t for t in gc.get_objects() if isinstance(t, torch.Tensor) and not isinstance(t, FakeTensor)]
     hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in asr.modules())
     return {
         "tensor_bytes": sum(t.untyped_storage().nbytes() for t in tensors if t.device.type == "cpu"),

@@ -22,14 +22,16 @@ SPEC = TinySpec(
 )
 
 
-def gpu_profile(path: Path, *, stage: int, micro: int, ranks: int = 1) -> Path:
-    """Write an eager bf16 profile; returns ``path``."""
+def gpu_profile(path: Path, *, stage: int, micro: int, ranks: int = 1, cuda_graphs: bool = False) -> Path:
+    """Write a bf16 profile, eager or compiled and replayed as CUDA graphs; returns ``path``."""
     keys = {"train_micro_batch_size_per_gpu": micro, "zero_optimization": {"stage": stage}, **BF16}
-    return write_profile(path, _hardware={"accelerator": "cuda", "num_ranks": ranks, "compile": False}, **keys)
+    hardware = {"accelerator": "cuda", "num_ranks": ranks, "compile": cuda_graphs, "cuda_graphs": cuda_graphs}
+    return write_profile(path, _hardware=hardware, **keys)
 
 
-def run_on_gpu(command: list[str]) -> None:
-    """Run to a good end."""
+def run_on_gpu(command: list[str]) -> str:
+    """Run to a good end; returns what it printed."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr

@@ -14,5 +14,5 @@ if __name__ == "__main__":
     total_gib = torch.cuda.get_device_properties(0).total_memory / 2**30
     torch.cuda.set_per_process_memory_fraction(min(1.0, limit_gib / total_gib))
     code = main(sys.argv[3:])
-    peak_file.write_text(str(torch.cuda.max_memory_reserved() / 2**30))
+    peak_file.write_text(str(torch.cuda.max_memory_allocated() / 2**30))
     sys.exit(code)
