@@ -198,12 +198,10 @@ class TrainEngine:
         if self._proof is not None:
             self._proof.before_step(zero.partitions(self._engine, self.groups))
         for micro_batch in micro_batches:
-            with self._part("forward"), self._bounded("forward"):
-                loss_sum = self._engine(*micro_batch.inputs)
+            loss_sum = self._bounded("forward", self._engine, *micro_batch.inputs)
             weighted = loss_sum * (per_token[0] if micro_batch.num_labels else 0.0)
             total += loss_sum.detach() * bool(micro_batch.num_labels)
-            with self._part("backward"), self._bounded("backward"):
-                self._engine.backward(weighted.to(loss_sum.dtype), scale_wrt_gas=False)
+            self._bounded("backward", self._engine.backward, weighted.to(loss_sum.dtype), scale_wrt_gas=False)
         with self._part("step"):
             self._engine.step()
         norm = self._engine.get_global_grad_norm()
@@ -216,14 +214,18 @@ class TrainEngine:
         self._last = result
         return result
 
-    @contextmanager
-    def _bounded(self, part: str) -> Iterator[None]:
-        """Make MicroBatchTooLarge of running out of device memory in a ``forward`` or ``backward`` pass."""
-        ranks, reason = self.ranks, ""
-        try:
-            yield
-        except torch.OutOfMemoryError as error:  # its frames hold the activations: nothing of it is kept
-            reason = str(error).splitlines()[0]
+    def _bounded(self, part: str, run: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+        """``run(*inputs, **options)``; MicroBatchTooLarge if it runs out of device memory.
+
+        The error's frames hold activations, and the optimizer where its methods ran out. So the new one is raised when
+        the old one is gone: a context manager would raise it within, and keep the old one as its ``__context__``.
+        """
+        ranks, reason, result = self.ranks, "", None
+        with self._part(part):
+            try:
+                result = run(*inputs, **options)
+            except torch.OutOfMemoryError as error:
+                reason = str(error).splitlines()[0]
         # After a pass without collectives every rank arrives here.
         agreed = self._profile.zero_stage < (3 if part == "forward" else 2)
         out_of_memory = [bool(reason)]
@@ -232,6 +234,7 @@ class TrainEngine:
         if any(out_of_memory):
             short = [rank for rank, is_out in enumerate(out_of_memory) if is_out] if agreed else [ranks.rank]
             raise MicroBatchTooLarge(part, short, agreed or ranks.size == 1, reason)
+        return result
 
     @contextmanager
     def timed(self, part: Callable[[str], AbstractContextManager[None]]) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
 from hebrew_asr.model.packed import PackedASR
 
@@ -12,25 +13,35 @@ from hebrew_asr.model.packed import PackedASR
 def run_short(shortages: list[dict[str, Any]]) -> None:
     """From now on in this process, fail like CUDA.
 
-    Each shortage is ``{"part": "forward" | "backward", "after": N, "fits": N}``: passes after the first N over more
-    clips than fit fail, in the middle of that part.
+    Each shortage is ``{"part": "forward" | "backward" | "reduction", "after": N, "fits": N}``: passes after the first
+    N over more clips than fit fail, in the middle of that part. Reduction is what runs in methods of DeepSpeed's
+    optimizer during a backward pass, under ZeRO-2.
     """
     if not shortages:
         return
-    hidden_states, passes = PackedASR.hidden_states, 0
+    hidden_states, passes, reductions_fail = PackedASR.hidden_states, 0, False
+    reduce = DeepSpeedZeroOptimizer.process_gradients
 
     def short(self: PackedASR, batch: Any, mel_CBF: torch.Tensor) -> torch.Tensor:
-        nonlocal passes
-        passes += 1
+        nonlocal passes, reductions_fail
+        passes, reductions_fail = passes + 1, False
         hidden_LH = hidden_states(self, batch, mel_CBF)
         for shortage in shortages:
             if passes > shortage["after"] and len(batch.clip_ids) > shortage["fits"]:
                 if shortage["part"] == "forward":
                     _fail(hidden_LH)
-                hidden_LH.register_hook(_fail)
+                if shortage["part"] == "backward":
+                    hidden_LH.register_hook(_fail)
+                reductions_fail |= shortage["part"] == "reduction"
         return hidden_LH
 
+    def reduce_short(self: DeepSpeedZeroOptimizer, parameter: torch.Tensor, group: int) -> None:
+        if reductions_fail:
+            _fail(parameter)
+        reduce(self, parameter, group)
+
     PackedASR.hidden_states = short  # type: ignore[method-assign]
+    DeepSpeedZeroOptimizer.process_gradients = reduce_short
 
 
 def _fail(_: torch.Tensor) -> None:
