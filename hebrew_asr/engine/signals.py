@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 
 from hebrew_asr.engine.dist import Ranks
+
+_LOOK_EVERY_S = 0.5
+"""Pace at which the file is looked for: asked at every step, a slow file system would cost a share of it."""
 
 
 class StopFlag:
@@ -15,7 +19,7 @@ class StopFlag:
     def __init__(self, run_folder: Path, ranks: Ranks):
         """Signals are caught between ``install`` and ``restore``."""
         self._file, self._ranks = run_folder / "STOP", ranks
-        self._raised = False
+        self._raised, self._next_look = False, 0.0
         self._previous: dict[int, object] = {}
 
     def install(self) -> None:
@@ -37,7 +41,9 @@ class StopFlag:
 
     def is_raised(self) -> bool:
         """Whether this rank was asked to stop."""
-        self._raised = self._raised or (self._ranks.is_main and self._file.exists())
+        if not self._raised and self._ranks.is_main and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _LOOK_EVERY_S
+            self._raised = self._file.exists()
         return self._raised
 
     def agreed(self) -> bool:
