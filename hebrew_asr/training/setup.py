@@ -120,8 +120,7 @@ def check(arguments: TrainArguments) -> Checked:
     recipe = load_recipe(arguments.recipe, arguments.set)
     profile = load_profile(arguments.ds)
     plan = batching(profile, recipe, num_ranks)
-    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", num_ranks)))
-    check_hardware(profile, local_ranks, torch.cuda.device_count())
+    check_hardware(profile, dist.local_ranks_from_environment(), torch.cuda.device_count())
     folder = Path(arguments.run_dir or f"runs/{recipe.name}")
     resume = _resumable(folder, recipe, arguments.resume)
     plan, noted = _within_memory(plan, folder, resume) if arguments.resume == "auto" else (plan, None)
@@ -204,6 +203,8 @@ def set_up(arguments: TrainArguments) -> Run:
     checked = check(arguments)
     recipe, profile, plan, folder = checked.recipe, checked.profile, checked.plan, checked.folder
     tokenizer = load_tokenizer(recipe.model.path)
+    if profile.hardware.accelerator == "cpu":
+        dist.share_cores()  # threads inherit it
     # 2. The model, still whole and on the host; every phase is built once to see that it can be.
     torch.manual_seed(recipe.seed)
     with _drawn_on(recipe, profile):
@@ -214,8 +215,6 @@ def set_up(arguments: TrainArguments) -> Run:
     gc.freeze()  # what is imported stays: DeepSpeed collects garbage some 30 times while it builds an engine
     stop = StopFlag(folder, ranks)
     stop.install()
-    if profile.hardware.accelerator == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // plan.num_ranks))
     mel = LogMel().to(ranks.device)
     module = CompiledASR(asr, cuda_graphs=profile.uses_cuda_graphs) if profile.compiles else PackedASR(asr)
     module.to(ranks.device)

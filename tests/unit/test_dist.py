@@ -1,0 +1,45 @@
+"""Ranks on a CPU keep to cores of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from hebrew_asr.engine import dist
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+
+
+@pytest.fixture
+def cores() -> Iterator[list[int]]:
+    before, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    yield sorted(before)
+    os.sched_setaffinity(0, before)
+    torch.set_num_threads(threads)
+
+
+def share(monkeypatch: pytest.MonkeyPatch, rank: int, ranks: int) -> set[int]:
+    """Cores of a local rank."""
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    dist.share_cores()
+    return os.sched_getaffinity(0)
+
+
+def test_ranks_share_all_cores_between_them(monkeypatch, cores):
+    ranks = max(1, len(cores))
+    shares = []
+    for rank in range(ranks):
+        shares.append(share(monkeypatch, rank, ranks))
+        assert torch.get_num_threads() == len(cores) // ranks
+        os.sched_setaffinity(0, cores)
+    assert sum(map(len, shares)) == len(cores) and set().union(*shares) == set(cores)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_more_ranks_than_cores_may_run_anywhere(monkeypatch, cores):
+    assert share(monkeypatch, 1, len(cores) + 1) == set(cores)
+    assert torch.get_num_threads() == 1
