@@ -24,7 +24,8 @@ CLIPS = 1280
 class Command:
     """Measure training speed: full-size random weights, made-up clips of realistic lengths, everything else real.
 
-    Clips a second, time by part, share of the card's matrix rate and peak memory, in every phase of the recipe.
+    Clips a second, time by part, share of the card's matrix rate and peak memory, in every phase of the recipe, and for
+    how long an evaluation and a checkpoint stop training.
     """
 
     ds: str
@@ -72,7 +73,8 @@ class Command:
         phases = self.phase or known
         with tempfile.TemporaryDirectory(prefix="hebrew-asr-bench-") as name:
             folder = Path(name)
-            make_corpus(folder / "data", max(8 * recipe.clips_per_step, min(CLIPS, 24 * recipe.clips_per_step)))
+            train_clips = max(8 * recipe.clips_per_step, min(CLIPS, 24 * recipe.clips_per_step))
+            make_corpus(folder / "data", train_clips, recipe.evaluation.sample_clips)
             changes = [
                 *self.set,
                 f"model.path={self.model}",
@@ -161,6 +163,11 @@ def _print_phases(figures: dict[str, Any]) -> None:
     for title, (key, form) in rows.items():
         table.add_row(title, *(format(phase[key], form) for phase in figures["phases"]))
     Console().print(table)
+    stops = figures["interruptions"]
+    print(
+        f"evaluating {stops['evaluated_clips']} clips stops training for {stops['evaluation_s']:.1f} s at most, "
+        f"a checkpoint for {stops['checkpoint_s']:.2f} s"
+    )
 
 
 def _print_baseline(figures: dict[str, Any]) -> None:

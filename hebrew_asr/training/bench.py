@@ -31,6 +31,7 @@ from hebrew_asr.engine.engine import MicroBatch
 from hebrew_asr.errors import HebrewASRError
 from hebrew_asr.files import write_json
 from hebrew_asr.profiles import batching
+from hebrew_asr.training.evaluate import stratified_sample
 from hebrew_asr.training.feed import FedStep, feed
 from hebrew_asr.training.flops import step_flops
 from hebrew_asr.training.setup import Run, TrainArguments, set_up
@@ -70,6 +71,18 @@ class PhaseSpeed:
     padding_share: float
     """Tokens of padding, of all tokens."""
     peak_gib: float
+
+
+@dataclass(frozen=True)
+class Interruptions:
+    """What training stands still for, every so many steps."""
+
+    evaluated_clips: int
+    """As many as in an evaluation between epochs."""
+    evaluation_s: float
+    """A model of random weights never stops by itself: every clip is decoded up to its cap, so this is the longest."""
+    checkpoint_s: float
+    """The copy of the optimizer state to the host; files are written beside the steps that follow."""
 
 
 def matmul_ceiling_tflops(device: torch.device) -> float:
@@ -124,8 +137,31 @@ def measure(
             figures["phases"].append(asdict(speed))
             if run.ranks.is_main:
                 write_json(out, figures)
+    figures["interruptions"] = asdict(_measure_interruptions(run))
+    if run.ranks.is_main:
+        write_json(out, figures)
     run.tracker.close()
     run.engine.close()
+
+
+def _measure_interruptions(run: Run) -> Interruptions:
+    """In the last phase measured, which holds the most state."""
+    clips = stratified_sample(run.eval_clips, run.recipe.evaluation.sample_clips)
+    run.say(f"evaluating {len(clips)} clips, and copying the state as a checkpoint does")
+    spent = []
+    with run.engine.whole_model() as asr:
+        for part in (clips[: 2 * run.ranks.size], clips):  # the first ones warm up
+            run.ranks.barrier()
+            started = time.perf_counter()
+            run.evaluator(asr, part, 0, "bench", run.stop)
+            spent.append(time.perf_counter() - started)
+    for _ in range(2):
+        run.ranks.barrier()
+        started = time.perf_counter()
+        run.engine.host_state()
+        run.ranks.barrier()
+        spent.append(time.perf_counter() - started)
+    return Interruptions(evaluated_clips=len(clips), evaluation_s=spent[1], checkpoint_s=spent[-1])
 
 
 def _with_clips(run: Run, clips_per_step: int) -> Run:

@@ -20,7 +20,12 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 def test_bench_measures_both_phases(tmp_path, capfd, baseline: bool):
     save_tiny(tmp_path / "model", SPEC, [" ".join(WORDS)], 0)
     out = tmp_path / "figures.json"
-    changes = ["clips_per_step=4", "data.workers=1", 'unfrozen_layers={"llm_top": 2, "audio_top": 2}']
+    changes = [
+        "clips_per_step=4",
+        "data.workers=1",
+        "evaluation.sample_clips=3",
+        'unfrozen_layers={"llm_top": 2, "audio_top": 2}',
+    ]
     options = ["--steps", "3", "--num-gpus", "1", "--json", str(out), "--also-clips", "2"]
     options += ["--baseline", "--baseline-steps", "1"] if baseline else []
     sets = [part for change in changes for part in ("--set", change)]
@@ -39,7 +44,8 @@ def test_bench_measures_both_phases(tmp_path, capfd, baseline: bool):
         assert 2 < phase["audio_s_per_s"] / phase["clips_per_s"] < 9
         assert min(phase["forward_ms"], phase["backward_ms"], phase["optimizer_ms"], phase["mfu"]) > 0
         assert 0 <= phase["data_wait_share"] < 1
-    assert "clips/s" in told.out
+    assert "clips/s" in told.out and "evaluating 3 clips stops training for" in told.out
+    assert figures["interruptions"]["evaluated_clips"] == 3 and figures["interruptions"]["checkpoint_s"] > 0
     if not baseline:
         return
     assert [entry["micro_batch"] for entry in figures["baseline"]] == [4]
