@@ -127,7 +127,15 @@ class _OnDemand:
 
 
 class _Ahead(_OnDemand):
-    """Prepares steps on a CUDA stream of its own, at most two ahead of the one in training."""
+    """Prepares steps on a CUDA stream of its own, at most two ahead of the one in training.
+
+    All that can be done in its thread is: each call into torch from the training thread offers Python's lock to this
+    one, and can wait for it a while.
+    """
+
+    def __init__(self, steps: Iterator[LoadedStep], mel: LogMel, device: torch.device):
+        self._training_stream = torch.cuda.current_stream(device)
+        super().__init__(steps, mel, device)
 
     def _run(self) -> None:
         torch.cuda.set_device(self._device)
@@ -140,19 +148,18 @@ class _Ahead(_OnDemand):
 
     def _prepared(self, loaded: LoadedStep) -> Any:
         micro_batches = _to_device(loaded, self._mel, self._device)
+        for micro in micro_batches:
+            packed, mel_CBF = micro.inputs
+            # The allocator must not reuse this memory for the side stream while the step still reads it.
+            packed.record_stream(self._training_stream)
+            mel_CBF.record_stream(self._training_stream)
         event = torch.cuda.Event()
         event.record(self._stream)
         return loaded, micro_batches, event
 
     def _received(self, item: Any) -> tuple[LoadedStep, list[MicroBatch]]:
         loaded, micro_batches, event = item
-        current = torch.cuda.current_stream(self._device)
-        current.wait_event(event)
-        for micro in micro_batches:
-            packed, mel_CBF = micro.inputs
-            # The allocator must not reuse this memory for the side stream while the step still reads it.
-            packed.record_stream(current)
-            mel_CBF.record_stream(current)
+        self._training_stream.wait_event(event)
         return loaded, micro_batches
 
 
