@@ -14,6 +14,7 @@ if __name__ == "__main__":  # run as a file: its folder must not shadow other pa
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from hebrew_asr.cli import guarded, with_bare_resume
+from hebrew_asr.errors import leave
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,4 +53,4 @@ def _train(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -28,7 +28,7 @@ from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
 from hebrew_asr.data.loader import load_steps
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.engine import MicroBatch
-from hebrew_asr.errors import HebrewASRError
+from hebrew_asr.errors import HebrewASRError, leave
 from hebrew_asr.files import write_json
 from hebrew_asr.profiles import batching
 from hebrew_asr.training.evaluate import stratified_sample
@@ -310,4 +310,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -197,7 +197,7 @@ def test_sigterm_at_every_kind_of_moment(task, whole, warm, tmp_path):
     """One run, stopped in an evaluation, in training, in a checkpoint write, in the switch and in a wait for data."""
     run = tmp_path / "run"
     stop = Stopper(task, run, warm)
-    assert stop(29701, (run / "metrics.jsonl").is_file) == 0
+    assert stop.launched(29701, (run / "metrics.jsonl").is_file) == 0
     assert not events(run, "eval"), "the evaluation had not ended"
     assert 3 <= stop(29702, lambda: last_step(run) >= 3) < SWITCH
     before = saved_step(run)
