@@ -179,7 +179,7 @@ def _measure_phase(run: Run, index: int, steps: int, ceiling_tflops: float, trac
     fed_steps = feed(loaded, run.mel, device)
     met: Counter[Any] = Counter()
     started = time.perf_counter()
-    _warm_up(run, fed_steps, rates, met)
+    warmup_steps = _warm_up(run, fed_steps, rates, met)
     warmup_s = time.perf_counter() - started
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -217,7 +217,7 @@ def _measure_phase(run: Run, index: int, steps: int, ceiling_tflops: float, trac
         tokens_per_s=tokens / seconds,
         ms_per_step=1e3 * seconds / steps,
         steps=steps,
-        compile_s=max(0.0, warmup_s - met.total() * seconds / steps),
+        compile_s=max(0.0, warmup_s - warmup_steps * seconds / steps),
         data_wait_share=sum(fed.wait_s for fed in timed) / seconds,
         forward_ms=forward_ms,
         backward_ms=backward_ms,
@@ -229,14 +229,16 @@ def _measure_phase(run: Run, index: int, steps: int, ceiling_tflops: float, trac
     )
 
 
-def _warm_up(run: Run, fed_steps: Iterator[FedStep], rates: dict[str, float], met: Counter[Any]) -> None:
-    """Until everything is compiled and the shapes that are met most are recorded."""
+def _warm_up(run: Run, fed_steps: Iterator[FedStep], rates: dict[str, float], met: Counter[Any]) -> int:
+    """Until everything is compiled and the shapes that are met most are recorded; returns the steps that it took."""
+    number = 0
     for number, fed in enumerate(fed_steps, start=1):
         _step(run, fed, rates, met)
         settled = sum(count for count in met.values() if count > SETTLED) > 0.9 * met.total()
         if number >= WARMUP_STEPS and not (run.profile.uses_cuda_graphs and run.ranks.any(not settled)):
             break  # on all ranks together: each meets shapes of its own
     _wait(run.ranks.device)
+    return number
 
 
 def _is_settled(run: Run, fed: FedStep, met: Counter[Any]) -> bool:
