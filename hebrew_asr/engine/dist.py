@@ -95,9 +95,8 @@ def share_cores() -> None:
     """
     local_rank, local_ranks = int(os.environ.get("LOCAL_RANK", "0")), local_ranks_from_environment()
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    own = cores[local_rank::local_ranks]
     if len(cores) >= local_ranks and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, own)
+        os.sched_setaffinity(0, cores[local_rank::local_ranks])
     torch.set_num_threads(max(1, len(cores) // local_ranks))
 
 

@@ -148,6 +148,8 @@ class TrainEngine:
         options, compiled = self._recipe.optimizer, self._profile.compiles
         self._engine = zero.build(self.module, self.groups, self._config, options, compiled=compiled)
         partitions = zero.partitions(self._engine, self.groups)
+        for partition in partitions:
+            zero.adam_state(self._engine, partition)  # step 0, unless something is carried over or read
         if resume is None:
             self._parked = restore(self._engine, partitions, carried, self.ranks)
         else:
@@ -155,7 +157,6 @@ class TrainEngine:
 
     def _load(self, resume: StateReader, partitions: list[zero.Partition]) -> None:
         for partition in partitions:
-            zero.adam_state(self._engine, partition)  # step 0 unless it is read
             if partition.group in resume.steps:
                 resume.load_partition(self._engine, partition)
         trained = {partition.group for partition in partitions}

@@ -59,8 +59,6 @@ def restore(
     """
     waiting = _by_group(carried)
     homes = _by_group(partitions)
-    for partition in partitions:
-        adam_state(engine, partition)  # step 0 unless it is filled below
     own = {group: (group in waiting, _same_layout(home, waiting.get(group, []))) for group, home in homes.items()}
     told = ranks.gather(own)
     for group, home in homes.items():

@@ -11,9 +11,10 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ class Interruptions:
     """What training stands still for, every so many steps."""
 
     evaluated_clips: int
-    """As many as in an evaluation between epochs."""
+    """As many as training evaluates every so many steps."""
     evaluation_s: float
     """A model of random weights never stops by itself: every clip is decoded up to its cap, so this is the longest."""
     checkpoint_s: float
@@ -148,20 +149,20 @@ def _measure_interruptions(run: Run) -> Interruptions:
     """In the last phase measured, which holds the most state."""
     clips = stratified_sample(run.eval_clips, run.recipe.evaluation.sample_clips)
     run.say(f"evaluating {len(clips)} clips, and copying the state as a checkpoint does")
-    spent = []
     with run.engine.whole_model() as asr:
-        for part in (clips[: 2 * run.ranks.size], clips):  # the first ones warm up
-            run.ranks.barrier()
-            started = time.perf_counter()
-            run.evaluator(asr, part, 0, "bench", run.stop)
-            spent.append(time.perf_counter() - started)
-    for _ in range(2):
-        run.ranks.barrier()
-        started = time.perf_counter()
-        run.engine.host_state()
-        run.ranks.barrier()
-        spent.append(time.perf_counter() - started)
-    return Interruptions(evaluated_clips=len(clips), evaluation_s=spent[1], checkpoint_s=spent[-1])
+        parts = (clips[: 2 * run.ranks.size], clips)  # the first ones warm up, as the first copy does
+        _, evaluation_s = (_seconds(run, partial(run.evaluator, asr, part, 0, "bench", run.stop)) for part in parts)
+    _, checkpoint_s = (_seconds(run, run.engine.host_state) for _ in range(2))
+    return Interruptions(len(clips), evaluation_s, checkpoint_s)
+
+
+def _seconds(run: Run, act: Callable[[], object]) -> float:
+    """How long something takes on the slowest rank; collective."""
+    run.ranks.barrier()
+    started = time.perf_counter()
+    act()
+    run.ranks.barrier()
+    return time.perf_counter() - started
 
 
 def _with_clips(run: Run, clips_per_step: int) -> Run:
