@@ -18,6 +18,7 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,15 +82,17 @@ class CheckpointStore:
         self._failure: OSError | None = None
         self._written: list[tuple[int, Path]] = []
 
-    def save(self, state: list[CarriedPartition], step: int, values: dict[str, Any]) -> None:
+    def save(self, copy_state: Callable[[], list[CarriedPartition]], step: int, values: dict[str, Any]) -> None:
         """Begin one checkpoint; collective. A disk without room costs the oldest checkpoints, not the run.
 
         Args:
-            state: this rank's, detached from the engine: nothing changes it while it is written.
+            copy_state: gives this rank's state. It is called when the checkpoint before has been written, so that it
+                may reuse that one's memory, and nothing else may change what it gave.
             step: optimizer steps done, names the folder.
             values: JSON values of ``state.json``; ``wer`` among them decides which is best.
         """
         self.finish()
+        state = copy_state()
         needed = sum(self._ranks.gather(num_bytes(state)))
         if not self._ranks.broadcast(not self._ranks.is_main or self._make_room(needed)):
             return

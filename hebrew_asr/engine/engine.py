@@ -14,8 +14,9 @@ from torch import nn
 
 from hebrew_asr.engine import zero
 from hebrew_asr.engine.dist import Ranks
+from hebrew_asr.engine.host_memory import HostMemory
 from hebrew_asr.engine.proof import PhaseProof
-from hebrew_asr.engine.state import CarriedPartition, StateReader, capture, restore, to_host
+from hebrew_asr.engine.state import CarriedPartition, StateReader, capture, restore
 from hebrew_asr.model.load import build_model
 from hebrew_asr.model.phases import ParameterGroup, num_weights, set_phase
 from hebrew_asr.profiles import Batching, Profile, deepspeed_config
@@ -102,6 +103,7 @@ class TrainEngine:
         self._config = deepspeed_config(profile, recipe, plan)
         self._engine: Any = None
         self._parked: list[CarriedPartition] = []
+        self._host_memory = HostMemory(ranks.device)
         self._proof: PhaseProof | None = None
         self._last: StepResult | None = None
         self._part: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()
@@ -154,6 +156,7 @@ class TrainEngine:
             self._parked = restore(self._engine, partitions, carried, self.ranks)
         else:
             self._load(resume, partitions)
+        self._host_memory.reserve(self._saved_state())
 
     def _load(self, resume: StateReader, partitions: list[zero.Partition]) -> None:
         for partition in partitions:
@@ -263,10 +266,17 @@ class TrainEngine:
     # ---- state
 
     def host_state(self) -> list[CarriedPartition]:
-        """This rank's optimizer state, copied to host memory, with that of groups that have left."""
+        """This rank's optimizer state, with that of groups that have left, copied to host memory.
+
+        The next call overwrites it.
+        """
+        return self._host_memory.copy(self._saved_state())
+
+    def _saved_state(self) -> list[CarriedPartition]:
+        """What this rank writes into a checkpoint, where it lies."""
         if self._profile.zero_stage == 0 and not self.ranks.is_main:
             return []  # without sharding every rank holds all of it: one copy is enough
-        return to_host(capture(self._engine, zero.partitions(self._engine, self.groups)) + self._parked)
+        return capture(self._engine, zero.partitions(self._engine, self.groups)) + self._parked
 
     @contextmanager
     def whole_model(self) -> Iterator[Any]:

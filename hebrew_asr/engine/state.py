@@ -137,15 +137,6 @@ def _flat_views(engine: Any, partition: Partition) -> dict[str, torch.Tensor]:
     return {"master": partition.master.detach().view(-1), **{kind: state[kind].view(-1) for kind in MOMENTS}}
 
 
-def to_host(carried: list[CarriedPartition]) -> list[CarriedPartition]:
-    """Copies in host memory, which no later step changes."""
-    return [CarriedPartition(item.group, item.fragments, _copied(item.tensors), item.step) for item in carried]
-
-
-def _copied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {kind: torch.empty(t.shape, dtype=t.dtype).copy_(t) for kind, t in tensors.items()}
-
-
 def num_bytes(carried: list[CarriedPartition]) -> int:
     """Bytes that the tensors take, in memory and on disk."""
     return sum(tensor.nbytes for item in carried for tensor in item.tensors.values())

@@ -252,7 +252,7 @@ class Session:
             "precision": self.run.profile.precision,
             "data": self.run.data_fingerprint,
         }
-        self.run.checkpoints.save(self.run.engine.host_state(), self.state.step, values)
+        self.run.checkpoints.save(self.run.engine.host_state, self.state.step, values)
 
     def _stop(self) -> NoReturn:
         """Save and leave; on all ranks together."""

@@ -1,5 +1,5 @@
-"""The engine on CUDA: a step is queued without a wait for the device, whatever its gradients turn out to be, and what
-is compiled of the optimizer is torch's AdamW.
+"""The engine on CUDA: a step is queued without a wait for the device, whatever its gradients turn out to be, what is
+compiled of the optimizer is torch's AdamW, and state is copied to memory that the device can write at full rate.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from hebrew_asr.engine import dist
+from hebrew_asr.engine.host_memory import HostMemory
+from hebrew_asr.engine.state import KINDS, CarriedPartition
 from hebrew_asr.profiles import Hardware
 from tests.gpu.test_packed_gpu import no_host_sync
 from tests.support import engine_worker
@@ -69,3 +71,15 @@ def test_the_compiled_update_is_torchs(tmp_path, ranks):
         for name, tensor in expected.tensors.items():
             apart = (found.tensors[name] - tensor).abs().mean() / tensor.abs().mean()
             assert apart < 1e-4, (found.group, name, apart)
+
+
+def test_a_checkpoints_copy_is_page_locked(ranks):
+    """Also after memory of another size: what is let go is unlocked, or its addresses could not be locked again."""
+    memory = HostMemory(ranks.device)
+    for size in (3_000_000, 5_000_000, 3_000_000, 5_000_000):
+        tensors = {kind: torch.randn(size, device=ranks.device) for kind in KINDS}
+        state = [CarriedPartition("group", [], tensors, 1.0)]
+        memory.reserve(state)
+        (copied,) = memory.copy(state)
+        for kind, tensor in copied.tensors.items():
+            assert tensor.is_pinned() and torch.equal(tensor, tensors[kind].cpu())

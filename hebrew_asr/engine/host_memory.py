@@ -1,0 +1,71 @@
+"""The copy of the optimizer state that a checkpoint is written from, in memory that is used for every checkpoint.
+
+Training waits for that copy. Into fresh memory, whose pages are mapped one by one as they are first written, it took
+8.5 s for 12 GB on one H100. So the memory is kept, and beside a CUDA device it is page-locked: the device then writes
+at the full rate of the bus. Locking takes as long as mapping, but goes on in a thread while a phase begins.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Any
+
+import torch
+
+from hebrew_asr.engine.state import CarriedPartition
+
+
+class HostMemory:
+    """Room for one copy of a rank's state; each copy replaces the one before it."""
+
+    def __init__(self, device: torch.device):
+        """``device``: where the state comes from. No memory is taken yet."""
+        self._device = device
+        self._buffer = torch.empty(0)
+        self._locking: threading.Thread | None = None
+        self._unlock: weakref.finalize | None = None
+
+    def reserve(self, carried: list[CarriedPartition]) -> None:
+        """Take memory for states of this size, if it is not that size already; returns before it is locked."""
+        size = sum(tensor.numel() for item in carried for tensor in item.tensors.values())
+        if size == len(self._buffer):
+            return
+        self._wait()
+        if self._unlock is not None:
+            self._unlock()
+        self._buffer = torch.empty(size)
+        if self._device.type == "cuda" and size:
+            self._locking = threading.Thread(target=self._lock, name="host-memory", daemon=True)
+            self._locking.start()
+
+    def copy(self, carried: list[CarriedPartition]) -> list[CarriedPartition]:
+        """A copy that no later step changes. The memory of the one before is overwritten."""
+        self.reserve(carried)
+        self._wait()
+        copied, offset = [], 0
+        for item in carried:
+            tensors = {}
+            for kind, tensor in item.tensors.items():
+                tensors[kind] = self._buffer[offset : offset + len(tensor)].copy_(tensor)
+                offset += len(tensor)
+            copied.append(CarriedPartition(item.group, item.fragments, tensors, item.step))
+        return copied
+
+    def _lock(self) -> None:
+        # The buffer's own pages, since torch's pinned allocations are rounded up to a power of two.
+        torch.cuda.set_device(self._device)
+        address = self._buffer.data_ptr()
+        cudart: Any = torch.cuda.cudart()
+        if int(cudart.cudaHostRegister(address, self._buffer.nbytes, 0)) == 0:
+            self._unlock = weakref.finalize(self, _unlock, address)
+
+    def _wait(self) -> None:
+        if self._locking is not None:
+            self._locking.join()
+            self._locking = None
+
+
+def _unlock(address: int) -> None:
+    cudart: Any = torch.cuda.cudart()
+    cudart.cudaHostUnregister(address)
