@@ -165,8 +165,8 @@ def _print_phases(figures: dict[str, Any]) -> None:
     Console().print(table)
     stops = figures["interruptions"]
     print(
-        f"evaluating {stops['evaluated_clips']} clips stops training for {stops['evaluation_s']:.1f} s at most, "
-        f"a checkpoint for {stops['checkpoint_s']:.2f} s"
+        f"evaluating {stops['evaluated_clips']} clips stops training for {stops['evaluation_s']:.1f} s "
+        f"({stops['longest_evaluation_s']:.1f} s at most), a checkpoint for {stops['checkpoint_s']:.2f} s"
     )
 
 

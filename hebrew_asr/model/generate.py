@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import StaticCache
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, to_int16
 from hebrew_asr.audio.frames import CHUNK_FRAMES, EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.collate import Example, pack
+from hebrew_asr.model.replay import replayed_decoding
 from hebrew_asr.text.prompt import LANGUAGE, PromptTokens, build_target, parse_target, target_ids
 
 
@@ -34,7 +36,10 @@ class Decoding:
 
 
 class Transcriber:
-    """Greedy batched generation with a KV cache, through transformers' own ``generate``."""
+    """Greedy batched generation with a KV cache, through transformers' own ``generate``.
+
+    On CUDA the cache is static, and single tokens are replayed from a CUDA graph.
+    """
 
     def __init__(self, asr: Any, tokenizer: Any, decoding: Decoding = Decoding()):
         """``asr``: native Qwen3-ASR on its device, in any dtype; it is left in the mode it is in."""
@@ -65,16 +70,23 @@ class Transcriber:
         input_ids = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompts], device=device)
         mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
         caps = [self._decoding.cap(len(clip)) for clip in clips]
-        answer = self._asr.generate(
-            input_ids=input_ids,
-            attention_mask=mask,
-            input_features=features,
-            input_features_mask=features_mask,
-            max_new_tokens=max(caps),
-            do_sample=False,
-            eos_token_id=self._prompt.end_of_turn,
-            pad_token_id=pad,
-        )
+        options: dict[str, Any] = {
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "input_features": features,
+            "input_features_mask": features_mask,
+            "max_new_tokens": max(caps),
+            "do_sample": False,
+            "eos_token_id": self._prompt.end_of_turn,
+            "pad_token_id": pad,
+        }
+        if device.type == "cuda":
+            text_config = self._asr.config.get_text_config(decoder=True)
+            cache = StaticCache(config=text_config, max_cache_len=longest + max(caps))
+            with replayed_decoding(self._asr):
+                answer = self._asr.generate(**options, past_key_values=cache)
+        else:
+            answer = self._asr.generate(**options)
         rows = answer[:, longest:].tolist()
         return [self._text(row[:cap]) for row, cap in zip(rows, caps, strict=True)]
 

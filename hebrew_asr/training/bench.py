@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from hebrew_asr.engine.engine import MicroBatch
 from hebrew_asr.errors import HebrewASRError, leave
 from hebrew_asr.files import write_json
 from hebrew_asr.profiles import batching
-from hebrew_asr.training.evaluate import stratified_sample
+from hebrew_asr.training.evaluate import Evaluator, stratified_sample
 from hebrew_asr.training.feed import FedStep, feed
 from hebrew_asr.training.flops import step_flops
 from hebrew_asr.training.setup import Run, TrainArguments, set_up
@@ -42,6 +41,8 @@ SETTLED = 3
 """Steps after which CUDA graphs have a shape: one runs as it is, one is recorded, one is replayed."""
 QUIET = 3
 """Steps after one that recorded something until the host is ahead of the device again, and time is told."""
+TOKENS_PER_S = 5.0
+"""What Hebrew speech takes, so what a trained model writes."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ class Interruptions:
     evaluated_clips: int
     """As many as training evaluates every so many steps."""
     evaluation_s: float
-    """A model of random weights never stops by itself: every clip is decoded up to its cap, so this is the longest."""
+    """With as many tokens for each clip as it would take to write what is said: ``TOKENS_PER_S``."""
+    longest_evaluation_s: float
+    """With every clip decoded up to its cap. The weights are random: none of them stops by itself."""
     checkpoint_s: float
     """The copy of the optimizer state to the host; files are written beside the steps that follow."""
 
@@ -147,13 +150,17 @@ def measure(
 
 def _measure_interruptions(run: Run) -> Interruptions:
     """In the last phase measured, which holds the most state."""
-    clips = stratified_sample(run.eval_clips, run.recipe.evaluation.sample_clips)
+    settings = run.recipe.evaluation
+    as_trained = replace(settings, max_tokens_per_s=TOKENS_PER_S, min_new_tokens=1)
+    evaluate = Evaluator(run.tokenizer, as_trained, run.ranks, run.folder / "samples")
+    clips = stratified_sample(run.eval_clips, settings.sample_clips)
     run.say(f"evaluating {len(clips)} clips, and copying the state as a checkpoint does")
     with run.engine.whole_model() as asr:
-        parts = (clips[: 2 * run.ranks.size], clips)  # the first ones warm up, as the first copy does
-        _, evaluation_s = (_seconds(run, partial(run.evaluator, asr, part, 0, "bench", run.stop)) for part in parts)
+        evaluate(asr, clips[: 2 * run.ranks.size], 0, "bench", run.stop)  # warms up, as does the first copy below
+        evaluation_s = _seconds(run, lambda: evaluate(asr, clips, 0, "bench", run.stop))
+        longest_s = _seconds(run, lambda: run.evaluator(asr, clips, 0, "bench", run.stop))
     _, checkpoint_s = (_seconds(run, run.engine.host_state) for _ in range(2))
-    return Interruptions(len(clips), evaluation_s, checkpoint_s)
+    return Interruptions(len(clips), evaluation_s, longest_s, checkpoint_s)
 
 
 def _seconds(run: Run, act: Callable[[], object]) -> float:
