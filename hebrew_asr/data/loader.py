@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -203,5 +204,14 @@ def end_workers() -> None:
     process, which waits for its children, would never end; SIGTERM they ignore.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the DataLoader's own handler takes this for a fault
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _told_unless_cut_off
     for worker in multiprocessing.active_children():
         worker.kill()
+
+
+def _told_unless_cut_off(error: threading.ExceptHookArgs) -> None:
+    """The DataLoader's thread for pinned memory may be receiving from a worker that is killed: no news to anybody."""
+    cut_off = issubclass(error.exc_type, (ConnectionError, EOFError, FileNotFoundError))
+    if not (cut_off and error.thread is not None and "_pin_memory_loop" in error.thread.name):
+        threading.__excepthook__(error)

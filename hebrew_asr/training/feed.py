@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,13 +96,17 @@ class _OnDemand:
 
     def _run(self) -> None:
         try:
-            for loaded in self._asked_for():
-                if not self._put(self._prepared(loaded)):
-                    return
+            with self._on_device():
+                for loaded in self._asked_for():
+                    if not self._put(self._prepared(loaded)):
+                        return
         except BaseException as error:  # raised again in the training thread
             self._put(error)
         else:
             self._put(None)
+
+    def _on_device(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def _asked_for(self) -> Iterator[LoadedStep]:
         while self._wanted.acquire() and not self._closed.is_set():
@@ -137,11 +142,11 @@ class _Ahead(_OnDemand):
         self._training_stream = torch.cuda.current_stream(device)
         super().__init__(steps, mel, device)
 
-    def _run(self) -> None:
-        torch.cuda.set_device(self._device)
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
         self._stream = torch.cuda.Stream(self._device)
-        with torch.cuda.stream(self._stream):
-            super()._run()
+        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+            yield
 
     def _asked_for(self) -> Iterator[LoadedStep]:
         return self._steps

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
 import torch
+from torch.utils.data._utils import pin_memory
 
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.collate import pack
-from hebrew_asr.data.loader import LoadedMicroBatch, LoadedStep
+from hebrew_asr.data.loader import LoadedMicroBatch, LoadedStep, end_workers
 from hebrew_asr.errors import DataError
 from hebrew_asr.text.prompt import PromptTokens
 from hebrew_asr.training.feed import feed
@@ -57,3 +59,27 @@ def test_a_run_can_stop_in_the_middle(device: str):
     assert next(seen).step == 0
     seen.close()
     assert next(seen, None) is None
+
+
+def test_workers_that_are_killed_leave_no_traceback(monkeypatch, capsys):
+    """What torch's thread for pinned memory was receiving from them is cut off; every other failure is still told."""
+    assert pin_memory._pin_memory_loop.__name__ == "_pin_memory_loop"  # which names the thread
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+    end_workers()
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    def _pin_memory_loop(error: Exception) -> None:
+        raise error
+
+    for target, error in (
+        (_pin_memory_loop, ConnectionResetError("reset by peer")),
+        (_pin_memory_loop, ValueError("of its own")),
+        (fail, ConnectionResetError("of another")),
+    ):
+        thread = threading.Thread(target=target, args=(error,))
+        thread.start()
+        thread.join()
+    told = capsys.readouterr().err
+    assert "reset by peer" not in told and "of its own" in told and "of another" in told
