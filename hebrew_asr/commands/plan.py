@@ -139,6 +139,7 @@ def _print_run(plan: RunPlan, clips_per_s: float | None) -> None:
         f"disk: {_gib(plan.checkpoint_bytes)} GiB a checkpoint; {_gib(plan.disk_bytes)} GiB in all "
         f"({kept} kept, one being written, the final model)"
     )
+    print(f"host memory of all ranks, which checkpoints are written from: {_gib(plan.checkpoint_bytes)} GiB")
     if clips_per_s:
         hours = recipe.epochs * plan.num_clips / clips_per_s / 3600
         print(f"time: {hours:.2f} h of steps at {clips_per_s:g} clips/s, evaluations not counted")
