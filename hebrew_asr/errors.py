@@ -60,6 +60,16 @@ class Preempted(HebrewASRError):
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def on_one_line(error: BaseException) -> str:
+    """The beginning of what an error says, for those of a compiler, whose first line says little."""
+    return " ".join(str(error).split())[:400]
+
+
 def leave(code: int) -> NoReturn:
     """End a rank's process, with an exit code that nothing changes: resuming goes by it.
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as torch_dist
 
-from hebrew_asr.errors import EnvironmentProblem
+from hebrew_asr.errors import EnvironmentProblem, first_line
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,11 @@ def rank_from_environment() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def local_rank_from_environment() -> int:
+    """This process's rank on its machine, which is also the number of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def local_ranks_from_environment() -> int:
     """Ranks on this machine, known before any process group exists."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", num_ranks_from_environment())))
@@ -93,7 +98,7 @@ def share_cores() -> None:
     other away: on two cores a step of the demo would take 8 % longer. Cores are dealt in turn, so that fast ones are
     shared evenly.
     """
-    local_rank, local_ranks = int(os.environ.get("LOCAL_RANK", "0")), local_ranks_from_environment()
+    local_rank, local_ranks = local_rank_from_environment(), local_ranks_from_environment()
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     if len(cores) >= local_ranks and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores[local_rank::local_ranks])
@@ -115,8 +120,8 @@ def start(accelerator: str, *, timeout_s: float = 600.0) -> Ranks:
     # Used by inference collectives only; compiling it would cost every fresh CPU machine most of a minute.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if accelerator == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = torch.device("cuda", local_rank_from_environment())
+        torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
     try:
@@ -125,7 +130,7 @@ def start(accelerator: str, *, timeout_s: float = 600.0) -> Ranks:
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise EnvironmentProblem(
-            f"the ranks could not meet at {where} ({str(error).splitlines()[0]}); "
+            f"the ranks could not meet at {where} ({first_line(error)}); "
             f"if another job holds the port, give deepspeed --master_port another one"
         ) from error
     host_group = torch_dist.new_group(backend="gloo") if accelerator == "cuda" else torch_dist.group.WORLD

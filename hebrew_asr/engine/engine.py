@@ -17,6 +17,7 @@ from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.engine.host_memory import HostMemory
 from hebrew_asr.engine.proof import PhaseProof
 from hebrew_asr.engine.state import CarriedPartition, StateReader, capture, restore
+from hebrew_asr.errors import first_line
 from hebrew_asr.model.load import build_model
 from hebrew_asr.model.phases import ParameterGroup, num_weights, set_phase
 from hebrew_asr.profiles import Batching, Profile, deepspeed_config
@@ -229,7 +230,7 @@ class TrainEngine:
             try:
                 result = run(*inputs, **options)
             except torch.OutOfMemoryError as error:
-                reason = str(error).splitlines()[0]
+                reason = first_line(error)
         # After a pass without collectives every rank arrives here.
         agreed = self._profile.zero_stage < (3 if part == "forward" else 2)
         out_of_memory = [bool(reason)]

@@ -21,6 +21,8 @@ from deepspeed.runtime.utils import all_gather_dp_groups
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
+from hebrew_asr.errors import on_one_line
+
 
 def adopt(optimizer: Any, *, compiled: bool) -> None:
     """Turn a fresh ``BF16_Optimizer`` into a :class:`FlatBF16Optimizer`; DeepSpeed offers no way to pass one in.
@@ -134,8 +136,9 @@ class FlatBF16Optimizer(BF16_Optimizer):
                 return
             except TorchDynamoException as error:  # in the first call, before anything changed
                 self._update = None
-                reason = " ".join(str(error).split())[:400]
-                warnings.warn(f"AdamW could not be compiled and runs as it is: {reason}", RuntimeWarning, stacklevel=2)
+                warnings.warn(
+                    f"AdamW could not be compiled and runs as it is: {on_one_line(error)}", RuntimeWarning, stacklevel=2
+                )
         self.optimizer.grad_scale, self.optimizer.found_inf = grad_scale, found_inf
         for master, gradient in zip(self.fp32_groups_flat_partition, gradients, strict=True):
             master.grad = gradient

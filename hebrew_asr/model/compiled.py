@@ -19,6 +19,7 @@ from torch._dynamo.exc import TorchDynamoException
 from transformers import Qwen3ASRForConditionalGeneration
 
 from hebrew_asr.data.collate import PackedBatch
+from hebrew_asr.errors import on_one_line
 from hebrew_asr.model.packed import PackedASR
 
 _MAX_GRAPHS = 64
@@ -51,10 +52,10 @@ class CompiledASR(PackedASR):
                 return self._compiled(batch, mel_CBF, self._phase())
             except TorchDynamoException as error:
                 self.is_compiled = False
-                reason = " ".join(str(error).split())[:400]
                 warnings.warn(
                     f"the training step could not be compiled and runs eagerly, several times slower "
-                    f"({type(error).__name__}: {reason}); _hardware.compile false in the profile silences this",
+                    f"({type(error).__name__}: {on_one_line(error)}); "
+                    f"_hardware.compile false in the profile silences this",
                     RuntimeWarning,
                     stacklevel=2,
                 )

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoTokenizer, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
-from hebrew_asr.errors import CheckpointError, EnvironmentProblem
+from hebrew_asr.errors import CheckpointError, EnvironmentProblem, first_line
 from hebrew_asr.recipe import Model
 
 transformers_logging.disable_progress_bar()  # one bar a rank would tear the console apart
@@ -57,9 +57,8 @@ def local_folder(path: str, *, weights: bool = True) -> Path:
     try:
         return Path(snapshot_download(path, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
         raise EnvironmentProblem(
-            f"model {path!r} is not a local folder and could not be fetched from the hub ({reason}); "
+            f"model {path!r} is not a local folder and could not be fetched from the hub ({first_line(error)}); "
             f"check the name, the network, and HF_TOKEN if the model is gated"
         ) from error
 
@@ -156,7 +155,7 @@ def load_tokenizer(path: str) -> Any:
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} holds no usable tokenizer: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{folder} holds no usable tokenizer: {first_line(error)}") from error
     needed = ["<|audio_start|>", "<|audio_pad|>", "<|audio_end|>", "<|im_start|>", "<|im_end|>", "<asr_text>"]
     lacking = [token for token in needed if len(tokenizer(token, add_special_tokens=False)["input_ids"]) != 1]
     if lacking:

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from hebrew_asr.errors import first_line
+
 
 @contextmanager
 def replayed_decoding(asr: Any) -> Iterator[ReplayedCall]:
@@ -62,8 +64,9 @@ class ReplayedCall:
                 returned = self._forward(**held)
         except RuntimeError as error:
             self._is_given_up = True
-            reason = str(error).splitlines()[0]
-            warnings.warn(f"decoding is several times slower than it could be: {reason}", RuntimeWarning, stacklevel=3)
+            warnings.warn(
+                f"decoding is several times slower than it could be: {first_line(error)}", RuntimeWarning, stacklevel=3
+            )
             return
         self._graph, self._held, self._returned = graph, held, returned
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import platform
 import subprocess
 from contextlib import AbstractContextManager, nullcontext
@@ -273,7 +272,7 @@ def set_up(arguments: TrainArguments) -> Run:
 def _drawn_on(recipe: Recipe, profile: Profile) -> AbstractContextManager[Any]:
     """Two billion random weights take a host 100 s and a GPU one; real weights are read to the host."""
     if recipe.model.random_weights and profile.hardware.accelerator == "cuda":
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", dist.local_rank_from_environment())
     return nullcontext()
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from hebrew_asr.data.sources.parquet import parquet_units
 from hebrew_asr.data.sources.rows import Source, Unit, is_held_out
-from hebrew_asr.errors import DataError, EnvironmentProblem
+from hebrew_asr.errors import DataError, EnvironmentProblem, first_line
 
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?")
 """``owner/name``, with an optional ``:config`` (a folder of the repository) and ``@revision``."""
@@ -114,8 +114,7 @@ def _explained(repo: str, call: Callable[[], _Result]) -> _Result:
 
 
 def _unreachable(repo: str, error: Exception) -> EnvironmentProblem:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return EnvironmentProblem(
-        f"source {repo}: cannot reach the Hugging Face hub ({reason}). Check the network, or give --source a local "
-        f"folder with the parquet shards of this dataset"
+        f"source {repo}: cannot reach the Hugging Face hub ({first_line(error)}). Check the network, or give --source "
+        f"a local folder with the parquet shards of this dataset"
     )
