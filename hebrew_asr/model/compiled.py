@@ -2,8 +2,8 @@
 
 ``fullgraph``, and the sizes of a batch are symbols in it: one graph a phase serves every batch, since only flipping
 ``requires_grad`` changes the backward pass. It takes two minutes to compile and is kept on disk, so a later run on the
-machine reuses it. ``torch.compiler.nested_compile_region`` on the layers, which should compile one of each kind only,
-took no less (torch 2.11, one H100: 142 s against 113 to 136, and 43 against 30 the second time).
+machine reuses it. ``torch.compiler.nested_compile_region`` on the layers, which compiles one of each kind only,
+showed no gain on an H100 (torch 2.11: 142 s, where other hosts took 113 to 136): it traces a layer anew at each call.
 """
 
 from __future__ import annotations
