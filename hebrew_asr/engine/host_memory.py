@@ -20,7 +20,7 @@ class HostMemory:
     """Room for one copy of a rank's state; each copy replaces the one before it."""
 
     def __init__(self, device: torch.device):
-        """``device``: where the state comes from. No memory is taken yet."""
+        """``device``: this rank's. No memory is taken yet."""
         self._device = device
         self._buffer = torch.empty(0)
         self._locking: threading.Thread | None = None
@@ -28,14 +28,15 @@ class HostMemory:
 
     def reserve(self, carried: list[CarriedPartition]) -> None:
         """Take memory for states of this size, if it is not that size already; returns before it is locked."""
-        size = sum(tensor.numel() for item in carried for tensor in item.tensors.values())
+        tensors = [tensor for item in carried for tensor in item.tensors.values()]
+        size = sum(map(len, tensors))
         if size == len(self._buffer):
             return
         self._wait()
         if self._unlock is not None:
             self._unlock()
-        self._buffer = torch.empty(size)
-        if self._device.type == "cuda" and size:
+        self._buffer = torch.empty(size, dtype=torch.float32)
+        if any(tensor.is_cuda for tensor in tensors):  # not where the optimizer is offloaded
             self._locking = threading.Thread(target=self._lock, name="host-memory", daemon=True)
             self._locking.start()
 
