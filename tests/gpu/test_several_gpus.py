@@ -83,11 +83,15 @@ def test_learns_what_one_gpu_learns(runs, name):
 
 
 def test_cuda_graphs_on_two_gpus_learn_what_one_gpu_learns(tmp_path):
-    """Enough steps that most shapes are met, recorded and replayed in both phases; few layers, since each compiles."""
+    """Enough steps that most shapes are met, recorded and replayed in both phases; few layers, since each compiles.
+
+    Between them the other run evaluates, which records and replays decoding, and copies its state for checkpoints.
+    """
     task = make_task(tmp_path, train_clips=160, spec=replace(SPEC, encoder_layers=2, num_hidden_layers=2))
     with ThreadPoolExecutor() as pool:
         eager = pool.submit(train, task, "one", stage=1, ranks=1, port=29831)
-        replayed = pool.submit(train, task, "graphs", stage=1, ranks=2, port=29832, cuda_graphs=True)
+        between = ("evaluation.every_steps=15", "evaluation.sample_clips=4", "checkpoints.every_steps=20")
+        replayed = pool.submit(train, task, "graphs", *between, stage=1, ranks=2, port=29832, cuda_graphs=True)
         expected, found = losses(eager.result()), losses(replayed.result())
     apart = [abs(a - b) for a, b in zip(expected, found, strict=True)]
     print(f"losses {found[0]:.3f} to {found[-1]:.3f}, apart {max(apart[:STEPS]):.4f} early, {max(apart):.4f} in all")
