@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.progress import track
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, decode, to_int16
+from hebrew_asr.cores import usable_cores
 from hebrew_asr.data.manifest import Clip
 from hebrew_asr.data.preparation.convert import quiet_decoders
-from hebrew_asr.data.preparation.pool import start_worker, usable_cores
+from hebrew_asr.data.preparation.pool import start_worker
 from hebrew_asr.errors import DataError
 from hebrew_asr.text.normalise import normalise
 
@@ -73,7 +74,7 @@ def measure_all(sides: dict[str, list[Clip]], processes: int | None) -> list[Mea
     tasks = [clips[start : start + _CLIPS_PER_TASK] for start in range(0, len(clips), _CLIPS_PER_TASK)]
     if len(tasks) == 1:  # not worth a process
         return measure_clips(clips)
-    workers = min(processes or usable_cores(), len(tasks))
+    workers = min(processes or len(usable_cores()), len(tasks))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=start_worker) as pool:
         results = track(pool.map(measure_clips, tasks), "auditing", len(tasks), console=Console(stderr=True))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as torch_dist
 
+from hebrew_asr.cores import usable_cores
 from hebrew_asr.errors import EnvironmentProblem, first_line
 
 
@@ -99,7 +100,7 @@ def share_cores() -> None:
     shared evenly.
     """
     local_rank, local_ranks = local_rank_from_environment(), local_ranks_from_environment()
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cores = usable_cores()
     if len(cores) >= local_ranks and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores[local_rank::local_ranks])
     torch.set_num_threads(max(1, len(cores) // local_ranks))

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "hebrew_asr"
 LAYERS = [
-    {"errors", "files", "__init__"},
+    {"cores", "errors", "files", "__init__"},
     {"text", "recipe"},
     {"audio", "profiles"},
     {"data"},

@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, Thr
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from hebrew_asr.cores import usable_cores
 from hebrew_asr.data.preparation.convert import UnitSummary, convert_unit
 from hebrew_asr.data.preparation.options import PrepareOptions
 from hebrew_asr.data.preparation.parts import part_path
@@ -21,11 +22,6 @@ from hebrew_asr.data.sources import Shard, Unit, unit_name
 from hebrew_asr.errors import EnvironmentProblem
 
 _DOWNLOADS_AT_ONCE = 4
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on; containers often allow fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def shards_in_order(shards: list[Shard]) -> Iterator[list[Unit]]:
@@ -59,7 +55,7 @@ def convert_all(
 
     # Not forked: the caller may hold threads, and a GPU.
     pool = ProcessPoolExecutor(
-        options.processes or usable_cores(), multiprocessing.get_context("spawn"), initializer=start_worker
+        options.processes or len(usable_cores()), multiprocessing.get_context("spawn"), initializer=start_worker
     )
     try:
         for shard, units_of_shard in zip(shards, shards_in_order(shards), strict=True):
