@@ -104,7 +104,7 @@ class TrainEngine:
         self._config = deepspeed_config(profile, recipe, plan)
         self._engine: Any = None
         self._parked: list[CarriedPartition] = []
-        self._host_memory = HostMemory(ranks.device)
+        self._host_memory = HostMemory()
         self._proof: PhaseProof | None = None
         self._last: StepResult | None = None
         self._part: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()

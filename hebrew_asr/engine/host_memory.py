@@ -19,9 +19,8 @@ from hebrew_asr.engine.state import CarriedPartition
 class HostMemory:
     """Room for one copy of a rank's state; each copy replaces the one before it."""
 
-    def __init__(self, device: torch.device):
-        """``device``: this rank's. No memory is taken yet."""
-        self._device = device
+    def __init__(self) -> None:
+        """No memory is taken yet."""
         self._buffer = torch.empty(0)
         self._locking: threading.Thread | None = None
         self._unlock: weakref.finalize | None = None
@@ -36,8 +35,9 @@ class HostMemory:
         if self._unlock is not None:
             self._unlock()
         self._buffer = torch.empty(size, dtype=torch.float32)
-        if any(tensor.is_cuda for tensor in tensors):  # not where the optimizer is offloaded
-            self._locking = threading.Thread(target=self._lock, name="host-memory", daemon=True)
+        device = next((tensor.device for tensor in tensors if tensor.is_cuda), None)
+        if device is not None:  # not where the optimizer is offloaded
+            self._locking = threading.Thread(target=self._lock, args=(device,), name="host-memory", daemon=True)
             self._locking.start()
 
     def copy(self, carried: list[CarriedPartition]) -> list[CarriedPartition]:
@@ -53,9 +53,9 @@ class HostMemory:
             copied.append(CarriedPartition(item.group, item.fragments, tensors, item.step))
         return copied
 
-    def _lock(self) -> None:
+    def _lock(self, device: torch.device) -> None:
         # The buffer's own pages, since torch's pinned allocations are rounded up to a power of two.
-        torch.cuda.set_device(self._device)
+        torch.cuda.set_device(device)
         address = self._buffer.data_ptr()
         cudart: Any = torch.cuda.cudart()
         if int(cudart.cudaHostRegister(address, self._buffer.nbytes, 0)) == 0:

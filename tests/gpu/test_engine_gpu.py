@@ -75,7 +75,7 @@ def test_the_compiled_update_is_torchs(tmp_path, ranks):
 
 def test_a_checkpoints_copy_is_page_locked(ranks):
     """Also after memory of another size: what is let go is unlocked, or its addresses could not be locked again."""
-    memory = HostMemory(ranks.device)
+    memory = HostMemory()
     for size in (3_000_000, 5_000_000, 3_000_000, 5_000_000):
         tensors = {kind: torch.randn(size, device=ranks.device) for kind in KINDS}
         state = [CarriedPartition("group", [], tensors, 1.0)]

@@ -25,7 +25,7 @@ def state(*sizes: int) -> list[CarriedPartition]:
 
 def test_a_copy_is_equal_and_stays_so():
     source = state(5, 1, 300)
-    copied = HostMemory(torch.device("cpu")).copy(source)
+    copied = HostMemory().copy(source)
     kept = [{kind: tensor.clone() for kind, tensor in item.tensors.items()} for item in source]
     for item in source:
         for tensor in item.tensors.values():
@@ -37,7 +37,7 @@ def test_a_copy_is_equal_and_stays_so():
 
 
 def test_the_next_copy_takes_the_same_memory():
-    memory, source = HostMemory(torch.device("cpu")), state(5, 7)
+    memory, source = HostMemory(), state(5, 7)
     memory.reserve(source)
     first = memory.copy(source)
     source[0].tensors["master"].fill_(3.0)
@@ -47,7 +47,7 @@ def test_the_next_copy_takes_the_same_memory():
 
 
 def test_a_phase_with_other_groups_gets_memory_of_its_size():
-    memory = HostMemory(torch.device("cpu"))
+    memory = HostMemory()
     before = memory.copy(state(5))
     kept = before[0].tensors["master"].clone()
     larger = state(5, 9)
@@ -66,7 +66,7 @@ def ranks() -> Iterator[Ranks]:
 
 
 def test_nothing_is_copied_over_a_checkpoint_that_is_still_being_written(tmp_path, ranks):
-    memory, source = HostMemory(ranks.device), state(5_000_000)
+    memory, source = HostMemory(), state(5_000_000)
     store = CheckpointStore(tmp_path, ranks, keep_last=9, keep_best=0, background=True)
     complete = []
 
