@@ -39,9 +39,11 @@ def allocating() -> Iterator[None]:
 
     thread = threading.Thread(target=allocate)
     thread.start()
-    yield
-    stop.set()
-    thread.join()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_replayed_tokens_are_those_of_a_growing_cache(tmp_path, monkeypatch):
