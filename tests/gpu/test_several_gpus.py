@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.support.gpu_task import SPEC, gpu_profile, run_on_gpu
-from tests.support.tiny_task import NO_EVALUATION, TRAIN_FILE, events, launcher, make_task, train_arguments
+from tests.support.tiny_task import NO_EVALUATION, TRAIN_FILE, events, free_port, launcher, make_task, train_arguments
 
 pytestmark = [
     pytest.mark.gpu,
@@ -56,12 +56,12 @@ def runs(tmp_path_factory) -> dict[str, Path]:
         return train(task, name, stage=2, ranks=1, port=port, resume="auto")
 
     with ThreadPoolExecutor() as pool:
-        waiting = {"1 GPU": pool.submit(train, task, "one", stage=2, ranks=1, port=29801)}
+        waiting = {"1 GPU": pool.submit(train, task, "one", stage=2, ranks=1, port=free_port())}
         for stage in (1, 2, 3):
             name = f"2 GPUs, ZeRO-{stage}"
-            waiting[name] = pool.submit(train, task, name, stage=stage, ranks=2, port=29801 + stage)
+            waiting[name] = pool.submit(train, task, name, stage=stage, ranks=2, port=free_port())
         for stop in STOPS:
-            waiting[f"2 then 1, stopped after {stop}"] = pool.submit(moved, stop, 29810 + stop)
+            waiting[f"2 then 1, stopped after {stop}"] = pool.submit(moved, stop, free_port())
         return {name: job.result() for name, job in waiting.items()}
 
 
@@ -89,9 +89,9 @@ def test_cuda_graphs_on_two_gpus_learn_what_one_gpu_learns(tmp_path):
     """
     task = make_task(tmp_path, train_clips=160, spec=replace(SPEC, encoder_layers=2, num_hidden_layers=2))
     with ThreadPoolExecutor() as pool:
-        eager = pool.submit(train, task, "one", stage=1, ranks=1, port=29831)
+        eager = pool.submit(train, task, "one", stage=1, ranks=1, port=free_port())
         between = ("evaluation.every_steps=15", "evaluation.sample_clips=4", "checkpoints.every_steps=20")
-        replayed = pool.submit(train, task, "graphs", *between, stage=1, ranks=2, port=29832, cuda_graphs=True)
+        replayed = pool.submit(train, task, "graphs", *between, stage=1, ranks=2, port=free_port(), cuda_graphs=True)
         expected, found = losses(eager.result()), losses(replayed.result())
     apart = [abs(a - b) for a, b in zip(expected, found, strict=True)]
     print(f"losses {found[0]:.3f} to {found[-1]:.3f}, apart {max(apart[:STEPS]):.4f} early, {max(apart):.4f} in all")

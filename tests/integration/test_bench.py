@@ -10,7 +10,7 @@ import pytest
 from hebrew_asr import cli
 from hebrew_asr.model.tiny import TinySpec, save_tiny
 from hebrew_asr.training.bench_corpus import make_corpus
-from tests.support.tiny_task import ROOT, SPEC, WORDS, write_profile
+from tests.support.tiny_task import ROOT, SPEC, WORDS, free_port, write_profile
 
 NEEDS_ACCELERATE = pytest.mark.skipif(find_spec("accelerate") is None, reason="Hugging Face's Trainer needs accelerate")
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -79,7 +79,9 @@ def test_ranks_settle_together(tmp_path, warm):
         "out": str(tmp_path / "figures.json"),
         "traces": str(tmp_path / "traces"),
     }
-    done = warm.finish([json.dumps(spec)], ranks=2, port=29760, program="hebrew_asr.training.bench", compiled=True)
+    done = warm.finish(
+        [json.dumps(spec)], ranks=2, port=free_port(), program="hebrew_asr.training.bench", compiled=True
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert [(phase["phase"], phase["steps"]) for phase in figures["phases"]] == [("B", 5), ("A", 5)]

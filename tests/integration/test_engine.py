@@ -19,6 +19,7 @@ from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import set_phase
 from hebrew_asr.profiles import batching
 from tests.support import engine_worker
+from tests.support.tiny_task import free_port
 from tests.support.warm import WarmStart
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
@@ -96,12 +97,12 @@ def run_cells(warm: WarmStart, task: Path, folder: Path, ranks: int, port: int) 
 
 @pytest.fixture(scope="module")
 def one_rank(task, warm, tmp_path_factory) -> Path:
-    return run_cells(warm, task, tmp_path_factory.mktemp("one"), 1, 29611)
+    return run_cells(warm, task, tmp_path_factory.mktemp("one"), 1, free_port())
 
 
 @pytest.fixture(scope="module")
 def two_ranks(task, warm, tmp_path_factory) -> Path:
-    return run_cells(warm, task, tmp_path_factory.mktemp("two"), 2, 29612)
+    return run_cells(warm, task, tmp_path_factory.mktemp("two"), 2, free_port())
 
 
 @pytest.fixture(params=[1, 2], ids=["1 rank", "2 ranks"])
@@ -281,7 +282,7 @@ def elsewhere(task, warm, two_ranks, tmp_path_factory) -> Path:
         "first": 4,
         "resume": str(two_ranks / "leaving" / "4-before"),
     }
-    for ranks, port in ((1, 29735), (3, 29736)):
+    for ranks, port in ((1, free_port()), (3, free_port())):
         cells = [
             {**common, "stage": stage, "out": str(folder / f"{stage}-{count}")}
             for stage, count in ELSEWHERE

@@ -18,6 +18,7 @@ from tests.support.tiny_task import (
     TRAIN_FILE,
     environment,
     events,
+    free_port,
     last_step,
     launcher,
     make_task,
@@ -44,7 +45,7 @@ def test_nan_gradients_are_borne_then_told(task, warm, tmp_path):
     """A learning rate that overflows: steps are skipped on both ranks, then the run stops and keeps the evidence."""
     run = tmp_path / "run"
     changes = ["phases.0.learning_rates.head=1e30", "faults.non_finite_patience=2", *QUICK]
-    done = warm.finish(train_arguments(task, run, *changes), ranks=2, port=29651)
+    done = warm.finish(train_arguments(task, run, *changes), ranks=2, port=free_port())
     assert done.returncode == 6
     assert "NaN or infinite 3 steps in a row" in done.stderr
     assert "Traceback" not in done.stderr
@@ -62,7 +63,7 @@ def test_unreadable_clips_are_skipped_within_the_budget(warm, tmp_path):
     victim = task / "data" / "clips" / "train3.wav"
     victim.write_bytes(victim.read_bytes()[:30])
     changes = ["faults.max_unreadable_share=0.1", *QUICK, "max_steps=6"]
-    done = warm.finish(train_arguments(task, tmp_path / "run", *changes), ranks=2, port=29652)
+    done = warm.finish(train_arguments(task, tmp_path / "run", *changes), ranks=2, port=free_port())
     assert done.returncode == 0, done.stderr[-2000:]
     faults = events(tmp_path / "run", "fault")
     assert len(faults) == 2, "once in each of the two epochs"
@@ -89,7 +90,7 @@ def test_a_full_disk_costs_checkpoints_not_the_run(task, warm, small_disk):
     """66 MiB, of which 64 are kept free: room for a few checkpoints of a third of a MiB."""
     run = small_disk / "run"
     changes = ["checkpoints.every_steps=1", "checkpoints.keep_last=100", "checkpoints.background=false", *QUICK]
-    done = warm.finish(train_arguments(task, run, *changes), port=29653)
+    done = warm.finish(train_arguments(task, run, *changes), port=free_port())
     assert done.returncode == 0, done.stderr[-2000:]
     assert "disk is full; dropping the oldest checkpoint" in done.stderr
     assert len(events(run, "train")) == 15
@@ -101,7 +102,7 @@ def test_a_full_disk_costs_checkpoints_not_the_run(task, warm, small_disk):
 
 def test_a_killed_rank_takes_the_job_down_in_seconds(task, tmp_path):
     run = tmp_path / "run"
-    line = [*launcher(2, 29654), str(TRAIN_FILE), *train_arguments(task, run, *QUICK, ENDLESS)]
+    line = [*launcher(2, free_port()), str(TRAIN_FILE), *train_arguments(task, run, *QUICK, ENDLESS)]
     with subprocess.Popen(line, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as job:
         wait_for(lambda: last_step(run), lambda: job.poll() is not None and job.communicate()[0].decode())
         killed = time.monotonic()
@@ -116,16 +117,16 @@ def test_a_stop_in_the_first_evaluation_is_made_up_for(task, warm, tmp_path):
     """SIGTERM while the base model is measured; the resumed run measures it and ends like one never stopped."""
     whole, run = tmp_path / "whole", tmp_path / "run"
     changes = ["evaluation.batch_clips=1", "evaluation.sample_clips=24", "max_steps=4"]
-    done = warm.finish(train_arguments(task, whole, *changes), ranks=2, port=29655)
+    done = warm.finish(train_arguments(task, whole, *changes), ranks=2, port=free_port())
     assert done.returncode == 0, done.stderr[-2000:]
     output = tmp_path / "log"
-    pids = warm.start(train_arguments(task, run, *changes), ranks=2, port=29656, output=output)
+    pids = warm.start(train_arguments(task, run, *changes), ranks=2, port=free_port(), output=output)
     wait_for((run / "metrics.jsonl").is_file, lambda: has_ended(pids) and output.read_text())
     for pid in pids:
         os.kill(pid, signal.SIGTERM)
     assert [warm.wait(pid) for pid in pids] == [75, 75], output.read_text()
     assert not events(run, "train")
-    done = warm.finish(train_arguments(task, run, *changes, resume="auto"), ranks=2, port=29657)
+    done = warm.finish(train_arguments(task, run, *changes, resume="auto"), ranks=2, port=free_port())
     assert done.returncode == 0, done.stderr[-2000:]
     for kind in ("eval", "train"):
         assert without_times(events(run, kind)) == without_times(events(whole, kind))
@@ -135,7 +136,17 @@ def test_the_shorthand_forwards_a_stop(task, tmp_path):
     """SIGTERM to ``hebrew-asr train`` alone: the ranks under its launcher save, and it leaves with their code."""
     run = tmp_path / "run"
     arguments = train_arguments(task, run, *QUICK, ENDLESS)
-    line = [sys.executable, "-m", "hebrew_asr.cli", "train", *arguments, "--num-gpus", "2", "--master-port", "29659"]
+    line = [
+        sys.executable,
+        "-m",
+        "hebrew_asr.cli",
+        "train",
+        *arguments,
+        "--num-gpus",
+        "2",
+        "--master-port",
+        str(free_port()),
+    ]
     with subprocess.Popen(line, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as job:
         wait_for(lambda: last_step(run), lambda: job.poll() is not None and job.communicate()[0].decode())
         job.terminate()
@@ -146,7 +157,7 @@ def test_the_shorthand_forwards_a_stop(task, tmp_path):
 
 def test_a_stop_file_stops(task, warm, tmp_path):
     run, output = tmp_path / "run", tmp_path / "log"
-    pids = warm.start(train_arguments(task, run, *QUICK, ENDLESS), ranks=2, port=29658, output=output)
+    pids = warm.start(train_arguments(task, run, *QUICK, ENDLESS), ranks=2, port=free_port(), output=output)
     wait_for(lambda: last_step(run), lambda: has_ended(pids) and output.read_text())
     (run / "STOP").touch()
     assert [warm.wait(pid) for pid in pids] == [75, 75], output.read_text()
@@ -162,9 +173,9 @@ def test_no_token_is_written_anywhere(task, tmp_path, monkeypatch):
     whole, failed = tmp_path / "whole", tmp_path / "failed"
     changes = ["logging.wandb=true", "max_steps=2", *QUICK]
     with WarmStart() as warm:  # in this environment
-        done = warm.finish(train_arguments(task, whole, *changes), port=29740)
+        done = warm.finish(train_arguments(task, whole, *changes), port=free_port())
         changes = ["phases.0.learning_rates.head=1e30", "faults.non_finite_patience=0", *QUICK]
-        crashed = warm.finish(train_arguments(task, failed, *changes), port=29741)
+        crashed = warm.finish(train_arguments(task, failed, *changes), port=free_port())
     assert done.returncode == 0, done.stderr[-2000:]
     assert "wandb failed" not in done.stderr and list((whole / "wandb").iterdir())
     assert crashed.returncode == 6 and (failed / "crash").is_dir()

@@ -30,6 +30,7 @@ from tests.support.tiny_task import (
     environment,
     events,
     events_so_far,
+    free_port,
     last_step,
     launcher,
     make_task,
@@ -71,7 +72,7 @@ def whole(task, warm, tmp_path_factory) -> Path:
     """Never disturbed."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     output = folder.with_suffix(".log")
-    assert warm.run(train_arguments(task, folder, *CHANGES), ranks=2, port=29700, output=output) == [0, 0], (
+    assert warm.run(train_arguments(task, folder, *CHANGES), ranks=2, port=free_port(), output=output) == [0, 0], (
         output.read_text()
     )
     assert [row["step"] for row in events(folder, "train")] == list(range(1, 31))
@@ -197,17 +198,17 @@ def test_sigterm_at_every_kind_of_moment(task, whole, warm, tmp_path):
     """One run, stopped in an evaluation, in training, in a checkpoint write, in the switch and in a wait for data."""
     run = tmp_path / "run"
     stop = Stopper(task, run, warm)
-    assert stop.launched(29701, (run / "metrics.jsonl").is_file) == 0
+    assert stop.launched(free_port(), (run / "metrics.jsonl").is_file) == 0
     assert not events(run, "eval"), "the evaluation had not ended"
-    assert 3 <= stop(29702, lambda: last_step(run) >= 3) < SWITCH
+    assert 3 <= stop(free_port(), lambda: last_step(run) >= 3) < SWITCH
     before = saved_step(run)
-    assert stop(29703, lambda: is_writing(run) and last_step(run) > before) < SWITCH
-    assert stop(29704, lambda: is_switching(run, stop.output)) == SWITCH + 1
+    assert stop(free_port(), lambda: is_writing(run) and last_step(run) > before) < SWITCH
+    assert stop(free_port(), lambda: is_switching(run, stop.output)) == SWITCH + 1
     assert is_proved(run), "the switch, and one step, were finished first"
     with HungClip(task, run) as hung:
-        assert stop.launched(29705, hung.is_waited_for) == STARVED
+        assert stop.launched(free_port(), hung.is_waited_for) == STARVED
     codes = warm.run(
-        train_arguments(task, run, *CHANGES, resume="auto"), ranks=2, port=29706, output=tmp_path / "last.log"
+        train_arguments(task, run, *CHANGES, resume="auto"), ranks=2, port=free_port(), output=tmp_path / "last.log"
     )
     assert codes == [0, 0], (tmp_path / "last.log").read_text()
     ends_like(run, whole)
@@ -226,8 +227,8 @@ def test_sigterm_while_the_step_is_compiled(warm, tmp_path):
     changes = ('unfrozen_layers={"llm_top": 1, "audio_top": 1}', "max_steps=3", "evaluation.at_start=false")
     arguments = train_arguments(task, run, *changes, ds=profile, resume="auto")
     expected = train_arguments(task, tmp_path / "whole", *changes, ds=profile)
-    assert warm.run(expected, ranks=1, port=29723, output=tmp_path / "whole.log", compiled=True) == [0]
-    (pid,) = warm.start(arguments, ranks=1, port=29721, output=output, compiled=True)
+    assert warm.run(expected, ranks=1, port=free_port(), output=tmp_path / "whole.log", compiled=True) == [0]
+    (pid,) = warm.start(arguments, ranks=1, port=free_port(), output=output, compiled=True)
     wait_for(lambda: output.is_file() and "step 0: Strategy B" in output.read_text(), lambda: has_ended([pid]))
     time.sleep(0.5)
     assert not events(run, "train"), "the first step is still being compiled"
@@ -237,7 +238,7 @@ def test_sigterm_while_the_step_is_compiled(warm, tmp_path):
     (first,) = events(run, "train")
     assert time.monotonic() - asked < STOP_LIMIT_S + first["step_s"]
     assert saved_step(run) == 1
-    assert warm.run(arguments, ranks=1, port=29722, output=output, compiled=True) == [0], output.read_text()
+    assert warm.run(arguments, ranks=1, port=free_port(), output=output, compiled=True) == [0], output.read_text()
     assert [row["step"] for row in events(run, "train")] == [1, 2, 3]
     assert "could not be compiled" not in output.read_text()
     ends_like(run, tmp_path / "whole")
@@ -250,7 +251,7 @@ def test_sigkill_at_ten_moments(task, whole, warm, tmp_path):
     for number in range(KILLS):
         output = tmp_path / f"{number}.log"
         before_ns = started_ns(run)
-        pids = warm.start(arguments, ranks=2, port=29710 + number, output=output)
+        pids = warm.start(arguments, ranks=2, port=free_port(), output=output)
         moments = {IN_A_WRITE: lambda: is_writing(run), IN_THE_SWITCH: lambda: is_switching(run, output)}  # noqa: B023
         has_begun = lambda: started_ns(run) != before_ns  # noqa: B023, E731
         wait_for(moments.get(number, has_begun), lambda: has_ended(pids))  # noqa: B023
@@ -274,7 +275,7 @@ def test_sigkill_at_ten_moments(task, whole, warm, tmp_path):
             # The last checkpoint of the first phase is written in the background: it may not have been sealed yet.
             assert not is_proved(run) and saved in (SWITCH - 2, SWITCH)
     output = tmp_path / "last.log"
-    codes = warm.run(train_arguments(task, run, *CHANGES, resume="auto"), ranks=2, port=29720, output=output)
+    codes = warm.run(train_arguments(task, run, *CHANGES, resume="auto"), ranks=2, port=free_port(), output=output)
     assert codes == [0, 0], output.read_text()
     ends_like(run, whole)
 

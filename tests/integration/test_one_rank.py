@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tiny_task import ROOT, events, train_arguments, write_profile
+from tests.support.tiny_task import ROOT, events, free_port, train_arguments, write_profile
 from tests.support.warm import WarmStart
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -17,7 +17,7 @@ def losses(warm: WarmStart, task: Path, run: Path, **keys: object) -> list[float
     keys = {"_hardware": {"accelerator": "cpu", "num_ranks": 1}, "train_micro_batch_size_per_gpu": 4, **keys}
     profile = write_profile(run.with_suffix(".json"), of=ROOT / "ds_configs" / "h200x1.json", **keys)
     changes = ("max_steps=6", "evaluation.at_start=false", "evaluation.sample_clips=1")
-    done = warm.finish(train_arguments(task, run, *changes, ds=profile), port=29671)
+    done = warm.finish(train_arguments(task, run, *changes, ds=profile), port=free_port())
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return [row["loss"] for row in events(run, "train")]
 

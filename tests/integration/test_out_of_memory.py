@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from hebrew_asr.engine.checkpoint import find_checkpoints
-from tests.support.tiny_task import NO_EVALUATION, events, train_arguments, write_profile
+from tests.support.tiny_task import NO_EVALUATION, events, free_port, train_arguments, write_profile
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -31,7 +31,7 @@ def whole(task, warm, tmp_path_factory) -> Path:
     """With memory enough."""
     run = tmp_path_factory.mktemp("whole") / "run"
     output = run.with_suffix(".log")
-    codes = warm.run(arguments_of(task, run, 2, 8), ranks=1, port=29725, output=output)
+    codes = warm.run(arguments_of(task, run, 2, 8), ranks=1, port=free_port(), output=output)
     assert codes == [0], output.read_text()
     return run
 
@@ -57,7 +57,7 @@ def test_one_rank_runs_the_step_again(task, warm, whole, tmp_path, stage, part):
         {"ranks": [0], "part": "forward", "after": 7, "fits": 3},
         {"ranks": [0], "part": part, "after": 24, "fits": 1},
     ]
-    codes = warm.run(arguments_of(task, run, stage, 4), ranks=1, port=29726, output=output, shortages=shortages)
+    codes = warm.run(arguments_of(task, run, stage, 4), ranks=1, port=free_port(), output=output, shortages=shortages)
     assert codes == [0], output.read_text()
     learnt_as(run, whole)
     faults = events(run, "fault")
@@ -77,10 +77,10 @@ def test_two_ranks_agree_and_a_resume_remembers(task, warm, whole, tmp_path, sta
     run, output = tmp_path / "run", tmp_path / "log"
     shortages = [{"ranks": [1], "part": part, "after": 0, "fits": 2}]
     options = {"ranks": 2, "output": output, "shortages": shortages}
-    codes = warm.run(arguments_of(task, run, stage, 64, "max_steps=4"), port=29727, **options)
+    codes = warm.run(arguments_of(task, run, stage, 64, "max_steps=4"), port=free_port(), **options)
     assert codes == [0, 0], output.read_text()
     assert [(row["step"], row["ranks"], row["max_micro_batch"]) for row in events(run, "fault")] == [(1, [1], 2)]
-    codes = warm.run(arguments_of(task, run, stage, 64, resume="auto"), port=29728, **options)
+    codes = warm.run(arguments_of(task, run, stage, 64, resume="auto"), port=free_port(), **options)
     assert codes == [0, 0], output.read_text()
     assert len(events(run, "fault")) == 1, "the resumed run ran out again"
     learnt_as(run, whole)
@@ -93,13 +93,13 @@ def test_where_ranks_cannot_agree_the_job_ends_and_a_resume_goes_on(task, warm, 
     shortages = [{"ranks": [1], "part": part, "after": 4, "fits": 2}]
     options = {"ranks": 2, "output": output, "shortages": shortages}
     saving = "checkpoints.every_steps=2"
-    codes = warm.run(arguments_of(task, run, stage, 64, saving), port=29729, **options)
+    codes = warm.run(arguments_of(task, run, stage, 64, saving), port=free_port(), **options)
     text = output.read_text()
     assert codes[1] == 75 and codes[0] != 0, text
     assert f"step 5: rank 1 ran out of device memory in {part}, where the other ranks cannot follow" in text
     assert "go on with --resume auto, which takes at most 2 clips at a time" in text
     assert find_checkpoints(run / "checkpoints")[-1].step == 4
-    codes = warm.run(arguments_of(task, run, stage, 64, saving, resume="auto"), port=29730, **options)
+    codes = warm.run(arguments_of(task, run, stage, 64, saving, resume="auto"), port=free_port(), **options)
     assert codes == [0, 0], output.read_text()
     assert [row["max_micro_batch"] for row in events(run, "fault")] == [2]
     learnt_as(run, whole)
@@ -108,7 +108,7 @@ def test_where_ranks_cannot_agree_the_job_ends_and_a_resume_goes_on(task, warm, 
 def test_a_single_clip_that_does_not_fit_is_told(task, warm, tmp_path):
     run, output = tmp_path / "run", tmp_path / "log"
     shortages = [{"ranks": [0], "part": "forward", "after": 0, "fits": 0}]
-    codes = warm.run(arguments_of(task, run, 2, 2), ranks=1, port=29731, output=output, shortages=shortages)
+    codes = warm.run(arguments_of(task, run, 2, 2), ranks=1, port=free_port(), output=output, shortages=shortages)
     assert codes == [6]
     assert "a micro-batch is one clip already (CUDA out of memory. Tried to allocate 2.00 GiB.)" in output.read_text()
     assert json.loads((run / "crash" / "rank0" / "batch.json").read_text())["step"] == 1

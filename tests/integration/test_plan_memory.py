@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.support import memory_worker
+from tests.support.tiny_task import free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(200)]
 BF16 = {"bf16": True}
@@ -26,7 +27,7 @@ ODDS = 200
 def test_optimizers_hold_what_the_plan_says(task, warm, tmp_path, ranks):
     out = tmp_path / "found.json"
     arguments = [str(task), str(out), json.dumps(CASES[ranks])]
-    done = warm.finish(arguments, ranks=ranks, port=29750 + ranks, program=memory_worker.__name__)
+    done = warm.finish(arguments, ranks=ranks, port=free_port(), program=memory_worker.__name__)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     rows = json.loads(out.read_text())
     assert [row["spec"] for row in rows] == CASES[ranks]

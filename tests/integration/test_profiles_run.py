@@ -10,6 +10,7 @@ from tests.support.tiny_task import (
     ROOT,
     TRAIN_FILE,
     events,
+    free_port,
     launch,
     train_arguments,
     write_profile,
@@ -28,7 +29,7 @@ def test_profile_trains_both_phases(task, warm, tmp_path, path):
     hardware = {"accelerator": "cpu", "num_ranks": ranks}
     profile = write_profile(tmp_path / path.name, of=path, _hardware=hardware, train_micro_batch_size_per_gpu=2)
     arguments = train_arguments(task, tmp_path / "run", *NO_EVALUATION, "max_steps=7", ds=profile)
-    port = 29670 + GPU_PROFILES.index(path)
+    port = free_port()
     if path == LAUNCHED:
         done = launch(TRAIN_FILE, arguments, ranks=ranks, port=port)
     else:

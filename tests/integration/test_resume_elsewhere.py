@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.tiny_task import BF16, NO_EVALUATION, events, train_arguments, write_profile
+from tests.support.tiny_task import BF16, NO_EVALUATION, events, free_port, train_arguments, write_profile
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -32,7 +32,7 @@ def whole(task, warm, tmp_path_factory) -> Path:
     """All of it on two ranks under ZeRO-2."""
     run = tmp_path_factory.mktemp("whole") / "run"
     output = run.with_suffix(".log")
-    assert warm.run(arguments_of(task, run, 2), ranks=2, port=29737, output=output) == [0, 0], output.read_text()
+    assert warm.run(arguments_of(task, run, 2), ranks=2, port=free_port(), output=output) == [0, 0], output.read_text()
     return run
 
 
@@ -51,7 +51,7 @@ def test_the_run_is_the_same_anywhere(task, warm, whole, tmp_path, parts):
     run, output = tmp_path / "run", tmp_path / "log"
     for number, (stage, ranks, stop) in enumerate(parts):
         arguments = arguments_of(task, run, stage, f"max_steps={stop}")
-        codes = warm.run(arguments, ranks=ranks, port=29738 + number, output=output)
+        codes = warm.run(arguments, ranks=ranks, port=free_port(), output=output)
         assert codes == [0] * ranks, output.read_text()
         assert json.loads((run / "run.json").read_text())["num_ranks"] == ranks
     assert output.read_text().count("resuming from") == len(parts) - 1
@@ -75,7 +75,7 @@ def test_what_cannot_be_exact_is_refused_by_name(task, warm, whole, tmp_path):
 
     def refused(arguments: list[str], *told: str) -> None:
         output.unlink(missing_ok=True)
-        assert warm.run(arguments, ranks=2, port=29745, output=output) == [5, 5], output.read_text()
+        assert warm.run(arguments, ranks=2, port=free_port(), output=output) == [5, 5], output.read_text()
         lines = output.read_text().splitlines()
         assert len(lines) == 1 and all(part in lines[0] for part in told), lines
 

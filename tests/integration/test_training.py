@@ -16,6 +16,7 @@ from tests.support.tiny_task import (
     TRAIN_FILE,
     environment,
     events,
+    free_port,
     last_step,
     launch,
     launcher,
@@ -35,7 +36,7 @@ def whole_run(task, warm, tmp_path_factory) -> Path:
     """Never interrupted: 20 clips, 8 a step, so 3 steps an epoch, 15 in all; the phase switch after step 6."""
     folder = tmp_path_factory.mktemp("run") / "whole"
     arguments = train_arguments(task, folder, "checkpoints.every_steps=4", "evaluation.every_steps=5")
-    done = warm.finish(arguments, ranks=2, port=29631)
+    done = warm.finish(arguments, ranks=2, port=free_port())
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder
 
@@ -123,10 +124,10 @@ def test_stopped_and_resumed_is_never_stopped(task, warm, whole_run, tmp_path, f
     """Bit for bit: losses, learning rates, WER and final weights."""
     folder = tmp_path / "run"
     changes = ["checkpoints.every_steps=4", "evaluation.every_steps=5"]
-    done = warm.finish(train_arguments(task, folder, *changes, f"max_steps={first}"), ranks=2, port=29632)
+    done = warm.finish(train_arguments(task, folder, *changes, f"max_steps={first}"), ranks=2, port=free_port())
     assert done.returncode == 0, done.stderr[-3000:]
     (folder / "summary.json").unlink()
-    done = warm.finish(train_arguments(task, folder, *changes, resume="auto"), ranks=2, port=29633)
+    done = warm.finish(train_arguments(task, folder, *changes, resume="auto"), ranks=2, port=free_port())
     assert done.returncode == 0, done.stderr[-3000:]
     assert "resuming from" in done.stdout
     assert without_times(events(folder, "train")) == without_times(events(whole_run, "train"))
@@ -139,9 +140,9 @@ def test_stopped_and_resumed_is_never_stopped(task, warm, whole_run, tmp_path, f
 def test_resumes_on_another_rank_count(task, warm, whole_run, tmp_path):
     """2 ranks, then 1: the same clips, losses within fp32 rounding of another reduction order (1e-4 nats)."""
     folder = tmp_path / "run"
-    done = warm.finish(train_arguments(task, folder, "max_steps=7"), ranks=2, port=29634)
+    done = warm.finish(train_arguments(task, folder, "max_steps=7"), ranks=2, port=free_port())
     assert done.returncode == 0, done.stderr[-3000:]
-    done = warm.finish(train_arguments(task, folder, resume="auto"), ranks=1, port=29635)
+    done = warm.finish(train_arguments(task, folder, resume="auto"), ranks=1, port=free_port())
     assert done.returncode == 0, done.stderr[-3000:]
     ours, theirs = events(folder, "train"), events(whole_run, "train")
     assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in theirs], abs=1e-4)
@@ -152,7 +153,7 @@ def test_sigterm_saves_and_resumes(task, whole_run, tmp_path):
     """Under the real launcher, a signal to the ranks, as a scheduler sends: saved, its own exit code, the same end."""
     folder = tmp_path / "run"
     changes = ["checkpoints.every_steps=4", "evaluation.every_steps=5"]
-    line = [*launcher(2, 29636), str(TRAIN_FILE), *train_arguments(task, folder, *changes)]
+    line = [*launcher(2, free_port()), str(TRAIN_FILE), *train_arguments(task, folder, *changes)]
     with subprocess.Popen(line, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as job:
         wait_for(lambda: last_step(folder), lambda: job.poll() is not None and job.communicate()[0].decode())
         for rank in rank_processes(folder):
@@ -161,7 +162,7 @@ def test_sigterm_saves_and_resumes(task, whole_run, tmp_path):
     assert job.returncode == 75, output[-3000:]
     assert "go on with --resume auto" in output
     assert not (folder / "summary.json").exists()
-    done = launch(TRAIN_FILE, train_arguments(task, folder, *changes, resume="auto"), ranks=2, port=29637)
+    done = launch(TRAIN_FILE, train_arguments(task, folder, *changes, resume="auto"), ranks=2, port=free_port())
     assert done.returncode == 0, done.stderr[-3000:]
     assert without_times(events(folder, "train")) == without_times(events(whole_run, "train"))
     expected = final_weights(whole_run)
@@ -178,7 +179,9 @@ def test_sigterm_saves_and_resumes(task, whole_run, tmp_path):
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(task, warm, tmp_path, changes, code, told):
     folder = tmp_path / "run"
-    done = command(warm, "train", *train_arguments(task, folder, *changes), "--num-gpus", "1", "--master-port", "29638")
+    done = command(
+        warm, "train", *train_arguments(task, folder, *changes), "--num-gpus", "1", "--master-port", str(free_port())
+    )
     assert done.returncode == code, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(lines) == 1
@@ -191,7 +194,7 @@ def test_unreadable_audio_names_the_file(warm, tmp_path):
     broken = make_task(tmp_path / "task", train_clips=4, eval_clips=1)
     victim = next((broken / "data" / "clips").glob("train*.wav"))
     victim.write_bytes(b"RIFF but no more")
-    done = warm.finish(train_arguments(broken, tmp_path / "run"), port=29639)
+    done = warm.finish(train_arguments(broken, tmp_path / "run"), port=free_port())
     assert done.returncode == 3
     told = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(told) == 1
@@ -204,6 +207,6 @@ def test_a_used_run_directory_is_refused_and_another_recipe_too(task, warm, whol
         ("auto", ["seed=7"], 5, "made by another recipe"),
     ):
         arguments = train_arguments(task, whole_run, *changes, resume=resume)
-        done = command(warm, "train", *arguments, "--num-gpus", "1", "--master-port", "29640")
+        done = command(warm, "train", *arguments, "--num-gpus", "1", "--master-port", str(free_port()))
         assert done.returncode == code
         assert told in done.stderr

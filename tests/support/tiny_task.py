@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -92,6 +93,13 @@ def launcher(ranks: int, port: int) -> list[str]:
         *(sys.executable, "-m", "deepspeed.launcher.runner", "-q"),
         *("--num_gpus", str(ranks), "--master_port", str(port)),
     ]
+
+
+def free_port() -> int:
+    """A port that no process listens on, so that two checkouts can be tested at once."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def environment() -> dict[str, str]:
