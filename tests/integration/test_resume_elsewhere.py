@@ -49,7 +49,7 @@ def whole(task, warm, tmp_path_factory) -> Path:
 def test_the_run_is_the_same_anywhere(task, warm, whole, tmp_path, parts):
     """Parts as (ZeRO stage, ranks, steps done at its end): mid-epoch, before the switch and after it."""
     run, output = tmp_path / "run", tmp_path / "log"
-    for number, (stage, ranks, stop) in enumerate(parts):
+    for stage, ranks, stop in parts:
         arguments = arguments_of(task, run, stage, f"max_steps={stop}")
         codes = warm.run(arguments, ranks=ranks, port=free_port(), output=output)
         assert codes == [0] * ranks, output.read_text()
