@@ -38,8 +38,9 @@ def _train(argv: list[str]) -> int:
     import tyro
 
     from hebrew_asr.engine import dist
+    from hebrew_asr.training.check import TrainArguments
     from hebrew_asr.training.loop import train
-    from hebrew_asr.training.setup import TrainArguments, set_up
+    from hebrew_asr.training.setup import set_up
 
     arguments = tyro.cli(TrainArguments, prog="hebrew_asr/train.py", args=with_bare_resume(argv))
     run = set_up(arguments)

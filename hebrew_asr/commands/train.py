@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from hebrew_asr.training.setup import TrainArguments, check
+from hebrew_asr.training.check import TrainArguments, check
 
 TRAIN_FILE = Path(__file__).parents[1] / "train.py"
 

@@ -1,4 +1,4 @@
-"""Everything a run needs, made in order: what can be checked without a GPU or a process group is checked first."""
+"""Everything a run needs, made in order: what ``check.py`` finds without a GPU or a process group comes first."""
 
 from __future__ import annotations
 
@@ -6,56 +6,35 @@ import gc
 import platform
 import subprocess
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-import tyro
 
 import hebrew_asr
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.loader import StepDataset
-from hebrew_asr.data.manifest import Clip, fingerprint, read_manifest
+from hebrew_asr.data.manifest import Clip
 from hebrew_asr.engine import dist
-from hebrew_asr.engine.checkpoint import Checkpoint, CheckpointStore, find_checkpoints
+from hebrew_asr.engine.checkpoint import Checkpoint, CheckpointStore
 from hebrew_asr.engine.engine import TrainEngine
 from hebrew_asr.engine.signals import StopFlag
 from hebrew_asr.engine.watchdog import Watchdog
-from hebrew_asr.errors import CheckpointError, DataError, UsageError
 from hebrew_asr.files import write_json
 from hebrew_asr.model.compiled import CompiledASR
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import check_phases
-from hebrew_asr.profiles import Batching, Profile, batching, check_hardware, deepspeed_config, load_profile
-from hebrew_asr.recipe import Recipe, load_recipe
+from hebrew_asr.profiles import Batching, Profile, deepspeed_config
+from hebrew_asr.recipe import Recipe
+from hebrew_asr.training.check import Checked, TrainArguments, check
 from hebrew_asr.training.console import Console
 from hebrew_asr.training.evaluate import Evaluator
-from hebrew_asr.training.memory import noted_fault
 from hebrew_asr.training.schedule import Schedule
 from hebrew_asr.training.state import TrainState
 from hebrew_asr.training.tracking import MetricsFile, Tracker, WandbSink
-
-
-@dataclass
-class TrainArguments:
-    """Train Qwen3-ASR for Hebrew. Usually through the launcher:
-
-    deepspeed --num_gpus 8 hebrew_asr/train.py --ds ds_configs/a100x8.json
-    """
-
-    ds: str
-    """Hardware profile, a DeepSpeed JSON: ds_configs/a100x8.json, ds_configs/cpu.json, …"""
-    recipe: str = "round2"
-    """Recipe: a JSON file, or the name of a shipped one."""
-    set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
-    """A change to the recipe, such as optimizer.weight_decay=0.1 or phases.0.epochs=1; may be given again."""
-    run_dir: Annotated[str | None, tyro.conf.arg(name="run")] = None
-    """Run directory; runs/<recipe name> unless given."""
-    resume: Literal["auto", "never"] = "never"
-    """auto, or nothing: go on from the newest complete checkpoint in the run directory; start if there is none."""
 
 
 @dataclass
@@ -92,104 +71,6 @@ class Run:
         """Print a line, on the first rank."""
         if self.console is not None:
             self.console.say(text)
-
-
-@dataclass(frozen=True)
-class Checked:
-    """What the arguments name, read and found possible, before any process group exists."""
-
-    recipe: Recipe
-    profile: Profile
-    plan: Batching
-    folder: Path
-    train_clips: list[Clip]
-    eval_clips: list[Clip]
-    data_fingerprint: str
-    resume: Checkpoint | None
-    noted_fault: dict[str, Any] | None
-
-
-def check(arguments: TrainArguments) -> Checked:
-    """Read and check recipe, profile, hardware, run directory and manifests.
-
-    Raises:
-        HebrewASRError: the first kind of mistake found, in words.
-    """
-    num_ranks = dist.num_ranks_from_environment()
-    recipe = load_recipe(arguments.recipe, arguments.set)
-    profile = load_profile(arguments.ds)
-    plan = batching(profile, recipe, num_ranks)
-    check_hardware(profile, dist.local_ranks_from_environment(), torch.cuda.device_count())
-    folder = Path(arguments.run_dir or f"runs/{recipe.name}")
-    resume = _resumable(folder, recipe, arguments.resume)
-    plan, noted = _within_memory(plan, folder, resume) if arguments.resume == "auto" else (plan, None)
-    source = Path(recipe.data.folder)
-    if recipe.data.prepare:
-        from hebrew_asr.data.prepare import ensure_prepared  # it reads parquet; training alone never does
-
-        ensure_prepared(source)
-    train_clips = read_manifest(source / "train.jsonl", allow_outside=recipe.data.allow_outside)
-    eval_clips = read_manifest(source / "eval.jsonl", allow_outside=recipe.data.allow_outside)
-    longest = max(train_clips, key=lambda clip: clip.duration_s)
-    if longest.duration_s > recipe.data.max_duration_s:
-        raise DataError(
-            f"clip {longest.id} in {source / 'train.jsonl'} lasts {longest.duration_s:.1f} s, the recipe's "
-            f"data.max_duration_s is {recipe.data.max_duration_s:g}; prepare shorter clips or raise it"
-        )
-    data = fingerprint(train_clips)
-    if resume is not None:
-        _refuse_inexact(resume, profile, data)
-    return Checked(recipe, profile, plan, folder, train_clips, eval_clips, data, resume, noted)
-
-
-def _refuse_inexact(resume: Checkpoint, profile: Profile, data: str) -> None:
-    """Rank count, ZeRO stage, offload and micro-batch may differ from the checkpoint's; these two may not."""
-    written = resume.values.get("precision", profile.precision)
-    if written != profile.precision:
-        raise CheckpointError(
-            f"{resume.path} was trained in {written} and {profile.source} trains in {profile.precision}: frozen "
-            f"weights would be others; resume with a profile in {written}, of any ZeRO stage and rank count"
-        )
-    if resume.values.get("data", data) != data:
-        raise CheckpointError(
-            f"the training manifest has changed since {resume.path} was written, and with it the order of clips; "
-            f"restore it, or give --run another name"
-        )
-
-
-def _within_memory(plan: Batching, folder: Path, resume: Checkpoint | None) -> tuple[Batching, dict[str, Any] | None]:
-    """Keep to the micro-batch that fitted before; the fault, if it is newer than the checkpoint."""
-    if resume is not None and resume.values["state"].get("max_micro_batch"):
-        plan = plan.limited_to(resume.values["state"]["max_micro_batch"])
-    noted = noted_fault(folder)
-    if noted is None or noted["max_micro_batch"] >= plan.max_micro_batch:
-        return plan, None
-    return plan.limited_to(noted["max_micro_batch"]), noted
-
-
-def _resumable(folder: Path, recipe: Recipe, resume: str) -> Checkpoint | None:
-    """The checkpoint to go on from, if any; refuses a used run directory otherwise.
-
-    A change of what is learnt needs a new run; how long, how often and where it is logged may change.
-    """
-    import json
-
-    used = (folder / "recipe.json").is_file()
-    if not used:
-        return None
-    if resume == "never":
-        raise UsageError(f"run directory {folder} is in use; add --resume auto to go on, or give --run another name")
-    before = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-    now = json.loads(json.dumps(recipe.to_dict()))
-    free = {"logging", "checkpoints", "evaluation", "faults", "max_steps"}
-    changed = sorted(key for key in before.keys() | now.keys() if key not in free and before.get(key) != now.get(key))
-    if changed:
-        raise CheckpointError(
-            f"run directory {folder} was made by another recipe ({before.get('name')}; it differs in "
-            f"{', '.join(changed)}); give --run another name, or go back to its recipe"
-        )
-    found = find_checkpoints(folder / "checkpoints")
-    return found[-1] if found else None
 
 
 def set_up(arguments: TrainArguments) -> Run:
