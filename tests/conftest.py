@@ -1,6 +1,7 @@
-"""Makes ``tests.support`` importable however pytest is started, and sums independent of the number of cores."""
+"""Makes ``tests.support`` importable however pytest is started, and tests alike each time, on any number of cores."""
 
 import os
+import secrets
 import sys
 from pathlib import Path
 
@@ -11,9 +12,34 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that spin for work hold up others' where a machine is shared
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from hypothesis import settings
+
+from tests.support import properties  # registers the profiles
+
+settings.load_profile(properties.FIXED)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of this project's tests."""
     parser.addoption(
         "--real-launcher", action="store_true", help="start every training run by DeepSpeed's launcher; 20 s more each"
     )
+
+
+@pytest.hookimpl(tryfirst=True)  # before hypothesis reads its options
+def pytest_configure(config: pytest.Config) -> None:
+    """A thorough run of the property tests draws anew, from a seed that it prints and that repeats it."""
+    if config.option.hypothesis_profile == properties.THOROUGH and config.option.hypothesis_seed is None:
+        config.option.hypothesis_seed = str(secrets.randbits(32))
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """The seed of the property tests, where it is not the fixed one."""
+    seed = config.option.hypothesis_seed
+    return [] if seed is None else [f"property tests: to draw the same again, --hypothesis-seed={seed}"]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The header again, which ``-q`` leaves out."""
+    for line in pytest_report_header(config):
+        terminalreporter.write_line(line)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -53,19 +53,20 @@ def _can_fill(items: int, segments: int, longest: int) -> bool:
 
 
 def choose_shapes(needed: Sequence[Shape], count: int) -> list[Shape]:
-    """At most ``count`` shapes, smallest first, that waste the fewest tokens on batches like ``needed``.
+    """At most ``count`` shapes, smallest first, that waste few tokens on batches like ``needed``.
 
-    The largest one lies well above everything seen, for the rare batch; the others are the best cut points.
+    The largest lies well above everything seen, for the rare batch. The others are made for the best cut points: each
+    holds every batch of ``needed`` up to its cut, in the order of their tokens.
     """
-    ordered = sorted(needed, key=astuple)
-    tokens = [shape.tokens for shape in ordered]
-    shapes = [_roomy(_maximum(ordered[: cut + 1])) for cut in _cut_points(tokens, count - 1)]
-    values = np.array([astuple(shape) for shape in ordered], dtype=np.float64)
+    longest = max(shape.longest_window for shape in needed), max(shape.longest_clip for shape in needed)
+    longest_window, longest_clip = map(_aligned, longest)
+    ordered = sorted(needed, key=lambda shape: shape.tokens)
+    demands = np.array([_demand(shape, longest_window, longest_clip) for shape in ordered])
+    cuts = _cut_points([shape.tokens for shape in ordered], count - 1)
     # Five deviations: a batch beyond it should not occur in a whole run.
-    rare = np.maximum(values.max(axis=0), values.mean(axis=0) + 5 * values.std(axis=0))
-    rare[-2:] = values[:, -2:].max(axis=0)
-    shapes.append(_roomy(Shape(*(math.ceil(value) for value in rare))))
-    return list(dict.fromkeys(shapes))
+    rare = np.maximum(demands.max(axis=0), demands.mean(axis=0) + 5 * demands.std(axis=0))
+    chosen = [*(demands[: cut + 1].max(axis=0) for cut in cuts), np.ceil(rare)]
+    return list(dict.fromkeys(_meeting(demand.astype(int).tolist(), longest_window, longest_clip) for demand in chosen))
 
 
 def fitting(needed: Shape, shapes: Sequence[Shape]) -> Shape:
@@ -73,14 +74,14 @@ def fitting(needed: Shape, shapes: Sequence[Shape]) -> Shape:
     for shape in shapes:
         if shape.holds(needed):
             return shape
-    longest_window = max(shapes[-1].longest_window, needed.longest_window)
-    longest_clip = max(shapes[-1].longest_clip, needed.longest_clip)
-    sizes = astuple(shapes[-1])[:-2]
+    longest_window = _aligned(max(shapes[-1].longest_window, needed.longest_window))
+    longest_clip = _aligned(max(shapes[-1].longest_clip, needed.longest_clip))
+    demand = _demand(shapes[-1], longest_window, longest_clip)
     while True:
-        grown = _roomy(Shape(*sizes, longest_window=longest_window, longest_clip=longest_clip))
+        demand = [math.ceil(part * _GROWTH) + 1 for part in demand]
+        grown = _meeting(demand, longest_window, longest_clip)
         if grown.holds(needed):
             return grown
-        sizes = tuple(math.ceil(size * _GROWTH) for size in sizes)
 
 
 def fill(items: int, segments: int) -> list[int]:
@@ -88,25 +89,54 @@ def fill(items: int, segments: int) -> list[int]:
     return [items // segments + (index < items % segments) for index in range(segments)]
 
 
-def _maximum(shapes: Sequence[Shape]) -> Shape:
-    return Shape(*(max(sizes) for sizes in zip(*map(astuple, shapes), strict=True)))
+def _demand(needed: Shape, longest_window: int, longest_clip: int) -> list[int]:
+    """What a shape must have at least to hold a batch: chunks, labels, and three numbers each for windows and clips.
+
+    A batch of ``i`` items in ``g`` segments fits into ``I`` items in ``G`` segments of at most ``L`` if and only if
+    ``1 <= G - g <= I - i <= (G - g) * L`` (``_can_fill``), which is
+
+        G >= g + 1          I - G >= i - g          G * L - I >= g * L - i
+
+    On the left stand numbers of the shape alone, on the right numbers of the batch alone. So a shape that meets the
+    largest right sides of some batches, each from whichever batch, holds every one of these batches.
+    """
+    return [
+        needed.chunks,
+        needed.labels,
+        *_demand_of_segments(needed.audio_tokens, needed.windows, longest_window),
+        *_demand_of_segments(needed.tokens, needed.clips, longest_clip),
+    ]
 
 
-def _roomy(largest: Shape) -> Shape:
-    """A shape for batches up to ``largest``: enough padding segments for any smaller one, and an item for each."""
-    longest_clip, longest_window = _aligned(largest.longest_clip), _aligned(largest.longest_window)
-    more_clips = 1 + math.ceil(largest.tokens / longest_clip)
-    more_windows = 1 + math.ceil(largest.audio_tokens / longest_window)
+def _demand_of_segments(items: int, segments: int, longest: int) -> tuple[int, int, int]:
+    return segments + 1, items - segments, segments * longest - items
+
+
+def _meeting(demand: Sequence[int], longest_window: int, longest_clip: int) -> Shape:
+    """A shape of whole tiles, hardly larger than it must be, that meets ``demand``."""
+    chunks, labels, *of_segments = demand
+    audio_tokens, windows = _items_and_segments(*of_segments[:3], longest_window)
+    tokens, clips = _items_and_segments(*of_segments[3:], longest_clip)
     return Shape(
-        tokens=_aligned(largest.tokens + more_clips),
-        audio_tokens=_aligned(largest.audio_tokens + more_windows),
-        chunks=8 * math.ceil(largest.chunks / 8),
-        windows=largest.windows + more_windows,
-        clips=largest.clips + more_clips,
-        labels=_aligned(largest.labels),
+        tokens=tokens,
+        audio_tokens=audio_tokens,
+        chunks=8 * math.ceil(chunks / 8),
+        windows=windows,
+        clips=clips,
+        labels=_aligned(labels),
         longest_window=longest_window,
         longest_clip=longest_clip,
     )
+
+
+def _items_and_segments(segments: int, beyond_one_each: int, room: int, longest: int) -> tuple[int, int]:
+    """Whole tiles of items, and segments, that meet the three demands.
+
+    The items are ``segments + beyond_one_each`` and at most ``_ALIGNMENT - 1`` more, so that they leave a room of at
+    least ``segments * longest - (segments + beyond_one_each + _ALIGNMENT - 1)``, which is ``room`` or more.
+    """
+    segments = max(segments, math.ceil((room + beyond_one_each + _ALIGNMENT - 1) / (longest - 1)))
+    return _aligned(segments + beyond_one_each), segments
 
 
 def _aligned(size: int) -> int:

@@ -74,16 +74,16 @@ def run(script: Path, corpus: Path, out: Path) -> subprocess.Popen[bytes]:
 
 
 def test_ten_kills_at_random_moments(corpus, script, uninterrupted, tmp_path):
-    kills = finished = resumed = 0
+    kills, finished, resumed, draw = 0, 0, 0, random.Random(0)
     while kills < KILLS:
         out = tmp_path / f"out{finished}"
         while not is_prepared(out):
             parts_before = num_parts(out)
             process = run(script, corpus, out)
-            moment = random.randint(parts_before, NUM_PARTS + 4)  # beyond the last part: let it finish
+            moment = draw.randint(parts_before, NUM_PARTS + 4)  # beyond the last part: let it finish
             while process.poll() is None and num_parts(out) < moment:
                 time.sleep(0.005)
-            time.sleep(random.uniform(0, 0.1))
+            time.sleep(draw.uniform(0, 0.1))
             if process.poll() is None:
                 kill_one_or_all(process, kills)
                 kills += 1

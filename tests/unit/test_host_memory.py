@@ -17,8 +17,11 @@ from hebrew_asr.engine.state import KINDS, CarriedPartition
 
 def state(*sizes: int) -> list[CarriedPartition]:
     """Partitions of these sizes."""
+    drawn = torch.Generator().manual_seed(0)
     return [
-        CarriedPartition(f"group {index}", [], {kind: torch.randn(size) for kind in KINDS}, float(index))
+        CarriedPartition(
+            f"group {index}", [], {kind: torch.randn(size, generator=drawn) for kind in KINDS}, float(index)
+        )
         for index, size in enumerate(sizes)
     ]
 

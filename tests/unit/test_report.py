@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hebrew_asr.cli import main
@@ -18,6 +18,7 @@ from hebrew_asr.report.assets import SCRIPT
 from hebrew_asr.report.gather import read_run
 from hebrew_asr.report.markup import element
 from hebrew_asr.report.words import percent
+from tests.support.properties import examples
 from tests.support.report_run import (
     HEARD,
     SENTENCES,
@@ -95,7 +96,7 @@ def test_the_page_needs_nothing_but_itself(run: Path) -> None:
     assert not [tag for tag, attributes in page.tags if {"src", "href"} & attributes.keys() or tag == "link"]
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(TEXT, TEXT)
 def test_any_text_comes_back_as_text(text: str, value: str) -> None:
     page = Parsed(element("main", element("p", text, title=value)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hebrew_asr.report.analysis import align, confusions, errors_by_group, handful, interval, score, stories, worst
@@ -17,6 +17,7 @@ from hebrew_asr.report.gather import read_run
 from hebrew_asr.report.words import duration, percent, quantity, scientific
 from hebrew_asr.text.normalise import normalise
 from hebrew_asr.text.wer import count_errors
+from tests.support.properties import examples
 from tests.support.report_run import HEARD, SENTENCES, make_run, train_record, write_data, write_metrics, write_samples
 
 
@@ -48,7 +49,7 @@ def test_the_interval_is_over_groups_where_they_are_known(run: Path) -> None:
 WORDS = st.lists(st.sampled_from(["אבא", "בא", "הביתה", "לא", "<x>", "צה״ל"]), max_size=7).map(" ".join)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(WORDS, WORDS)
 def test_alignments_spell_both_sides_and_add_up_to_the_counts(reference: str, hypothesis: str) -> None:
     edits, counts = align(reference, hypothesis, "strict"), count_errors([reference], [hypothesis])
@@ -102,7 +103,7 @@ def test_long_curves_are_averaged_within_phases_and_rates_are_not_averages_of_ra
     assert loss.series[0].points[1].label == "steps 6–11", "the step without a finite loss is left out"
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=5), st.booleans())
 def test_axes_hold_their_values_and_a_few_ticks(values: list[float], fits: bool) -> None:
     axis: Axis = fitting_axis(values, str) if fits else linear_axis(values, str)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hebrew_asr.data.sampler import StepSampler
@@ -18,7 +18,6 @@ def plan(clips_per_step: int, ranks: int, micro: int) -> Batching:
 
 
 @given(costs, st.integers(1, 40), st.integers(1, 6), st.integers(1, 8), st.integers(0, 2**32))
-@settings(deadline=None)
 def test_an_epoch_is_every_clip_once_on_any_rank_count(durations, clips_per_step, ranks, micro, seed):
     ranks = min(ranks, clips_per_step)
     sampler = StepSampler(durations, plan(clips_per_step, ranks, micro), seed)
@@ -38,7 +37,6 @@ def test_an_epoch_is_every_clip_once_on_any_rank_count(durations, clips_per_step
 
 
 @given(costs, st.integers(0, 100), st.integers(0, 100))
-@settings(deadline=None)
 def test_a_step_is_a_pure_function_of_its_number(durations, one, other):
     sampler, fresh = (StepSampler(durations, plan(8, 2, 4), 7) for _ in range(2))
     sampler.deal(other)

@@ -7,25 +7,32 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hebrew_asr.audio.augment import Augmentation
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.collate import IGNORED, Example, PackedBatch, needed_shape, pack
+from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.shapes import Shape, _cut_points, choose_shapes, fitting
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.tiny import TinySpec
+from hebrew_asr.profiles import batching, load_profile
+from hebrew_asr.recipe import load_recipe
 from hebrew_asr.text.prompt import PromptTokens
-from tests.support.native import build, examples
+from hebrew_asr.training.bench_corpus import draw_clips
+from hebrew_asr.training.plan import LengthTokenizer
+from tests.support.native import build
+from tests.support.native import examples as native_examples
+from tests.support.properties import examples
+from tests.support.tiny_task import ROOT
 
 GEOMETRY = EncoderGeometry()
 PROMPT = PromptTokens(before_audio=[1, 2, 3], after_audio=[4, 5], audio_pad=9, end_of_turn=8)
 SPEC = TinySpec(d_model=32, encoder_ffn_dim=64, hidden_size=48, intermediate_size=96, head_dim=16, num_hidden_layers=4)
-BATCHES = st.lists(
-    st.lists(st.tuples(st.integers(1, 480_000), st.integers(1, 80)), min_size=1, max_size=9), min_size=1, max_size=6
-)
+SAMPLES = st.integers(1, 480_000) | st.sampled_from([1, 8_000, 128_000, 480_000])
+BATCHES = st.lists(st.lists(st.tuples(SAMPLES, st.integers(1, 80)), min_size=1, max_size=9), min_size=1, max_size=6)
 
 
 def batch_of(clips: list[tuple[int, int]], shapes: list[Shape]) -> PackedBatch:
@@ -56,7 +63,50 @@ def test_a_batch_needs_what_packing_it_takes(batches):
         assert shape_of(batch_of(clips, [])) == needed(clips)
 
 
+@st.composite
+def needs(draw: st.DrawFn) -> Shape:
+    """Any batch: from one clip to a hundred, of segments full to the brim or with one item each."""
+    longest_window, longest_clip = draw(st.integers(1, 300)), draw(st.integers(1, 600))
+    windows, clips = draw(st.integers(1, 150)), draw(st.integers(1, 100))
+    return Shape(
+        tokens=draw(st.integers(max(clips, longest_clip), clips * longest_clip)),
+        audio_tokens=draw(st.integers(max(windows, longest_window), windows * longest_window)),
+        chunks=draw(st.integers(1, 500)),
+        windows=windows,
+        clips=clips,
+        labels=draw(st.integers(1, 2000)),
+        longest_window=longest_window,
+        longest_clip=longest_clip,
+    )
+
+
+@examples(500)
+@given(st.lists(needs(), min_size=1, max_size=20), st.integers(1, 6), needs())
+def test_a_chosen_shape_holds_all_that_it_was_chosen_for(seen, count, rare):
+    shapes = choose_shapes(seen, count)
+    assert 1 <= len(shapes) <= count and shapes == sorted(shapes, key=lambda shape: shape.tokens)
+    ordered = sorted(seen, key=lambda needed: needed.tokens)
+    cuts = _cut_points([needed.tokens for needed in ordered], count - 1)
+    for number, cut in enumerate(cuts, 1):
+        assert any(all(shape.holds(needed) for needed in ordered[: cut + 1]) for shape in shapes[:number])
+    assert all(shapes[-1].holds(needed) for needed in seen)
+    assert fitting(rare, shapes).holds(rare)
+
+
+@pytest.mark.parametrize(("profile", "ranks", "most_percent"), [("h200x1", 1, 1.2), ("a100x8", 8, 4.6)])
+def test_few_tokens_are_padding_and_few_batches_need_the_largest_shape(profile, ranks, most_percent):
+    recipe = load_recipe("round2", [])
+    plan = batching(load_profile(ROOT / "ds_configs" / f"{profile}.json"), recipe, ranks)
+    dataset = StepDataset(draw_clips("train", 20_000), plan, recipe, LengthTokenizer(), GEOMETRY, rank=0)
+    shapes = dataset.fix_shapes(5 * dataset.steps_per_epoch)
+    unseen = [dataset._needed_at(dataset._sampler.deal(step)[0][0], step) for step in range(1, 1500, 7)]
+    found = [fitting(needed, shapes) for needed in unseen]
+    assert sum(shape.tokens for shape in found) <= (1 + most_percent / 100) * sum(needed.tokens for needed in unseen)
+    assert set(found) <= set(shapes) and found.count(shapes[-1]) <= 0.01 * len(found)
+
+
 @given(BATCHES, BATCHES, st.integers(1, 4))
+@example([[(1, 1), (1, 1), (1, 1), (192_160, 1)], [(1, 1)] * 17], [[(1, 1)]], 1)
 def test_any_batch_is_padded_to_whole_segments(seen, unseen, count):
     shapes = choose_shapes([needed(clips) for clips in seen], count)
     assert 1 <= len(shapes) <= count and shapes == sorted(shapes, key=lambda shape: shape.tokens)
@@ -94,7 +144,7 @@ def test_cut_points_waste_least(values, count):
 @pytest.mark.parametrize("chosen", [[6], [0, 1, 2], [2, 4, 3, 1, 0, 5]])
 def test_padding_changes_neither_loss_nor_gradients(chosen: list[int]):
     model, tokenizer = build(SPEC)
-    clips, prompt = examples(tokenizer), PromptTokens.of(tokenizer)
+    clips, prompt = native_examples(tokenizer), PromptTokens.of(tokenizer)
     packed, log_mel = PackedASR(model), LogMel()
     largest = needed_shape([len(clip.samples) for clip in clips], [len(c.target_ids) for c in clips], prompt, GEOMETRY)
     shapes = choose_shapes([largest], 1)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hebrew_asr.text.lenient import ABBREVIATIONS, SPELLING_VARIANTS
 from hebrew_asr.text.normalise import normalise
 from hebrew_asr.text.numbers import cardinal, number_at
+from tests.support.properties import examples
 
 CARDINALS = [
     (0, "אפס"),
@@ -108,7 +109,7 @@ def test_cardinal(value: int, words: str) -> None:
     assert " ".join(cardinal(value)) == words
 
 
-@settings(max_examples=1000, deadline=None)
+@examples(1000)
 @given(st.integers(0, 10**12 - 1) | st.integers(0, 3000))
 def test_every_cardinal_reads_back_whole(value: int) -> None:
     """No two numbers share a wording: words → value is the inverse of value → words."""
@@ -117,7 +118,7 @@ def test_every_cardinal_reads_back_whole(value: int) -> None:
     assert normalise(f"{value:,}", "lenient") == normalise(str(value), "lenient") == " ".join(words)
 
 
-@settings(max_examples=2000, deadline=None)
+@examples(2000)
 @given(
     st.lists(
         st.builds("{}{}".format, st.sampled_from(["", "ו", "ב", "ה"]), st.sampled_from(NUMBER_WORDS))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hebrew_asr.text.normalise import normalise
+from tests.support.properties import examples
 
 OBSERVED = [
     ("שָׁלוֹם עוֹלָם", "שלום עולם", "points are deleted"),
@@ -69,7 +70,7 @@ def leaderboard() -> Callable[[str], str]:
     return normalizer
 
 
-@settings(max_examples=4000, deadline=None)
+@examples(4000)
 @given(text=RANDOM_TEXT)
 def test_equals_the_leaderboard_on_random_text(leaderboard: Callable[[str], str], text: str) -> None:
     assert normalise(text, "ivrit") == leaderboard(text)

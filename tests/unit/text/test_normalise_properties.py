@@ -6,10 +6,11 @@ import re
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hebrew_asr.text.normalise import Mode, normalise
+from tests.support.properties import examples
 
 LETTERS = st.characters(min_codepoint=0x5D0, max_codepoint=0x5EA)
 HEBREW_TEXT = st.text(
@@ -23,7 +24,7 @@ HEBREW_TEXT = st.text(
 )
 HEBREW_WORD = st.text(LETTERS, min_size=1, max_size=6)
 WORD = st.one_of(HEBREW_WORD, st.text(st.sampled_from("abcxyz"), min_size=1, max_size=4))
-MANY = settings(max_examples=1000, deadline=None)
+MANY = examples(1000)
 
 
 @MANY

@@ -7,12 +7,13 @@ import math
 
 import jiwer
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hebrew_asr.errors import DataError, UsageError
 from hebrew_asr.text.normalise import Mode, normalise
 from hebrew_asr.text.wer import ErrorCounts, bootstrap_interval, count_errors, per_clip_errors
+from tests.support.properties import examples
 
 BY_HAND = [
     ("אבא בא", "אבא בא", ErrorCounts(words=2, chars=6, clips=1), "no error"),
@@ -54,7 +55,7 @@ def test_the_mode_decides(mode: Mode, edits: int) -> None:
     assert count_errors(["צה״ל שלוש תוכנית"], ['צה"ל 3 תכנית'], mode).word_edits == edits
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(SENTENCES, SENTENCES, st.integers(0, 6))
 def test_the_sum_of_parts_is_the_whole_and_jiwers_corpus_count(first: list[str], second: list[str], cut: int) -> None:
     length = min(len(first), len(second))
