@@ -27,13 +27,17 @@ class Command:
     """How many of the oddest clips to show."""
 
     def run(self) -> int:
+        from hebrew_asr.commands.ours import refuse_overwriting
         from hebrew_asr.data.audit import audit
         from hebrew_asr.data.audit_checks import PROBLEM_KINDS
         from hebrew_asr.report.audit_page import write_audit
         from hebrew_asr.report.words import count
 
+        out = self.out or self.folder
+        refuse_overwriting(out / "audit.html", ": data audit</title>")
+        refuse_overwriting(out / "audit.json", '"problem_counts"')
         found = audit(self.folder, processes=self.processes, suspects=self.suspects)
-        page = write_audit(found, self.out or self.folder)
+        page = write_audit(found, out)
         for kind, holds in PROBLEM_KINDS.items():
             problems = [problem for problem in found.problems if problem.kind == kind]
             if not problems:

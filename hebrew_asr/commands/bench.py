@@ -56,6 +56,7 @@ class Command:
     """Port on which the ranks meet."""
 
     def run(self) -> int:
+        from hebrew_asr.commands.ours import refuse_overwriting
         from hebrew_asr.errors import EnvironmentProblem, UsageError
         from hebrew_asr.files import write_json
         from hebrew_asr.recipe import load_recipe
@@ -70,6 +71,8 @@ class Command:
             raise UsageError(f"--baseline compares phase {known[0]}: add --phase {known[0]}, or leave --phase out")
         if self.baseline and find_spec("accelerate") is None:
             raise EnvironmentProblem("--baseline runs Hugging Face's Trainer, which needs: pip install accelerate")
+        if self.json:
+            refuse_overwriting(Path(self.json), '"ceiling_tflops"')
         phases = self.phase or known
         with tempfile.TemporaryDirectory(prefix="hebrew-asr-bench-") as name:
             folder = Path(name)

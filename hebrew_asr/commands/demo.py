@@ -30,15 +30,15 @@ class Command:
     out: str | None = None
     """Run directory; demo-run, or demo-run-own with --data, unless given."""
     fresh: bool = False
-    """Start over, even if the run directory holds a finished run."""
+    """Start over: remove the run of the demo that the run directory holds. It removes nothing else."""
 
     def run(self) -> int:
+        from hebrew_asr.commands.ours import claim_demo_folder
         from hebrew_asr.report import write_report
 
         started = time.monotonic()
         folder = Path(self.out or ("demo-run-own" if self.data else "demo-run"))
-        if self.fresh:
-            shutil.rmtree(folder, ignore_errors=True)
+        claim_demo_folder(folder, _made_from(self.data, folder), fresh=self.fresh)
         if (folder / "summary.json").is_file():
             _say(f"{folder} holds a finished run; showing it (--fresh trains again)")
         else:
@@ -55,6 +55,33 @@ class Command:
 
 def _say(text: str) -> None:
     print(f"\n==> {text}", flush=True)
+
+
+def _made_from(source: str | None, folder: Path) -> dict[str, Any]:
+    """What decides a run's data: nothing for synthetic speech, and every text and byte of sound of one's own.
+
+    Raises:
+        UsageError: one of the two folders lies in the other.
+        DataError: ``source`` cannot be read.
+    """
+    import hashlib
+
+    from hebrew_asr.data.sources import is_local, open_source
+    from hebrew_asr.errors import DataError, UsageError
+
+    if source is None:
+        return {"data": None}
+    if not is_local(source):
+        raise DataError(f"--data {source}: no such file or folder")
+    own, out = Path(source).resolve(), folder.resolve()
+    if own.is_relative_to(out) or (own.is_dir() and out.is_relative_to(own)):
+        raise UsageError(f"--data {source} and --out {folder} lie in each other: choose another --out")
+    opened, content = open_source(source), hashlib.sha256()
+    for shard in opened.shards:
+        for unit in shard.units():
+            for _, row in unit.rows():
+                content.update(hashlib.sha256(row.audio_bytes()).digest())
+    return {"data": str(own), "revision": opened.revision, "sound": content.hexdigest()}
 
 
 def _synthetic_data() -> Path:

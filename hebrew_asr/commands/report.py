@@ -16,10 +16,12 @@ class Command:
     run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run directory, such as runs/round2."""
     out: Path | None = None
-    """File to write; RUN/report.html unless given."""
+    """File to write; RUN/report.html unless given. A file that is there is overwritten only if it is such a report."""
 
     def run(self) -> int:
+        from hebrew_asr.commands.ours import refuse_overwriting
         from hebrew_asr.report import write_report
 
+        refuse_overwriting(self.out or self.run_dir / "report.html", ": training report</title>")
         print(write_report(self.run_dir, self.out))
         return 0

@@ -20,7 +20,7 @@ from hebrew_asr.data.preparation import summary
 from hebrew_asr.data.preparation.assemble import Assembly, assemble
 from hebrew_asr.data.preparation.disk import require_disk
 from hebrew_asr.data.preparation.options import PrepareOptions
-from hebrew_asr.data.preparation.output import write_set
+from hebrew_asr.data.preparation.output import delete_clips, is_of_prepare, write_set
 from hebrew_asr.data.preparation.parts import part_path, read_part
 from hebrew_asr.data.preparation.pool import convert_all
 from hebrew_asr.data.preparation.progress import Progress
@@ -93,16 +93,25 @@ def prepare(options: PrepareOptions) -> dict[str, Any]:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Never mix a prepared set with files of another making."""
-    if is_prepared(folder) or (folder / _WORK).exists() or not folder.exists():
+    """Never mix a prepared set with files of another making, nor take another program's ``.work`` for ours."""
+    if is_prepared(folder) or not folder.exists():
         return
     if not folder.is_dir():
         raise UsageError(f"--out {folder} is a file: name a folder, which is made if need be")
-    found = sorted(path.name for path in folder.iterdir())
-    if found:
+    found = _foreign_files(folder, folder / _WORK)
+    if found and not is_prepared(folder):  # another process may have ended meanwhile
         raise UsageError(
             f"{folder} holds {', '.join(found[:3])}, not made by prepare: choose another --out, or empty it"
         )
+
+
+def _foreign_files(folder: Path, work: Path) -> list[str]:
+    """What keeps ``prepare`` out of a folder. Once it has begun, that is only what it would delete with its work."""
+    inside = (path for path in work.rglob("*") if path.is_symlink() or not path.is_dir())
+    found = [name for name in (path.relative_to(folder).as_posix() for path in inside) if not is_of_prepare(name)]
+    if not any((work / name).is_file() for name in (_JOB, SUCCESS)):
+        found += [path.name for path in folder.iterdir() if path != work or not work.is_dir()]
+    return sorted(found)
 
 
 @contextmanager
@@ -114,7 +123,7 @@ def _locked(work: Path) -> Generator[None, None, None]:
         finally:
             if not (work / SUCCESS).is_file() and not _has_begun(work):  # all is done, or there is nothing to keep
                 if not is_prepared(work.parent):
-                    shutil.rmtree(work.parent / "clips", ignore_errors=True)
+                    delete_clips(work.parent, set())
                 shutil.rmtree(work, ignore_errors=True)
 
 
@@ -176,6 +185,8 @@ def _open_sources(options: PrepareOptions, work: Path) -> tuple[list[Source], li
     asked = _asked(options)
     job_file = work / _JOB
     job = _read_json(job_file) if _has_begun(work) else {"asked": asked, "revisions": {}}
+    if not isinstance(job, dict) or not {"asked", "revisions"} <= job.keys():
+        raise DataError(f"{job_file} is not of prepare: choose another --out")
     _require_same(options.out, job["asked"], asked)
     started: dict[str, str] = job["revisions"]
     sources = [open_source(spec, pinned=started.get(source_name(spec))) for spec in options.source]

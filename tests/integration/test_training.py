@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hebrew_asr.commands.ours import files_below, is_of_demo
 from tests.support.tiny_task import (
     ROOT,
     TRAIN_FILE,
@@ -75,6 +76,10 @@ def test_a_run_tells_its_story(whole_run):
     assert {"step-000012", "step-000015"} <= set(kept)
     assert len(kept) <= 3
     assert [row["step"] for row in events(whole_run, "checkpoint")] == [4, 8, 12, 15]
+
+
+def test_all_that_a_run_writes_may_be_removed_as_the_demo_s(whole_run):
+    assert [name for name in files_below(whole_run) if not is_of_demo(name)] == []
 
 
 def test_golden_trajectory(whole_run):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -27,6 +28,18 @@ from hebrew_asr.text.prompt import build_target
 
 FORMAT = 1
 """Of manifest.json."""
+
+_TEMPORARY = r"\.(train\.jsonl|eval\.jsonl|dropped\.jsonl|manifest\.json)\.\d+\.tmp"
+_CLIP = r"clips/[^/]+/\d{5,}/\d{6,}(-\d{2,})?\.(flac|wav)"
+_OURS = re.compile(
+    rf"(train|eval|dropped)\.jsonl|manifest\.json|_SUCCESS|{_TEMPORARY}|{_CLIP}"
+    r"|\.work/(lock|job\.json|_SUCCESS|\.[^/]+\.\d+\.tmp|parts/[^/]+/\.?\d{5,}-\d{7,}\.jsonl(\.\d+\.tmp)?)"
+)
+
+
+def is_of_prepare(relative: str) -> bool:
+    """Whether ``prepare`` gives a file of its folder this name; anything else there is somebody's own."""
+    return _OURS.fullmatch(relative) is not None
 
 
 def write_set(
@@ -128,11 +141,18 @@ def drop_table(dropped: Iterable[Record]) -> dict[str, dict[str, Any]]:
 def _delete_unnamed(folder: Path, named: set[str]) -> None:
     """Duplicates and leftovers of a killed run are on disk, but in no manifest."""
     for temporary in folder.glob(".*.tmp"):
-        temporary.unlink()
+        if is_of_prepare(temporary.name):
+            temporary.unlink()
+    delete_clips(folder, named)
+
+
+def delete_clips(folder: Path, kept: set[str]) -> None:
+    """Delete the clips that ``prepare`` made but for those ``kept``, by path within ``folder``, and empty folders."""
     clips = folder / "clips"
-    for path in sorted(clips.rglob("*"), reverse=True) if clips.exists() else ():  # files before their folders
-        if path.is_dir():
+    for path in [*sorted(clips.rglob("*"), reverse=True), clips] if clips.is_dir() else ():  # files before folders
+        relative = path.relative_to(folder).as_posix()
+        if path.is_dir() and not path.is_symlink():
             if not any(path.iterdir()):
                 path.rmdir()
-        elif path.relative_to(folder).as_posix() not in named:
+        elif relative not in kept and is_of_prepare(relative):
             path.unlink()

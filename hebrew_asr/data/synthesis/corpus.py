@@ -68,8 +68,9 @@ def synthesize_corpus(
     """Write a corpus, the same for the same arguments whatever ``processes`` is.
 
     Every eval clip is another full sentence. Its text and its timbre occur in no training clip.
-    ``synthesis.json`` is written last: a second call with the same arguments returns at once, and an interrupted one
-    keeps the clips it finds. Clips of other arguments stay in ``clips/``, named by no manifest.
+    ``synthesis.json`` says at the start whose folder it is, and at the end what it holds: a second call with the same
+    arguments returns at once, and one after an interruption keeps the clips it finds. Clips of other arguments stay in
+    ``clips/``, named by no manifest.
 
     Args:
         folder: where ``train.jsonl``, ``eval.jsonl``, ``clips/`` and ``synthesis.json`` go.
@@ -80,7 +81,7 @@ def synthesize_corpus(
         progress: called with (clips spoken, clips in all).
 
     Raises:
-        UsageError: the grammar holds too few sentences.
+        UsageError: the grammar holds too few sentences, or the folder is of another making.
         EnvironmentProblem: the speech engine does not start.
     """
     folder = Path(folder)
@@ -92,9 +93,11 @@ def synthesize_corpus(
     }
     if _is_done(folder, settings):
         return
+    if folder.exists() and not (folder / _DONE).is_file() and any(folder.iterdir()):
+        raise UsageError(f"{folder} holds files of another making (no {_DONE} in it): move it, or start elsewhere")
     training, evaluation = _plan(train_clips, eval_clips, seed)
     (folder / "clips").mkdir(parents=True, exist_ok=True)
-    (folder / _DONE).unlink(missing_ok=True)
+    write_json(folder / _DONE, {"unfinished": settings})
     clips = _speak_all(folder, [*training, *evaluation], processes, progress)
     write_manifest(folder / "train.jsonl", clips[:train_clips])
     write_manifest(folder / "eval.jsonl", clips[train_clips:])

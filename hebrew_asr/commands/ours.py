@@ -1,0 +1,120 @@
+"""What commands may overwrite or remove: files of their own making, told by a mark, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from hebrew_asr.data.preparation.output import is_of_prepare
+from hebrew_asr.errors import EnvironmentProblem, UsageError
+from hebrew_asr.files import write_json
+
+DEMO_MARK = "demo.json"
+"""Says that a folder is a run of the demo, and what it was made from."""
+
+_MARK_BYTES = 1 << 16
+_DEMO_FILES = re.compile(
+    "|".join(
+        (
+            r"(demo|recipe|deepspeed|run|summary)\.json|metrics\.jsonl|report\.html|STOP",
+            r"(\.tmp-)?(base|final)/((config|generation_config|processor_config|tokenizer|tokenizer_config)\.json"
+            r"|chat_template\.jinja|model\.safetensors)",
+            r"data/(train|eval)\.jsonl",
+            r"samples/step-\d+-(eval|sample)\.jsonl",
+            r"checkpoints/(\.tmp-)?step-\d+/(optimizer-rank\d+\.safetensors|part-\d+\.json|(state|COMPLETE)\.json|FAILED)",
+            r"crash/rank\d+/(error\.txt|batch\.json|memory\.txt)",
+            r"wandb/((offline-)?run-\d{8}_\d{6}-\w+/.*|latest-run|debug(-\w+)*\.log|settings)",
+        )
+    )
+)
+_TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp")  # of files.write_atomically
+
+
+def refuse_overwriting(path: Path, mark: str) -> None:
+    """Let a command write ``path`` where nothing is yet, or a file that has ``mark`` in its first 64 KiB.
+
+    Raises:
+        UsageError: it is another file, or no file.
+    """
+    if not os.path.lexists(path):
+        return
+    if path.is_file():
+        with path.open("rb") as stream:
+            if mark.encode() in stream.read(_MARK_BYTES):
+                return
+    raise UsageError(f"{path} exists and was not made by this command: it stays as it is; choose another name")
+
+
+def claim_demo_folder(folder: Path, made_from: dict[str, Any], *, fresh: bool) -> None:
+    """Make ``folder`` the place of a demo run, or find that it is the place of this one.
+
+    Args:
+        folder: need not exist.
+        made_from: JSON values, kept in ``demo.json``: ``data``, where the run's data lay, and anything that tells it
+            from other data.
+        fresh: remove what an earlier run left there, whatever it was made from.
+
+    Raises:
+        UsageError: the folder is of another making, or holds a run of other data, or something that no run of the demo
+            writes. Nothing was removed.
+        EnvironmentProblem: the folder cannot be written, or not be emptied.
+    """
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            was = _demo_mark(folder)
+            if fresh:
+                _empty(folder)
+            elif {**was, "data": None} != {**made_from, "data": None} and files_below(folder) != [DEMO_MARK]:
+                raise UsageError(
+                    f"{folder} holds a run of the demo on {was.get('data') or 'synthetic speech'}, which is not the "
+                    f"data asked for, or has changed since: --fresh removes it and trains anew, --out keeps both"
+                )
+            elif was == made_from:
+                return
+        write_json(folder / DEMO_MARK, made_from)
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot write to {folder}: {error}") from error
+
+
+def _demo_mark(folder: Path) -> dict[str, Any]:
+    try:
+        mark = json.loads((folder / DEMO_MARK).read_text(encoding="utf-8"))
+        if isinstance(mark, dict) and "data" in mark:
+            return mark
+    except (OSError, ValueError):
+        pass
+    raise UsageError(f"{folder} is not a run of the demo (no readable {DEMO_MARK} in it): choose another --out")
+
+
+def _empty(folder: Path) -> None:
+    """Remove a run of the demo but for its mark, without which a second try would take the rest for a stranger's."""
+    if foreign := [name for name in files_below(folder) if not is_of_demo(name)]:
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise UsageError(
+            f"{folder} holds {', '.join(foreign[:3])}{more}, which the demo did not write: nothing was removed; move "
+            f"your files away, or choose another --out"
+        )
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != DEMO_MARK:
+            path.unlink()
+
+
+def files_below(folder: Path) -> list[str]:
+    """Everything but folders, as paths relative to ``folder``; a link is not followed."""
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def is_of_demo(relative: str) -> bool:
+    """Whether a run of the demo gives a file this path within its folder."""
+    folder, slash, name = relative.rpartition("/")
+    if temporary := _TEMPORARY.fullmatch(name):
+        return is_of_demo(f"{folder}{slash}{temporary[1]}")
+    top, _, rest = relative.partition("/")
+    return is_of_prepare(rest) if top == "prepared" else _DEMO_FILES.fullmatch(relative) is not None

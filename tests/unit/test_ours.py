@@ -1,0 +1,201 @@
+"""Nothing of the user's is removed or overwritten: commands touch what they made themselves, and refuse the rest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from hebrew_asr.cli import main
+from hebrew_asr.commands.ours import DEMO_MARK, claim_demo_folder
+from hebrew_asr.data.synthesis import synthesize_corpus
+from hebrew_asr.errors import UsageError
+from tests.support.report_run import make_run
+
+SYNTHETIC = {"data": None}
+RUN = (
+    *("recipe.json", "deepspeed.json", "run.json", "summary.json", "metrics.jsonl", "report.html", "STOP"),
+    *("base/config.json", "base/model.safetensors", "final/tokenizer.json", "final/chat_template.jinja"),
+    *("data/train.jsonl", "samples/step-000003-eval.jsonl", "crash/rank0/error.txt"),
+    *("checkpoints/step-000500/optimizer-rank00001.safetensors", "checkpoints/.tmp-step-000600/part-00000.json"),
+    *("prepared/_SUCCESS", "prepared/train.jsonl", "prepared/clips/own/00000/000007-02.flac", "prepared/.work/lock"),
+    *("prepared/.work/parts/own/00000-0000000.jsonl", ".metrics.jsonl.71.tmp", "samples/.step-000003-eval.jsonl.8.tmp"),
+    *("wandb/offline-run-20261126_061646-a1b2c3d4/run-a1b2c3d4.wandb", "wandb/debug-internal.log"),
+)
+
+
+def fill(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"content of {name}")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def recordings(folder: Path, tone_hz: float = 440.0) -> Path:
+    folder.mkdir(parents=True)
+    soundfile.write(folder / "a.wav", 0.1 * np.sin(np.arange(16_000) * tone_hz / 2546), 16_000)
+    (folder / "a.txt").write_text("שלום עולם", encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "mine.wav",
+        "prepared/clips/own/00000/interview.flac",
+        "prepared/clips/000001.flac",
+        "data/interview.wav",
+        "final/notes.txt",
+        "checkpoints/step-000500/thesis.docx",
+        "samples/step-notes.jsonl",
+        "crash/photo.jpg",
+        ".hidden",
+        "recordings/a/b/c.wav",
+        "base/model.safetensors/inside",
+    ],
+)
+def test_a_demo_run_with_anything_else_in_it_stays(foreign, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "run"
+    fill(folder, *(name for name in RUN if not foreign.startswith(f"{name}/")), foreign)
+    (folder / DEMO_MARK).write_text(json.dumps(SYNTHETIC))
+    before = contents(tmp_path)
+    assert main(["demo", "--out", "run", "--fresh"]) == 2
+    told = capsys.readouterr().err
+    assert foreign in told and told.count("\n") == 1
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("mark", [None, "", "{", "[]", '{"made": "elsewhere"}', b"\xff\xfe"])
+def test_a_folder_that_the_demo_did_not_mark_stays(mark, tmp_path, capsys):
+    folder = recordings(tmp_path / "recordings")
+    fill(folder, "summary.json", "metrics.jsonl")
+    if mark is not None:
+        (folder / DEMO_MARK).write_bytes(mark if isinstance(mark, bytes) else mark.encode())
+    before = contents(tmp_path)
+    for options in (["--fresh"], []):
+        assert main(["demo", "--out", str(folder), *options]) == 2
+        assert "is not a run of the demo" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+def test_a_file_and_links_stay(tmp_path):
+    mine = recordings(tmp_path / "mine")
+    with pytest.raises(UsageError, match="not a run of the demo"):
+        claim_demo_folder(mine / "a.wav", SYNTHETIC, fresh=True)
+    for link in ("final", "clips", "base"):
+        folder = tmp_path / f"run-{link}"
+        claim_demo_folder(folder, SYNTHETIC, fresh=False)
+        (folder / link).symlink_to(mine)
+        with pytest.raises(UsageError, match=f"{link}, which the demo did not write"):
+            claim_demo_folder(folder, SYNTHETIC, fresh=True)
+    assert set(contents(mine)) == {"a.wav", "a.txt"}
+
+
+def test_a_run_of_the_demo_is_removed(tmp_path):
+    folder = tmp_path / "run"
+    claim_demo_folder(folder, SYNTHETIC, fresh=True)
+    fill(folder, *RUN)
+    claim_demo_folder(folder, SYNTHETIC, fresh=False)
+    assert len(contents(folder)) == len(RUN) + 1
+    claim_demo_folder(folder, {"data": "elsewhere"}, fresh=True)
+    assert list(contents(folder)) == [DEMO_MARK]
+    assert json.loads((folder / DEMO_MARK).read_text()) == {"data": "elsewhere"}
+
+
+def test_a_finished_run_is_not_shown_for_other_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    own, other, same_size = (recordings(tmp_path / name, hz) for name, hz in (("own", 440), ("other", 440), ("s", 880)))
+    (other / "a.txt").write_text("ילדה כותבת", encoding="utf-8")
+    shown = []
+    monkeypatch.setattr("hebrew_asr.commands.demo._table", lambda folder, **_: shown.append(folder))
+    monkeypatch.setattr("hebrew_asr.report.write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr("hebrew_asr.commands.demo._transcribe_one", lambda _: 0)
+    monkeypatch.setattr("hebrew_asr.commands.demo._own_data", lambda *_: pytest.fail("it would prepare the data"))
+    with pytest.raises(pytest.fail.Exception):
+        main(["demo", "--data", "own"])  # as far as the preparation: the folder is claimed
+    fill(tmp_path / "demo-run-own", "summary.json")
+    assert main(["demo", "--data", "own"]) == 0 and shown
+    capsys.readouterr()
+    for options, code, told in (
+        (["--data", "other"], 2, f"holds a run of the demo on {own}"),
+        (["--data", "s"], 2, f"holds a run of the demo on {own}"),
+        (["--data", "nowhere"], 3, "--data nowhere: no such file or folder"),
+        (["--out", "demo-run-own"], 2, f"holds a run of the demo on {own}"),
+        (["--data", "demo-run-own", "--fresh"], 2, "lie in each other"),
+        (["--data", "own", "--out", "own/run", "--fresh"], 2, "lie in each other"),
+    ):
+        assert main(["demo", *options]) == code
+        assert told in capsys.readouterr().err
+    assert len(shown) == 1 and not (own / "run").exists()
+    shutil.move(own, tmp_path / "moved")
+    assert main(["demo", "--data", "moved"]) == 0, "the same recordings in another place"
+    assert same_size.exists() and len(shown) == 2
+
+
+def test_what_could_not_be_prepared_can_be_mended(tmp_path):
+    claim_demo_folder(tmp_path / "run", {"data": "own", "revision": "1"}, fresh=False)
+    (tmp_path / "run" / "prepared").mkdir()
+    claim_demo_folder(tmp_path / "run", {"data": "own", "revision": "2"}, fresh=False)
+    assert json.loads((tmp_path / "run" / DEMO_MARK).read_text())["revision"] == "2"
+
+
+def test_synthetic_speech_is_not_put_among_other_files(tmp_path):
+    fill(tmp_path, "train.jsonl", "clips/mine.wav")
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match="of another making"):
+        synthesize_corpus(tmp_path, train_clips=2, eval_clips=1, seed=0, processes=1)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("theirs", [".work/build.ninja", ".work/parts/notes.txt", ".work/lock", "clips/mine.wav"])
+def test_another_programs_work_folder_is_not_taken_for_ours(theirs, tmp_path, capsys):
+    own, out = recordings(tmp_path / "own"), tmp_path / "out"
+    fill(out, theirs, "clips/mine.wav", "train.jsonl")
+    before = contents(out)
+    for source in (own, tmp_path / "nowhere"):
+        assert main(["prepare", "--source", str(source), "--out", str(out)]) == 2
+    assert contents(out) == before and "not made by prepare" in capsys.readouterr().err
+
+
+def test_preparation_removes_only_its_own_clips(tmp_path):
+    """Begun, its folder may get files of the user's, which a failure and a finish leave where they are."""
+    own, out = recordings(tmp_path / "own"), tmp_path / "out"
+    fill(out, "clips/own/00000/000009.flac", ".train.jsonl.9.tmp", ".work/job.json")
+    mine = ("clips/mine.wav", "clips/own/00000/interview.flac", "clips/own/000001.flac", "notes.txt", ".x.tmp")
+    fill(out, *mine)
+    (tmp_path / "empty").mkdir()
+    for source, code in ((tmp_path / "empty", 3), (own, 0)):
+        assert main(["prepare", "--source", str(source), "--out", str(out), "--eval-fraction", "0"]) == code
+        assert set(mine) <= contents(out).keys() and "clips/own/00000/000009.flac" not in contents(out)
+        fill(out, ".work/job.json", "clips/own/00000/000009.flac")
+    assert contents(out)["clips/own/00000/interview.flac"] == b"content of clips/own/00000/interview.flac"
+
+
+def test_pages_and_figures_overwrite_only_their_like(tmp_path, capsys):
+    run = make_run(tmp_path)
+    page = tmp_path / "page.html"
+    assert main(["report", str(run), "--out", str(page)]) == main(["report", str(run), "--out", str(page)]) == 0
+    fill(tmp_path / "mine", "talk.wav", "audit.html", "figures.json")
+    (tmp_path / "mine" / "report.html").mkdir()
+    for command in (
+        ["report", str(run), "--out", str(tmp_path / "mine" / "talk.wav")],
+        ["report", str(run), "--out", str(run / "metrics.jsonl")],
+        ["report", str(run), "--out", str(tmp_path / "mine" / "report.html")],
+        ["report", str(run), "--out", "/dev/null"],
+        ["audit", str(run), "--out", str(tmp_path / "mine")],
+        ["bench", "--ds", "ds_configs/cpu.json", "--json", str(tmp_path / "mine" / "figures.json")],
+    ):
+        before = contents(tmp_path)
+        capsys.readouterr()
+        assert main(command) == 2
+        assert "it stays as it is" in capsys.readouterr().err
+        assert contents(tmp_path) == before
