@@ -104,7 +104,7 @@ class Profile:
     @property
     def zero_stage(self) -> int:
         """0 to 3."""
-        return int(self.config.get("zero_optimization", {}).get("stage", 0))
+        return int(self.config["zero_optimization"]["stage"])
 
     @property
     def bf16(self) -> bool:
@@ -135,7 +135,7 @@ class Profile:
     @property
     def offloads_optimizer(self) -> bool:
         """Whether masters and moments live in host memory."""
-        offload = self.config.get("zero_optimization", {}).get("offload_optimizer") or {}
+        offload = self.config["zero_optimization"].get("offload_optimizer") or {}
         return offload.get("device", "none") != "none"
 
 
@@ -183,8 +183,10 @@ def _value_problems(config: dict[str, Any]) -> list[str]:
     micro = config.get("train_micro_batch_size_per_gpu")
     if not (isinstance(micro, int) and micro >= 1) and micro != "auto":
         problems.append(f"train_micro_batch_size_per_gpu must be a whole number of clips, not {micro!r}")
-    stage = config.get("zero_optimization", {}).get("stage", 0)
-    if stage not in (0, 1, 2, 3):
+    stage = config.get("zero_optimization", {}).get("stage")
+    if stage is None:
+        problems.append('zero_optimization.stage is missing: write "zero_optimization": {"stage": 1} (or 0, 2 or 3)')
+    elif stage not in (0, 1, 2, 3):
         problems.append(f"zero_optimization.stage must be 0, 1, 2 or 3, not {stage!r}")
     bf16 = config.get("bf16", {}).get("enabled", False)
     if config.get("bf16", {}).get("immediate_grad_update"):

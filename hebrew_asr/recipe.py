@@ -9,6 +9,7 @@ import difflib
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -79,7 +80,8 @@ class Phase:
     epochs: int
     """Whole epochs it lasts."""
     learning_rates: dict[str, float]
-    """Peak learning rate of each module group that trains; groups not named are frozen."""
+    """Peak learning rate of each module group that trains; groups not named are frozen. A group that trained in the
+    phase before must be named again."""
 
 
 @dataclass(frozen=True)
@@ -330,4 +332,14 @@ def _impossible(recipe: Recipe) -> list[str]:
         (recipe.logging.every_steps >= 1, "logging.every_steps must be at least 1"),
         (recipe.data.workers >= 0, "data.workers must be 0 or more"),
     ]
-    return [message for holds, message in checks if not holds]
+    return [message for holds, message in checks if not holds] + _leavers(recipe)
+
+
+def _leavers(recipe: Recipe) -> list[str]:
+    """Groups that train in one phase and not in the next: their optimizer state would have nowhere to be."""
+    return [
+        f"phase {after.name} leaves out {group}, which phase {before.name} trains: groups may join, but not leave"
+        for before, after in pairwise(recipe.phases)
+        for group in before.learning_rates
+        if group not in after.learning_rates
+    ]

@@ -60,11 +60,6 @@ class Ranks:
         torch_dist.broadcast_object_list(box, src=0, group=self.host_group)
         return box[0]
 
-    def broadcast_tensor(self, tensor: torch.Tensor, source: int) -> torch.Tensor:
-        """Rank ``source``'s tensor, on every rank; ``tensor`` is in host memory, of the same shape everywhere."""
-        torch_dist.broadcast(tensor, src=source, group=self.host_group)
-        return tensor
-
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, in rank order, on every rank."""
         box: list[Any] = [None] * self.size

@@ -91,7 +91,8 @@ class TrainEngine:
 
     ZeRO fixes its partitions when it is built: a later ``requires_grad = True`` trains nothing and says nothing. So
     ``enter_phase`` builds a new engine over the new param groups and carries the fp32 masters, Adam moments and step
-    counts of every surviving group into it, bit for bit.
+    counts of the old groups into it, bit for bit. Groups may join, but none may leave: a recipe that asks for that is
+    refused.
     """
 
     def __init__(
@@ -103,7 +104,6 @@ class TrainEngine:
         self._recipe, self._profile = recipe, profile
         self._config = deepspeed_config(profile, recipe, plan)
         self._engine: Any = None
-        self._parked: list[CarriedPartition] = []
         self._host_memory = HostMemory()
         self._proof: PhaseProof | None = None
         self._last: StepResult | None = None
@@ -138,13 +138,13 @@ class TrainEngine:
 
     def _take_apart(self) -> list[CarriedPartition]:
         """Let go of the engine, if there is one; returns all optimizer state of this rank."""
-        carried = self._parked
-        if self._engine is not None:
-            carried = carried + capture(self._engine, zero.partitions(self._engine, self.groups))
-            engine, self._engine = self._engine, None
-            zero.release(engine)
-            del engine
-            gc.collect()
+        if self._engine is None:
+            return []
+        carried = capture(self._engine, zero.partitions(self._engine, self.groups))
+        engine, self._engine = self._engine, None
+        zero.release(engine)
+        del engine
+        gc.collect()
         return carried
 
     def _assemble(self, carried: list[CarriedPartition], resume: StateReader | None) -> None:
@@ -154,17 +154,10 @@ class TrainEngine:
         for partition in partitions:
             zero.adam_state(self._engine, partition)  # step 0, unless something is carried over or read
         if resume is None:
-            self._parked = restore(self._engine, partitions, carried, self.ranks)
+            restore(self._engine, partitions, carried)
         else:
-            self._load(resume, partitions)
+            resume.load_partitions(self._engine, partitions)
         self._host_memory.reserve(self._saved_state())
-
-    def _load(self, resume: StateReader, partitions: list[zero.Partition]) -> None:
-        for partition in partitions:
-            if partition.group in resume.steps:
-                resume.load_partition(self._engine, partition)
-        trained = {partition.group for partition in partitions}
-        self._parked = resume.parked(trained, self.ranks.rank, self.ranks.size)
 
     @property
     def num_trainable(self) -> int:
@@ -267,17 +260,14 @@ class TrainEngine:
     # ---- state
 
     def host_state(self) -> list[CarriedPartition]:
-        """This rank's optimizer state, with that of groups that have left, copied to host memory.
-
-        The next call overwrites it.
-        """
+        """This rank's optimizer state, copied to host memory; the next call overwrites it."""
         return self._host_memory.copy(self._saved_state())
 
     def _saved_state(self) -> list[CarriedPartition]:
         """What this rank writes into a checkpoint, where it lies."""
         if self._profile.zero_stage == 0 and not self.ranks.is_main:
             return []  # without sharding every rank holds all of it: one copy is enough
-        return capture(self._engine, zero.partitions(self._engine, self.groups)) + self._parked
+        return capture(self._engine, zero.partitions(self._engine, self.groups))
 
     @contextmanager
     def whole_model(self) -> Iterator[Any]:

@@ -1,14 +1,14 @@
 """Optimizer state that outlives its engine: fp32 masters, exp_avg, exp_avg_sq and step, by parameter name.
 
-Within a process (the phase switch) the partitions of a surviving group keep their layout, so carrying is a rank-local
-copy. On disk every rank writes its partitions with their fragments, and any rank count or ZeRO stage can read them:
-a reader takes the elements it needs from whichever files hold them.
+Within a process (the phase switch) the partitions of a group keep their layout, so carrying is a rank-local copy. On
+disk every rank writes its partitions with their fragments, and any rank count or ZeRO stage can read them: a reader
+takes the elements it needs from whichever files hold them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.engine.zero import Fragment, Partition, adam_state
 from hebrew_asr.errors import CheckpointError
 
@@ -46,89 +45,20 @@ def capture(engine: Any, partitions: list[Partition]) -> list[CarriedPartition]:
     return carried
 
 
-def restore(
-    engine: Any, partitions: list[Partition], carried: list[CarriedPartition], ranks: Ranks
-) -> list[CarriedPartition]:
-    """Put carried state into the partitions of the groups that survive; new groups start at step 0. Collective.
-
-    Within a process a group keeps its layout, so that this is a copy. The state of a group that had left, read back
-    on another rank count or ZeRO stage, lies as it was written: the ranks then exchange it piece by piece.
-
-    Returns:
-        What no group of the new engine took: the state of groups that left, to be kept for when they return.
-    """
-    waiting = _by_group(carried)
-    homes = _by_group(partitions)
-    own = {group: (group in waiting, _same_layout(home, waiting.get(group, []))) for group, home in homes.items()}
-    told = ranks.gather(own)
-    for group, home in homes.items():
-        items = waiting.pop(group, [])
-        if all(fits for _, fits in (rank[group] for rank in told)):
-            for partition, item in zip(home, items, strict=True):
-                _put_back(engine, partition, item)
-        elif any(has for has, _ in (rank[group] for rank in told)):
-            _exchange(engine, home, items, ranks)
-    return [item for items in waiting.values() for item in items]
-
-
-def _by_group(items: Sequence[Any]) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {}
-    for item in items:
-        found.setdefault(item.group, []).append(item)
-    return found
-
-
-def _same_layout(home: list[Partition], items: list[CarriedPartition]) -> bool:
-    layouts = [[(part.fragments, size) for part, size in parts] for parts in (_sized(home), _sized(items))]
-    return layouts[0] == layouts[1]
-
-
-def _sized(parts: Sequence[Any]) -> list[tuple[Any, int]]:
-    return [(p, (p.master if isinstance(p, Partition) else p.tensors["master"]).numel()) for p in parts]
-
-
-def _put_back(engine: Any, partition: Partition, item: CarriedPartition) -> None:
-    state, device = adam_state(engine, partition), partition.master.device
-    with torch.no_grad():
-        partition.master.copy_(item.tensors["master"].view_as(partition.master))
-        state["step"].fill_(item.step)
-    for kind in MOMENTS:  # moved, not copied; from the host where they were read from a file
-        state[kind] = item.tensors[kind].view_as(partition.master).to(device)
-
-
-def _exchange(engine: Any, home: list[Partition], items: list[CarriedPartition], ranks: Ranks) -> None:
-    """Every rank shows its pieces of a group to all, and each takes the elements that are now its own."""
-    destinations = [_flat_views(engine, partition) for partition in home]
-    missing = sum(fragment.length for partition in home for fragment in partition.fragments)
-    shown = ranks.gather([(item.fragments, item.step, item.tensors["master"].numel()) for item in items])
-    for owner, pieces in enumerate(shown):
-        for index, (fragments, step, size) in enumerate(pieces):
-            for kind in KINDS:
-                mine = items[index].tensors[kind].cpu() if owner == ranks.rank else torch.empty(size)
-                piece = ranks.broadcast_tensor(mine, owner)
-                for partition, flat in zip(home, destinations, strict=True):
-                    taken = _take(piece, fragments, flat[kind], partition.fragments)
-                    missing -= taken if kind == "master" else 0
-            for partition in home:
-                adam_state(engine, partition)["step"].fill_(step)
-    assert missing == 0, f"{missing} elements of group {home[0].group} are with no rank"
-
-
-def _take(source: torch.Tensor, there: list[Fragment], target: torch.Tensor, here: list[Fragment]) -> int:
-    """Copy what ``target`` wants of ``source``; returns how many elements that was."""
-    taken = 0
-    by_name = {fragment.parameter: fragment for fragment in there}
-    for fragment in here:
-        piece = by_name.get(fragment.parameter)
-        if piece is None:
-            continue
-        first = max(fragment.start, piece.start)
-        length = min(fragment.start + fragment.length, piece.start + piece.length) - first
-        if length > 0:
-            values = source.narrow(0, piece.offset + first - piece.start, length)
-            target.narrow(0, fragment.offset + first - fragment.start, length).copy_(values)
-            taken += length
-    return taken
+def restore(engine: Any, partitions: list[Partition], carried: list[CarriedPartition]) -> None:
+    """Put carried state into the groups that it came from, which have kept their layout; new groups stay at step 0."""
+    waiting: dict[str, list[Partition]] = {}
+    for partition in partitions:
+        waiting.setdefault(partition.group, []).append(partition)
+    for item in carried:
+        partition = waiting[item.group].pop(0)
+        assert partition.fragments == item.fragments, f"the layout of {item.group} has changed"
+        state = adam_state(engine, partition)
+        with torch.no_grad():
+            partition.master.copy_(item.tensors["master"].view_as(partition.master))
+            state["step"].fill_(item.step)
+        for kind in MOMENTS:  # moved, not copied
+            state[kind] = item.tensors[kind].view_as(partition.master)
 
 
 def _flat_views(engine: Any, partition: Partition) -> dict[str, torch.Tensor]:
@@ -160,8 +90,7 @@ class StateReader:
         Raises:
             CheckpointError: there are none, or one is not what ``save_partitions`` writes.
         """
-        self._files = ExitStack()
-        self._layouts: list[tuple[Any, list[dict[str, Any]]]] = []
+        self._folder, self._files = folder, ExitStack()
         self._pieces: dict[str, list[tuple[Any, str, Fragment]]] = {}
         self.steps: dict[str, float] = {}
         """AdamW's step of each param group."""
@@ -174,7 +103,6 @@ class StateReader:
                 layout = json.loads(file.metadata()["layout"])
             except Exception as error:
                 raise CheckpointError(f"cannot read optimizer state {path}: {error}") from error
-            self._layouts.append((file, layout))
             for index, entry in enumerate(layout):
                 self.steps[entry["group"]] = entry["step"]
                 for values in entry["fragments"]:
@@ -223,23 +151,20 @@ class StateReader:
             with torch.no_grad():
                 parameter.copy_(self.read(name, "master", 0, parameter.numel()).view_as(parameter))
 
-    def load_partition(self, engine: Any, partition: Partition) -> None:
-        """Fill one partition of a fresh engine, exactly."""
-        destinations = _flat_views(engine, partition)
-        for fragment in partition.fragments:
-            for kind, destination in destinations.items():
-                values = self.read(fragment.parameter, kind, fragment.start, fragment.length)
-                destination[fragment.offset : fragment.offset + fragment.length].copy_(values)
-        adam_state(engine, partition)["step"].fill_(self.steps[partition.group])
+    def load_partitions(self, engine: Any, partitions: list[Partition]) -> None:
+        """Fill all partitions of a fresh engine, exactly.
 
-    def parked(self, trained: set[str], rank: int, num_ranks: int) -> list[CarriedPartition]:
-        """State of groups that no phase trains now, dealt over ranks; it is only kept, and written again."""
-        found = []
-        for number, (file, layout) in enumerate(self._layouts):
-            for index, entry in enumerate(layout):
-                if entry["group"] in trained or number % num_ranks != rank:
-                    continue
-                tensors = {kind: file.get_tensor(f"{index}.{kind}") for kind in KINDS}
-                fragments = [Fragment(**values) for values in entry["fragments"]]
-                found.append(CarriedPartition(entry["group"], fragments, tensors, entry["step"]))
-        return found
+        Raises:
+            CheckpointError: the files hold other groups than this phase trains.
+        """
+        groups = {partition.group for partition in partitions}
+        if groups != self.steps.keys():
+            held, trained = (", ".join(sorted(names)) for names in (self.steps, groups))
+            raise CheckpointError(f"{self._folder} holds the state of {held}, but the phase trains {trained}")
+        for partition in partitions:
+            destinations = _flat_views(engine, partition)
+            for fragment in partition.fragments:
+                for kind, destination in destinations.items():
+                    values = self.read(fragment.parameter, kind, fragment.start, fragment.length)
+                    destination[fragment.offset : fragment.offset + fragment.length].copy_(values)
+            adam_state(engine, partition)["step"].fill_(self.steps[partition.group])

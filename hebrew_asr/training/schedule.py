@@ -25,20 +25,16 @@ class Schedule:
 
     def rates(self, step: int) -> dict[str, float]:
         """Learning rate of each module group for step ``step`` (from 0); above 0 for every step of the run."""
-        index = self.phase_of(step)
-        phase = self._recipe.phases[index]
+        phase = self._recipe.phases[self.phase_of(step)]
         rise = min(1.0, (step + 1) / self._warmup_steps)
         fall = (self.total_steps - step) / max(1, self.total_steps - self._warmup_steps)
         return {
-            group: peak * min(rise, fall) * self._joined(group, index, step)
-            for group, peak in phase.learning_rates.items()
+            group: peak * min(rise, fall) * self._joined(group, step) for group, peak in phase.learning_rates.items()
         }
 
-    def _joined(self, group: str, index: int, step: int) -> float:
+    def _joined(self, group: str, step: int) -> float:
         """Factor of a group that was frozen before: it rises over ``join_warmup_steps`` of its own."""
-        first = index
-        while first > 0 and group in self._recipe.phases[first - 1].learning_rates:
-            first -= 1
+        first = next(number for number, phase in enumerate(self._recipe.phases) if group in phase.learning_rates)
         if first == 0:
             return 1.0
         return min(1.0, (step + 1 - self.phase_starts[first]) / max(1, self._recipe.optimizer.join_warmup_steps))

@@ -89,8 +89,8 @@ def run_cells(warm: WarmStart, task: Path, folder: Path, ranks: int, port: int) 
         }
         for name in POISONED
     ]
-    leaving = {"bf16": False, "micro": 4, "stage": 2, "phases": [0, 1, 2, 2, 1, 0, 1], "count_alive": True}
-    cells.append({**leaving, "out": str(folder / "leaving")})
+    switching = {"bf16": False, "micro": 4, "stage": 2, "phases": [0, 1, 2, 1, 2, 1], "count_alive": True}
+    cells.append({**switching, "out": str(folder / "switching")})
     work(warm, task, cells, ranks, port)
     return folder
 
@@ -243,25 +243,12 @@ def test_compiled_adamw_is_torchs(cells):
     print(f"mean {float(difference.mean()):.1e}, max {float(difference.max()):.1e}")
 
 
-def test_groups_leave_and_return_with_their_state(cells):
-    """Phases 0, 1, 2, 2, 1, 0, 1: the LLM and the head leave for two steps, the audio layers for one."""
-    cell = cells / "leaving"
-    left, back = state_of(cell / "2-before"), state_of(cell / "4-after")
-    gone = [key for key in left if "language_model" in key[0]]
-    assert gone
-    assert all(torch.equal(left[key], back[key]) for key in gone)
-    assert StateReader(cell / "4-after").steps["llm_top.decay"] == 2.0
-    assert StateReader(cell / "end").steps["llm_top.decay"] == 5.0
-    assert StateReader(cell / "end").steps["audio_top.decay"] == 5.0
-    assert StateReader(cell / "end").steps["projector.decay"] == 7.0
-
-
 def test_switches_leave_nothing_behind(cells):
-    """After five changes of phase as much is alive as after the first one into the same phase."""
-    log = log_of(cells / "leaving")
-    first, last = log[1], log[6]
+    """After five changes of phase no more is alive than after the first one into the same phase."""
+    log = log_of(cells / "switching")
+    first, last = log[1], log[5]
     assert last["hooks"] == first["hooks"]
-    assert last["tensor_bytes"] == pytest.approx(first["tensor_bytes"], rel=0.02)
+    assert last["tensor_bytes"] <= 1.02 * first["tensor_bytes"]
 
 
 ELSEWHERE = [(1, 3), (2, 3), (3, 3), (0, 1), (2, 1)]
@@ -270,18 +257,9 @@ ELSEWHERE = [(1, 3), (2, 3), (3, 3), (0, 1), (2, 1)]
 
 @pytest.fixture(scope="module")
 def elsewhere(task, warm, two_ranks, tmp_path_factory) -> Path:
-    """State of two ranks at step 4, when the LLM and the head have left: read on other ranks and stages, steps 4 to 6.
-
-    The first step is still without them; then they return, in the layout of the new engine.
-    """
-    folder = tmp_path_factory.mktemp("elsewhere")
-    common = {
-        "bf16": False,
-        "micro": 8,
-        "phases": [2, 1, 0],
-        "first": 4,
-        "resume": str(two_ranks / "leaving" / "4-before"),
-    }
+    """State of two ranks after the switch, read on other ranks and stages and written again."""
+    folder, written = tmp_path_factory.mktemp("elsewhere"), two_ranks / name_of(2, False) / f"{SWITCH}-after"
+    common = {"bf16": False, "micro": 8, "phases": [1], "first": SWITCH, "resume": str(written)}
     for ranks, port in ((1, free_port()), (3, free_port())):
         cells = [
             {**common, "stage": stage, "out": str(folder / f"{stage}-{count}")}
@@ -293,12 +271,10 @@ def elsewhere(task, warm, two_ranks, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(("stage", "ranks"), ELSEWHERE)
-def test_groups_return_on_other_ranks_and_stages(two_ranks, elsewhere, stage, ranks):
-    """Parked state is bit-equal when its groups return, wherever its pieces lie."""
-    cell = elsewhere / f"{stage}-{ranks}"
-    left, back = state_of(two_ranks / "leaving" / "4-before"), state_of(cell / "5-after")
-    gone = [key for key in left if "language_model" in key[0]]
-    assert gone
-    assert all(torch.equal(left[key], back[key]) for key in gone)
-    steps = StateReader(cell / "5-after").steps
-    assert (steps["llm_top.decay"], steps["projector.decay"]) == (2.0, 5.0)
+def test_state_is_bit_equal_on_other_ranks_and_stages(two_ranks, elsewhere, stage, ranks):
+    """Wherever its pieces lie; the groups that have just joined are at step 0, the others at 2."""
+    written, read = two_ranks / name_of(2, False) / f"{SWITCH}-after", elsewhere / f"{stage}-{ranks}" / "start"
+    before, after = state_of(written), state_of(read)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
+    assert StateReader(read).steps == StateReader(written).steps

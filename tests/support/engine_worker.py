@@ -31,12 +31,12 @@ RATES = {"projector": 2e-3, "llm_top": 1e-3, "head": 1e-3, "audio_top": 1e-3}
 PHASES = [
     {"name": "B", "groups": ["projector", "llm_top", "head"]},
     {"name": "A", "groups": ["projector", "llm_top", "head", "audio_top"]},
-    {"name": "without the LLM", "groups": ["projector", "audio_top"]},
+    {"name": "A again", "groups": ["projector", "llm_top", "head", "audio_top"]},
 ]
 
 
 def task_recipe(task: Path) -> Recipe:
-    """The shipped recipe, cut down to the tiny task, with a third phase in which groups leave."""
+    """The shipped recipe, cut down to the tiny task, with a third phase to switch to and fro."""
     phases = [
         {"name": p["name"], "title": "", "epochs": 1, "learning_rates": {g: RATES[g] for g in p["groups"]}}
         for p in PHASES
@@ -98,6 +98,8 @@ def run(task: Path, ranks: dist.Ranks, spec: dict) -> None:
     given = set_up(task, ranks, profile(spec["stage"], spec["bf16"], spec["micro"], **options))
     engine, phase, log = given.engine, spec["phases"][0], []
     engine.enter_phase(phase, StateReader(Path(spec["resume"])) if "resume" in spec else None)
+    if "resume" in spec:
+        save(engine, out / "start")
     for step, wanted in enumerate(spec["phases"], spec.get("first", 0)):
         if wanted != phase:
             save(engine, out / f"{step}-before")

@@ -92,6 +92,7 @@ def test_halves_keep_the_effective_batch(tmp_path):
         ({"zero_optimization": {"stage": "auto"}}, "zero_optimization.stage is 'auto'"),
         ({"train_micro_batch_size_per_gpu": "auto"}, "train_micro_batch_size_per_gpu is 'auto'"),
         ({"zero_optimization": {"stage": 7}}, "must be 0, 1, 2 or 3"),
+        ({"zero_optimization": {"overlap_comm": True}}, r'stage is missing: write "zero_optimization": \{"stage": 1\}'),
         ({"bf16": {"enabled": True}}, "gradients add up in bf16"),
         (
             {
@@ -107,6 +108,13 @@ def test_halves_keep_the_effective_batch(tmp_path):
 def test_traps_are_refused(tmp_path, values, told):
     with pytest.raises(UsageError, match=told):
         load_profile(write(tmp_path, **values))
+
+
+def test_a_profile_without_zero_is_refused_by_name(tmp_path):
+    path = tmp_path / "profile.json"
+    path.write_text('{"train_micro_batch_size_per_gpu": 4}')
+    with pytest.raises(UsageError, match=rf'{path}: zero_optimization.stage is missing: write .*\{{"stage": 1\}}'):
+        load_profile(path)
 
 
 def test_missing_and_broken_files(tmp_path):

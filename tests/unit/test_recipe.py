@@ -53,6 +53,7 @@ def test_all_mistakes_at_once_with_suggestions(tmp_path):
         ("phases=[]", "phases is empty"),
         ("phases.0.epochs=0", "at least one epoch"),
         ('phases.0.learning_rates={"head": 0}', "above 0"),
+        ('phases.1.learning_rates={"head": 1e-4}', "phase A leaves out projector, which phase B trains.*out llm_top"),
         ("clips_per_step=0", "clips_per_step"),
         ("optimizer.beta2=1.5", "betas"),
         ("augmentation.speed_factors=[3]", "speed_factors"),
