@@ -138,6 +138,11 @@ class Profile:
         offload = self.config["zero_optimization"].get("offload_optimizer") or {}
         return offload.get("device", "none") != "none"
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether AdamW runs over flat buffers (``engine/flat_adamw.py``), on gradients that come all at once."""
+        return self.bf16 and self.zero_stage in (1, 2) and not self.offloads_optimizer
+
 
 def load_profile(path: str | Path) -> Profile:
     """Read and check a profile.

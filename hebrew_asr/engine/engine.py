@@ -73,11 +73,11 @@ class StepResult:
 class MicroBatchTooLarge(Exception):
     """Device memory ran out in a micro-batch, before the optimizer stepped; ``rebuild`` makes the engine whole again.
 
-    After a pass without collectives (forward under ZeRO 0 to 2, backward under ZeRO 0 and 1, which reduce in the step)
-    the ranks agree over the host group: all of them raise this, and the step can be run again in smaller micro-batches
-    at once (``is_agreed``). In the others the ranks may wait inside a collective for the one that ran out, and under
-    NCCL nothing calls them back: it raises this alone, and the job can only end and be resumed. One rank by itself has
-    nobody to agree with.
+    After a pass without collectives (forward under ZeRO 0 to 2; backward under ZeRO 0 and 1, which reduce in the step,
+    and under ZeRO 2 in bf16, which reduces after it) the ranks agree over the host group: all of them raise this, and
+    the step can be run again in smaller micro-batches at once (``is_agreed``). In the others the ranks may wait inside
+    a collective for the one that ran out, and under NCCL nothing calls them back: it raises this alone, and the job can
+    only end and be resumed. One rank by itself has nobody to agree with.
     """
 
     def __init__(self, part: str, ranks: list[int], is_agreed: bool, reason: str):
@@ -200,6 +200,8 @@ class TrainEngine:
             weighted = loss_sum * (per_token[0] if micro_batch.num_labels else 0.0)
             total += loss_sum.detach() * bool(micro_batch.num_labels)
             self._bounded("backward", self._engine.backward, weighted.to(loss_sum.dtype), scale_wrt_gas=False)
+            with self._part("backward"):
+                zero.reduce_micro_batch(self._engine)
         with self._part("step"):
             self._engine.step()
         norm = self._engine.get_global_grad_norm()
@@ -225,7 +227,7 @@ class TrainEngine:
             except torch.OutOfMemoryError as error:
                 reason = first_line(error)
         # After a pass without collectives every rank arrives here.
-        agreed = self._profile.zero_stage < (3 if part == "forward" else 2)
+        agreed = self._profile.zero_stage < 3 if part == "forward" else zero.has_local_backward(self._engine)
         out_of_memory = [bool(reason)]
         if agreed and ranks.size > 1:
             out_of_memory = ranks.any_of(*(bool(reason) and rank == ranks.rank for rank in range(ranks.size)))

@@ -1,4 +1,4 @@
-"""DeepSpeed's private parts, here and in ``flat_bf16.py`` alone: where ZeRO keeps its fp32 masters and Adam moments.
+"""DeepSpeed's private parts: where ZeRO keeps its fp32 masters and Adam moments. ``flat_*.py`` know the others.
 
 Read from the source of deepspeed 0.19.8 (the pinned release); ``tests/integration/test_engine.py`` notices a change.
 ZeRO flattens each param group and gives every rank a slice of it, so a parameter's master may be cut across ranks. A
@@ -24,7 +24,8 @@ from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import nn
 
-from hebrew_asr.engine import flat_bf16
+from hebrew_asr.engine.flat_zero1 import FlatZeRO1
+from hebrew_asr.engine.flat_zero2 import FlatZeRO2
 from hebrew_asr.model.phases import ParameterGroup
 
 
@@ -79,12 +80,31 @@ def build(
     )
     with contextlib.redirect_stdout(io.StringIO()):  # stage 1 prints the memory in use around every group
         engine = deepspeed.initialize(model=module, optimizer=adamw, config=config)[0]
-    if type(engine.optimizer) is BF16_Optimizer:
-        flat_bf16.adopt(engine.optimizer, compiled=compiled)
-    elif isinstance(engine.optimizer, FP16_UnfusedOptimizer):
+    zero = engine.optimizer
+    if type(zero) is BF16_Optimizer:
+        FlatZeRO1.adopt(zero, compiled=compiled)
+    elif type(zero) is DeepSpeedZeroOptimizer and _is_flat_stage2(zero):
+        FlatZeRO2.adopt(zero, compiled=compiled)
+    elif isinstance(zero, FP16_UnfusedOptimizer):
         # It takes a step without gradients while it is built: at a rate of 0 that moves nothing, but it counts.
         inner_optimizer(engine).state.clear()
     return engine
+
+
+def _is_flat_stage2(zero: DeepSpeedZeroOptimizer) -> bool:
+    """Stage 2 with bf16 weights and masters on the device; the others stay DeepSpeed's own."""
+    return zero.partition_gradients and zero.dtype == torch.bfloat16 and not zero.cpu_offload
+
+
+def has_local_backward(engine: Any) -> bool:
+    """Whether a backward pass of ``engine`` has no collectives, so that it ends on a rank whatever befalls another."""
+    return isinstance(engine.optimizer, FlatZeRO2) or engine.zero_optimization_stage() < 2
+
+
+def reduce_micro_batch(engine: Any) -> None:
+    """After a backward pass that has gone well on every rank: what is left to do with its gradients; collective."""
+    if isinstance(engine.optimizer, FlatZeRO2):
+        engine.optimizer.reduce_micro_batch()
 
 
 def inner_optimizer(engine: Any) -> torch.optim.Optimizer:

@@ -236,9 +236,11 @@ def _moments(
 ) -> dict[str, int]:
     """Bytes at each moment that can be the fullest."""
     gradients = zero.all_at_once if profile.compiles else zero.one_at_a_time
-    # From the second micro-batch on, the partition of gradients is there while forward runs. An eager backward fills
-    # its bucket from the first gradient on, the logits' own, when the activations are still whole.
-    beside = (zero.step_gradients if plan.accumulation > 1 else 0) + (0 if profile.compiles else zero.step_buckets)
+    # From the second micro-batch on, the partition of gradients is there while forward runs. Where gradients are
+    # reduced one by one, an eager backward fills its bucket from the first one on, the logits' own, when the
+    # activations are still whole.
+    at_the_end = profile.compiles or profile.is_flat
+    beside = (zero.step_gradients if plan.accumulation > 1 else 0) + (0 if at_the_end else zero.step_buckets)
     return {
         "forward and backward": zero.always + beside + _activations(footprint, profile, calibration),
         "end of backward": zero.always + gradients + zero.step_gradients + zero.step_buckets,

@@ -2,12 +2,16 @@
 
 N trainable weights on W ranks, in param groups of which each is padded to whole partitions:
 
-* ZeRO-1 in bf16 (``BF16_Optimizer``, as :mod:`hebrew_asr.engine.flat_bf16` changes it): fp32 masters and moments
+* ZeRO-1 in bf16 (``BF16_Optimizer``, as :mod:`hebrew_asr.engine.flat_zero1` changes it): fp32 masters and moments
   12 N/W; an fp32 gradient buffer of all N, always there; the 16-bit ``.grad`` s of all N until a micro-batch is over.
-* ZeRO-2 (``DeepSpeedZeroOptimizer``): masters and moments 12 N/W. ``setup_buckets`` allocates ``reduce_bucket_size``
-  elements of weight type at the first gradient, twice with ``overlap_comm``; the fp32 partition of gradients, 4 N/W,
-  comes with the first reduction and goes after the step; a message is flattened and cast to fp32 to be reduced. A
-  parameter larger than the bucket (the embedding) is sent by itself.
+* ZeRO-2 in bf16 (``DeepSpeedZeroOptimizer``, as :mod:`hebrew_asr.engine.flat_zero2` changes it): masters and moments
+  12 N/W; the 16-bit ``.grad`` s of all N until a micro-batch is over; the fp32 partition of gradients, 4 N/W, from the
+  end of the first backward to that of the step; on two ranks and more, while gradients are reduced, a bucket of
+  ``reduce_bucket_size`` elements in fp32, twice with ``overlap_comm``.
+* ZeRO-2 in fp32, or with ``offload_optimizer``: masters and moments 12 N/W. ``setup_buckets`` allocates
+  ``reduce_bucket_size`` elements of weight type at the first gradient, twice with ``overlap_comm``; the fp32 partition
+  of gradients, 4 N/W, comes with the first reduction and goes after the step; a message is flattened and cast to fp32
+  to be reduced. A parameter larger than the bucket (the embedding) is sent by itself.
 * ZeRO-3 (``DeepSpeedZeroOptimizer_Stage3``): weights 1/W of each parameter, small ones whole; masters and moments
   12 N/W; the fp32 gradient partition 4 N/W and a bucket in the communication type, always there; whole weights for the
   modules at work, up to ``stage3_max_live_parameters``, and a prefetch bucket.
@@ -81,10 +85,10 @@ def zero_memory(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
     """Memory of the optimizer that DeepSpeed builds for ``profile``."""
     if profile.zero_stage == 3:
         return _stage3(profile, sizes, num_ranks)
-    if profile.zero_stage == 1 and profile.bf16:
-        return _bf16_optimizer(profile, sizes, num_ranks)
     if profile.zero_stage == 0:
         return _stage0(sizes)
+    if profile.is_flat:
+        return _flat(profile, sizes, num_ranks)
     return _stage2(profile, sizes, num_ranks)
 
 
@@ -104,17 +108,19 @@ def _stage0(sizes: Sizes) -> ZeroMemory:
     )
 
 
-def _bf16_optimizer(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
+def _flat(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
     width, padded = _width(profile), _padded(sizes, num_ranks)
+    slices = profile.zero_stage == 2
+    bucket, buffers = _buckets(profile)
     return ZeroMemory(
         weights=width * (sum(sizes.parameters) - sizes.trainable + padded),
         optimizer=(FP32 + _MOMENTS) * padded // num_ranks,
-        gradients=FP32 * padded,
-        step_gradients=0,
+        gradients=0 if slices else FP32 * padded,
+        step_gradients=FP32 * padded // num_ranks if slices else 0,
         all_at_once=_whole_gradients(profile, sizes),
         one_at_a_time=width * sizes.trainable,  # they wait for the end of the micro-batch
         buckets=0,
-        step_buckets=0,
+        step_buckets=FP32 * buffers * min(bucket, padded) if slices and num_ranks > 1 else 0,
         host=0,
     )
 
@@ -123,8 +129,8 @@ def _stage2(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
     zero, width = profile.config.get("zero_optimization", {}), _width(profile)
     padded = _padded(sizes, num_ranks)
     partition = padded // num_ranks
-    bucket = int(zero.get("reduce_bucket_size", _DEFAULT_BUCKET))
-    buffers = (1 + bool(zero.get("overlap_comm"))) * bucket if zero.get("contiguous_gradients", True) else 0
+    bucket, buffers = _buckets(profile)
+    buffers = buffers * bucket if zero.get("contiguous_gradients", True) else 0
     # Slices of the large parameter, one a rank, are sent together until the bucket is full.
     message = max(min(bucket, sizes.trainable), min(sizes.largest, bucket + sizes.largest // num_ranks))
     offloads = profile.offloads_optimizer
@@ -140,6 +146,12 @@ def _stage2(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
         step_buckets=width * buffers + (width + FP32) * message,
         host=(2 * FP32 + _MOMENTS + width) * partition + width * sizes.largest if offloads else 0,
     )
+
+
+def _buckets(profile: Profile) -> tuple[int, int]:
+    """Elements of ZeRO-2's bucket, and how many of them there are."""
+    zero = profile.config.get("zero_optimization", {})
+    return int(zero.get("reduce_bucket_size", _DEFAULT_BUCKET)), 1 + bool(zero.get("overlap_comm"))
 
 
 def _stage3(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:

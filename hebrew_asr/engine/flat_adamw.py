@@ -1,0 +1,188 @@
+"""AdamW over ZeRO's flat buffers for bf16 weights: what stages 1 and 2 have in common, of which both are subclasses.
+
+Both lay the weights of a param group end to end and give each rank one slice of them, with its fp32 masters. DeepSpeed
+0.19.8 then takes the norm tensor by tensor, and makes pass after pass over gradients, masters and weights. Here a step
+is: the norm of this rank's gradients, AdamW with clipping and the bf16 copy compiled to one kernel, and the new weights
+to every rank, one group's while AdamW is at work on the next. Nothing waits for the device: whether the norm is finite
+is decided there, so the host is free to queue the next step.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as torch_dist
+from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
+
+from hebrew_asr.errors import on_one_line
+
+
+def update(
+    master: Tensor,
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    step: Tensor,
+    weights: Tensor,
+    learning_rate: Tensor,
+    grad_scale: Tensor,
+    found_inf: Tensor,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """AdamW (Loshchilov and Hutter 2019, as ``torch.optim.AdamW``) on a flat group: one kernel, once compiled.
+
+    torch's own, compiled, gives NaN where the rate and a second moment are 0, and knows no ``found_inf``.
+
+    Args:
+        master: (weights,) fp32; so are ``gradient``, ``exp_avg`` and ``exp_avg_sq``. All but the gradient change.
+        step: scalar, steps taken so far; changes too.
+        weights: (weights,) bf16, overwritten.
+        learning_rate: scalar on the device, for as a number it would be compiled in.
+        grad_scale: scalar that gradients are divided by.
+        found_inf: scalar; anything but 0 leaves all as it was.
+        betas, eps, weight_decay: of ``torch.optim.AdamW``.
+    """
+    beta1, beta2 = betas
+    scaled, new_step = gradient / grad_scale, step + 1
+    new_avg = torch.lerp(exp_avg, scaled, 1 - beta1)
+    new_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * scaled.square()
+    rate = learning_rate / (1 - beta1**new_step)
+    denominator = new_avg_sq.sqrt() / (1 - beta2**new_step).sqrt() + eps
+    new_master = master * (1 - learning_rate * weight_decay) - rate * new_avg / denominator
+    new = (new_master, new_avg, new_avg_sq, new_step)
+    for before, after in zip((master, exp_avg, exp_avg_sq, step), new, strict=True):
+        before.copy_(torch.where(found_inf == 0, after, before))
+    weights.copy_(master)
+
+
+class FlatAdamW:
+    """A ZeRO optimizer's step; a subclass says where its stage keeps what, and brings the gradients there."""
+
+    # What both of DeepSpeed's classes hold.
+    optimizer: torch.optim.Optimizer
+    clip_grad: float
+    dp_process_group: Any
+
+    _holds_gradients: bool
+    """Whether this step's gradients lie in the fp32 buffers, or there is something to be overwritten."""
+    _update: Callable[..., None] | None
+    """:func:`update`, compiled."""
+
+    def _adopt(self, *, compiled: bool) -> None:
+        """``compiled``: whether AdamW is; otherwise it is torch's fused one, and another pass copies the weights."""
+        self._holds_gradients = False
+        self._update = torch.compile(update, fullgraph=True, dynamic=True) if compiled else None
+
+    def _masters(self) -> list[Tensor]:
+        """(weights,) fp32 of every param group: this rank's slice."""
+        raise NotImplementedError
+
+    def _own_gradients(self) -> list[Tensor]:
+        """(weights,) fp32 of every param group: the mean over ranks, of this rank's slice."""
+        raise NotImplementedError
+
+    def _weights(self) -> list[tuple[Tensor, list[Tensor]]]:
+        """bf16 of every param group: all of it, (ranks × weights,), and the same cut into one slice a rank."""
+        raise NotImplementedError
+
+    @property
+    def num_ranks(self) -> int:
+        """Among which the optimizer is cut."""
+        return torch_dist.get_world_size(self.dp_process_group)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Clip, AdamW on this rank's masters, the new weights to every rank; no change if the norm is not finite."""
+        gradients = self._own_gradients()
+        squares = torch.stack(torch._foreach_norm(gradients)).square().sum()
+        if self.num_ranks > 1:
+            torch_dist.all_reduce(squares, group=self.dp_process_group)
+        norm = squares.sqrt()
+        self._holds_gradients = False
+        self._global_grad_norm: Any = norm
+        # As with torch.amp.GradScaler, AdamW divides by the one, and leaves everything alone if the other is 1.
+        grad_scale = (norm / self.clip_grad).clamp(min=1) if self.clip_grad > 0 else torch.ones_like(norm)
+        found_inf = norm.isfinite().logical_not().float()
+        if self._update is not None:
+            try:
+                self._step_compiled(self._update, gradients, grad_scale, found_inf)
+                return
+            except TorchDynamoException as error:  # in the first call, before anything changed
+                self._update = None
+                warnings.warn(
+                    f"AdamW could not be compiled and runs as it is: {on_one_line(error)}", RuntimeWarning, stacklevel=2
+                )
+        self._step_fused(gradients, grad_scale, found_inf)
+
+    def _step_compiled(
+        self, update: Callable[..., None], gradients: list[Tensor], grad_scale: Tensor, found_inf: Tensor
+    ) -> None:
+        rank, sent = torch_dist.get_rank(self.dp_process_group), []
+        groups = zip(self.optimizer.param_groups, self._masters(), gradients, self._weights(), strict=True)
+        for options, master, gradient, (flat, slices) in groups:
+            state = self.optimizer.state[master]
+            update(
+                *(master, gradient, state["exp_avg"], state["exp_avg_sq"], state["step"], slices[rank]),
+                *(torch.full_like(grad_scale, options["lr"]), grad_scale, found_inf),
+                *(options["betas"], options["eps"], options["weight_decay"]),
+            )
+            sent.append(self._share(flat, slices[rank]))
+        _wait(sent)
+
+    def _step_fused(self, gradients: list[Tensor], grad_scale: Tensor, found_inf: Tensor) -> None:
+        rank, masters, sent = torch_dist.get_rank(self.dp_process_group), self._masters(), []
+        self.optimizer.grad_scale, self.optimizer.found_inf = grad_scale, found_inf  # type: ignore[attr-defined]
+        for master, gradient in zip(masters, gradients, strict=True):
+            master.grad = gradient
+        self.optimizer.step()
+        for master, (flat, slices) in zip(masters, self._weights(), strict=True):
+            master.grad = None
+            slices[rank].copy_(master)
+            sent.append(self._share(flat, slices[rank]))
+        _wait(sent)
+
+    def _take(self, parameters: list[Tensor], buffers: list[Tensor]) -> None:
+        """Put a micro-batch's gradients into fp32 buffers, one a parameter, or add them to what is there; drop them."""
+        sums, fresh = [], []
+        for parameter, buffer in zip(parameters, buffers, strict=True):
+            if parameter.grad is not None:
+                sums.append(buffer)
+                fresh.append(parameter.grad.view(-1))
+                parameter.grad = None
+            elif not self._holds_gradients:
+                buffer.zero_()
+        if sums:
+            accumulate = torch._foreach_add_ if self._holds_gradients else torch._foreach_copy_
+            accumulate(sums, fresh)
+        self._holds_gradients = True
+
+    def _share(self, flat: Tensor, own: Tensor) -> torch_dist.Work | None:
+        """This rank's new weights to the others, and theirs here; begun, not done. ``own`` is a part of ``flat``."""
+        if self.num_ranks == 1:
+            return None
+        return torch_dist.all_gather_into_tensor(flat, own, group=self.dp_process_group, async_op=True)
+
+    def _mean_to_owners(self, own: Tensor, whole: Tensor, *, async_op: bool = False) -> torch_dist.Work | None:
+        """The mean over ranks of ``whole``, (ranks × n,), of which rank r gets the r-th part as ``own``, (n,).
+
+        ``own`` may be that part of ``whole``. A CPU is done when this returns; CUDA with ``async_op`` is not.
+        """
+        if whole.is_cuda:
+            mean = torch_dist.ReduceOp.AVG
+            return torch_dist.reduce_scatter_tensor(own, whole, mean, group=self.dp_process_group, async_op=async_op)
+        torch_dist.reduce_scatter_tensor(own, whole, group=self.dp_process_group)  # gloo has no mean
+        own.div_(self.num_ranks)
+        return None
+
+
+def _wait(sent: list[torch_dist.Work | None]) -> None:
+    """Under NCCL it is the device that waits, before what is queued next."""
+    for work in sent:
+        if work is not None:
+            work.wait()

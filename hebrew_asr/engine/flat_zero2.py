@@ -1,0 +1,200 @@
+"""DeepSpeed's ZeRO-2 for bf16 weights at ZeRO-1's speed: of the fp32 gradients a rank keeps its own slice alone.
+
+``DeepSpeedZeroOptimizer`` (deepspeed 0.19.8, ``runtime/zero/stage_1_and_2.py``) reduces parameter by parameter, from
+hooks that run while backward does. A compiled backward hands over all gradients at once, so there is nothing for that
+to run beside, and it costs copies and launches. The layout of weights and masters is kept. After each micro-batch its
+gradients are reduced in buckets, of ``reduce_bucket_size`` elements as in DeepSpeed: a bucket takes the same columns of
+every rank's slice, so that one copy to fp32 fills it, and one reduce-scatter brings each rank the sum of what it owns.
+With ``overlap_comm`` there are two, and one is filled while the other travels.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as torch_dist
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+from torch import Tensor
+
+from hebrew_asr.engine.flat_adamw import FlatAdamW
+
+_ALIGNMENT = 4
+"""fp32 elements in 16 bytes: param groups and buckets begin at such addresses, which kernels read and write whole."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A run of a parameter's elements that lies in one bucket."""
+
+    parameter: Tensor
+    start: int
+    """First element within the flattened parameter."""
+    length: int
+    at: int
+    """First element within the bucket."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Columns of every rank's slice, (ranks × columns,) in all, rank by rank."""
+
+    first: int
+    """First column."""
+    columns: int
+    pieces: list[_Piece] = field(default_factory=list)
+    ends: list[Tensor] = field(default_factory=list)
+    """Parameters of which no later bucket has a piece."""
+
+
+class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
+    """``DeepSpeedZeroOptimizer`` with partitioned gradients that are reduced when a micro-batch is over."""
+
+    _offsets: list[int]
+    """First element of every param group within this rank's slice; at the end, how long the slice is."""
+    _buckets: list[Bucket]
+    _gradients: Tensor | None
+    """(slice,) fp32: this rank's share of the gradients' mean over ranks; there from a step's first backward to its
+    end."""
+    _buffers: list[Tensor]
+    """Of the buckets on their way; there from the end of a backward pass to the end of its reduction."""
+
+    @staticmethod
+    def adopt(optimizer: Any, *, compiled: bool) -> None:
+        """Turn a fresh ``DeepSpeedZeroOptimizer`` into this: DeepSpeed offers no way to pass one in."""
+        for hook in optimizer._grad_acc_hooks:
+            hook.remove()
+        optimizer._grad_acc_hooks.clear()
+        optimizer.__class__ = FlatZeRO2
+        optimizer._adopt(compiled=compiled)
+        optimizer._lay_out()
+
+    def _lay_out(self) -> None:
+        self._offsets = [0]
+        for master in self._masters():
+            self._offsets.append(self._offsets[-1] + -(-master.numel() // _ALIGNMENT) * _ALIGNMENT)
+        whole, ranks = self._offsets[-1], self.num_ranks
+        width = (
+            whole
+            if ranks == 1
+            else min(whole, max(_ALIGNMENT, self.reduce_bucket_size // ranks // _ALIGNMENT * _ALIGNMENT))
+        )
+        self._buckets = [Bucket(first, min(width, whole - first)) for first in range(0, whole, width)]
+        groups = zip(self.round_robin_bit16_groups, self.round_robin_bit16_offsets, strict=True)
+        for offset, master, (parameters, starts) in zip(self._offsets, self._masters(), groups, strict=False):
+            for parameter, start in zip(parameters, starts, strict=True):
+                self._deal(parameter, start, master.numel(), offset, width)
+        self._gradients, self._buffers = None, []
+
+    def _deal(self, parameter: Tensor, start: int, share: int, offset: int, width: int) -> None:
+        """Cut a parameter into pieces of buckets; it begins at ``start`` of a group of ``share`` elements a rank."""
+        done, last = 0, 0
+        while done < parameter.numel():
+            rank, inside = divmod(start + done, share)
+            index, column = divmod(offset + inside, width)
+            length = min(parameter.numel() - done, share - inside, width - column)
+            bucket = self._buckets[index]
+            bucket.pieces.append(_Piece(parameter, done, length, rank * bucket.columns + column))
+            done, last = done + length, max(last, index)
+        self._buckets[last].ends.append(parameter)
+
+    def _masters(self) -> list[Tensor]:
+        return self.single_partition_of_fp32_groups
+
+    def _own_gradients(self) -> list[Tensor]:
+        assert self._gradients is not None, "there was no backward pass"
+        pairs = zip(self._offsets, self._masters(), strict=False)
+        return [self._gradients.narrow(0, offset, master.numel()) for offset, master in pairs]
+
+    def _weights(self) -> list[tuple[Tensor, list[Tensor]]]:
+        return list(zip(self.bit16_groups_flat, self.parallel_partitioned_bit16_groups, strict=True))
+
+    def overlapping_partition_gradients_reduce_epilogue(self) -> None:
+        """At the end of each backward pass: take the memory of its reduction, so that only this can run out of it.
+
+        The engine calls it where DeepSpeed ends its reduction. Ours begins when the ranks know of each other that they
+        came so far: :meth:`reduce_micro_batch`.
+        """
+        device, ranks = self._masters()[0].device, self.num_ranks
+        if self._gradients is None:
+            self._gradients = torch.empty(self._offsets[-1], device=device)
+        if ranks > 1:
+            size = ranks * self._buckets[0].columns
+            self._buffers = [torch.empty(size, device=device) for _ in range(1 + bool(self.overlap_comm))]
+
+    @torch.no_grad()
+    def reduce_micro_batch(self) -> None:
+        """Add the mean over ranks of a micro-batch's gradients to this rank's slice, and drop them; collective."""
+        assert self._gradients is not None
+        if self.num_ranks == 1:
+            self._take_whole(self._gradients)
+            return
+        rank = torch_dist.get_rank(self.dp_process_group)
+        under_way: deque[tuple[torch_dist.Work | None, Tensor, Tensor]] = deque()
+        for number, bucket in enumerate(self._buckets):
+            if len(under_way) == len(self._buffers):
+                _arrive(*under_way.popleft())
+            whole = self._buffers[number % len(self._buffers)][: self.num_ranks * bucket.columns]
+            _fill(whole, bucket)
+            own = self._gradients.narrow(0, bucket.first, bucket.columns)
+            mean = whole.narrow(0, rank * bucket.columns, bucket.columns) if self._holds_gradients else own
+            work = self._mean_to_owners(mean, whole, async_op=len(self._buffers) > 1)
+            under_way.append((work, mean, own))
+        while under_way:
+            _arrive(*under_way.popleft())
+        self._holds_gradients, self._buffers = True, []
+
+    def _take_whole(self, gradients: Tensor) -> None:
+        """One rank owns everything: each parameter's gradient has its place in the slice."""
+        (bucket,) = self._buckets
+        if not self._holds_gradients:
+            for first, length in _gaps(bucket):
+                gradients.narrow(0, first, length).zero_()
+        places = [gradients.narrow(0, piece.at, piece.length) for piece in bucket.pieces]
+        self._take([piece.parameter for piece in bucket.pieces], places)
+
+    def finalize_gradient_accumulation_boundary(self) -> None:
+        """Nothing: this rank's slice is complete when the last micro-batch is reduced."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """As :class:`FlatAdamW`; gradients are let go of, so that the next forward pass has their memory."""
+        super().step(closure)
+        self._gradients = None
+
+
+def _fill(whole: Tensor, bucket: Bucket) -> None:
+    """Copy a bucket's gradients to fp32, 0 where there are none, and drop those that no later bucket takes."""
+    places, fresh = [], []
+    for piece in bucket.pieces:
+        if piece.parameter.grad is not None:
+            places.append(whole.narrow(0, piece.at, piece.length))
+            fresh.append(piece.parameter.grad.view(-1).narrow(0, piece.start, piece.length))
+    if sum(map(torch.numel, fresh)) < whole.numel():
+        whole.zero_()
+    if places:
+        torch._foreach_copy_(places, fresh)
+    for parameter in bucket.ends:
+        parameter.grad = None
+
+
+def _arrive(work: torch_dist.Work | None, mean: Tensor, own: Tensor) -> None:
+    """A bucket's reduction is over: for the device, under NCCL. What did not come in place is added up."""
+    if work is not None:
+        work.wait()
+    if mean is not own:
+        own.add_(mean)
+
+
+def _gaps(bucket: Bucket) -> Iterator[tuple[int, int]]:
+    """First element and length of each run that no parameter fills, where there is one rank."""
+    end = 0
+    for piece in sorted(bucket.pieces, key=lambda piece: piece.at):
+        if piece.at > end:
+            yield end, piece.at - end
+        end = piece.at + piece.length
+    if end < bucket.columns:
+        yield end, bucket.columns - end

@@ -1,0 +1,24 @@
+"""ZeRO-1 and ZeRO-2 over flat buffers, on real ranks: every gradient on its owner, whatever the buckets cut through."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.support import flat_worker
+from tests.support.tiny_task import free_port
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(200)]
+SPECS = [{"stage": 1, "micro_batches": count} for count in (1, 4)] + [
+    {"stage": 2, "micro_batches": count, "zero": {"reduce_bucket_size": size, **more}}
+    for count in (1, 2, 4)
+    for size, more in ((1, {}), (50, {"overlap_comm": True}), (50, {"round_robin_gradients": True}), (10**6, {}))
+]
+"""A bucket of one element becomes one of four a rank; 50 elements are no multiple of that on 1, 2 or 3 ranks."""
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_gradients_and_masters_are_torchs(warm, ranks):
+    done = warm.finish([json.dumps(SPECS)], ranks=ranks, port=free_port(), program=flat_worker.__name__)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
