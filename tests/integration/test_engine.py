@@ -43,6 +43,10 @@ POISONED = ["1", "2", *COMPILED]
 """ZeRO stages of runs in which a step's gradients are NaN."""
 
 
+BUCKETS = {"reduce_bucket_size": 5000, "overlap_comm": True}
+"""Of ZeRO-2: many of them, two at a time."""
+
+
 def name_of(stage: int, bf16: bool, offload: bool = False) -> str:
     return f"zero{stage}-{'bf16' if bf16 else 'fp32'}{'-offload' if offload else ''}"
 
@@ -69,6 +73,7 @@ def run_cells(warm: WarmStart, task: Path, folder: Path, ranks: int, port: int) 
             "bf16": bf16,
             "micro": micro(stage, bf16),
             "phases": PHASES,
+            "zero": BUCKETS if stage == 2 else {},
         }
         for stage, bf16 in STAGES
     ]

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from hebrew_asr.engine.checkpoint import find_checkpoints
-from tests.support.tiny_task import NO_EVALUATION, events, free_port, train_arguments, write_profile
+from tests.support.tiny_task import BF16, NO_EVALUATION, events, free_port, train_arguments, write_profile
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -18,10 +18,14 @@ CHANGES = ("max_steps=9", *NO_EVALUATION)
 """20 clips, 8 a step; the audio layers join after step 6."""
 LOSS_TOLERANCE = 1e-4
 """Absolute, in nats per token, and of weights in the mean: fp32 sums in another order, over 9 steps of AdamW."""
+BF16_LOSS_TOLERANCE = 0.05
+"""Absolute, in nats per token: bf16 weights and activations."""
 
 
-def arguments_of(task: Path, run: Path, stage: int, micro: int, *changes: str, resume: str = "never") -> list[str]:
-    keys = {"train_micro_batch_size_per_gpu": micro, "zero_optimization": {"stage": stage}}
+def arguments_of(
+    task: Path, run: Path, stage: int, micro: int, *changes: str, resume: str = "never", **keys: object
+) -> list[str]:
+    keys |= {"train_micro_batch_size_per_gpu": micro, "zero_optimization": {"stage": stage}}
     profile = write_profile(run.with_suffix(f".{stage}.json"), **keys)
     return train_arguments(task, run, *CHANGES, *changes, ds=profile, resume=resume)
 
@@ -84,6 +88,20 @@ def test_two_ranks_agree_and_a_resume_remembers(task, warm, whole, tmp_path, sta
     assert codes == [0, 0], output.read_text()
     assert len(events(run, "fault")) == 1, "the resumed run ran out again"
     learnt_as(run, whole)
+
+
+@pytest.mark.parametrize("part", ["backward", "reduction"])
+def test_two_ranks_agree_under_zero2_in_bf16(task, warm, whole, tmp_path, part):
+    """It reduces when both ranks are through with backward. The shortage is in a second micro-batch."""
+    run, output = tmp_path / "run", tmp_path / "log"
+    shortages = [{"ranks": [1], "part": part, "after": 3, "fits": 1}]
+    arguments = arguments_of(task, run, 2, 2, "max_steps=4", **BF16)
+    codes = warm.run(arguments, ranks=2, port=free_port(), output=output, shortages=shortages)
+    assert codes == [0, 0], output.read_text()
+    faults = [(row["step"], row["part"], row["ranks"], row["max_micro_batch"]) for row in events(run, "fault")]
+    assert faults == [(2, "backward", [1], 1)]
+    losses = [[row["loss"] for row in events(folder, "train")][:4] for folder in (run, whole)]
+    assert losses[0] == pytest.approx(losses[1], abs=BF16_LOSS_TOLERANCE)
 
 
 @pytest.mark.parametrize(("stage", "part"), [(2, "backward"), (3, "forward")])

@@ -91,11 +91,12 @@ def run(task: Path, ranks: dist.Ranks, spec: dict) -> None:
     """One engine over ``spec["phases"]``, a phase a step; state is saved around each change, and at the end.
 
     ``resume``: folder of state to begin with, and ``first``: the steps done by then.
+    ``zero``: more keys of the profile's section.
     ``poisoned``: a step whose features are NaN; state is saved around it too.
     """
     out = Path(spec["out"])
     options = {key: spec.get(key, False) for key in ("offload", "compiled")}
-    given = set_up(task, ranks, profile(spec["stage"], spec["bf16"], spec["micro"], **options))
+    given = set_up(task, ranks, profile(spec["stage"], spec["bf16"], spec["micro"], **options, **spec.get("zero", {})))
     engine, phase, log = given.engine, spec["phases"][0], []
     engine.enter_phase(phase, StateReader(Path(spec["resume"])) if "resume" in spec else None)
     if "resume" in spec:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
+from hebrew_asr.engine.flat_zero2 import FlatZeRO2
 from hebrew_asr.model.packed import PackedASR
 
 
@@ -14,13 +15,14 @@ def run_short(shortages: list[dict[str, Any]]) -> None:
     """From now on in this process, fail like CUDA.
 
     Each shortage is ``{"part": "forward" | "backward" | "reduction", "after": N, "fits": N}``: passes after the first
-    N over more clips than fit fail, in the middle of that part. Reduction is what runs in methods of DeepSpeed's
-    optimizer during a backward pass, under ZeRO-2.
+    N over more clips than fit fail, in the middle of that part. Reduction is what runs in methods of the optimizer
+    during a backward pass, under ZeRO-2: DeepSpeed's reduces there, ours takes the memory to reduce in.
     """
     if not shortages:
         return
     hidden_states, passes, reductions_fail = PackedASR.hidden_states, 0, False
     reduce = DeepSpeedZeroOptimizer.process_gradients
+    prepare = FlatZeRO2.overlapping_partition_gradients_reduce_epilogue
 
     def short(self: PackedASR, batch: Any, mel_CBF: torch.Tensor) -> torch.Tensor:
         nonlocal passes, reductions_fail
@@ -40,7 +42,13 @@ def run_short(shortages: list[dict[str, Any]]) -> None:
             _fail(parameter)
         reduce(self, parameter, group)
 
+    def prepare_short(self: FlatZeRO2) -> None:
+        if reductions_fail:
+            _fail(self._masters()[0])
+        prepare(self)
+
     PackedASR.hidden_states = short  # type: ignore[method-assign]
+    FlatZeRO2.overlapping_partition_gradients_reduce_epilogue = prepare_short  # type: ignore[method-assign]
     DeepSpeedZeroOptimizer.process_gradients = reduce_short
 
 
