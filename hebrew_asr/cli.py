@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from hebrew_asr.errors import HebrewASRError
+from hebrew_asr.errors import HebrewASRError, Preempted
 
 COMMANDS = {
     "prepare": "turn the ivrit.ai corpora, or your own folder, into a leak-free training set",
@@ -55,13 +55,14 @@ def with_bare_resume(argv: list[str]) -> list[str]:
     return [filled for i, part in enumerate(argv) for filled in ([part, "auto"] if i in bare else [part])]
 
 
-def guarded(run: Callable[[], int], quiet: Callable[[], bool] = lambda: False) -> int:
-    """Call ``run``; our own errors become one line and an exit code. ``quiet``: whether another process tells them."""
+def guarded(run: Callable[[], int], quiet: Callable[[HebrewASRError], bool] = lambda _: False) -> int:
+    """Call ``run``; our own errors become one line and an exit code. ``quiet``: whether another process tells one."""
     try:
         return run()
     except HebrewASRError as error:
-        if not quiet():
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        if not quiet(error):
+            kind = "" if isinstance(error, Preempted) else "error: "
+            print(f"{kind}{error}", file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

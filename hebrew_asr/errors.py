@@ -7,6 +7,7 @@ its ``exit_code``; anything else is a bug and keeps its traceback.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from typing import NoReturn
@@ -55,7 +56,7 @@ class OutOfMemory(HebrewASRError):
 
 
 class Preempted(HebrewASRError):
-    """Asked to stop by a signal or a STOP file; the state is saved and ``--resume auto`` continues."""
+    """Asked to stop, as the message says by whom and with what saved; ``--resume auto`` continues. No error."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
@@ -76,6 +77,8 @@ def leave(code: int) -> NoReturn:
     After an error the process group still stands, and taking it apart together with the interpreter can abort (torch
     2.11 on Python 3.11.2). As at any end, a checkpoint that is being written is finished first.
     """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # too late to change anything, the code included
+        signal.signal(number, signal.SIG_IGN)
     if not code:
         sys.exit(0)
     for thread in threading.enumerate():

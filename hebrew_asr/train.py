@@ -14,27 +14,34 @@ if __name__ == "__main__":  # run as a file: its folder must not shadow other pa
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from hebrew_asr.cli import guarded, with_bare_resume
-from hebrew_asr.errors import leave
+from hebrew_asr.errors import HebrewASRError, Preempted, leave
+from hebrew_asr.stopping import StopRequest, nothing_to_save
+from hebrew_asr.streams import outlive_the_terminal
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, build, train, close. Returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     argv = [part for part in argv if not part.startswith("--local_rank")]  # the launcher's; ranks come from RANK
-    code = guarded(lambda: _train(argv), quiet=_is_told_elsewhere)
-    if code and os.environ.get("RANK", "0") != "0":
+    is_main = os.environ.get("RANK", "0") == "0"
+    outlive_the_terminal()
+    stop = StopRequest(tells=is_main)
+    stop.install()
+    code = guarded(lambda: _train(argv, stop), quiet=lambda error: not is_main and _is_told_by_the_first(error))
+    stop.leaving(code)
+    if code and not is_main:
         time.sleep(2)  # the launcher kills all ranks when one leaves: let the first finish its message
     return code
 
 
-def _is_told_elsewhere() -> bool:
-    """Before the ranks meet, every one of them finds the same mistake: the first one tells."""
+def _is_told_by_the_first(error: HebrewASRError) -> bool:
+    """Before the ranks meet, every one of them finds the same mistake; and all of them stop together."""
     from hebrew_asr.engine import dist
 
-    return dist.rank_from_environment() != 0 and not dist.has_started()
+    return isinstance(error, Preempted) or not dist.has_started()
 
 
-def _train(argv: list[str]) -> int:
+def _train(argv: list[str], stop: StopRequest) -> int:
     import tyro
 
     from hebrew_asr.engine import dist
@@ -43,11 +50,19 @@ def _train(argv: list[str]) -> int:
     from hebrew_asr.training.setup import set_up
 
     arguments = tyro.cli(TrainArguments, prog="hebrew_asr/train.py", args=with_bare_resume(argv))
-    run = set_up(arguments)
     try:
-        train(run)
-    finally:
-        run.tracker.close()
+        run = set_up(arguments, stop)
+        try:
+            train(run)
+        finally:
+            run.tracker.close()
+            run.lock.release()
+    except HebrewASRError:
+        raise
+    except Exception as error:
+        if stop.reason is not None and not stop.unsaved:  # another rank has left already
+            raise Preempted(nothing_to_save(stop.reason)) from error
+        raise
     run.engine.close()
     dist.stop()
     return 0

@@ -22,6 +22,7 @@ from hebrew_asr.data.manifest import Clip
 from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.data.shapes import NUM_SHAPES, Shape, choose_shapes
 from hebrew_asr.errors import DataError
+from hebrew_asr.launchers import end_with_the_parent
 from hebrew_asr.profiles import Batching
 from hebrew_asr.recipe import Recipe
 from hebrew_asr.text.prompt import PromptTokens, target_ids
@@ -193,10 +194,13 @@ def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin
 
 
 def _settle_worker(_: int) -> None:
-    """One thread each; and a signal meant to stop the run is for the trainer, which needs its data until it has."""
+    """One thread each. A signal meant to stop the run is for the trainer, which needs its data until it has stopped;
+    and a worker that is stuck in a read could not notice that the trainer was killed.
+    """
     torch.set_num_threads(1)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    end_with_the_parent()
 
 
 def end_workers() -> None:

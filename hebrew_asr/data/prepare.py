@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -14,7 +13,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from hebrew_asr.data.preparation import summary
 from hebrew_asr.data.preparation.assemble import Assembly, assemble
@@ -27,6 +26,7 @@ from hebrew_asr.data.preparation.progress import Progress
 from hebrew_asr.data.sources import Source, Unit, is_local, open_source, source_name, unit_name
 from hebrew_asr.errors import DataError, EnvironmentProblem, UsageError
 from hebrew_asr.files import sync_folder, write_atomically, write_json
+from hebrew_asr.locks import FolderLock, describe
 
 SUCCESS = "_SUCCESS"
 """Written last: a folder with it is complete."""
@@ -116,38 +116,26 @@ def _foreign_files(folder: Path, work: Path) -> list[str]:
 
 @contextmanager
 def _locked(work: Path) -> Generator[None, None, None]:
-    """Hold the folder's lock. It belongs to the open file, so the kernel frees it however the holder ends."""
-    with _lock_of(work):
-        try:
-            yield
-        finally:
-            if not (work / SUCCESS).is_file() and not _has_begun(work):  # all is done, or there is nothing to keep
-                if not is_prepared(work.parent):
-                    delete_clips(work.parent, set())
-                shutil.rmtree(work, ignore_errors=True)
+    """Hold the folder's lock, waiting for it if need be."""
+    lock = FolderLock(work / "lock")
+    if not lock.take():
+        holder = lock.holder()
+        whose = describe(holder) if holder else "another process"
+        print(f"prepare: {whose} is preparing {work.parent}; waiting for it", file=sys.stderr, flush=True)
+        lock.take(wait=True)
+    try:
+        yield
+    finally:
+        if not (work / SUCCESS).is_file() and not _has_begun(work):  # all is done, or there is nothing to keep
+            if not is_prepared(work.parent):
+                delete_clips(work.parent, set())
+            shutil.rmtree(work, ignore_errors=True)
+        lock.release()
 
 
 def _has_begun(work: Path) -> bool:
     """Whether there are converted rows to continue with."""
     return any(part.stat().st_size for part in (work / "parts").rglob("*.jsonl"))
-
-
-def _lock_of(work: Path) -> TextIO:
-    """Wait for the lock. The last holder deletes it with its folder, and a lock on a deleted file guards nothing."""
-    while True:
-        work.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = (work / "lock").open("a")
-        except FileNotFoundError:  # deleted since
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"prepare: another process is preparing {work.parent}; waiting for it", file=sys.stderr, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.fstat(lock.fileno()).st_nlink:
-            return lock
-        lock.close()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import threading
 
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.errors import TrainingFault
+from hebrew_asr.launchers import has_ended, process_of
 
 _POLL_S = 1.0
 
@@ -20,7 +21,8 @@ class Watchdog:
         """Collective: the ranks tell each other who they are."""
         here = socket.gethostname()
         peers = ranks.gather((here, os.getpid()))
-        self._peers = {rank: pid for rank, (host, pid) in enumerate(peers) if host == here and rank != ranks.rank}
+        pids = {rank: pid for rank, (host, pid) in enumerate(peers) if host == here and rank != ranks.rank}
+        self._peers = {rank: process_of(pid) for rank, pid in pids.items()}
         self._rank = ranks.rank
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -33,7 +35,7 @@ class Watchdog:
 
     def dead_peer(self) -> int | None:
         """A rank of this machine that is gone, if any."""
-        return next((rank for rank, pid in self._peers.items() if not _is_running(pid)), None)
+        return next((rank for rank, process in self._peers.items() if has_ended(process)), None)
 
     def _watch(self) -> None:
         while not self._ended.wait(_POLL_S):
@@ -42,12 +44,3 @@ class Watchdog:
             if dead is not None and not self._ended.wait(5 * _POLL_S):
                 print(f"error: rank {self._rank}: rank {dead} is gone; leaving too", file=sys.stderr, flush=True)
                 os._exit(TrainingFault.exit_code)
-
-
-def _is_running(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
-            return stat.read().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False

@@ -14,6 +14,7 @@ from hebrew_asr.data.manifest import Clip, fingerprint, read_manifest
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.checkpoint import Checkpoint, find_checkpoints
 from hebrew_asr.errors import CheckpointError, DataError, UsageError
+from hebrew_asr.locks import FolderLock
 from hebrew_asr.profiles import Batching, Profile, batching, check_hardware, load_profile
 from hebrew_asr.recipe import Recipe, load_recipe
 from hebrew_asr.training.memory import noted_fault
@@ -65,6 +66,7 @@ def check(arguments: TrainArguments) -> Checked:
     plan = batching(profile, recipe, num_ranks)
     check_hardware(profile, dist.local_ranks_from_environment(), torch.cuda.device_count())
     folder = Path(arguments.run_dir or f"runs/{recipe.name}")
+    lock_of(folder).refuse_if_held(f"run directory {folder}", is_main=dist.rank_from_environment() == 0)
     resume = _resumable(folder, recipe, arguments.resume)
     plan, noted = _within_memory(plan, folder, resume) if arguments.resume == "auto" else (plan, None)
     source = Path(recipe.data.folder)
@@ -84,6 +86,11 @@ def check(arguments: TrainArguments) -> Checked:
     if resume is not None:
         _refuse_inexact(resume, profile, data)
     return Checked(recipe, profile, plan, folder, train_clips, eval_clips, data, resume, noted)
+
+
+def lock_of(folder: Path) -> FolderLock:
+    """The first rank holds it while it trains."""
+    return FolderLock(folder / "lock")
 
 
 def _refuse_inexact(resume: Checkpoint, profile: Profile, data: str) -> None:

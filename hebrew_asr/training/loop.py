@@ -12,7 +12,7 @@ def train(run: Run) -> None:
     """Train from ``run.state`` to the end of the recipe; collective.
 
     Raises:
-        Preempted: asked to stop; the state is saved.
+        Preempted: asked to stop; says what is saved.
         TrainingFault: a phase did not train what it should, or gradients stayed non-finite.
         DataError: more clips cannot be decoded than the recipe bears.
     """
@@ -31,6 +31,8 @@ def train(run: Run) -> None:
     except Preempted:
         raise
     except Exception as error:
+        if run.stop.leaves_empty_handed():  # another rank has left already
+            raise
         keep_evidence(run.folder, run.ranks.rank, error, session.fed)
         dead = run.watchdog.dead_peer()
         if dead is not None and not isinstance(error, HebrewASRError):

@@ -15,6 +15,7 @@ from hebrew_asr.engine.state import StateReader
 from hebrew_asr.errors import Preempted
 from hebrew_asr.files import write_json
 from hebrew_asr.model.export import save_native
+from hebrew_asr.stopping import nothing_to_save
 from hebrew_asr.training.evaluate import stratified_sample
 from hebrew_asr.training.faults import FaultBudget
 from hebrew_asr.training.feed import FedStep, feed
@@ -43,6 +44,7 @@ class Session:
         self._rows: list[dict[str, Any]] = []
         """Records to be written."""
         self._saved_step = run.state.step if run.resumed_from else -1
+        run.stop.request.explain = self._what_a_stop_takes
 
     @property
     def is_done(self) -> bool:
@@ -141,6 +143,7 @@ class Session:
             name = run.recipe.phases[self._phase].name
             run.tracker.write({"event": "phase", "step": self.state.step, "name": name, **proved})
         self.state.step += 1
+        run.stop.request.unsaved = True
         return result
 
     def _shrink(self, too_large: MicroBatchTooLarge) -> None:
@@ -254,14 +257,19 @@ class Session:
         }
         self.run.checkpoints.save(self.run.engine.host_state, self.state.step, values)
 
+    def _what_a_stop_takes(self) -> str:
+        return f"finishing what is under way after step {self.state.step}, then saving"
+
     def _stop(self) -> NoReturn:
         """Save and leave; on all ranks together."""
+        request, step = self.run.stop.request, self.state.step
+        if not step:
+            raise Preempted(nothing_to_save(request.reason or "another rank was asked"))
         self._save()
         self.run.checkpoints.finish()
         self._flush()
-        raise Preempted(
-            f"stopped after step {self.state.step}, state saved in {self.run.folder}; go on with --resume auto"
-        )
+        request.leaving(Preempted.exit_code)
+        raise Preempted(f"stopped after step {step}, state saved in {self.run.folder}; go on with --resume auto")
 
     def finish(self) -> None:
         """Save the last checkpoint and the model, and sum the run up."""
@@ -269,6 +277,10 @@ class Session:
         self._save()
         run.checkpoints.finish()
         self._flush()
+        run.stop.request.unsaved = False
+        if run.stop.agreed():
+            raise Preempted(f"stopped after the last step, {state.step}, state saved; --resume auto writes the model")
+        run.stop.request.leaving(0)
         with run.engine.whole_model() as asr:
             if run.ranks.is_main:
                 save_native(run.folder / "final", asr, run.tokenizer)
@@ -284,7 +296,6 @@ class Session:
             write_json(run.folder / "summary.json", summary)
             run.say(f"done: {state.step} steps in {self._seconds():.0f} s; model in {run.folder / 'final'}")
         run.ranks.barrier()
-        run.stop.restore()
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started

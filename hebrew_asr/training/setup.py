@@ -23,13 +23,15 @@ from hebrew_asr.engine.engine import TrainEngine
 from hebrew_asr.engine.signals import StopFlag
 from hebrew_asr.engine.watchdog import Watchdog
 from hebrew_asr.files import write_json
+from hebrew_asr.locks import FolderLock
 from hebrew_asr.model.compiled import CompiledASR
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import check_phases
 from hebrew_asr.profiles import Batching, Profile, deepspeed_config
 from hebrew_asr.recipe import Recipe
-from hebrew_asr.training.check import Checked, TrainArguments, check
+from hebrew_asr.stopping import StopRequest
+from hebrew_asr.training.check import Checked, TrainArguments, check, lock_of
 from hebrew_asr.training.console import Console
 from hebrew_asr.training.evaluate import Evaluator
 from hebrew_asr.training.schedule import Schedule
@@ -60,6 +62,7 @@ class Run:
     console: Console | None
     stop: StopFlag
     watchdog: Watchdog
+    lock: FolderLock
     state: TrainState
     resumed_from: Checkpoint | None
     data_fingerprint: str
@@ -73,16 +76,29 @@ class Run:
             self.console.say(text)
 
 
-def set_up(arguments: TrainArguments) -> Run:
-    """Build a run on this rank; collective.
+def set_up(arguments: TrainArguments, request: StopRequest | None = None) -> Run:
+    """Build a run on this rank, which holds the lock of its directory if it is the first; collective.
 
     Raises:
         HebrewASRError: something that the arguments name is missing, wrong or impossible.
     """
-    # 1. What can be known alone.
+    request = request or StopRequest()
     checked = check(arguments)
+    tokenizer = load_tokenizer(checked.recipe.model.path)
+    lock = lock_of(checked.folder)
+    request.cleanups.append(lock.release)
+    if dist.rank_from_environment() == 0:
+        lock.take_or_refuse(f"run directory {checked.folder}")
+    try:
+        return _build(checked, tokenizer, lock, request)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _build(checked: Checked, tokenizer: Any, lock: FolderLock, request: StopRequest) -> Run:
+    # 1. What was checked alone.
     recipe, profile, plan, folder = checked.recipe, checked.profile, checked.plan, checked.folder
-    tokenizer = load_tokenizer(recipe.model.path)
     if profile.hardware.accelerator == "cpu":
         dist.share_cores()  # threads inherit it
     # 2. The model, still whole and on the host; every phase is built once to see that it can be.
@@ -93,8 +109,8 @@ def set_up(arguments: TrainArguments) -> Run:
     # 3. The ranks.
     ranks = dist.start(profile.hardware.accelerator)
     gc.freeze()  # what is imported stays: DeepSpeed collects garbage some 30 times while it builds an engine
-    stop = StopFlag(folder, ranks)
-    stop.install()
+    request.met()
+    watchdog = Watchdog(ranks)
     mel = LogMel().to(ranks.device)
     module = CompiledASR(asr, cuda_graphs=profile.uses_cuda_graphs) if profile.compiles else PackedASR(asr)
     module.to(ranks.device)
@@ -141,8 +157,9 @@ def set_up(arguments: TrainArguments) -> Run:
         checkpoints=store,
         tracker=tracker,
         console=console,
-        stop=stop,
-        watchdog=Watchdog(ranks),
+        stop=StopFlag(folder, ranks, request),
+        watchdog=watchdog,
+        lock=lock,
         state=state,
         resumed_from=checked.resume,
         data_fingerprint=checked.data_fingerprint,

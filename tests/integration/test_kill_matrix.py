@@ -21,6 +21,7 @@ from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.engine.checkpoint import find_checkpoints
 from hebrew_asr.profiles import batching, load_profile
 from hebrew_asr.recipe import load_recipe
+from hebrew_asr.stopping import AGREE_S
 from tests.support.tiny_task import (
     CPU_PROFILE,
     RECIPE_CHANGES,
@@ -123,7 +124,7 @@ class Stopper:
         self.output = run.parent / "output.log"
 
     def __call__(self, port: int, moment: Callable[[], bool]) -> int:
-        """The step that was saved."""
+        """The step that was saved; -1 if there was none."""
         self.output.unlink(missing_ok=True)
         pids = self._warm.start(self._arguments, ranks=2, port=port, output=self.output)
         wait_for(moment, lambda: has_ended(pids))
@@ -158,7 +159,8 @@ class Stopper:
         slowest_s = max((row["step_s"] for row in events(self._run, "train")), default=0.0)
         assert waited_s < STOP_LIMIT_S + slowest_s
         step = saved_step(self._run)
-        assert f"stopped after step {step}, state saved" in output
+        said = "nothing to save" if step < 0 else f"stopped after step {step}, state saved"
+        assert said in output and "error:" not in output
         assert not is_writing(self._run)
         return step
 
@@ -198,7 +200,7 @@ def test_sigterm_at_every_kind_of_moment(task, whole, warm, tmp_path):
     """One run, stopped in an evaluation, in training, in a checkpoint write, in the switch and in a wait for data."""
     run = tmp_path / "run"
     stop = Stopper(task, run, warm)
-    assert stop.launched(free_port(), (run / "metrics.jsonl").is_file) == 0
+    assert stop.launched(free_port(), (run / "metrics.jsonl").is_file) == -1
     assert not events(run, "eval"), "the evaluation had not ended"
     assert 3 <= stop(free_port(), lambda: last_step(run) >= 3) < SWITCH
     before = saved_step(run)
@@ -215,7 +217,7 @@ def test_sigterm_at_every_kind_of_moment(task, whole, warm, tmp_path):
 
 
 def test_sigterm_while_the_step_is_compiled(warm, tmp_path):
-    """The graph is finished first, and the step; then the state is saved and the exit code is a stop's.
+    """Minutes may pass before that step could be saved, and nothing is lost without it: the rank leaves at once.
 
     Attention over packed clips has no graph on a CPU, so the rank here uses another form of it, and traces forward and
     backward without making C++ of them, which takes minutes.
@@ -235,9 +237,9 @@ def test_sigterm_while_the_step_is_compiled(warm, tmp_path):
     os.kill(pid, signal.SIGTERM)
     asked = time.monotonic()
     assert warm.wait(pid) == 75, output.read_text()
-    (first,) = events(run, "train")
-    assert time.monotonic() - asked < STOP_LIMIT_S + first["step_s"]
-    assert saved_step(run) == 1
+    assert time.monotonic() - asked < AGREE_S + 3
+    assert saved_step(run) == -1 and not events(run, "train")
+    assert "nothing to save" in output.read_text()
     assert warm.run(arguments, ranks=1, port=free_port(), output=output, compiled=True) == [0], output.read_text()
     assert [row["step"] for row in events(run, "train")] == [1, 2, 3]
     assert "could not be compiled" not in output.read_text()

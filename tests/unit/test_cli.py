@@ -41,7 +41,7 @@ def test_errors_become_one_line_and_a_code(capsys):
 
     assert guarded(fail) == 3
     assert capsys.readouterr().err == "error: audio file not found: x.wav\n"
-    assert guarded(fail, quiet=lambda: True) == 3
+    assert guarded(fail, quiet=lambda _: True) == 3
     assert not capsys.readouterr().err
 
 

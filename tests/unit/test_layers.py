@@ -11,7 +11,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "hebrew_asr"
 LAYERS = [
-    {"cores", "errors", "files", "__init__"},
+    {"cores", "errors", "files", "launchers", "streams", "__init__"},
+    {"locks", "stopping"},
     {"text", "recipe"},
     {"audio", "profiles"},
     {"data"},

@@ -1,0 +1,109 @@
+"""The launcher processes above this one: what DeepSpeed's and torch's leave behind when they die goes on for ever.
+
+DeepSpeed's runner.py has no handler for SIGTERM and SIGHUP, and neither it nor launch.py can answer SIGKILL: the ranks
+would train on, with nobody to stop them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+import psutil
+
+JOB_VARIABLE = "HEBREW_ASR_JOB"
+"""``PID:FOLDER`` of the ``hebrew-asr`` process that started this job, where one did."""
+_NAMES = {"deepspeed", "torchrun", "hebrew-asr"}
+_MODULES = {"deepspeed.launcher.runner", "deepspeed.launcher.launch", "torch.distributed.run", "hebrew_asr.cli"}
+_LAUNCH = "deepspeed.launcher.launch"
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
+
+class Launchers:
+    """Watched from when this is made. An ordinary parent, such as a shell under nohup, may end; a launcher may not."""
+
+    def __init__(self) -> None:
+        """Looks at the processes above this one."""
+        above = _ancestors()
+        last = max((place for place, process in enumerate(above) if _is_launcher(process)), default=-1)
+        self._watched = above[: last + 1]
+        self._missing = _already_gone(self._watched)
+
+    def gone(self) -> str | None:
+        """One that has ended, in words; None while all are there."""
+        if self._missing is not None:
+            return self._missing
+        return next((f"the launcher (pid {process.pid})" for process in self._watched if has_ended(process)), None)
+
+
+def end_with_the_parent() -> None:
+    """From here on the kernel kills this process when the thread that started it ends, where it is Linux's.
+
+    Elsewhere a loader process looks after its parent itself, every few seconds while it waits for work (torch).
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _ancestors() -> list[psutil.Process]:
+    """Parents, the nearest first."""
+    try:
+        return psutil.Process().parents()
+    except psutil.Error:  # one ended meanwhile
+        return []
+
+
+def _is_launcher(process: psutil.Process) -> bool:
+    return bool(_line(process) & _MODULES) or bool({Path(part).name for part in _line(process)} & _NAMES)
+
+
+def _line(process: psutil.Process) -> set[str]:
+    """The program and the first arguments: what comes later is for the program it starts."""
+    try:
+        return set(process.cmdline()[:4])
+    except psutil.Error:
+        return set()
+
+
+def process_of(pid: int) -> psutil.Process | None:
+    """A process to watch; None if it has ended already."""
+    try:
+        return psutil.Process(pid)
+    except psutil.Error:
+        return None
+
+
+def has_ended(process: psutil.Process | None) -> bool:
+    """Whether it is gone, or waits as a zombie for its parent to notice."""
+    if process is None:
+        return True
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return True
+
+
+def _already_gone(found: list[psutil.Process]) -> str | None:
+    """A launcher that must have been there and ended before this process could look."""
+    job = os.environ.get(JOB_VARIABLE)
+    if job is not None and int(job.partition(":")[0]) not in {process.pid for process in found}:
+        return "hebrew-asr"
+    started_by_launch = any(part.startswith("--local_rank=") for part in sys.argv)  # only launch.py passes it on
+    if started_by_launch and not any(_LAUNCH in _line(process) for process in found):
+        return "DeepSpeed's launch.py"
+    top = found[-1] if found else None
+    if top is not None and _LAUNCH in _line(top) and _was_adopted(top):
+        return "DeepSpeed's runner.py"
+    return None
+
+
+def _was_adopted(process: psutil.Process) -> bool:
+    """Whether what started it is gone: its parent is of another session, which it did not leave by itself."""
+    try:
+        session = os.getsid(process.pid)
+        return session not in (process.pid, os.getsid(process.ppid()))
+    except (OSError, psutil.Error):
+        return True

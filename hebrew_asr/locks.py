@@ -1,0 +1,155 @@
+"""A folder that one process at a time may write, held by a lock that no end of its holder can leave behind."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import psutil
+
+from hebrew_asr.errors import UsageError
+
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_HELD = (errno.EACCES, errno.EAGAIN)
+_PATIENCE_S = 2.0
+"""A process that only looks whether a lock is held shares it for an instant."""
+
+
+class FolderLock:
+    """The lock of a folder, in a file that says who holds it.
+
+    It is a POSIX record lock (fcntl(2)): the kernel frees it however the holder ends, a child process does not inherit
+    it, and NFS carries it from host to host. A file that a killed holder left is no obstacle.
+    """
+
+    def __init__(self, path: Path):
+        """``path``: of the lock's file, in the folder or below it; made when the lock is taken."""
+        self.path = path
+        self._stream: TextIO | None = None
+
+    def take(self, *, wait: bool = False) -> bool:
+        """Take the lock; False if another process has it and ``wait`` does not say to wait for it.
+
+        On a file system without locks the folder is used without, and a line on stderr says so.
+        """
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            stream = self._open()
+            try:
+                fcntl.lockf(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except OSError as error:
+                stream.close()
+                if error.errno in _UNSUPPORTED:
+                    self._warn(error)
+                    return True
+                if error.errno not in _HELD:
+                    raise
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.05)
+                continue
+            if os.fstat(stream.fileno()).st_nlink:
+                self._stream = stream
+                self._sign(stream)
+                return True
+            stream.close()  # the last holder deleted it, and a lock on a deleted file guards nothing
+
+    def _open(self) -> TextIO:
+        while True:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                return self.path.open("a+", encoding="utf-8")
+            except FileNotFoundError:  # the last holder deleted the folder since
+                continue
+
+    def release(self) -> None:
+        """Give it back, and delete its file, and the folder if nothing else is in it."""
+        if self._stream is None:
+            return
+        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it holds more, or is gone
+            self.path.parent.rmdir()
+        self._stream.close()
+        self._stream = None
+
+    def holder(self) -> dict[str, Any] | None:
+        """Who holds it, if another process does: ``host``, ``pid``, ``command`` and ``job``, as far as is known.
+
+        Not for the process that holds it: closing any other handle of the file would free its lock (fcntl(2)).
+        """
+        try:
+            with self.path.open(encoding="utf-8") as stream:
+                try:
+                    fcntl.lockf(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except OSError as error:
+                    return None if error.errno in _UNSUPPORTED else _read(stream)
+        except FileNotFoundError:
+            pass
+        return None
+
+    def refuse_if_held(self, what: str, *, is_main: bool) -> None:
+        """Refuse to go on beside another process; to ranks but the first, the first of their job is no other.
+
+        Raises:
+            UsageError: naming the holder.
+        """
+        holder = self.holder()
+        if holder is not None and (is_main or holder.get("job", job()) != job() or job() is None):
+            raise _busy(what, holder)
+
+    def take_or_refuse(self, what: str) -> None:
+        """Take it.
+
+        Raises:
+            UsageError: another process has it; names the holder.
+        """
+        if not self.take():
+            raise _busy(what, self.holder() or {})
+
+    def _sign(self, stream: TextIO) -> None:
+        command = " ".join(psutil.Process().cmdline()[:3])
+        who = {"host": socket.gethostname(), "pid": os.getpid(), "command": command, "job": job()}
+        stream.truncate(0)
+        stream.write(json.dumps(who) + "\n")
+        stream.flush()
+
+    def _warn(self, error: OSError) -> None:
+        print(
+            f"warning: the file system of {self.path.parent} has no locks ({error.strerror}): "
+            "a second process that writes there would not be noticed",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def job() -> str | None:
+    """Where the ranks of this process's job meet; the same for all of them. None outside a job."""
+    place = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+    return None if None in place else ":".join(map(str, place))
+
+
+def _busy(what: str, holder: dict[str, Any]) -> UsageError:
+    return UsageError(f"{what} is in use by {describe(holder)}; stop that first, or name another folder")
+
+
+def describe(holder: dict[str, Any]) -> str:
+    """A holder in words."""
+    if "pid" not in holder:
+        return "another process"
+    return f"{holder['command']} (pid {holder['pid']} on {holder['host']})"
+
+
+def _read(stream: TextIO) -> dict[str, Any]:
+    """Its content; nothing while the holder is still writing it."""
+    try:
+        return json.loads(stream.read())
+    except ValueError:
+        return {}

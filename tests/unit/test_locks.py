@@ -1,0 +1,89 @@
+"""A folder's lock, between real processes: who is refused, who is named, and what a dead holder leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hebrew_asr.errors import UsageError
+from hebrew_asr.locks import FolderLock
+
+ROOT = Path(__file__).parents[2]
+_HOLDER = """
+import os, sys, time
+from pathlib import Path
+from hebrew_asr.locks import FolderLock
+lock = FolderLock(Path(sys.argv[1]))
+assert lock.take()
+if os.fork() == 0:  # as a loader process, which may outlive the one that holds the lock
+    time.sleep(60)
+    os._exit(0)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def lock(tmp_path) -> FolderLock:
+    return FolderLock(tmp_path / "run" / "lock")
+
+
+@pytest.fixture
+def holder(lock) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock of rank meeting place 127.0.0.1:7."""
+    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "7", "PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-c", _HOLDER, str(lock.path)]
+    with subprocess.Popen(
+        line, stdout=subprocess.PIPE, text=True, env={**os.environ, **job}, start_new_session=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        yield process
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_another_process_is_refused_at_once_by_name(lock, holder):
+    before = time.monotonic()
+    with pytest.raises(UsageError) as refused:
+        lock.refuse_if_held("run directory x", is_main=True)
+    assert time.monotonic() - before < 0.5
+    assert f"(pid {holder.pid} on {socket.gethostname()})" in str(refused.value)
+    assert Path(sys.executable).name in str(refused.value)
+    with pytest.raises(UsageError, match=f"pid {holder.pid} "):
+        lock.take_or_refuse("run directory x")
+    assert lock.path.read_text(), "the holder's file is as it was"
+
+
+def test_ranks_of_the_same_job_are_not_refused(lock, holder, monkeypatch):
+    lock_of_rank_1 = FolderLock(lock.path)
+    for port, is_refused in (("7", False), ("8", True)):
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", port)
+        if is_refused:
+            with pytest.raises(UsageError):
+                lock_of_rank_1.refuse_if_held("run directory x", is_main=False)
+        else:
+            lock_of_rank_1.refuse_if_held("run directory x", is_main=False)
+
+
+def test_a_killed_holder_is_no_obstacle_though_its_child_lives_on(lock, holder):
+    holder.kill()
+    holder.wait()
+    assert lock.path.exists(), "it could not clean up"
+    lock.take_or_refuse("run directory x")
+    lock.release()
+    assert not lock.path.parent.exists(), "nothing else was in the folder"
+
+
+def test_a_folder_with_something_in_it_stays(lock):
+    assert lock.take()
+    (lock.path.parent / "kept").touch()
+    lock.release()
+    assert [path.name for path in lock.path.parent.iterdir()] == ["kept"]
