@@ -6,8 +6,11 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from typing import TypeVar
 
 from hebrew_asr.errors import HebrewASRError, Preempted
+
+Options = TypeVar("Options")
 
 COMMANDS = {
     "prepare": "turn the ivrit.ai corpora, or your own folder, into a leak-free training set",
@@ -43,10 +46,23 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(name: str, rest: list[str]) -> int:
+    command = importlib.import_module(f"hebrew_asr.commands.{name}").Command
+    return parse_options(command, f"hebrew-asr {name}", rest).run() or 0
+
+
+def parse_options(options: type[Options], program: str, argv: list[str]) -> Options:
+    """A command's dataclass of options from its command line, within the bounds beside its fields.
+
+    Raises:
+        UsageError: some option is out of bounds.
+    """
     import tyro
 
-    command = importlib.import_module(f"hebrew_asr.commands.{name}").Command
-    return tyro.cli(command, prog=f"hebrew-asr {name}", args=with_bare_resume(rest)).run() or 0
+    from hebrew_asr.values import check_options
+
+    parsed = tyro.cli(options, prog=program, args=with_bare_resume(argv))
+    check_options(parsed)
+    return parsed
 
 
 def with_bare_resume(argv: list[str]) -> list[str]:

@@ -10,22 +10,14 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hebrew_asr.errors import EnvironmentProblem, UsageError
 from hebrew_asr.recipe import Recipe
+from hebrew_asr.values import CHECKED, PositiveFloat, PositiveInt, parse, read_object
 
-OWNED = frozenset(
-    {
-        *("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size"),
-        *("zero_optimization", "zero_force_ds_cpu_optimizer", "zero_allow_untested_optimizer", "aio"),
-        *("bf16", "data_types", "communication_data_type", "prescale_gradients", "gradient_predivide_factor"),
-        *("steps_per_print", "wall_clock_breakdown", "memory_breakdown", "comms_logger", "flops_profiler"),
-        "dump_state",
-    }
-)
 REFUSED = {
     "optimizer": "the recipe's optimizer section owns it",
     "scheduler": "the recipe's phases and optimizer.warmup_share own the schedule",
@@ -47,16 +39,45 @@ REFUSED = {
 class Hardware:
     """What a profile was written for."""
 
-    accelerator: str = "cuda"
-    """``cuda`` or ``cpu``."""
-    num_ranks: int = 1
+    __pydantic_config__ = CHECKED
+    accelerator: Literal["cuda", "cpu"] = "cuda"
+    num_ranks: PositiveInt = 1
     """Ranks that ``hebrew-asr train`` starts unless told otherwise."""
-    memory_gib: float = 80.0
+    memory_gib: PositiveFloat = 80.0
     """Memory of one device."""
     compile: bool | None = None
     """Whether the training step is compiled; on CUDA unless told otherwise."""
     cuda_graphs: bool = False
     """Whether a compiled step is also replayed as CUDA graphs, which spares the host; activations stay allocated."""
+
+
+@dataclass(frozen=True)
+class DeepSpeedKeys:
+    """The keys of DeepSpeed that a profile owns. ``engine/nested_keys.py`` checks what the sections hold."""
+
+    __pydantic_config__ = CHECKED
+    train_micro_batch_size_per_gpu: PositiveInt
+    """Most clips in a micro-batch."""
+    gradient_accumulation_steps: PositiveInt | None = None
+    train_batch_size: PositiveInt | None = None
+    zero_optimization: dict[str, Any] = field(default_factory=dict)
+    zero_force_ds_cpu_optimizer: bool = False
+    zero_allow_untested_optimizer: bool = False
+    aio: dict[str, Any] = field(default_factory=dict)
+    bf16: dict[str, Any] = field(default_factory=dict)
+    data_types: dict[Literal["grad_accum_dtype"], Literal["fp32", "bf16", "fp16"] | None] = field(default_factory=dict)
+    communication_data_type: Literal["fp32", "bf16", "fp16"] | None = None
+    prescale_gradients: bool = False
+    gradient_predivide_factor: PositiveFloat = 1.0
+    steps_per_print: PositiveInt | None = None
+    wall_clock_breakdown: bool = False
+    memory_breakdown: bool = False
+    comms_logger: dict[str, Any] = field(default_factory=dict)
+    flops_profiler: dict[str, Any] = field(default_factory=dict)
+    dump_state: bool = False
+
+
+OWNED = frozenset(entry.name for entry in fields(DeepSpeedKeys))
 
 
 @dataclass(frozen=True)
@@ -154,46 +175,43 @@ def load_profile(path: str | Path) -> Profile:
     if not path.is_file():
         shipped = ", ".join(sorted(str(file) for file in Path("ds_configs").glob("*.json")))
         raise UsageError(f"hardware profile not found: {path}. " + (f"There is: {shipped}" if shipped else ""))
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UsageError(f"hardware profile {path} is not JSON: {error}") from error
+    values = read_object(path, "hardware profile")
     config = {key: value for key, value in values.items() if not key.startswith("_")}
-    problems = [*_key_problems(config), *_value_problems(config)]
-    try:
-        hardware = Hardware(**values.get("_hardware", {}))
-    except TypeError:
-        known = ", ".join(field.name for field in fields(Hardware))
-        problems.append(f"_hardware takes {known}, not {values['_hardware']}")
-        hardware = Hardware()
-    if problems:
+    hardware, problems = parse(Hardware, values.get("_hardware", {}), "_hardware")
+    problems += [*_note_problems(values), *_key_problems(config)]
+    if hardware is None or problems:
         raise UsageError(f"hardware profile {path}: " + "; ".join(problems))
     return Profile(path.stem, str(path), hardware, config)
 
 
+def _note_problems(values: dict[str, Any]) -> list[str]:
+    notes = [key for key in values if key.startswith("_") and key != "_hardware"]
+    misspelt = difflib.get_close_matches("_hardware", notes, 1, cutoff=0.75)
+    return [f"unknown key {key} (did you mean _hardware?)" for key in misspelt]
+
+
 def _key_problems(config: dict[str, Any]) -> list[str]:
-    problems = []
-    for key in config:
-        if key in REFUSED:
-            problems.append(f"{key} does not belong here: {REFUSED[key]}")
-        elif key not in OWNED:
-            close = difflib.get_close_matches(key, OWNED, 1)
-            problems.append(f"unknown key {key}" + (f" (did you mean {close[0]}?)" if close else ""))
-    return problems
+    """What is wrong with the keys by themselves; with how they go together, where nothing is."""
+    problems = [f"{key} does not belong here: {REFUSED[key]}" for key in config if key in REFUSED]
+    automatic = _auto_keys(config)
+    problems += [f"{key} is 'auto': give a value, nothing fills it in" for key in automatic]
+    owned = {key: value for key, value in config.items() if key not in REFUSED and key not in automatic}
+    given = {"train_micro_batch_size_per_gpu": 1, **owned} if automatic else owned
+    problems += parse(DeepSpeedKeys, given)[1]
+    return problems or _contradictions(config)
 
 
-def _value_problems(config: dict[str, Any]) -> list[str]:
+def _contradictions(config: dict[str, Any]) -> list[str]:
     """Things that DeepSpeed 0.19.8 accepts in silence and that then go wrong."""
-    problems = [f"{key} is 'auto': give a value, nothing fills it in" for key in _auto_keys(config)]
-    micro = config.get("train_micro_batch_size_per_gpu")
-    if not (isinstance(micro, int) and micro >= 1) and micro != "auto":
-        problems.append(f"train_micro_batch_size_per_gpu must be a whole number of clips, not {micro!r}")
+    problems = []
     stage = config.get("zero_optimization", {}).get("stage")
     if stage is None:
         problems.append('zero_optimization.stage is missing: write "zero_optimization": {"stage": 1} (or 0, 2 or 3)')
-    elif stage not in (0, 1, 2, 3):
+    elif stage not in (0, 1, 2, 3) or isinstance(stage, bool):
         problems.append(f"zero_optimization.stage must be 0, 1, 2 or 3, not {stage!r}")
     bf16 = config.get("bf16", {}).get("enabled", False)
+    if not isinstance(bf16, bool):
+        problems.append(f"bf16.enabled must be true or false, not {bf16!r}")
     if config.get("bf16", {}).get("immediate_grad_update"):
         problems.append("bf16.immediate_grad_update has nothing to add: gradients go to fp32 after every micro-batch")
     accumulation = config.get("data_types", {}).get("grad_accum_dtype")

@@ -5,27 +5,26 @@ Hardware (sharding, precision, micro-batch, communication) belongs to ``ds_confi
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import Field
 
 from hebrew_asr.errors import UsageError
+from hebrew_asr.values import CHECKED, Count, PositiveFloat, PositiveInt, Share, parse, read_object
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
-_STRICT = ConfigDict(extra="forbid", strict=False)
 
 
 @dataclass(frozen=True)
 class Model:
     """Where the weights start."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = CHECKED
     path: str = "Qwen/Qwen3-ASR-1.7B"
     """Hub id or local folder, in the thinker layout or the native one."""
     random_weights: bool = False
@@ -36,14 +35,14 @@ class Model:
 class Data:
     """Where the clips are."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = CHECKED
     folder: str = "qwen3_asr_round2_data"
     """Folder with ``train.jsonl`` and ``eval.jsonl``."""
     prepare: bool = False
     """Make the folder from the ivrit.ai corpora first when it is missing, once a node."""
-    workers: int = 4
+    workers: Count = 4
     """Loader processes a rank; 0 decodes in the training process."""
-    max_duration_s: float = 30.0
+    max_duration_s: Annotated[float, Field(gt=0, le=1200)] = 30.0
     """Longer training clips stop the run before it starts; the encoder was trained on 30 s at most."""
     allow_outside: bool = False
     """Accept manifest paths that leave their folder."""
@@ -53,18 +52,18 @@ class Data:
 class Augmentation:
     """Speed perturbation and SpecAugment, on training clips only; seeded by (seed, epoch, clip id)."""
 
-    __pydantic_config__ = _STRICT
-    speed_factors: tuple[float, ...] = (0.9, 1.0, 1.1)
+    __pydantic_config__ = CHECKED
+    speed_factors: Annotated[tuple[Annotated[float, Field(ge=0.5, le=2)], ...], Field(min_length=1)] = (0.9, 1.0, 1.1)
     """One is drawn a clip; 1.1 is faster and higher, by resampling (Ko et al. 2015)."""
-    num_freq_masks: int = 2
+    num_freq_masks: Count = 2
     """Frequency masks a clip (SpecAugment, arXiv 1904.08779)."""
-    max_freq_width_bins: int = 27
+    max_freq_width_bins: Annotated[int, Field(ge=0, le=128)] = 27
     """Widest frequency mask, of 128 mel bins."""
-    num_time_masks: int = 2
+    num_time_masks: Count = 2
     """Time masks a clip."""
-    max_time_width_s: float = 1.0
+    max_time_width_s: Annotated[float, Field(ge=0, le=1200)] = 1.0
     """Widest time mask in seconds …"""
-    max_time_share: float = 0.15
+    max_time_share: Share = 0.15
     """… and as a share of the clip, whichever is less: a 1 s clip keeps most of itself."""
 
 
@@ -72,14 +71,14 @@ class Augmentation:
 class Phase:
     """A stretch of epochs in which one set of module groups trains."""
 
-    __pydantic_config__ = _STRICT
-    name: str
+    __pydantic_config__ = CHECKED
+    name: Annotated[str, Field(min_length=1)]
     """Short name, as in the metrics: ``B``, ``A``."""
     title: str
     """Printed when the phase starts."""
-    epochs: int
+    epochs: PositiveInt
     """Whole epochs it lasts."""
-    learning_rates: dict[str, float]
+    learning_rates: Annotated[dict[str, Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)]
     """Peak learning rate of each module group that trains; groups not named are frozen. A group that trained in the
     phase before must be named again."""
 
@@ -88,17 +87,18 @@ class Phase:
 class Optimizer:
     """AdamW and its schedule."""
 
-    __pydantic_config__ = _STRICT
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.01
+    __pydantic_config__ = CHECKED
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    eps: Annotated[float, Field(ge=1e-30, le=1)] = 1e-8
+    """Above 0 in fp32 too: AdamW divides by it where a weight has had no gradient."""
+    weight_decay: Share = 0.01
     """Decoupled decay; norms and biases have none."""
-    clip_grad_norm: float = 1.0
+    clip_grad_norm: PositiveFloat = 1.0
     """Global gradient norm above which gradients are scaled down."""
-    warmup_share: float = 0.02
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Share of all steps over which the learning rate rises linearly; it then falls linearly to 0."""
-    join_warmup_steps: int = 100
+    join_warmup_steps: Count = 100
     """Steps over which a group that joins at a later phase rises to its own learning rate."""
 
 
@@ -106,12 +106,12 @@ class Optimizer:
 class Evaluation:
     """WER and CER while training."""
 
-    __pydantic_config__ = _STRICT
-    every_steps: int = 500
+    __pydantic_config__ = CHECKED
+    every_steps: PositiveInt = 500
     """Steps between evaluations on the sample."""
-    sample_clips: int = 100
+    sample_clips: PositiveInt = 100
     """Clips of the sample, spread evenly over durations; the same ones each time."""
-    batch_clips: int = 32
+    batch_clips: PositiveInt = 32
     """Clips decoded together on a rank."""
     at_start: bool = True
     """Also measure before the first step: the base model's own WER."""
@@ -119,9 +119,9 @@ class Evaluation:
     """Decode the whole eval split at each epoch's end."""
     wer_mode: Literal["strict", "ivrit", "lenient"] = "strict"
     """Normaliser in which WER and CER are counted."""
-    max_tokens_per_s: float = 12.0
+    max_tokens_per_s: Annotated[float, Field(gt=0, le=1000)] = 12.0
     """Cap of generated tokens by audio length (Hebrew needs about 5 a second), plus ``min_new_tokens``."""
-    min_new_tokens: int = 16
+    min_new_tokens: PositiveInt = 16
     """Generated tokens allowed to the shortest clip."""
 
 
@@ -129,12 +129,12 @@ class Evaluation:
 class Checkpoints:
     """What is kept for resuming."""
 
-    __pydantic_config__ = _STRICT
-    every_steps: int = 500
+    __pydantic_config__ = CHECKED
+    every_steps: PositiveInt = 500
     """Steps between checkpoints."""
-    keep_last: int = 2
+    keep_last: PositiveInt = 2
     """Newest checkpoints kept."""
-    keep_best: int = 1
+    keep_best: Count = 1
     """Checkpoints with the lowest WER kept besides."""
     background: bool = True
     """Write while training goes on; it waits only for the copy to host memory."""
@@ -144,10 +144,10 @@ class Checkpoints:
 class Faults:
     """How much may go wrong before a run gives up."""
 
-    __pydantic_config__ = _STRICT
-    non_finite_patience: int = 5
+    __pydantic_config__ = CHECKED
+    non_finite_patience: Count = 5
     """Steps in a row that may be skipped for a NaN or infinite gradient; one more stops the run."""
-    max_unreadable_share: float = 0.001
+    max_unreadable_share: Annotated[float, Field(ge=0, lt=1)] = 0.001
     """Share of the training clips that may turn out undecodable and be skipped; 0 in a set of under 1,000 clips."""
 
 
@@ -155,8 +155,8 @@ class Faults:
 class Logging:
     """Where the numbers go besides ``metrics.jsonl``."""
 
-    __pydantic_config__ = _STRICT
-    every_steps: int = 10
+    __pydantic_config__ = CHECKED
+    every_steps: PositiveInt = 10
     """Steps between writes; there is a record of every step, but reading a loss off the device waits for it."""
     wandb: bool = True
     """Log to Weights & Biases; offline when there is no login."""
@@ -166,18 +166,20 @@ class Logging:
 class Recipe:
     """One training run, whole."""
 
-    __pydantic_config__ = _STRICT
-    name: str
-    phases: list[Phase]
+    __pydantic_config__ = CHECKED
+    name: Annotated[str, Field(min_length=1)]
+    phases: Annotated[list[Phase], Field(min_length=1)]
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
-    seed: int = 42
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
     """Seeds weights that are drawn, the order of clips and the augmentation."""
-    clips_per_step: int = 64
+    clips_per_step: PositiveInt = 64
     """Effective batch: clips an optimizer step, on any number of ranks."""
-    unfrozen_layers: dict[str, int] = field(default_factory=lambda: {"llm_top": 12, "audio_top": 8})
+    unfrozen_layers: dict[Literal["llm_top", "audio_top"], PositiveInt] = field(
+        default_factory=lambda: {"llm_top": 12, "audio_top": 8}
+    )
     """How many layers ``llm_top`` and ``audio_top`` hold, counted from the top."""
-    max_steps: int | None = None
+    max_steps: PositiveInt | None = None
     """Stop after this many steps, whatever the epochs; the schedule still spans all of them."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -225,10 +227,7 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
     if not path.is_file():
         shipped = ", ".join(sorted(file.stem for file in RECIPES_DIR.glob("*.json")))
         raise UsageError(f"recipe not found: {name_or_path}. Give a JSON file or one of: {shipped}")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UsageError(f"recipe {path} is not JSON: {error}") from error
+    values = read_object(path, "recipe")
     for override in overrides or []:
         _override(values, override)
     return recipe_from_dict(values, str(path))
@@ -240,13 +239,12 @@ def recipe_from_dict(values: dict[str, Any], source: str) -> Recipe:
     Raises:
         UsageError: naming every problem found, with the dotted path of each.
     """
-    try:
-        recipe = TypeAdapter(Recipe).validate_python(values)
-    except ValidationError as error:
-        problems = [_describe(item) for item in error.errors()]
-        raise UsageError(f"recipe {source}: " + "; ".join(problems)) from error
-    problems = _impossible(recipe)
-    if problems:
+    recipe, problems = parse(Recipe, values)
+    if recipe is not None:
+        names = [phase.name for phase in recipe.phases]
+        problems = [f"two phases are called {name}" for name in sorted(set(names)) if names.count(name) > 1]
+        problems += _leavers(recipe)
+    if recipe is None or problems:
         raise UsageError(f"recipe {source}: " + "; ".join(problems))
     return recipe
 
@@ -274,65 +272,6 @@ def _override(values: dict[str, Any], override: str) -> None:
         node[last] = value
     else:
         raise UsageError(f"--set {key}: no element {last}")
-
-
-def _describe(item: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"])
-    if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        close = difflib.get_close_matches(str(item["loc"][-1]), _keys_at(item["loc"][:-1]), 1)
-        return f"unknown key {where}" + (f" (did you mean {close[0]}?)" if close else "")
-    if item["type"] in ("missing", "missing_argument"):
-        return f"{where} is missing"
-    return f"{where}: {item['msg']}, got {item['input']!r}"
-
-
-def _keys_at(location: tuple[Any, ...]) -> list[str]:
-    """Field names of the dataclass that ``location`` leads to, for suggestions."""
-    current: Any = Recipe
-    for part in location:
-        if isinstance(part, int):
-            continue
-        hint = get_type_hints(current).get(str(part))
-        current = Phase if part == "phases" else hint
-        if not is_dataclass(current):
-            return []
-    return [f.name for f in fields(current)]
-
-
-def _impossible(recipe: Recipe) -> list[str]:
-    """Cross-field checks on values of the right type."""
-    optimizer, augment = recipe.optimizer, recipe.augmentation
-    checks = [
-        (bool(recipe.phases), "phases is empty"),
-        (all(phase.epochs > 0 for phase in recipe.phases), "every phase needs at least one epoch"),
-        (all(phase.learning_rates for phase in recipe.phases), "every phase needs a group to train"),
-        (len({phase.name for phase in recipe.phases}) == len(recipe.phases), "two phases have the same name"),
-        (
-            all(rate > 0 for phase in recipe.phases for rate in phase.learning_rates.values()),
-            "learning_rates must be above 0; leave a group out to freeze it",
-        ),
-        (recipe.clips_per_step >= 1, "clips_per_step must be at least 1"),
-        (recipe.max_steps is None or recipe.max_steps >= 1, "max_steps must be at least 1"),
-        (all(count >= 1 for count in recipe.unfrozen_layers.values()), "unfrozen_layers must be at least 1 each"),
-        (0 <= optimizer.beta1 < 1 and 0 <= optimizer.beta2 < 1, "optimizer betas must lie in [0, 1)"),
-        (optimizer.clip_grad_norm > 0, "optimizer.clip_grad_norm must be above 0"),
-        (0 <= optimizer.warmup_share < 1, "optimizer.warmup_share must lie in [0, 1)"),
-        (
-            bool(augment.speed_factors) and all(0.5 <= factor <= 2 for factor in augment.speed_factors),
-            "augmentation.speed_factors must lie in [0.5, 2]",
-        ),
-        (0 <= augment.max_freq_width_bins <= 128, "augmentation.max_freq_width_bins must lie in [0, 128]"),
-        (0 <= augment.max_time_share <= 1, "augmentation.max_time_share must lie in [0, 1]"),
-        (recipe.evaluation.every_steps >= 1, "evaluation.every_steps must be at least 1"),
-        (recipe.evaluation.sample_clips >= 1, "evaluation.sample_clips must be at least 1"),
-        (recipe.checkpoints.every_steps >= 1, "checkpoints.every_steps must be at least 1"),
-        (recipe.checkpoints.keep_last >= 1, "checkpoints.keep_last must be at least 1"),
-        (recipe.faults.non_finite_patience >= 0, "faults.non_finite_patience must be 0 or more"),
-        (0 <= recipe.faults.max_unreadable_share < 1, "faults.max_unreadable_share must lie in [0, 1)"),
-        (recipe.logging.every_steps >= 1, "logging.every_steps must be at least 1"),
-        (recipe.data.workers >= 0, "data.workers must be 0 or more"),
-    ]
-    return [message for holds, message in checks if not holds] + _leavers(recipe)
 
 
 def _leavers(recipe: Recipe) -> list[str]:

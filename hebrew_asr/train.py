@@ -13,7 +13,7 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: its folder must not shadow other packages' names
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from hebrew_asr.cli import guarded, with_bare_resume
+from hebrew_asr.cli import guarded, parse_options
 from hebrew_asr.errors import HebrewASRError, Preempted, leave
 from hebrew_asr.stopping import StopRequest, nothing_to_save
 from hebrew_asr.streams import outlive_the_terminal
@@ -42,14 +42,12 @@ def _is_told_by_the_first(error: HebrewASRError) -> bool:
 
 
 def _train(argv: list[str], stop: StopRequest) -> int:
-    import tyro
-
     from hebrew_asr.engine import dist
     from hebrew_asr.training.check import TrainArguments
     from hebrew_asr.training.loop import train
     from hebrew_asr.training.setup import set_up
 
-    arguments = tyro.cli(TrainArguments, prog="hebrew_asr/train.py", args=with_bare_resume(argv))
+    arguments = parse_options(TrainArguments, "hebrew_asr/train.py", argv)
     try:
         run = set_up(arguments, stop)
         try:

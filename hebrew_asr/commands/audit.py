@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from hebrew_asr.values import Count, PositiveInt
+
 
 @dataclass
 class Command:
@@ -21,9 +23,9 @@ class Command:
     """Folder with train.jsonl and eval.jsonl."""
     out: Path | None = None
     """Where to write the page and the JSON file; into the folder itself by default."""
-    processes: int | None = None
+    processes: PositiveInt | None = None
     """Worker processes; by default one per usable core."""
-    suspects: int = 40
+    suspects: Count = 40
     """How many of the oddest clips to show."""
 
     def run(self) -> int:

@@ -14,6 +14,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from hebrew_asr.values import Port, PositiveInt
+
 TRAINING = Path(__file__).parents[1] / "training"
 BASELINE_MICRO_BATCHES = (4, 8, 16, 32, 64)
 """The guide's, and larger ones to find the best."""
@@ -38,21 +40,21 @@ class Command:
     """A change to the recipe, such as clips_per_step=8; may be given again."""
     phase: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """Measure this phase only; may be given again."""
-    also_clips: Annotated[list[int], tyro.conf.UseAppendAction] = field(default_factory=list)
+    also_clips: Annotated[list[PositiveInt], tyro.conf.UseAppendAction] = field(default_factory=list)
     """Also measure steps of so many clips, such as the 8 that each of 8 GPUs takes of 64; may be given again."""
-    steps: int = 40
+    steps: PositiveInt = 40
     """Timed steps a phase, after a warm-up."""
     baseline: bool = False
     """Also measure Hugging Face's Trainer on the padded native model, in the recipe's first phase, on one GPU."""
-    baseline_steps: int = 3
+    baseline_steps: PositiveInt = 3
     """Timed steps of the baseline at each micro-batch."""
     json: str | None = None
     """Also write the figures here."""
     traces: str | None = None
     """Also profile one step of each into this folder: tables by kernel, and traces for chrome://tracing."""
-    num_gpus: int | None = None
+    num_gpus: PositiveInt | None = None
     """Ranks; all GPUs, or the profile's number of CPU ranks, unless given."""
-    master_port: int = 29533
+    master_port: Port = 29533
     """Port on which the ranks meet."""
 
     def run(self) -> int:

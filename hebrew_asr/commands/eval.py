@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hebrew_asr.values import PositiveInt
+
 
 @dataclass
 class Command:
@@ -20,7 +22,7 @@ class Command:
     """Normaliser in which errors are counted."""
     language: str = "Hebrew"
     """Language that the model is told, or auto to let it say."""
-    batch: int = 32
+    batch: PositiveInt = 32
     """Clips decoded together."""
     hypotheses: str | None = None
     """Also write one JSON object a clip here: id, reference, hypothesis."""

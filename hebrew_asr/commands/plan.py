@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from hebrew_asr.values import PositiveFloat, PositiveInt
+
 if TYPE_CHECKING:
     from hebrew_asr.training.plan import PhaseMemory, RunPlan
 
@@ -25,11 +27,11 @@ class Command:
     """Recipe: a JSON file, or the name of a shipped one."""
     set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """A change to the recipe, such as clips_per_step=128; may be given again."""
-    num_gpus: int | None = None
+    num_gpus: PositiveInt | None = None
     """Ranks; the profile's unless given."""
-    memory_gib: float | None = None
+    memory_gib: PositiveFloat | None = None
     """Memory of one card, to see whether the profile fits another one; the profile's unless given."""
-    clips_per_s: float | None = None
+    clips_per_s: PositiveFloat | None = None
     """Training speed of all GPUs together, as `hebrew-asr bench` measures it, to estimate the time."""
     json: str | None = None
     """Also write the plan here."""
@@ -37,6 +39,7 @@ class Command:
     def run(self) -> int:
         from dataclasses import replace
 
+        from hebrew_asr.engine.nested_keys import check_nested_keys
         from hebrew_asr.errors import EnvironmentProblem
         from hebrew_asr.files import write_json
         from hebrew_asr.profiles import load_profile
@@ -44,6 +47,7 @@ class Command:
         from hebrew_asr.training.plan import make_plan, what_would_fit
 
         recipe, profile = load_recipe(self.recipe, self.set), load_profile(self.ds)
+        check_nested_keys(profile)
         if self.memory_gib is not None:
             profile = replace(profile, hardware=replace(profile.hardware, memory_gib=self.memory_gib))
         plan = make_plan(recipe, profile, self.num_gpus or profile.hardware.num_ranks)

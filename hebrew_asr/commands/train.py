@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from hebrew_asr.training.check import TrainArguments, check
+from hebrew_asr.values import Port, PositiveInt
 
 TRAIN_FILE = Path(__file__).parents[1] / "train.py"
 
@@ -24,9 +25,9 @@ class Command(TrainArguments):
     deepspeed --num_gpus N hebrew_asr/train.py --ds ds_configs/<profile>.json …
     """
 
-    num_gpus: int | None = None
+    num_gpus: PositiveInt | None = None
     """Ranks to start; all GPUs of this machine, or the profile's number of CPU ranks, unless given."""
-    master_port: int = 29500
+    master_port: Port = 29500
     """Port on which the ranks meet; another one for a second job on this machine."""
 
     def run(self) -> int:

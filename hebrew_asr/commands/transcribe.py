@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from hebrew_asr.values import PositiveInt
+
 
 @dataclass
 class Command:
@@ -22,7 +24,7 @@ class Command:
     """Folder or hub id of a Qwen3-ASR model, such as runs/round2/final."""
     language: str = "Hebrew"
     """Language that the model is told, or auto to let it say."""
-    batch: int = 16
+    batch: PositiveInt = 16
     """Pieces decoded together."""
     json: bool = False
     """Print one JSON object a file instead: file, text, duration_s."""

@@ -13,6 +13,7 @@ import tyro
 from hebrew_asr.data.manifest import Clip, fingerprint, read_manifest
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.checkpoint import Checkpoint, find_checkpoints
+from hebrew_asr.engine.nested_keys import check_nested_keys
 from hebrew_asr.errors import CheckpointError, DataError, UsageError
 from hebrew_asr.locks import FolderLock
 from hebrew_asr.profiles import Batching, Profile, batching, check_hardware, load_profile
@@ -63,6 +64,7 @@ def check(arguments: TrainArguments) -> Checked:
     num_ranks = dist.num_ranks_from_environment()
     recipe = load_recipe(arguments.recipe, arguments.set)
     profile = load_profile(arguments.ds)
+    check_nested_keys(profile)
     plan = batching(profile, recipe, num_ranks)
     check_hardware(profile, dist.local_ranks_from_environment(), torch.cuda.device_count())
     folder = Path(arguments.run_dir or f"runs/{recipe.name}")

@@ -102,7 +102,14 @@ def test_halves_keep_the_effective_batch(tmp_path):
             },
             "stage 0 with bf16 cannot accumulate in fp32",
         ),
-        ({"_hardware": {"gpus": 8}}, "_hardware takes"),
+        ({"_hardware": {"num_gpus": 8}}, "unknown key _hardware.num_gpus .did you mean num_ranks"),
+        ({"_hardware": {"accelerator": "gpu"}}, "_hardware.accelerator must be 'cuda' or 'cpu', not 'gpu'"),
+        ({"_hardware": {"compile": "false"}}, "_hardware.compile must be true or false, not 'false'"),
+        ({"_hardwear": {"accelerator": "cpu"}}, "unknown key _hardwear .did you mean _hardware"),
+        ({"train_micro_batch_size_per_gpu": 0}, "train_micro_batch_size_per_gpu must be at least 1, not 0"),
+        ({"zero_optimization": [2]}, "zero_optimization must be an object"),
+        ({"zero_optimization": {"stage": True}}, "must be 0, 1, 2 or 3, not True"),
+        ({"bf16": {"enabled": "no"}}, "bf16.enabled must be true or false, not 'no'"),
     ],
 )
 def test_traps_are_refused(tmp_path, values, told):
@@ -115,6 +122,57 @@ def test_a_profile_without_zero_is_refused_by_name(tmp_path):
     path.write_text('{"train_micro_batch_size_per_gpu": 4}')
     with pytest.raises(UsageError, match=rf'{path}: zero_optimization.stage is missing: write .*\{{"stage": 1\}}'):
         load_profile(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"zero_optimization": {"reduce_bucket_sise": 5}}, "zero_optimization.reduce_bucket_sise .*reduce_bucket_size"),
+        ({"zero_optimization": {"reduce_bucket_size": -5}}, "zero_optimization.reduce_bucket_size must be above 0"),
+        ({"zero_optimization": {"allgather_bucket_size": float("nan")}}, "finite number, not nan"),
+        ({"zero_optimization": {"stage": 3, "prefetch_bucket": 5}}, "prefetch_bucket .*stage3_prefetch_bucket_size"),
+        (
+            {"zero_optimization": {"offload_optimizer": {"device": "gpu", "pin_memry": True}}},
+            "offload_optimizer.device must be 'none', 'cpu' or 'nvme'.*offload_optimizer.pin_memry .*pin_memory",
+        ),
+        ({"bf16": {"enable": False}}, r"bf16.enable \(did you mean enabled"),
+        ({"aio": {"block_size": -5}}, "aio.block_size must be of the kind of DeepSpeed's 1048576, not -5"),
+        ({"aio": {"block_sise": 5}}, "aio.block_sise .*block_size"),
+        ({"flops_profiler": {"profile_step": "1"}}, "flops_profiler.profile_step must be"),
+        ({"flops_profiler": {"profile_steps": 1}}, "flops_profiler.profile_steps .*profile_step"),
+        ({"comms_logger": {"enabledd": True}}, "comms_logger.enabledd .*enabled"),
+    ],
+)
+def test_nested_keys_are_held_to_deepspeeds_own_models(tmp_path, values, told):
+    from hebrew_asr.engine.nested_keys import check_nested_keys
+
+    values["zero_optimization"] = {"stage": 2, **values.get("zero_optimization", {})}
+    profile = load_profile(write(tmp_path, **values))
+    with pytest.raises(UsageError, match=told):
+        check_nested_keys(profile)
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_shipped_profiles_nest_well(path):
+    from hebrew_asr.engine.nested_keys import check_nested_keys
+
+    check_nested_keys(load_profile(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[1]", r"must hold a JSON object, not \[1\]"),
+        ('"x"', "must hold a JSON object"),
+        ('{"bf16": {}, "bf16": {}}', "bf16 is given twice"),
+        ("[" * 100_000, "is not JSON"),
+        ("", "is not JSON"),
+    ],
+)
+def test_a_file_that_is_no_profile_is_one_line(tmp_path, text, told):
+    (tmp_path / "odd.json").write_text(text)
+    with pytest.raises(UsageError, match=told):
+        load_profile(tmp_path / "odd.json")
 
 
 def test_missing_and_broken_files(tmp_path):

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from hebrew_asr.errors import UsageError
+from hebrew_asr.values import NonNegativeFloat, PositiveFloat, PositiveInt, option_problems
 
 RECIPE_SOURCES = ("ivrit-ai/crowd-transcribe-v5", "ivrit-ai/crowd-recital-whisper-training")
 DEFAULT_FOLDER = Path("qwen3_asr_round2_data")
+_RISING = (
+    ("min_duration_s", "max_duration_s"),
+    ("recut_min_s", "recut_max_s"),
+    ("min_chars_per_s", "max_chars_per_s"),
+)
 
 
 @dataclass
 class PrepareOptions:
     """What to prepare, and how."""
 
-    source: tuple[str, ...] = RECIPE_SOURCES
+    source: Annotated[tuple[str, ...], Field(min_length=1)] = RECIPE_SOURCES
     """Where clips come from: hub ids (owner/name[:config][@revision]), folders of parquet shards, folders of audio
     with texts, or single parquet, JSONL, CSV or TSV files. The default is the Round 2 recipe."""
 
     out: Path = DEFAULT_FOLDER
     """Folder to make: train.jsonl, eval.jsonl, clips/, dropped.jsonl, manifest.json and, when all is done, _SUCCESS."""
 
-    processes: int | None = None
+    processes: PositiveInt | None = None
     """Worker processes; by default one per usable core. The result does not depend on it."""
 
     audio: Literal["flac", "wav"] = "flac"
@@ -38,28 +46,28 @@ class PrepareOptions:
     make up the evaluation share, episodes are taken. Recording sessions, speakers, repeated recordings, equal audio and
     equal sentences are kept whole either way."""
 
-    eval_fraction: float = 0.05
+    eval_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of the clips for evaluation; 0 for none."""
 
-    seed: int = 42
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
     """Chooses which groups are evaluated on."""
 
-    min_duration_s: float = 0.5
+    min_duration_s: NonNegativeFloat = 0.5
     """Shorter clips are dropped."""
 
-    max_duration_s: float = 15.0
+    max_duration_s: PositiveFloat = 15.0
     """Longer clips are dropped, unless their text has timestamps to cut at."""
 
-    recut_min_s: float = 1.0
+    recut_min_s: PositiveFloat = 1.0
     """Shortest clip to cut from a recording with timestamps."""
 
-    recut_max_s: float = 15.0
+    recut_max_s: Annotated[float, Field(gt=0, le=30)] = 15.0
     """Longest clip to cut from a recording with timestamps, up to 30."""
 
-    min_chars_per_s: float = 3.0
+    min_chars_per_s: NonNegativeFloat = 3.0
     """Slower text is dropped as incomplete. The first two seconds of a clip are free, for the silence around a word."""
 
-    max_chars_per_s: float = 25.0
+    max_chars_per_s: PositiveFloat = 25.0
     """Faster text is dropped: nobody speaks it in that time."""
 
     drop_flags: tuple[str, ...] = (
@@ -78,26 +86,12 @@ class PrepareOptions:
 
     def check(self) -> None:
         """Raise UsageError with every impossible value at once."""
-        wrong = [
-            text
-            for bad, text in (
-                (not self.source, "--source is empty"),
-                (self.processes is not None and self.processes < 1, f"--processes is {self.processes}"),
-                (not 0 <= self.eval_fraction < 1, f"--eval-fraction {self.eval_fraction} is not within [0, 1)"),
-                (
-                    not 0 <= self.min_duration_s < self.max_duration_s,
-                    f"--min-duration-s {self.min_duration_s} is not below --max-duration-s {self.max_duration_s}",
-                ),
-                (
-                    not 0 < self.recut_min_s < self.recut_max_s <= 30,
-                    f"--recut-min-s {self.recut_min_s} and --recut-max-s {self.recut_max_s} do not rise within (0, 30]",
-                ),
-                (
-                    not 0 <= self.min_chars_per_s < self.max_chars_per_s,
-                    f"--min-chars-per-s {self.min_chars_per_s} is not below --max-chars-per-s {self.max_chars_per_s}",
-                ),
-            )
-            if bad
+        wrong = option_problems(self)
+        wrong += [
+            f"--{low.replace('_', '-')} ({getattr(self, low)}) must be below --{high.replace('_', '-')} "
+            f"({getattr(self, high)})"
+            for low, high in _RISING
+            if not getattr(self, low) < getattr(self, high)
         ]
         if wrong:
             raise UsageError("prepare: " + "; ".join(wrong))

@@ -1,0 +1,198 @@
+"""Values that people write, in recipes, profiles and options: types and bounds stand beside each field, as pydantic's
+annotations, and are checked here. What is wrong is told in words, all at once, with the nearest right key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from hebrew_asr.errors import UsageError, first_line
+
+CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+"""``__pydantic_config__`` of a checked dataclass: no unknown key, no text for a number, no NaN, no infinity."""
+
+Kind = TypeVar("Kind")
+_MOST = 2**31 - 1
+Count = Annotated[int, Field(ge=0, le=_MOST)]
+PositiveInt = Annotated[int, Field(ge=1, le=_MOST)]
+PositiveFloat = Annotated[float, Field(gt=0, le=1e9)]
+NonNegativeFloat = Annotated[float, Field(ge=0, le=1e9)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+_PLAIN = {
+    "Input should be": "must be",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "above",
+    "less than": "below",
+    "a valid boolean": "true or false",
+}
+
+
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        path: of a file that exists.
+        what: what the file is, for messages.
+
+    Raises:
+        UsageError: the file is unreadable, not JSON, no object, or gives a key twice.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repeats)
+    except OSError as error:
+        raise UsageError(f"{what} {path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{what} {path} is not JSON: {first_line(error)}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{what} {path} must hold a JSON object, not {_shown(values)}")
+    return values
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    repeated = sorted({key for key in keys if keys.count(key) > 1})
+    if repeated:
+        raise ValueError(f"{', '.join(repeated)} is given twice")
+    return dict(pairs)
+
+
+@cache
+def _adapter(kind: type[Kind]) -> TypeAdapter[Kind]:
+    return TypeAdapter(kind)
+
+
+def parse(kind: type[Kind], values: Any, inside: str = "") -> tuple[Kind | None, list[str]]:
+    """A checked dataclass of plain JSON values, or None and every problem found, by dotted key (below ``inside``)."""
+    try:
+        return _adapter(kind).validate_json(json.dumps(values)), []
+    except ValidationError as error:
+        return None, [_described(kind, item, inside) for item in error.errors()]
+
+
+def check_options(options: Any) -> None:
+    """Check the fields of a command's dataclass against the bounds beside them.
+
+    Raises:
+        UsageError: naming every option that is out of bounds.
+    """
+    problems = option_problems(options)
+    if problems:
+        raise UsageError("; ".join(problems))
+
+
+def option_problems(options: Any) -> list[str]:
+    """What ``check_options`` would raise, an option an entry."""
+    problems = []
+    for name, hint in get_type_hints(type(options), include_extras=True).items():
+        if name not in {field.name for field in fields(options)}:
+            continue
+        try:
+            TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(getattr(options, name))
+        except ValidationError as error:
+            problems += [f"--{name.replace('_', '-')} {complaint(item)}" for item in error.errors()]
+    return problems
+
+
+def unknown_key(key: str, known: Iterable[str], inside: str = "") -> str:
+    """What to say about a key that does not exist.
+
+    Args:
+        key: as written.
+        known: keys that exist there.
+        inside: dotted key of what holds it.
+    """
+    known = list(known)
+    close = difflib.get_close_matches(key, known, 1, cutoff=0.5)
+    where = _dotted(inside, key)
+    hint = f"did you mean {close[0]}?" if close else f"there is {', '.join(sorted(known))}"
+    return f"unknown key {where} ({hint})"
+
+
+def _dotted(*parts: Any) -> str:
+    return ".".join(str(part) for part in parts if part != "")
+
+
+def _described(kind: type, item: Any, above: str) -> str:
+    location = item["loc"]
+    where = _dotted(above, *location)
+    if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        inside, key = location[:-1], str(location[-1])
+        elsewhere = [path for path in dotted_keys(kind) if path.rpartition(".")[2] == key]
+        if elsewhere:
+            return f"unknown key {where} (did you mean {_dotted(above, elsewhere[0])}?)"
+        return unknown_key(key, _keys_at(kind, inside), _dotted(above, *inside))
+    if item["type"] in ("missing", "missing_argument"):
+        return f"{where} is missing"
+    if location and location[-1] == "[key]":
+        return f"unknown key {where.removesuffix('.[key]')} ({item['msg'].replace('Input should be', 'there is')})"
+    return f"{where} {complaint(item)}" if where else complaint(item)
+
+
+def complaint(item: Any) -> str:
+    """What one of pydantic's errors says, to follow the name of what it is about."""
+    if item["type"] in ("too_short", "string_too_short"):
+        return "is empty"
+    if item["type"] == "json_invalid":  # it comes from json.dumps, so only this can be wrong with it
+        return "some text is not Unicode: it holds a lone surrogate"
+    text = item["msg"]
+    for theirs, ours in _PLAIN.items():
+        text = text.replace(theirs, ours)
+    return f"{text[0].lower()}{text[1:]}, not {_shown(item['input'])}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A field of a checked dataclass."""
+
+    name: str
+    hint: Any
+    """Its type, without annotations."""
+    marks: tuple[Any, ...]
+    """The annotations."""
+
+    @property
+    def record(self) -> Any:
+        """The dataclass that it holds, or holds a list of; None for a plain value."""
+        inner = get_args(self.hint)[0] if get_origin(self.hint) is list else self.hint
+        return inner if is_dataclass(inner) else None
+
+
+def entries(kind: type) -> Iterator[Entry]:
+    """The fields of a checked dataclass."""
+    hints = get_type_hints(kind, include_extras=True)
+    for field in fields(kind):
+        hint = hints[field.name]
+        annotated = get_origin(hint) is Annotated
+        yield Entry(field.name, get_args(hint)[0] if annotated else hint, get_args(hint)[1:] if annotated else ())
+
+
+def dotted_keys(kind: type) -> Iterator[str]:
+    """Every key of a checked dataclass and of those inside it, such as ``optimizer.weight_decay``."""
+    for entry in entries(kind):
+        yield entry.name
+        if entry.record is not None:
+            yield from (f"{entry.name}.{inner}" for inner in dotted_keys(entry.record))
+
+
+def _keys_at(kind: type, location: tuple[Any, ...]) -> list[str]:
+    """Keys of the dataclass that ``location`` leads to."""
+    for part in location:
+        if not isinstance(part, int):
+            kind = next(entry.record for entry in entries(kind) if entry.name == part)
+    return [entry.name for entry in entries(kind)]
