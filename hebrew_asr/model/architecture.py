@@ -8,7 +8,8 @@ import torch
 from transformers import Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 
 from hebrew_asr.errors import UsageError
-from hebrew_asr.model.load import build_model, read_config
+from hebrew_asr.model.folder import read_config
+from hebrew_asr.model.load import build_model
 
 HUB_IDS_1_7B = ("Qwen/Qwen3-ASR-1.7B", "Qwen/Qwen3-ASR-1.7B-hf")
 

@@ -7,16 +7,28 @@ with random weights, so its own report is checked here. The renaming follows ``c
 
 from __future__ import annotations
 
-import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
+from transformers import Qwen2Tokenizer, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from hebrew_asr.errors import CheckpointError, EnvironmentProblem, first_line
+from hebrew_asr.model.folder import (
+    blamed_on,
+    check_finite,
+    check_tokenizer_files,
+    least_weights,
+    open_weights,
+    read_config,
+    read_generation_config,
+)
 from hebrew_asr.recipe import Model
+from hebrew_asr.text.prompt import ASR_TEXT, AUDIO_PAD, END_OF_TURN
 
 transformers_logging.disable_progress_bar()  # one bar a rank would tear the console apart
 
@@ -30,17 +42,6 @@ THINKER_TO_NATIVE = {
 }
 NUM_WEIGHTS_1_7B = 2_038_052_480
 
-_AUDIO_KEYS = (
-    *("num_mel_bins", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "d_model", "dropout"),
-    *("attention_dropout", "activation_function", "activation_dropout", "scale_embedding", "initializer_range"),
-    *("n_window", "n_window_infer", "downsample_hidden_size", "output_dim"),
-)
-_TEXT_KEYS = (
-    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-    *("num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "initializer_range"),
-    *("rms_norm_eps", "attention_bias", "attention_dropout"),
-)
-
 
 def local_folder(path: str, *, weights: bool = True) -> Path:
     """The folder of a model: ``path`` itself, or a hub snapshot, downloaded on first use.
@@ -53,7 +54,7 @@ def local_folder(path: str, *, weights: bool = True) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = None if weights else ["*.json", "*.txt", "*.jinja"]
+    patterns = ["*.json", "*.txt", "*.jinja", *(["*.safetensors"] if weights else [])]
     try:
         return Path(snapshot_download(path, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -61,37 +62,6 @@ def local_folder(path: str, *, weights: bool = True) -> Path:
             f"model {path!r} is not a local folder and could not be fetched from the hub ({first_line(error)}); "
             f"check the name, the network, and HF_TOKEN if the model is gated"
         ) from error
-
-
-def read_config(folder: Path) -> tuple[Qwen3ASRConfig, bool]:
-    """The model's config in native form, and whether the folder is in the thinker layout.
-
-    Raises:
-        CheckpointError: no config.json, or one of another model.
-    """
-    file = folder / "config.json"
-    if not file.is_file():
-        raise CheckpointError(f"{folder} has no config.json; give the folder of a Qwen3-ASR model")
-    values = json.loads(file.read_text(encoding="utf-8"))
-    if values.get("model_type") != "qwen3_asr":
-        raise CheckpointError(f"{file} describes a {values.get('model_type')!r} model, not qwen3_asr")
-    if "thinker_config" not in values:
-        return Qwen3ASRConfig.from_pretrained(folder), False
-    thinker = values["thinker_config"]
-    audio = {key: thinker["audio_config"][key] for key in _AUDIO_KEYS if key in thinker["audio_config"]}
-    text = {key: thinker["text_config"][key] for key in _TEXT_KEYS if key in thinker["text_config"]}
-    rope_theta = thinker["text_config"].get("rope_theta", 1e6)
-    tied = bool(thinker["text_config"].get("tie_word_embeddings", True))
-    text |= {"tie_word_embeddings": tied, "rope_parameters": {"rope_type": "default", "rope_theta": rope_theta}}
-    config = Qwen3ASRConfig(
-        audio_config=audio,
-        text_config=text,
-        audio_token_id=thinker["audio_token_id"],
-        pad_token_id=values.get("pad_token_id", 151643),
-        eos_token_id=[151643, 151645],
-        tie_word_embeddings=tied,  # the top-level flag decides natively, the text one in qwen-asr: set both
-    )
-    return config, True
 
 
 def load_model(model: Model, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Qwen3ASRForConditionalGeneration:
@@ -103,22 +73,36 @@ def load_model(model: Model, *, seed: int = 0, dtype: torch.dtype = torch.float3
         dtype: of the weights in memory. Training keeps fp32 masters of its own; fp32 here keeps a fp32 base exact.
 
     Raises:
-        CheckpointError: weights are missing, unexpected or of another shape; the message names them.
+        CheckpointError: the folder is not one of a whole Qwen3-ASR (see :mod:`hebrew_asr.model.folder`), or its weights
+            are missing, unexpected, of another shape, or not finite; the message names them.
         EnvironmentProblem: the hub cannot give the model.
     """
     folder = local_folder(model.path, weights=not model.random_weights)
     config, thinker = read_config(folder)
     if model.random_weights:
         torch.manual_seed(seed)
-        return build_model(config, dtype)
-    if not any(folder.glob("*.safetensors")):
-        raise CheckpointError(f"{folder} holds no *.safetensors weights; use model.random_weights=true to draw them")
+        with blamed_on(folder / "config.json", "describes a model that cannot be built"):
+            return build_model(config, dtype)
     options: dict[str, Any] = {"key_mapping": THINKER_TO_NATIVE} if thinker else {}
-    loaded: Any = Qwen3ASRForConditionalGeneration.from_pretrained(
-        folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
-    )
+    with open_weights(folder) as weights:
+        held = sum(math.prod(part.get_shape()) for part in weights.values())
+        if least_weights(config) > 2 * held:  # what is missing would be drawn, whatever its size, and then refused
+            raise CheckpointError(f"{folder} holds {held:,} weights, and its config.json describes a far larger model")
+        # Given the tensors, transformers looks for no other file in the folder: no pickle, no adapter, no other model.
+        with blamed_on(folder, "holds a model that cannot be loaded"), _unreported():
+            loaded: Any = Qwen3ASRForConditionalGeneration.from_pretrained(
+                None,
+                config=config,
+                state_dict=weights,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
+            )
     asr, report = loaded
     _check_report(folder, report, tied=bool(config.tie_word_embeddings))
+    check_finite(folder, asr)
+    asr.generation_config = read_generation_config(folder) or asr.generation_config
     return asr
 
 
@@ -130,6 +114,17 @@ def build_model(config: Qwen3ASRConfig, dtype: torch.dtype) -> Qwen3ASRForCondit
         return Qwen3ASRForConditionalGeneration(config)
     finally:
         torch.set_default_dtype(previous)
+
+
+@contextmanager
+def _unreported() -> Iterator[None]:
+    """Without the table that transformers prints of weights that do not fit: ``_check_report`` says it in a line."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def _check_report(folder: Path, report: dict[str, Any], *, tied: bool) -> None:
@@ -149,15 +144,22 @@ def load_tokenizer(path: str) -> Any:
     """The tokenizer of a model folder, checked for the tokens that the prompt is made of.
 
     Raises:
-        CheckpointError: the folder has no tokenizer, or one without Qwen3-ASR's special tokens.
+        CheckpointError: the folder has no tokenizer, one without Qwen3-ASR's special tokens, or another model's.
     """
     folder = local_folder(path, weights=False)
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} holds no usable tokenizer: {first_line(error)}") from error
-    needed = ["<|audio_start|>", "<|audio_pad|>", "<|audio_end|>", "<|im_start|>", "<|im_end|>", "<asr_text>"]
-    lacking = [token for token in needed if len(tokenizer(token, add_special_tokens=False)["input_ids"]) != 1]
+    config, _ = read_config(folder)
+    check_tokenizer_files(folder)
+    with blamed_on(folder, "holds no usable tokenizer"):
+        tokenizer: Any = Qwen2Tokenizer.from_pretrained(folder)  # and not of the class that the folder names
+        needed = ["<|audio_start|>", AUDIO_PAD, "<|audio_end|>", "<|im_start|>", END_OF_TURN, ASR_TEXT]
+        ids = {token: tokenizer(token, add_special_tokens=False)["input_ids"] for token in needed}
+    lacking = [token for token in needed if len(ids[token]) != 1]
     if lacking:
         raise CheckpointError(f"the tokenizer in {folder} has no {', '.join(lacking)}; is it Qwen3-ASR's?")
+    size = config.get_text_config(decoder=True).vocab_size
+    if len(tokenizer) > size or ids[AUDIO_PAD] != [config.audio_token_id]:
+        raise CheckpointError(
+            f"the tokenizer in {folder} is of another model than its config.json: {len(tokenizer):,} tokens for a "
+            f"vocabulary of {size:,}, and {AUDIO_PAD} is number {ids[AUDIO_PAD][0]}, not {config.audio_token_id}"
+        )
     return tokenizer

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from hebrew_asr.errors import CheckpointError, EnvironmentProblem, UsageError
 from hebrew_asr.model.export import save_native
-from hebrew_asr.model.load import NUM_WEIGHTS_1_7B, load_model, load_tokenizer, read_config
+from hebrew_asr.model.folder import read_config
+from hebrew_asr.model.load import NUM_WEIGHTS_1_7B, load_model, load_tokenizer
 from hebrew_asr.model.phases import check_phases, set_phase
 from hebrew_asr.recipe import Model, load_recipe
 from tests.support.tiny_task import SPEC, WORDS

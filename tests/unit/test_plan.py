@@ -15,7 +15,8 @@ from hebrew_asr.data.manifest import Clip, write_manifest
 from hebrew_asr.data.shapes import Shape
 from hebrew_asr.errors import UsageError
 from hebrew_asr.model.architecture import HUB_IDS_1_7B, config_1_7b, config_of, without_memory
-from hebrew_asr.model.load import NUM_WEIGHTS_1_7B, read_config
+from hebrew_asr.model.folder import read_config
+from hebrew_asr.model.load import NUM_WEIGHTS_1_7B
 from hebrew_asr.model.tiny import save_tiny
 from hebrew_asr.profiles import batching, load_profile
 from hebrew_asr.recipe import load_recipe
