@@ -12,9 +12,6 @@ from statistics import median
 from hebrew_asr.data.audit_clips import Measured
 from hebrew_asr.data.split import sentence_key, shared_keys
 
-DURATION_TOLERANCE_S = 0.05
-"""The manifest rounds to 0.1 ms; mp3 decoders differ by a frame of 26 ms."""
-
 _MAD_TO_SIGMA = 1.4826  # of a normal distribution
 _ODD_SIGMAS = 4.0
 _QUIET_DB = -50.0
@@ -77,7 +74,7 @@ def find_problems(clips: Sequence[Measured]) -> list[Problem]:
 def _faults_of(clip: Measured) -> Iterator[tuple[str, str]]:
     if clip.sound.fault:
         yield "audio", clip.sound.fault
-    elif abs(clip.sound.duration_s - clip.clip.duration_s) > DURATION_TOLERANCE_S:
+    elif abs(clip.sound.duration_s - clip.clip.duration_s) > clip.sound.tolerance_s:
         yield "duration", f"{clip.clip.duration_s:.2f} s stated, {clip.sound.duration_s:.2f} s decoded"
     transcript = clip.clip.transcript
     if clip.target != transcript:

@@ -14,7 +14,7 @@ import soundfile
 from rich.console import Console
 from rich.progress import track
 
-from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, decode, to_int16
+from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, decode, head_of, length_tolerance_s, to_int16
 from hebrew_asr.cores import usable_cores
 from hebrew_asr.data.manifest import Clip
 from hebrew_asr.data.preparation.convert import quiet_decoders
@@ -37,6 +37,8 @@ class Sound:
     fault: str = ""
     """Why it could not be decoded; all else is 0 then."""
     duration_s: float = 0.0
+    tolerance_s: float = 0.0
+    """By how much ``duration_s`` may differ from what the manifest says."""
     fingerprint: str = ""
     """MD5 of the 16 kHz 16-bit samples, as in preparation."""
     rate_hz: int = 0
@@ -110,6 +112,7 @@ def measure(path: Path) -> Sound:
     threshold_db = max(np.quantile(frames_db, 0.95) - _SPEECH_BELOW_LOUDEST_DB, _SPEECH_ABOVE_DB)
     return Sound(
         duration_s=len(samples) / SAMPLE_RATE_HZ,
+        tolerance_s=length_tolerance_s(head_of(content)),
         fingerprint=hashlib.md5(to_int16(samples).tobytes(), usedforsecurity=False).hexdigest(),
         rate_hz=header.samplerate,
         channels=header.channels,

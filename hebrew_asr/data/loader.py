@@ -15,13 +15,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from hebrew_asr.audio.augment import clip_seed, draw_speed, perturbed_length
-from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, decode, to_int16
+from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, to_int16
 from hebrew_asr.audio.frames import EncoderGeometry
+from hebrew_asr.data.clip_audio import Unreadable, read_clip
 from hebrew_asr.data.collate import Example, PackedBatch, needed_shape, pack
 from hebrew_asr.data.manifest import Clip
 from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.data.shapes import NUM_SHAPES, Shape, choose_shapes
-from hebrew_asr.errors import DataError
+from hebrew_asr.errors import DataError, HebrewASRError
 from hebrew_asr.launchers import end_with_the_parent
 from hebrew_asr.profiles import Batching
 from hebrew_asr.recipe import Recipe
@@ -49,9 +50,9 @@ class LoadedStep:
 
     step: int
     micro_batches: list[LoadedMicroBatch]
-    skipped: tuple[str, ...] = ()
-    """Why clips of this share are not in it: each could not be decoded."""
-    error: str | None = None
+    skipped: tuple[Unreadable, ...] = ()
+    """Clips of this share that are not in it."""
+    error: HebrewASRError | None = None
     """Why there are no micro-batches at all."""
 
     def pin_memory(self) -> LoadedStep:
@@ -134,15 +135,15 @@ class StepDataset(Dataset[LoadedStep]):
         """Decode and pack this rank's share, without the clips that cannot be decoded."""
         step = index
         epoch = step // self._sampler.steps_per_epoch
-        skipped: list[str] = []
+        skipped: list[Unreadable] = []
         try:
             dealt = self._sampler.deal(step)[self._rank]
             micro_batches = [self._pack(indices, epoch, step, skipped) for indices in dealt]
             return LoadedStep(step, micro_batches, tuple(skipped))
-        except DataError as error:  # raised here it would reach the trainer as a page of worker traceback
-            return LoadedStep(step, [], error=str(error))
+        except HebrewASRError as error:  # raised here it would reach the trainer as a page of worker traceback
+            return LoadedStep(step, [], error=error)
 
-    def _pack(self, indices: list[int], epoch: int, step: int, skipped: list[str]) -> LoadedMicroBatch:
+    def _pack(self, indices: list[int], epoch: int, step: int, skipped: list[Unreadable]) -> LoadedMicroBatch:
         examples = [self._example(index, epoch, skipped) for index in indices]
         readable = [example for example in examples if example is not None]
         filler = readable or [self._any_example(step, epoch)]
@@ -151,24 +152,23 @@ class StepDataset(Dataset[LoadedStep]):
 
     def _any_example(self, step: int, epoch: int) -> Example:
         """Some readable clip of the step, for a micro-batch that has none of its own and must still run."""
-        failures: list[str] = []
+        failures: list[Unreadable] = []
         for index in self._sampler.clips_of_step(step):
             example = self._example(index, epoch, failures)
             if example is not None:
                 return example
         raise DataError(f"no clip of step {step} can be decoded, the first because: {failures[0]}")
 
-    def _example(self, index: int, epoch: int, skipped: list[str]) -> Example | None:
+    def _example(self, index: int, epoch: int, skipped: list[Unreadable]) -> Example | None:
         """The clip, decoded; None, with the reason added to ``skipped``, if it cannot be."""
         clip = self._clips[index]
-        try:
-            samples = to_int16(decode(clip.audio))
-        except DataError as error:
-            skipped.append(f"clip {clip.id}: {error}")
+        samples = read_clip(clip)
+        if isinstance(samples, Unreadable):
+            skipped.append(samples)
             return None
         seed = clip_seed(self._seed, epoch, clip.id)
         speed = draw_speed(seed, self._augmentation.speed_factors)
-        return Example(clip.id, samples, target_ids(self._tokenizer, clip.text), speed, seed)
+        return Example(clip.id, to_int16(samples), target_ids(self._tokenizer, clip.text), speed, seed)
 
 
 def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin_memory: bool) -> Iterator[LoadedStep]:
@@ -176,6 +176,7 @@ def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin
 
     Raises:
         DataError: no clip of the next step can be decoded.
+        EnvironmentProblem: what some of its clips need to be decoded does not work here.
     """
     loader = DataLoader(
         dataset,
@@ -189,7 +190,7 @@ def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin
     )
     for loaded in loader:
         if loaded.error is not None:
-            raise DataError(f"step {loaded.step}: {loaded.error}")
+            raise loaded.error
         yield loaded
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
+from hebrew_asr.data.clip_audio import Unreadable
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.errors import DataError, TrainingFault
 from hebrew_asr.files import write_atomically, write_json
@@ -17,11 +19,11 @@ from hebrew_asr.training.feed import FedStep
 class FaultBudget:
     """Counts skipped steps and unreadable clips, the same on every rank, and gives up past the recipe's limits."""
 
-    def __init__(self, limits: Faults, num_clips: int, ranks: Ranks):
-        """``num_clips``: training clips, of which a share may be unreadable."""
+    def __init__(self, limits: Faults, num_clips: int, ranks: Ranks, unreadable: Iterable[str] = ()):
+        """``num_clips``: training clips, of which a share may be unreadable; ``unreadable``: ids found so before."""
         self._limits, self._ranks = limits, ranks
         self._max_unreadable = int(limits.max_unreadable_share * num_clips)
-        self._unreadable: set[str] = set()
+        self._unreadable = set(unreadable)
         self._in_a_row = 0
 
     def non_finite(self, fed: FedStep) -> dict[str, object]:
@@ -43,20 +45,26 @@ class FaultBudget:
         """A step was applied: the patience starts anew."""
         self._in_a_row = 0
 
-    def unreadable(self, step: int, own: tuple[str, ...]) -> dict[str, object]:
+    @property
+    def unreadable_ids(self) -> list[str]:
+        """Training clips that could not be decoded since the run began, for its checkpoints."""
+        return sorted(self._unreadable)
+
+    def unreadable(self, step: int, own: tuple[Unreadable, ...]) -> dict[str, object]:
         """Some rank had clips that could not be decoded; collective. Returns a ``fault`` record.
 
         Raises:
             DataError: more clips than the recipe bears.
         """
-        reasons = sorted(reason for part in self._ranks.gather(own) for reason in part)
-        self._unreadable |= {reason.split(":")[0] for reason in reasons}
+        found = sorted((clip for part in self._ranks.gather(own) for clip in part), key=lambda clip: clip.clip_id)
+        ids, reasons = [clip.clip_id for clip in found], [str(clip) for clip in found]
+        self._unreadable |= set(ids)
         if len(self._unreadable) > self._max_unreadable:
             raise DataError(
                 f"{len(self._unreadable)} unreadable clips, the recipe bears {self._max_unreadable} "
                 f"(faults.max_unreadable_share); step {step + 1}: {reasons[0]}"
             )
-        return {"event": "fault", "step": step + 1, "kind": "unreadable", "reasons": reasons}
+        return {"event": "fault", "step": step + 1, "kind": "unreadable", "clips": ids, "reasons": reasons}
 
 
 def clip_ids(fed: FedStep) -> list[str]:

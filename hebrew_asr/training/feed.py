@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from hebrew_asr.audio.mel import LogMel
+from hebrew_asr.data.clip_audio import Unreadable
 from hebrew_asr.data.collate import PackedBatch
 from hebrew_asr.data.loader import LoadedStep, end_workers
 from hebrew_asr.engine.engine import MicroBatch
@@ -30,8 +31,8 @@ class FedStep:
     """``inputs`` are the packed batch and its features."""
     wait_s: float
     """How long the training thread waited for it."""
-    skipped: tuple[str, ...] = ()
-    """Why clips of this rank's share are not in it."""
+    skipped: tuple[Unreadable, ...] = ()
+    """Clips of this rank's share that are not in it."""
 
 
 def feed(

@@ -34,7 +34,7 @@ class Session:
         self._last_step = min(run.schedule.total_steps, run.recipe.max_steps or run.schedule.total_steps)
         self._steps_per_epoch = run.schedule.total_steps // run.recipe.epochs
         self._sample = stratified_sample(run.eval_clips, run.recipe.evaluation.sample_clips)
-        self._faults = FaultBudget(run.recipe.faults, len(run.train_clips), run.ranks)
+        self._faults = FaultBudget(run.recipe.faults, len(run.train_clips), run.ranks, run.state.unreadable_clips)
         self._some_skipped = False
         self._phase = -1
         self._started = self._step_started = time.monotonic()
@@ -182,6 +182,7 @@ class Session:
         self._read(keep=1)
         if self._some_skipped:
             run.tracker.write(self._faults.unreadable(fed.step, fed.skipped))
+            self.state.unreadable_clips = self._faults.unreadable_ids
         if step % run.recipe.logging.every_steps == 0 or self.is_done:
             self._flush()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -25,6 +25,8 @@ class TrainState:
     """Wall time of all sessions of this run up to the last checkpoint."""
     max_micro_batch: int | None = None
     """Most clips in a micro-batch since device memory ran out; None while the profile's own figure holds."""
+    unreadable_clips: list[str] = field(default_factory=list)
+    """Ids of the training clips that could not be decoded; the recipe bears so many in the whole run."""
     tracker_id: str | None = None
     """Run id of the experiment tracker, so that a resumed run continues its curves."""
 

@@ -10,7 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from hebrew_asr.engine.checkpoint import find_checkpoints
 from tests.support.tiny_task import (
@@ -60,17 +62,22 @@ def test_nan_gradients_are_borne_then_told(task, warm, tmp_path):
 
 def test_unreadable_clips_are_skipped_within_the_budget(warm, tmp_path):
     task = make_task(tmp_path / "task")
-    victim = task / "data" / "clips" / "train3.wav"
-    victim.write_bytes(victim.read_bytes()[:30])
-    changes = ["faults.max_unreadable_share=0.1", *QUICK, "max_steps=6"]
-    done = warm.finish(train_arguments(task, tmp_path / "run", *changes), ranks=2, port=free_port())
+    clips, run = task / "data" / "clips", tmp_path / "run"
+    soundfile.write(clips / "train3.wav", np.zeros(1_200 * 16_000, np.int16), 16_000)  # its manifest says 2 s at most
+    changes = ["faults.max_unreadable_share=0.05", *QUICK]
+    done = warm.finish(train_arguments(task, run, *changes, "max_steps=6"), ranks=2, port=free_port())
     assert done.returncode == 0, done.stderr[-2000:]
-    faults = events(tmp_path / "run", "fault")
-    assert len(faults) == 2, "once in each of the two epochs"
-    assert all("train3.wav" in row["reasons"][0] for row in faults)
-    train = events(tmp_path / "run", "train")
+    faults = events(run, "fault")
+    assert [row["clips"] for row in faults] == [["train3"]] * 2, "once in each of the two epochs"
+    assert all("train3.wav lasts longer than" in row["reasons"][0] for row in faults)
+    train = events(run, "train")
     assert len(train) == 6
     assert all(row["loss"] > 0 for row in train)
+    # The one clip that the recipe bears was met before the resume.
+    (clips / "train5.wav").write_bytes(b"RIFF")
+    done = warm.finish(train_arguments(task, run, *changes, "max_steps=9", resume="auto"), ranks=2, port=free_port())
+    assert done.returncode == 3
+    assert "2 unreadable clips, the recipe bears 1" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
-"""Two profiles of the property tests. ``fixed``, the default, draws the same examples each time; ``thorough`` draws many
-more, from a new seed that it prints: ``launch/test --hypothesis-profile thorough -m hypothesis``.
+"""Two profiles of the property tests. ``fixed``, the default, draws the same examples each time; ``thorough`` draws
+many more, from a new seed that it prints: ``launch/test --hypothesis-profile thorough -m hypothesis``.
 """
 
 from __future__ import annotations

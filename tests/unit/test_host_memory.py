@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
 import torch
-import torch.distributed as torch_dist
 from safetensors.torch import load_file
 
 from hebrew_asr.engine.checkpoint import CheckpointStore, find_checkpoints
-from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.engine.host_memory import HostMemory
 from hebrew_asr.engine.state import KINDS, CarriedPartition
 
@@ -58,14 +53,6 @@ def test_a_phase_with_other_groups_gets_memory_of_its_size():
     assert torch.equal(copied[1].tensors["exp_avg_sq"], larger[1].tensors["exp_avg_sq"])
     assert torch.equal(before[0].tensors["master"], kept), "a checkpoint may still be writing the one before"
     assert memory.copy([]) == []
-
-
-@pytest.fixture
-def ranks() -> Iterator[Ranks]:
-    """A real group of one."""
-    torch_dist.init_process_group("gloo", store=torch_dist.HashStore(), rank=0, world_size=1)
-    yield Ranks(0, 1, torch.device("cpu"), torch_dist.group.WORLD)
-    torch_dist.destroy_process_group()
 
 
 def test_nothing_is_copied_over_a_checkpoint_that_is_still_being_written(tmp_path, ranks):

@@ -1,0 +1,41 @@
+"""The sound of a manifest's clip, or why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hebrew_asr.audio.decode import decode
+from hebrew_asr.data.manifest import Clip
+from hebrew_asr.errors import EnvironmentProblem, HebrewASRError, first_line
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A clip whose sound cannot be used."""
+
+    clip_id: str
+    reason: str
+    """In words, with the file."""
+
+    def __str__(self) -> str:
+        return f"clip {self.clip_id}: {self.reason}"
+
+
+def read_clip(clip: Clip) -> np.ndarray | Unreadable:
+    """Decode a clip: float32 (samples,), mono 16 kHz, as long as the manifest says.
+
+    Whatever exception is raised while it is decoded is told as this clip's fault: a decoder may raise anything.
+
+    Raises:
+        EnvironmentProblem: what decodes such files does not work on this machine; every clip like it would fail.
+    """
+    try:
+        return decode(clip.audio, stated_s=clip.duration_s)
+    except EnvironmentProblem:
+        raise
+    except HebrewASRError as error:
+        return Unreadable(clip.id, str(error))
+    except Exception as error:  # MemoryError, a decoder's RuntimeError, numpy's ValueError, …
+        return Unreadable(clip.id, f"cannot decode audio {clip.audio}: {type(error).__name__}: {first_line(error)}")

@@ -1,0 +1,63 @@
+"""The budget of unreadable clips counts clips, once each, over all sessions of a run, the same on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from hebrew_asr.data.clip_audio import Unreadable
+from hebrew_asr.engine.dist import Ranks
+from hebrew_asr.errors import DataError, TrainingFault
+from hebrew_asr.recipe import Faults
+from hebrew_asr.training.faults import FaultBudget
+from hebrew_asr.training.feed import FedStep
+from hebrew_asr.training.state import TrainState
+
+
+@pytest.fixture
+def budget(ranks: Ranks) -> Callable[..., FaultBudget]:
+    def made(share: float, clips: int, **more) -> FaultBudget:
+        return FaultBudget(Faults(max_unreadable_share=share), clips, ranks, **more)
+
+    return made
+
+
+@pytest.mark.parametrize(
+    "ids", [("a:1", "a:2", "a:3"), ("a", "b", "c"), (" : ", ":", "::"), ("clip 1: x", "clip 1: y", "z")]
+)
+def test_clips_are_counted_whatever_their_ids_look_like(budget, ids):
+    faults = budget(0.02, 100)
+    for step, clip_id in enumerate(ids[:2]):
+        record = faults.unreadable(step, (Unreadable(clip_id, "cannot: be read"),))
+        assert record["clips"] == [clip_id] and record["reasons"] == [f"clip {clip_id}: cannot: be read"]
+        assert record["step"] == step + 1
+    faults.unreadable(2, (Unreadable(ids[0], "another reason"),))  # the same clip in the next epoch
+    assert faults.unreadable_ids == sorted(ids[:2])
+    with pytest.raises(DataError, match=r"3 unreadable clips, the recipe bears 2 .*step 4: clip "):
+        faults.unreadable(3, (Unreadable(ids[2], "x"),))
+
+
+def test_the_count_goes_on_after_a_resume(budget):
+    before = budget(0.01, 100)
+    before.unreadable(0, (Unreadable("a", "x"),))
+    state = TrainState(**TrainState(unreadable_clips=before.unreadable_ids).to_dict())
+    resumed = budget(0.01, 100, unreadable=state.unreadable_clips)
+    resumed.unreadable(7, (Unreadable("a", "x"),))
+    with pytest.raises(DataError, match="2 unreadable clips"):
+        resumed.unreadable(8, (Unreadable("b", "x"),))
+
+
+def test_a_small_set_bears_none(budget):
+    with pytest.raises(DataError, match="the recipe bears 0"):
+        budget(0.001, 999).unreadable(0, (Unreadable("a", "x"),))
+
+
+def test_non_finite_steps_are_borne_in_a_row_only(ranks):
+    faults, fed = FaultBudget(Faults(non_finite_patience=2), 100, ranks), FedStep(4, [], 0.0)
+    for _ in range(3):
+        assert [faults.non_finite(fed)["step"] for _ in range(2)] == [5, 5]
+        faults.finite()
+    faults.non_finite(fed), faults.non_finite(fed)
+    with pytest.raises(TrainingFault, match="3 steps in a row"):
+        faults.non_finite(fed)
