@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import io
 import math
-import os
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -105,8 +106,12 @@ def head_of(source: str | Path | bytes) -> bytes:
 
 def _by_libsndfile(source: str | Path | bytes, _label: str, longest_s: float | None) -> tuple[np.ndarray, int]:
     """Samples (frames, channels) and their rate; of a longer file one frame more than ``longest_s``."""
-    # As bytes: soundfile encodes a str strictly, so that a name which is not UTF-8 would be an error.
-    with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else os.fsencode(source)) as file:
+    with ExitStack() as opened:
+        if isinstance(source, bytes):
+            stream: Any = io.BytesIO(source)
+        else:  # by its number: soundfile refuses a name that is not UTF-8
+            stream = opened.enter_context(Path(source).open("rb")).fileno()
+        file = opened.enter_context(soundfile.SoundFile(stream, closefd=False))
         frames = -1 if longest_s is None else math.floor(longest_s * file.samplerate) + 1
         return file.read(frames, dtype="float32", always_2d=True), file.samplerate
 

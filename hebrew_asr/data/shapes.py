@@ -114,9 +114,9 @@ def _demand_of_segments(items: int, segments: int, longest: int) -> tuple[int, i
 
 def _meeting(demand: Sequence[int], longest_window: int, longest_clip: int) -> Shape:
     """A shape of whole tiles, hardly larger than it must be, that meets ``demand``."""
-    chunks, labels, *of_segments = demand
-    audio_tokens, windows = _items_and_segments(*of_segments[:3], longest_window)
-    tokens, clips = _items_and_segments(*of_segments[3:], longest_clip)
+    chunks, labels, windows, audio_beyond, audio_room, clips, tokens_beyond, tokens_room = demand
+    audio_tokens, windows = _items_and_segments(windows, audio_beyond, audio_room, longest_window)
+    tokens, clips = _items_and_segments(clips, tokens_beyond, tokens_room, longest_clip)
     return Shape(
         tokens=tokens,
         audio_tokens=audio_tokens,
