@@ -5,6 +5,7 @@ target    What the model is trained to write. Letters, digits and punctuation st
           one. Event tags in ``[...]`` and ``<...>`` go, because they are no speech: a model trained on them writes
           sounds as words, and every metric here ignores them. Words in ``(...)`` stay: in prose they are read aloud.
 strict    For our word error rate: same words, whatever the punctuation, pointing or typing. No spelling is folded.
+          Words in ``(...)`` count, since the model is trained to write them; only the signs go.
 ivrit     The ivrit.ai leaderboard's own normaliser bit for bit, its defects included, for comparison with its table.
 lenient   ``strict`` with numbers, abbreviations and a few spellings folded (:mod:`hebrew_asr.text.lenient`).
 ========  ==========================================================================================================
@@ -33,7 +34,7 @@ from hebrew_asr.text.characters import (
     is_invisible,
 )
 
-NORMALISER_VERSION = "1"
+NORMALISER_VERSION = "2"
 """Raised whenever any mode's output changes for any input; stored with manifests, checkpoints and results."""
 
 Mode = Literal["target", "strict", "ivrit", "lenient"]
@@ -86,20 +87,19 @@ _TARGET_TABLE = LazyTable(_target_character)
 # What NFC could not join to its letter, as a stress mark on Hebrew, and the combining grapheme joiner U+034F.
 _UNCOMPOSED_MARKS = re.compile("[\u0300-\u036f]+")
 _TAGS = re.compile(r"<[^<>]*>|\[[^\[\]]*\]")
-_PARENTHESES = re.compile(r"\([^()]*\)")
 
 
 def _target(text: str) -> str:
     text = unicodedata.normalize("NFC", text.translate(_TARGET_TABLE))
     text = _UNCOMPOSED_MARKS.sub("", text).replace("''", '"')
-    return " ".join(_blank_out(_TAGS, text).split())
+    return " ".join(_without_tags(text).split())
 
 
-def _blank_out(bracketed: re.Pattern[str], text: str) -> str:
-    """Replace bracketed spans by a space, the innermost first. A space, since ``a<|1.00|>b`` is two words."""
+def _without_tags(text: str) -> str:
+    """Replace tags by a space, the innermost first. A space, since ``a<|1.00|>b`` is two words."""
     replaced = 1
     while replaced:
-        text, replaced = bracketed.subn(" ", text)
+        text, replaced = _TAGS.subn(" ", text)
     return text
 
 
@@ -142,8 +142,7 @@ _OUTSIDE_DECIMALS = re.compile(r"[-,]|(?<!\d)\.|\.(?!\d)")
 def _strict(text: str) -> str:
     text = _DIGIT_BEFORE_COMPATIBLE_DIGIT.sub(r"\1 ", text.translate(_BEFORE_NFKC))
     text = _fold_case(unicodedata.normalize("NFKC", text))
-    # Tags before parentheses, as in the target, so that both forms agree where brackets cross.
-    text = _blank_out(_PARENTHESES, _blank_out(_TAGS, text)).translate(_AFTER_NFKC)
+    text = _without_tags(text).translate(_AFTER_NFKC)
     if _HAS_DIGIT.search(text):
         text = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
         text = _PREFIX_AND_NUMBER.sub(r"\1", text)

@@ -59,6 +59,13 @@ def test_a_target_keeps_what_strict_scores(text: str) -> None:
 
 @MANY
 @given(HEBREW_TEXT)
+def test_parentheses_are_signs_and_hide_no_word(text: str) -> None:
+    without = text.replace("(", " ").replace(")", " ")
+    assert normalise(text, "strict") == normalise(without, "strict")
+
+
+@MANY
+@given(HEBREW_TEXT)
 def test_a_target_has_no_point_invisible_character_or_tag(text: str) -> None:
     result = normalise(text, "target")
     assert result == " ".join(result.split())

@@ -55,6 +55,12 @@ def test_the_mode_decides(mode: Mode, edits: int) -> None:
     assert count_errors(["צה״ל שלוש תוכנית"], ['צה"ל 3 תכנית'], mode).word_edits == edits
 
 
+@pytest.mark.parametrize(("mode", "edits"), [("strict", 0), ("lenient", 0), ("ivrit", 2)])
+def test_words_in_parentheses_are_scored_as_they_are_trained(mode: Mode, edits: int) -> None:
+    """The leaderboard's normaliser drops them from the reference: two insertions."""
+    assert count_errors(["הוא נולד (בשנת 1948) בחיפה"], ["הוא נולד בשנת 1948 בחיפה"], mode).word_edits == edits
+
+
 @examples(300)
 @given(SENTENCES, SENTENCES, st.integers(0, 6))
 def test_the_sum_of_parts_is_the_whole_and_jiwers_corpus_count(first: list[str], second: list[str], cut: int) -> None:
