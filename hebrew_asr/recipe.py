@@ -43,7 +43,8 @@ class Data:
     workers: Count = 4
     """Loader processes a rank; 0 decodes in the training process."""
     max_duration_s: Annotated[float, Field(gt=0, le=1200)] = 30.0
-    """Longer training clips stop the run before it starts; the encoder was trained on 30 s at most."""
+    """Longer training clips stop the run before it starts, and no clip is slowed down beyond it: the encoder was
+    trained on 30 s at most."""
     allow_outside: bool = False
     """Accept manifest paths that leave their folder."""
 
@@ -54,7 +55,8 @@ class Augmentation:
 
     __pydantic_config__ = CHECKED
     speed_factors: Annotated[tuple[Annotated[float, Field(ge=0.5, le=2)], ...], Field(min_length=1)] = (0.9, 1.0, 1.1)
-    """One is drawn a clip; 1.1 is faster and higher, by resampling (Ko et al. 2015)."""
+    """One is drawn a clip; 1.1 is faster and higher, by resampling (Ko et al. 2015). A factor that would make a clip
+    longer than ``data.max_duration_s`` is not drawn for it: 0.9 not above 27 s."""
     num_freq_masks: Count = 2
     """Frequency masks a clip (SpecAugment, arXiv 1904.08779)."""
     max_freq_width_bins: Annotated[int, Field(ge=0, le=128)] = 27
@@ -79,8 +81,13 @@ class Phase:
     epochs: PositiveInt
     """Whole epochs it lasts."""
     learning_rates: Annotated[dict[str, Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)]
-    """Peak learning rate of each module group that trains; groups not named are frozen. A group that trained in the
-    phase before must be named again."""
+    """Learning rate of each module group that trains, which the schedule multiplies; groups not named are frozen. A
+    group that trained in the phase before must be named again.
+
+    The schedule falls over the whole run, so a later phase stays below what stands here: round2's phase A begins at
+    61 % of it. The start of a run prints the highest rates that it will take. What a group holds is said in ``GROUPS``
+    of ``model/phases.py``; ``head`` is the input embedding too, since Qwen3-ASR ties the two.
+    """
 
 
 @dataclass(frozen=True)

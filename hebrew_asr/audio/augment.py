@@ -32,11 +32,6 @@ def clip_seed(seed: int, epoch: int, clip_id: str) -> int:
     return int.from_bytes(blake2b(f"{seed}/{epoch}/{clip_id}".encode(), digest_size=8).digest(), "little")
 
 
-def draw_speed(seed: int, factors: tuple[float, ...]) -> float:
-    """One of ``factors``, uniformly. ``seed`` is a :func:`clip_seed`."""
-    return factors[int(np.random.default_rng((seed, 0)).integers(len(factors)))]
-
-
 @lru_cache
 def speed_ratio(speed: float) -> Fraction:
     """``speed`` as a ratio: numerator samples of the recording become denominator samples."""
@@ -47,6 +42,16 @@ def perturbed_length(samples: int, speed: float) -> int:
     """Samples after playing ``samples`` at ``speed`` times the tempo."""
     ratio = speed_ratio(speed)
     return -(-samples * ratio.denominator // ratio.numerator)
+
+
+def allowed_speeds(samples: int, factors: tuple[float, ...], longest_samples: int) -> tuple[float, ...]:
+    """Those of ``factors`` that leave a clip of ``samples`` at ``longest_samples`` or less; 1.0 alone if none does."""
+    return tuple(factor for factor in factors if perturbed_length(samples, factor) <= longest_samples) or (1.0,)
+
+
+def draw_speed(seed: int, speeds: tuple[float, ...]) -> float:
+    """One of ``speeds``, uniformly. ``seed`` is a :func:`clip_seed`."""
+    return speeds[int(np.random.default_rng((seed, 0)).integers(len(speeds)))]
 
 
 def draw_masks(seed: int, num_frames: int, spec: Augmentation) -> Masks:

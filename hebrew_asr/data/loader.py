@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import heapq
 import multiprocessing
 import signal
 import threading
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from hebrew_asr.audio.augment import clip_seed, draw_speed, perturbed_length
+from hebrew_asr.audio.augment import allowed_speeds, clip_seed, draw_speed, perturbed_length
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, to_int16
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.data.clip_audio import Unreadable, read_clip
@@ -76,6 +77,7 @@ class StepDataset(Dataset[LoadedStep]):
         self._sampler = StepSampler([clip.duration_s for clip in clips], plan, recipe.seed)
         self._clips, self._rank = clips, rank
         self._seed, self._augmentation = recipe.seed, recipe.augmentation
+        self._longest_samples = round(recipe.data.max_duration_s * SAMPLE_RATE_HZ)
         self._tokenizer, self._prompt, self._geometry = tokenizer, PromptTokens.of(tokenizer), geometry
         self._shapes: list[Shape] = []
         self._shape_limits: tuple[int, int] | None = None
@@ -99,9 +101,9 @@ class StepDataset(Dataset[LoadedStep]):
         They are chosen from the manifest's durations and texts, over steps spread evenly through the run, so every
         rank and every resumed run chooses alike. Call it before workers start.
         """
-        longest = sorted(self._clips, key=lambda clip: -clip.duration_s)[:_LONGEST_CLIPS]
-        slowest = min(self._augmentation.speed_factors)
-        bounds = [self._needed([clip], [slowest]) for clip in longest]
+        slowest = [(clip, min(self._speeds(clip))) for clip in self._clips]
+        longest = heapq.nlargest(_LONGEST_CLIPS, slowest, key=lambda item: item[0].duration_s / item[1])
+        bounds = [self._needed([clip], [speed]) for clip, speed in longest]
         longest_clip = max(bound.longest_clip for bound in bounds)
         longest_window = max(bound.longest_window for bound in bounds)
         steps = np.unique(np.linspace(0, total_steps - 1, _SAMPLED_STEPS).astype(int)).tolist()
@@ -117,15 +119,20 @@ class StepDataset(Dataset[LoadedStep]):
         return self._shapes
 
     def _needed_at(self, indices: list[int], step: int) -> Shape:
-        clips = [self._clips[index] for index in indices]
-        seeds = [clip_seed(self._seed, step // self._sampler.steps_per_epoch, clip.id) for clip in clips]
-        return self._needed(clips, [draw_speed(seed, self._augmentation.speed_factors) for seed in seeds])
+        clips, epoch = [self._clips[index] for index in indices], step // self._sampler.steps_per_epoch
+        return self._needed(clips, [self._speed(clip, epoch) for clip in clips])
 
     def _needed(self, clips: list[Clip], speeds: list[float]) -> Shape:
-        samples = [round(clip.duration_s * SAMPLE_RATE_HZ) for clip in clips]
-        played = [perturbed_length(count, speed) for count, speed in zip(samples, speeds, strict=True)]
+        played = [perturbed_length(_samples(clip), speed) for clip, speed in zip(clips, speeds, strict=True)]
         labels = [len(target_ids(self._tokenizer, clip.text)) for clip in clips]
         return needed_shape(played, labels, self._prompt, self._geometry)
+
+    def _speed(self, clip: Clip, epoch: int) -> float:
+        return draw_speed(clip_seed(self._seed, epoch, clip.id), self._speeds(clip))
+
+    def _speeds(self, clip: Clip) -> tuple[float, ...]:
+        """What may be drawn: a clip that is played slower than it was spoken stays as short as any clip must be."""
+        return allowed_speeds(_samples(clip), self._augmentation.speed_factors, self._longest_samples)
 
     def clips_of_step(self, step: int) -> list[int]:
         """Indices of the whole global batch of a step."""
@@ -166,9 +173,13 @@ class StepDataset(Dataset[LoadedStep]):
         if isinstance(samples, Unreadable):
             skipped.append(samples)
             return None
-        seed = clip_seed(self._seed, epoch, clip.id)
-        speed = draw_speed(seed, self._augmentation.speed_factors)
-        return Example(clip.id, to_int16(samples), target_ids(self._tokenizer, clip.text), speed, seed)
+        target, seed = target_ids(self._tokenizer, clip.text), clip_seed(self._seed, epoch, clip.id)
+        return Example(clip.id, to_int16(samples), target, self._speed(clip, epoch), seed)
+
+
+def _samples(clip: Clip) -> int:
+    """As its manifest has it: known before the clip is decoded."""
+    return round(clip.duration_s * SAMPLE_RATE_HZ)
 
 
 def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin_memory: bool) -> Iterator[LoadedStep]:

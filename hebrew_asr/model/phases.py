@@ -8,22 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from hebrew_asr.errors import UsageError
 from hebrew_asr.recipe import Phase, Recipe
 
-Modules = Callable[[Any, int], list[nn.Module]]
 
-# (native model, layers from the top) -> modules. A new group is one line here and its name in a recipe.
-GROUPS: dict[str, Modules] = {
-    "projector": lambda asr, _: [asr.model.multi_modal_projector, asr.model.audio_tower.ln_post],
-    "llm_top": lambda asr, top: [*asr.model.language_model.layers[-top:], asr.model.language_model.norm],
-    "head": lambda asr, _: [asr.lm_head],
-    "audio_top": lambda asr, top: list(asr.model.audio_tower.layers[-top:]),
-    "audio_stem": lambda asr, _: [getattr(asr.model.audio_tower, name) for name in _STEM],
+class ModuleGroup(NamedTuple):
+    """Modules that train together, at one learning rate."""
+
+    holds: str
+    """What they are, in words."""
+    modules: Callable[[Any, int], list[nn.Module]]
+    """(native model, layers from the top) -> modules."""
+
+
+# A new group is one entry here and its name in a recipe.
+GROUPS = {
+    "projector": ModuleGroup(
+        "projector, and ln_post at the end of the audio encoder",
+        lambda asr, _: [asr.model.multi_modal_projector, asr.model.audio_tower.ln_post],
+    ),
+    "llm_top": ModuleGroup(
+        "top LLM layers, and the final norm",
+        lambda asr, top: [*asr.model.language_model.layers[-top:], asr.model.language_model.norm],
+    ),
+    "head": ModuleGroup("LM head, which is the input embedding too", lambda asr, _: [asr.lm_head]),
+    "audio_top": ModuleGroup("top audio encoder layers", lambda asr, top: list(asr.model.audio_tower.layers[-top:])),
+    "audio_stem": ModuleGroup(
+        "convolutions of the audio encoder",
+        lambda asr, _: [getattr(asr.model.audio_tower, name) for name in _STEM],
+    ),
 }
 _STEM = ("conv2d1", "conv2d2", "conv2d3", "conv_out")
 _LAYERED = {"llm_top": "language_model", "audio_top": "audio_tower"}
@@ -86,14 +103,14 @@ def _modules(asr: Any, recipe: Recipe, group: str) -> list[nn.Module]:
     if group not in GROUPS:
         raise UsageError(f"recipe {recipe.name}: no module group {group!r}; there is {', '.join(GROUPS)}")
     if group not in _LAYERED:
-        return GROUPS[group](asr, 0)
+        return GROUPS[group].modules(asr, 0)
     top = recipe.unfrozen_layers.get(group)
     if top is None:
         raise UsageError(f"recipe {recipe.name}: unfrozen_layers does not say how many layers {group} holds")
     available = len(getattr(asr.model, _LAYERED[group]).layers)
     if top > available:
         raise UsageError(f"recipe {recipe.name}: {group} wants {top} layers, the model has {available}")
-    return GROUPS[group](asr, top)
+    return GROUPS[group].modules(asr, top)
 
 
 def check_phases(asr: nn.Module, recipe: Recipe) -> dict[str, dict[str, int]]:

@@ -54,7 +54,7 @@ def _card(run: RunRecord, name: str, start: int, phase: dict[str, Any], proofs: 
         heading,
         _bar(run, sizes, total),
         element("table", element("tbody", rows), class_="figures"),
-        element("ul", [_group(run, group, size, phase) for group, size in sizes.items()], class_="groups"),
+        element("ul", [_group(run, group, size, name) for group, size in sizes.items()], class_="groups"),
         element("p", _when(proofs, start), class_="note"),
         class_="card",
     )
@@ -89,11 +89,11 @@ def _css(colours: dict[str, int], group: str) -> str:
     return f"c{colours.get(group, 0) % COLOURS + 1}"
 
 
-def _group(run: RunRecord, group: str, size: int, phase: dict[str, Any]) -> Markup:
-    rate = phase.get("learning_rates", {}).get(group)
+def _group(run: RunRecord, group: str, size: int, phase: str) -> Markup:
+    rate = max((step.lr.get(group, 0.0) for step in run.steps if step.phase == phase), default=0.0)
+    text = f"{size:,} at up to {scientific(rate)}" if rate else f"{size:,}"
     key = element("svg", element("rect", width=12, height=12, class_="bar"), viewBox="0 0 12 12", class_="swatch")
-    peak = f" at {scientific(rate)}" if rate else ""
-    return element("li", key, f"{group} ", element("span", f"{size:,}{peak}"), class_=_css(group_colours(run), group))
+    return element("li", key, f"{group} ", element("span", text), class_=_css(group_colours(run), group))
 
 
 def _when(proofs: list[Proof], start: int) -> str:

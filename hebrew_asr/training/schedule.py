@@ -12,6 +12,8 @@ class Schedule:
         """``steps_per_epoch``: optimizer steps in an epoch, of any phase."""
         self._recipe = recipe
         self.total_steps = recipe.epochs * steps_per_epoch
+        self.last_step = min(self.total_steps, recipe.max_steps or self.total_steps)
+        """Steps after which the run ends: the recipe's ``max_steps`` cuts the run short and not the decay."""
         self._warmup_steps = max(1, round(recipe.optimizer.warmup_share * self.total_steps))
         self.phase_starts: list[int] = []
         start = 0
@@ -31,6 +33,18 @@ class Schedule:
         return {
             group: peak * min(rise, fall) * self._joined(group, step) for group, peak in phase.learning_rates.items()
         }
+
+    def highest_rates(self, index: int) -> dict[str, float]:
+        """The highest learning rate of each module group in phase ``index``; empty where the run ends before it.
+
+        Only the phase in which the warm-up ends reaches the recipe's own rates; in later ones the decay has begun.
+        """
+        first, stop = self.phase_starts[index], [*self.phase_starts, self.total_steps][index + 1]
+        highest: dict[str, float] = {}
+        for step in range(first, min(stop, self.last_step)):
+            for group, rate in self.rates(step).items():
+                highest[group] = max(rate, highest.get(group, 0.0))
+        return highest
 
     def _joined(self, group: str, step: int) -> float:
         """Factor of a group that was frozen before: it rises over ``join_warmup_steps`` of its own."""

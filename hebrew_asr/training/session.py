@@ -31,7 +31,6 @@ class Session:
         self.run, self.state = run, run.state
         self.fed: FedStep | None = None
         """The step in training, for evidence if it fails."""
-        self._last_step = min(run.schedule.total_steps, run.recipe.max_steps or run.schedule.total_steps)
         self._steps_per_epoch = run.schedule.total_steps // run.recipe.epochs
         self._sample = stratified_sample(run.eval_clips, run.recipe.evaluation.sample_clips)
         self._faults = FaultBudget(run.recipe.faults, len(run.train_clips), run.ranks, run.state.unreadable_clips)
@@ -49,7 +48,7 @@ class Session:
     @property
     def is_done(self) -> bool:
         """Whether the last step has been taken."""
-        return self.state.step >= self._last_step
+        return self.state.step >= self.run.schedule.last_step
 
     def start(self) -> None:
         """Build the first engine or restore a resumed one, and measure what is still to be measured at this step."""
@@ -99,9 +98,9 @@ class Session:
             self._feed.close()
 
     def _open_feed(self) -> Generator[FedStep]:
-        run, workers = self.run, self.run.recipe.data.workers
+        run, first, last = self.run, self.state.step, self.run.schedule.last_step
         pin_memory = run.ranks.device.type == "cuda"
-        loaded = load_steps(run.dataset, self.state.step, self._last_step, workers=workers, pin_memory=pin_memory)
+        loaded = load_steps(run.dataset, first, last, workers=run.recipe.data.workers, pin_memory=pin_memory)
         return feed(loaded, run.mel, run.ranks.device, run.stop.is_raised)
 
     def enter_phase_if_due(self) -> None:

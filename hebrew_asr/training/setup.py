@@ -27,7 +27,7 @@ from hebrew_asr.locks import FolderLock
 from hebrew_asr.model.compiled import CompiledASR
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.packed import PackedASR
-from hebrew_asr.model.phases import check_phases
+from hebrew_asr.model.phases import GROUPS, check_phases
 from hebrew_asr.profiles import Batching, Profile, deepspeed_config
 from hebrew_asr.recipe import Recipe
 from hebrew_asr.stopping import StopRequest
@@ -191,7 +191,7 @@ def _outputs(
         wandb_sink = WandbSink(recipe, folder, {**recipe.to_dict(), **facts}, state.tracker_id)
         state.tracker_id = wandb_sink.run_id
         sinks.append(wandb_sink)
-    console = Console(min(schedule.total_steps, recipe.max_steps or schedule.total_steps), state.step)
+    console = Console(schedule.last_step, state.step)
     _introduce(console, checked, schedule, weights_by_phase)
     return Tracker(*sinks, console), console
 
@@ -232,9 +232,12 @@ def _introduce(console: Console, checked: Checked, schedule: Schedule, weights: 
     console.say(f"recipe {recipe.name}, profile {profile.name}: ZeRO-{profile.zero_stage}, {profile.precision}")
     console.say(f"data {recipe.data.folder}: {num_train:,} training clips ({hours:.2f} h), {num_eval:,} eval clips")
     console.say(f"{checked.plan}; {steps:,} steps an epoch, {total:,} in {recipe.epochs} epochs")
-    for phase, start in zip(recipe.phases, schedule.phase_starts, strict=True):
-        sizes = weights[phase.name]
-        parts = ", ".join(f"{group} {size:,} at {phase.learning_rates[group]:.0e}" for group, size in sizes.items())
-        console.say(f"phase {phase.name} from step {start:,}: {sum(sizes.values()):,} weights train ({parts})")
+    for index, (phase, start) in enumerate(zip(recipe.phases, schedule.phase_starts, strict=True)):
+        sizes, highest = weights[phase.name], schedule.highest_rates(index)
+        ends_before = "" if highest else f" (not reached: this run ends after step {schedule.last_step:,})"
+        console.say(f"phase {phase.name} from step {start:,}: {sum(sizes.values()):,} weights train{ends_before}")
+        for group, size in sizes.items():
+            rate = f", learning rate up to {highest[group]:.1e}" if highest else ""
+            console.say(f"  {group} ({GROUPS[group].holds}): {size:,}{rate}")
     if checked.resume is not None:
         console.say(f"resuming from {checked.resume.path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -39,7 +40,27 @@ def whole_run(task, warm, tmp_path_factory) -> Path:
     arguments = train_arguments(task, folder, "checkpoints.every_steps=4", "evaluation.every_steps=5")
     done = warm.finish(arguments, ranks=2, port=free_port())
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (folder / "stdout.txt").write_text(done.stdout, encoding="utf-8")
     return folder
+
+
+def test_learning_rates_are_printed_as_they_are_taken(whole_run):
+    train = events(whole_run, "train")
+    told = re.findall(
+        r"^phase (\w+) from|^  (\w+) \(.*\): [\d,]+, learning rate up to (\S+)$",
+        (whole_run / "stdout.txt").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    phase, printed = "", {}
+    for name, group, rate in told:
+        phase = name or phase
+        if group:
+            printed[phase, group] = rate
+    taken = {(row["phase"], group) for row in train for group in row["lr"]}
+    assert printed == {
+        (phase, group): f"{max(row['lr'][group] for row in train if row['phase'] == phase):.1e}"
+        for phase, group in taken
+    }
 
 
 def test_a_run_tells_its_story(whole_run):

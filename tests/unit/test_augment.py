@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hebrew_asr.audio.augment import (
     Augmentation,
+    allowed_speeds,
     clip_seed,
     draw_masks,
     draw_speed,
@@ -42,6 +43,25 @@ def test_speeds_are_drawn_evenly():
     drawn = Counter(draw_speed(clip_seed(0, 0, str(clip)), factors) for clip in range(3000))
     assert set(drawn) == set(factors)
     assert all(900 < count < 1100 for count in drawn.values())
+
+
+SPEEDS = st.sampled_from([0.5, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 2.0])
+
+
+@given(st.integers(1, 600_000), st.lists(SPEEDS, min_size=1).map(tuple), st.integers(1, 600_000))
+def test_no_clip_that_fits_is_slowed_down_until_it_does_not(samples, factors, longest):
+    allowed = allowed_speeds(samples, factors, longest)
+    if samples <= longest:
+        assert all(perturbed_length(samples, speed) <= longest for speed in allowed)
+    fitting = [speed for speed in factors if perturbed_length(samples, speed) <= longest]
+    assert list(allowed) == (fitting or [1.0])
+
+
+def test_27_s_are_slowed_down_to_30_and_no_more():
+    factors = (0.9, 1.0, 1.1)
+    assert allowed_speeds(27 * 16_000, factors, 30 * 16_000) == factors
+    assert allowed_speeds(27 * 16_000 + 1, factors, 30 * 16_000) == (1.0, 1.1)
+    assert allowed_speeds(30 * 16_000, (0.8, 0.9), 30 * 16_000) == (1.0,)
 
 
 @given(st.integers(1, 600_000), st.sampled_from([0.5, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 2.0]))

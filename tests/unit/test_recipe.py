@@ -99,3 +99,18 @@ def test_rates_rise_fall_and_join():
     assert joined["head"] == pytest.approx(1e-4 * decay)
     assert whole["audio_top"] == pytest.approx(3e-5 * (100 - 44) / 90)
     assert schedule.rates(99)["head"] < schedule.rates(98)["head"]
+
+
+def test_highest_rates_are_those_of_the_steps_that_will_be_taken():
+    """Phase A of round2 begins at 61 % of its rates, whatever the recipe says; one that is not reached has none."""
+    whole = Schedule(load_recipe("round2"), 2919)
+    for index, steps in enumerate((range(5838), range(5838, 14_595))):
+        rates = [whole.rates(step) for step in steps]
+        assert whole.highest_rates(index) == {group: max(taken[group] for taken in rates) for group in rates[0]}
+    assert whole.highest_rates(0) == load_recipe("round2").phases[0].learning_rates
+    assert whole.highest_rates(1)["head"] == pytest.approx(0.612e-4, rel=1e-3)
+    assert whole.highest_rates(1)["audio_top"] == pytest.approx(0.6053 * 3e-5, rel=1e-3)
+    short = Schedule(load_recipe("round2", ["max_steps=100"]), 2919)
+    assert short.last_step == 100
+    assert short.highest_rates(0)["head"] == short.rates(99)["head"] < 0.35e-4
+    assert short.highest_rates(1) == {}
