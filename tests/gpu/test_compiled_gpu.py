@@ -14,7 +14,8 @@ from hebrew_asr.data.shapes import choose_shapes
 from hebrew_asr.model.compiled import CompiledASR
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.text.prompt import PromptTokens
-from tests.gpu.test_packed_gpu import no_host_sync, to_bfloat16
+from tests.gpu.test_packed_gpu import to_bfloat16
+from tests.support.gpu_task import no_host_sync
 from tests.support.native import build, examples
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

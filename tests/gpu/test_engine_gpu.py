@@ -15,9 +15,8 @@ from hebrew_asr.engine import dist
 from hebrew_asr.engine.host_memory import HostMemory
 from hebrew_asr.engine.state import KINDS, CarriedPartition
 from hebrew_asr.profiles import Hardware
-from tests.gpu.test_packed_gpu import no_host_sync
 from tests.support import engine_worker
-from tests.support.gpu_task import SPEC
+from tests.support.gpu_task import SPEC, no_host_sync
 from tests.support.tiny_task import make_task
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -33,10 +32,10 @@ def ranks() -> Iterator[dist.Ranks]:
     os.environ.update(environment)
 
 
-@pytest.mark.parametrize("micro", [8, 4])
-def test_a_step_never_waits_for_the_device(tmp_path, ranks, micro):
+@pytest.mark.parametrize(("stage", "micro"), [(1, 8), (1, 4), (2, 8), (2, 4)])
+def test_a_step_never_waits_for_the_device(tmp_path, ranks, stage, micro):
     task = make_task(tmp_path, spec=SPEC)
-    profile = replace(engine_worker.profile(1, True, micro), hardware=Hardware("cuda"))
+    profile = replace(engine_worker.profile(stage, True, micro), hardware=Hardware("cuda"))
     given = engine_worker.set_up(task, ranks, profile)
     engine = given.engine
     engine.enter_phase(0)
@@ -54,12 +53,13 @@ def test_a_step_never_waits_for_the_device(tmp_path, ranks, micro):
     engine.close()
 
 
-def test_the_compiled_update_is_torchs(tmp_path, ranks):
+@pytest.mark.parametrize("stage", [1, 2])
+def test_the_compiled_update_is_torchs(tmp_path, ranks, stage):
     """As close as two passes are, whose gradients are summed in any order: 1e-5."""
     task = make_task(tmp_path, spec=SPEC)
     states = []
     for compiled in (False, True):
-        profile = replace(engine_worker.profile(1, True, 8), hardware=Hardware("cuda", compile=compiled))
+        profile = replace(engine_worker.profile(stage, True, 8), hardware=Hardware("cuda", compile=compiled))
         given = engine_worker.set_up(task, ranks, profile)
         given.engine.enter_phase(0)
         assert given.engine.step(given.micro_batches(0), engine_worker.RATES).figures().applied

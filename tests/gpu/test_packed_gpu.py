@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -18,21 +16,12 @@ from hebrew_asr.data.collate import Example, pack
 from hebrew_asr.model.attention import varlen_attention
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.text.prompt import PromptTokens
+from tests.support.gpu_task import no_host_sync
 from tests.support.native import build, clip_loss, examples
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 GEOMETRY = EncoderGeometry()
 Gradients = dict[str, Tensor]
-
-
-@contextmanager
-def no_host_sync() -> Iterator[None]:
-    """Any wait for the device raises."""
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def clips_and_prompt(tokenizer) -> tuple[list[Example], PromptTokens]:

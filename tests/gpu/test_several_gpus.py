@@ -4,6 +4,7 @@ replayed too, and a run that two GPUs began goes on on one.
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.integration.test_flat_stages import SPECS
+from tests.support import flat_worker
 from tests.support.gpu_task import SPEC, gpu_profile, run_on_gpu
 from tests.support.tiny_task import NO_EVALUATION, TRAIN_FILE, events, free_port, launcher, make_task, train_arguments
 
@@ -82,6 +85,13 @@ def test_learns_what_one_gpu_learns(runs, name):
     assert phases[0] == (0, True) and (SWITCH, True) in phases
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_flat_stages_over_nccl_are_torchs_adamw_and_never_wait(compiled):
+    """Gradients known to the bit, in buckets that cut through parameters: tests/integration/test_flat_stages.py."""
+    specs = json.dumps([{**spec, "compiled": compiled} for spec in SPECS])
+    run_on_gpu([*launcher(2, free_port()), str(flat_worker.__file__), specs, "cuda"])
+
+
 def test_cuda_graphs_on_two_gpus_learn_what_one_gpu_learns(tmp_path):
     """Enough steps that most shapes are met, recorded and replayed in both phases; few layers, since each compiles.
 
@@ -91,7 +101,7 @@ def test_cuda_graphs_on_two_gpus_learn_what_one_gpu_learns(tmp_path):
     with ThreadPoolExecutor() as pool:
         eager = pool.submit(train, task, "one", stage=1, ranks=1, port=free_port())
         between = ("evaluation.every_steps=15", "evaluation.sample_clips=4", "checkpoints.every_steps=20")
-        replayed = pool.submit(train, task, "graphs", *between, stage=1, ranks=2, port=free_port(), cuda_graphs=True)
+        replayed = pool.submit(train, task, "graphs", *between, stage=2, ranks=2, port=free_port(), cuda_graphs=True)
         expected, found = losses(eager.result()), losses(replayed.result())
     apart = [abs(a - b) for a, b in zip(expected, found, strict=True)]
     print(f"losses {found[0]:.3f} to {found[-1]:.3f}, apart {max(apart[:STEPS]):.4f} early, {max(apart):.4f} in all")

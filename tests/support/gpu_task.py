@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from hebrew_asr.model.tiny import TinySpec
 from tests.support.tiny_task import BF16, ROOT, write_profile
@@ -27,6 +31,16 @@ def gpu_profile(path: Path, *, stage: int, micro: int, ranks: int = 1, cuda_grap
     keys = {"train_micro_batch_size_per_gpu": micro, "zero_optimization": {"stage": stage}, **BF16}
     hardware = {"accelerator": "cuda", "num_ranks": ranks, "compile": cuda_graphs, "cuda_graphs": cuda_graphs}
     return write_profile(path, _hardware=hardware, **keys)
+
+
+@contextmanager
+def no_host_sync() -> Iterator[None]:
+    """Any wait for the device raises."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def run_on_gpu(command: list[str]) -> str:

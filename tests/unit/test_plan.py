@@ -17,8 +17,9 @@ from hebrew_asr.errors import UsageError
 from hebrew_asr.model.architecture import HUB_IDS_1_7B, config_1_7b, config_of, without_memory
 from hebrew_asr.model.folder import read_config
 from hebrew_asr.model.load import NUM_WEIGHTS_1_7B
+from hebrew_asr.model.phases import set_phase
 from hebrew_asr.model.tiny import save_tiny
-from hebrew_asr.profiles import batching, load_profile
+from hebrew_asr.profiles import Profile, batching, load_profile
 from hebrew_asr.recipe import load_recipe
 from hebrew_asr.training.plan import (
     GIB,
@@ -29,7 +30,7 @@ from hebrew_asr.training.plan import (
     make_plan,
     what_would_fit,
 )
-from hebrew_asr.training.zero_memory import Sizes, zero_memory
+from hebrew_asr.training.zero_memory import Sizes, sizes_of, zero_memory
 from tests.support.tiny_task import SPEC, WORDS
 from tests.unit.test_load import CONFIG_1_7B
 
@@ -40,13 +41,16 @@ MEASURED = [
     (1, 1, 64, Shape(6912, 4736, 392, 119, 87, 1408, 128, 320), 30.10),
     (1, 1, 8, Shape(1472, 1088, 88, 25, 14, 320, 128, 320), 20.99),
     (1, 2, 64, Shape(3456, 2432, 200, 61, 44, 768, 128, 320), 18.79),
-    (2, 2, 64, Shape(3456, 2432, 200, 61, 44, 768, 128, 320), 15.00),
 ]
+
+
+def profile_of(name: str) -> Profile:
+    return load_profile(PROFILES / f"{name}.json")
 
 
 @cache
 def plan_of(name: str) -> RunPlan:
-    profile = load_profile(PROFILES / f"{name}.json")
+    profile = profile_of(name)
     return make_plan(load_recipe("round2"), profile, profile.hardware.num_ranks)
 
 
@@ -86,6 +90,18 @@ def test_the_arithmetic_of_the_recipe():
     assert plan.checkpoint_bytes == 12 * 1_019_119_616
     assert plan.disk_bytes == 4 * plan.checkpoint_bytes + 2 * NUM_WEIGHTS_1_7B
     assert plan.phases[1].peak > plan.phases[0].peak
+
+
+@pytest.mark.parametrize("name", ["a100x8", "a100x2", "h200x4", "a10gx4"])
+def test_several_gpus_have_zero2_which_takes_less_than_zero1(name):
+    recipe, asr, profile = load_recipe("round2"), without_memory(config_1_7b(), torch.bfloat16), profile_of(name)
+    assert profile.zero_stage == 2
+    twin = replace(profile, config={**profile.config, "zero_optimization": {"stage": 1}})
+    sizes = sizes_of(asr, set_phase(asr, recipe, recipe.phases[-1]))
+    two, one = (zero_memory(each, sizes, profile.hardware.num_ranks) for each in (profile, twin))
+    assert two.always == one.always - 4 * sizes.trainable, "no fp32 gradients while forward and backward run"
+    at_the_end = [each.always + each.all_at_once + each.step_gradients + each.step_buckets for each in (two, one)]
+    assert at_the_end[0] < at_the_end[1] - sizes.trainable, "with a slice and two buckets a byte a weight less"
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
