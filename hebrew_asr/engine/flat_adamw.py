@@ -9,7 +9,6 @@ is decided there, so the host is free to queue the next step.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch.distributed as torch_dist
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
-from hebrew_asr.errors import on_one_line
+from hebrew_asr.fallbacks import note_fallback
 
 
 def update(
@@ -115,9 +114,7 @@ class FlatAdamW:
                 return
             except TorchDynamoException as error:  # in the first call, before anything changed
                 self._update = None
-                warnings.warn(
-                    f"AdamW could not be compiled and runs as it is: {on_one_line(error)}", RuntimeWarning, stacklevel=2
-                )
+                note_fallback("AdamW could not be compiled and takes more passes over memory", error)
         self._step_fused(gradients, grad_scale, found_inf)
 
     def _step_compiled(

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from hebrew_asr.engine.state import CarriedPartition
+from hebrew_asr.fallbacks import note_fallback
 
 
 class HostMemory:
@@ -58,8 +59,14 @@ class HostMemory:
         torch.cuda.set_device(device)
         address = self._buffer.data_ptr()
         cudart: Any = torch.cuda.cudart()
-        if int(cudart.cudaHostRegister(address, self._buffer.nbytes, 0)) == 0:
+        status = int(cudart.cudaHostRegister(address, self._buffer.nbytes, 0))
+        if status == 0:
             self._unlock = weakref.finalize(self, _unlock, address)
+        else:
+            note_fallback(
+                "host memory could not be page-locked, so training waits longer for each checkpoint's copy",
+                f"cudaHostRegister of {self._buffer.nbytes / 2**30:.1f} GiB gave error {status}",
+            )
 
     def _wait(self) -> None:
         if self._locking is not None:

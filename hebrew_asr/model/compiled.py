@@ -9,7 +9,6 @@ showed no gain on an H100 (torch 2.11: 142 s, where other hosts took 113 to 136)
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch._dynamo.exc import TorchDynamoException
 from transformers import Qwen3ASRForConditionalGeneration
 
 from hebrew_asr.data.collate import PackedBatch
-from hebrew_asr.errors import on_one_line
+from hebrew_asr.fallbacks import note_fallback
 from hebrew_asr.model.packed import PackedASR
 
 _MAX_GRAPHS = 64
@@ -29,7 +28,7 @@ _ONE_GRAPH = {"triton.mix_order_reduction_non_strict_mode": True}
 
 
 class CompiledASR(PackedASR):
-    """``PackedASR`` through ``torch.compile``; eager from the first failure on, after one warning."""
+    """``PackedASR`` through ``torch.compile``; eager from the first failure on, which is noted."""
 
     def __init__(
         self, asr: Qwen3ASRForConditionalGeneration, *, cuda_graphs: bool = False, backend: str = "inductor"
@@ -52,13 +51,7 @@ class CompiledASR(PackedASR):
                 return self._compiled(batch, mel_CBF, self._phase())
             except TorchDynamoException as error:
                 self.is_compiled = False
-                warnings.warn(
-                    f"the training step could not be compiled and runs eagerly, several times slower "
-                    f"({type(error).__name__}: {on_one_line(error)}); "
-                    f"_hardware.compile false in the profile silences this",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+                note_fallback("the training step could not be compiled and runs eagerly, several times slower", error)
         return super().forward(batch, mel_CBF)
 
     def _traced(self, batch: PackedBatch, mel_CBF: Tensor, phase: str) -> Tensor:

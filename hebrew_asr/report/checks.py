@@ -55,6 +55,11 @@ def _faults(run: RunRecord) -> list[Check]:
     if reasons:
         found = f"{count(len(reasons), 'training clip')} could not be decoded and {_is_or_are(reasons)} left out"
         checks.append(Check(False, f"{found}; {reasons[0]}"))
+    checks += [
+        Check(False, f"Since step {fault.step:,}: {fault.name} ({fault.reason}).")
+        for fault in run.faults
+        if fault.kind == "fallback"
+    ]
     return checks
 
 

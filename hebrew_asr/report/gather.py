@@ -74,12 +74,16 @@ class Saved:
 
 @dataclass(frozen=True)
 class Fault:
-    """A ``fault`` record: a step skipped for non-finite gradients, or clips that could not be decoded."""
+    """A ``fault`` record: a skipped step, clips that could not be decoded, less memory than needed, a slower way."""
 
     step: int
     kind: str
     reasons: tuple[str, ...] = ()
     """One for each clip, if clips could not be decoded."""
+    name: str = ""
+    """What is done in a slower way since then, if that is the fault, and …"""
+    reason: str = ""
+    """… why."""
 
 
 @dataclass(frozen=True)

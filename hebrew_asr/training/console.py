@@ -79,6 +79,9 @@ class Console:
                 f"step {record['step']}: rank {ranks} ran out of device memory in {record['part']}; "
                 f"from here on {record['batching']}"
             )
+        elif record["kind"] == "fallback":
+            ranks = ", ".join(map(str, record["ranks"]))
+            self.say(f"step {record['step']}: rank {ranks}: {record['name']} ({record['reason']})")
         else:
             clips = ", ".join(record["clips"][:8])
             self.say(f"step {record['step']}: skipped by all ranks, gradients were NaN or infinite (clips {clips}, …)")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from hebrew_asr.data.clip_audio import Unreadable
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.errors import DataError, TrainingFault
+from hebrew_asr.fallbacks import take_fallbacks
 from hebrew_asr.files import write_atomically, write_json
 from hebrew_asr.recipe import Faults
 from hebrew_asr.training.feed import FedStep
@@ -65,6 +67,23 @@ class FaultBudget:
                 f"(faults.max_unreadable_share); step {step + 1}: {reasons[0]}"
             )
         return {"event": "fault", "step": step + 1, "kind": "unreadable", "clips": ids, "reasons": reasons}
+
+
+def fallback_records(ranks: Ranks, step: int) -> list[dict[str, Any]]:
+    """``fault`` records of the slower ways that were taken since the last call, one for each; collective."""
+    by_rank = [[(new.name, new.reason) for new in own] for own in ranks.gather(take_fallbacks())]
+    found = dict.fromkeys(new for own in by_rank for new in own)
+    return [
+        {
+            "event": "fault",
+            "step": step,
+            "kind": "fallback",
+            "name": name,
+            "reason": reason,
+            "ranks": [rank for rank, own in enumerate(by_rank) if (name, reason) in own],
+        }
+        for name, reason in found
+    ]
 
 
 def clip_ids(fed: FedStep) -> list[str]:

@@ -13,11 +13,12 @@ from hebrew_asr.data.manifest import Clip
 from hebrew_asr.engine.engine import MicroBatchTooLarge, StepResult
 from hebrew_asr.engine.state import StateReader
 from hebrew_asr.errors import Preempted
+from hebrew_asr.fallbacks import any_new_fallback
 from hebrew_asr.files import write_json
 from hebrew_asr.model.export import save_native
 from hebrew_asr.stopping import nothing_to_save
 from hebrew_asr.training.evaluate import stratified_sample
-from hebrew_asr.training.faults import FaultBudget
+from hebrew_asr.training.faults import FaultBudget, fallback_records
 from hebrew_asr.training.feed import FedStep, feed
 from hebrew_asr.training.memory import fault_record, smaller_plan
 from hebrew_asr.training.setup import Run
@@ -84,9 +85,11 @@ class Session:
                 except torch.OutOfMemoryError as error:
                     self.fed, too_large = None, MicroBatchTooLarge("features", [run.ranks.rank], True, str(error))
                 skipped = self.fed is not None and bool(self.fed.skipped)
-                asked, self._some_skipped, short = run.ranks.any_of(
-                    run.stop.is_raised(), skipped, too_large is not None
+                asked, self._some_skipped, short, slower = run.ranks.any_of(
+                    run.stop.is_raised(), skipped, too_large is not None, any_new_fallback()
                 )
+                if slower:
+                    self._record_fallbacks()
                 if asked:
                     self._stop()
                 if short:
@@ -96,6 +99,12 @@ class Session:
                 yield self.fed
         finally:
             self._feed.close()
+
+    def _record_fallbacks(self) -> None:
+        """Write what any rank does in a slower way since the last call; collective."""
+        for record in fallback_records(self.run.ranks, self.state.step):
+            self.run.tracker.write(record)
+            self.state.fallbacks.append({key: record[key] for key in ("step", "name", "reason", "ranks")})
 
     def _open_feed(self) -> Generator[FedStep]:
         run, first, last = self.run, self.state.step, self.run.schedule.last_step
@@ -274,6 +283,7 @@ class Session:
     def finish(self) -> None:
         """Save the last checkpoint and the model, and sum the run up."""
         run, state = self.run, self.state
+        self._record_fallbacks()
         self._save()
         run.checkpoints.finish()
         self._flush()
@@ -292,9 +302,12 @@ class Session:
                 "steps": state.step,
                 "phase_switch_step": state.phase_switch_step,
                 "seconds": round(self._seconds(), 1),
+                "fallbacks": state.fallbacks,
             }
             write_json(run.folder / "summary.json", summary)
             run.say(f"done: {state.step} steps in {self._seconds():.0f} s; model in {run.folder / 'final'}")
+            for fallback in state.fallbacks:
+                run.say(f"slower than it could be since step {fallback['step']}: {fallback['name']}")
         run.ranks.barrier()
 
     def _seconds(self) -> float:

@@ -30,6 +30,9 @@ class TrainState:
     tracker_id: str | None = None
     """Run id of the experiment tracker, so that a resumed run continues its curves."""
 
+    fallbacks: list[dict[str, Any]] = field(default_factory=list)
+    """Slower ways that any rank took in any session: step, name, reason, ranks."""
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)

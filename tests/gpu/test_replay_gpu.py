@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import hebrew_asr.model.generate as generate_module
+from hebrew_asr.fallbacks import take_fallbacks
 from hebrew_asr.model.generate import Decoding, Transcriber
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.replay import ReplayedCall, replayed_decoding
@@ -68,12 +69,63 @@ def test_replayed_tokens_are_those_of_a_growing_cache(tmp_path, monkeypatch):
     assert "get_compiled_call" not in vars(asr)
 
 
-def test_what_cannot_be_recorded_still_runs():
-    def waits(values: torch.Tensor) -> torch.Tensor:
-        return values * values.sum().item()
+def waits(values: torch.Tensor) -> torch.Tensor:
+    return values * torch.nn.functional.dropout(torch.ones_like(values), 0.0) * values.sum().item()
 
+
+def test_what_cannot_be_recorded_still_runs():
     call, values = ReplayedCall(waits), torch.arange(4.0, device="cuda")
+    take_fallbacks()
     assert call(values=values).tolist() == [0, 6, 12, 18]
     with pytest.warns(RuntimeWarning, match="several times slower"):
         assert call(values=values).tolist() == [0, 6, 12, 18]
     assert call(values=values + 1).tolist() == [10, 20, 30, 40] and not call.num_replays
+    (noted,) = take_fallbacks()
+    assert "several times slower" in noted.name and "Error" in noted.reason
+
+
+def draws_and_waits(values: torch.Tensor) -> torch.Tensor:
+    return (values + torch.randn_like(values)) * values.sum().item()
+
+
+@pytest.mark.parametrize("forward", [waits, draws_and_waits])
+def test_a_failed_recording_leaves_nothing_behind(forward):
+    """Random numbers, the current stream, memory and later recordings are as if it had never been tried."""
+    values, stream = torch.ones(4, device="cuda"), torch.cuda.current_stream()
+    call = ReplayedCall(forward)
+    call(values=values)
+    torch.cuda.manual_seed(7)
+    expected = [torch.randn(5, device="cuda").tolist() for _ in range(2)]
+    torch.cuda.manual_seed(7)
+    first = torch.randn(5, device="cuda").tolist()
+    with pytest.warns(RuntimeWarning, match="several times slower"):
+        call(values=values)
+    assert torch.cuda.current_stream() == stream
+    after = torch.randn(5, device="cuda").tolist()
+    if forward is waits:
+        assert [first, after] == expected, "a recording that drew nothing does not change what is drawn next"
+    torch.cuda.manual_seed(7)
+    assert torch.randn(5, device="cuda").tolist() == first == expected[0]
+    assert torch.nn.functional.dropout(torch.ones(1000, device="cuda")).eq(0).any()
+    before = torch.cuda.memory_reserved()
+    held = torch.empty(1 << 28, device="cuda")
+    assert torch.cuda.memory_reserved() > before
+    del held
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= before, "memory goes back to the device"
+    good = ReplayedCall(lambda values: values + torch.rand_like(values))
+    drawn = [good(values=values).tolist() for _ in range(4)]
+    assert good.num_replays == 3 and len({str(row) for row in drawn}) == 4, "each replay draws anew"
+
+
+def test_an_error_of_the_forward_itself_is_raised():
+    def fails(values: torch.Tensor) -> torch.Tensor:
+        if torch.cuda.is_current_stream_capturing():
+            raise TypeError("a bug")
+        return values
+
+    call, values = ReplayedCall(fails), torch.ones(4, device="cuda")
+    call(values=values)
+    with pytest.raises(TypeError, match="a bug"):
+        call(values=values)
+    assert len(torch.randn(5, device="cuda").tolist()) == 5

@@ -15,7 +15,9 @@ import pytest
 import soundfile
 
 from hebrew_asr.engine.checkpoint import find_checkpoints
+from hebrew_asr.report import write_report
 from tests.support.tiny_task import (
+    CPU_PROFILE,
     ROOT,
     TRAIN_FILE,
     environment,
@@ -28,6 +30,7 @@ from tests.support.tiny_task import (
     train_arguments,
     wait_for,
     without_times,
+    write_profile,
 )
 from tests.support.warm import WarmStart, has_ended
 
@@ -78,6 +81,25 @@ def test_unreadable_clips_are_skipped_within_the_budget(warm, tmp_path):
     done = warm.finish(train_arguments(task, run, *changes, "max_steps=9", resume="auto"), ranks=2, port=free_port())
     assert done.returncode == 3
     assert "2 unreadable clips, the recipe bears 1" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_slower_way_is_on_record(task, warm, tmp_path):
+    """A profile that compiles, on a CPU, where attention cannot be: once for both ranks, and kept over a resume."""
+    run, hardware = tmp_path / "run", json.loads(CPU_PROFILE.read_text(encoding="utf-8"))["_hardware"]
+    profile = write_profile(tmp_path / "profile.json", _hardware={**hardware, "compile": True})
+    first, rest = (["max_steps=2", *QUICK], ["max_steps=3", "checkpoints.every_steps=1", *QUICK])
+    done = warm.finish(train_arguments(task, run, *first, ds=profile), ranks=2, port=free_port())
+    told = "the training step could not be compiled and runs eagerly, several times slower"
+    assert done.returncode == 0, done.stderr[-2000:]
+    (fault,) = events(run, "fault")
+    assert (fault["kind"], fault["name"], fault["step"], fault["ranks"]) == ("fallback", told, 1, [0, 1])
+    assert fault["reason"] and done.stdout.strip().splitlines()[-1].endswith(told)
+    done = warm.finish(train_arguments(task, run, *rest, resume="auto"), ranks=1, port=free_port())
+    assert done.returncode == 0, done.stderr[-2000:]
+    kept = json.loads((run / "summary.json").read_text())["fallbacks"]
+    assert kept == [{key: fault[key] for key in ("step", "name", "reason", "ranks")}]
+    page = write_report(run).read_text(encoding="utf-8")
+    assert f"Since step 1: {told}" in page
 
 
 @pytest.fixture

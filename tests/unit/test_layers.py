@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "hebrew_asr"
 LAYERS = [
     {"cores", "errors", "files", "launchers", "streams", "__init__"},
-    {"locks", "stopping", "values"},
+    {"fallbacks", "locks", "stopping", "values"},
     {"text", "recipe"},
     {"audio", "profiles"},
     {"data"},

@@ -150,7 +150,18 @@ def test_faults_that_were_borne_are_told(run: Path) -> None:
         metrics.write(json.dumps({"event": "fault", "step": 5, "kind": "non-finite", "clips": ["a"]}) + "\n")
         reasons = ["b: cut short", "c: no such file"]
         metrics.write(json.dumps({"event": "fault", "step": 5, "kind": "unreadable", "reasons": reasons}) + "\n")
+        for name in ("decoding is slow", "AdamW is slow"):
+            row = {
+                "event": "fault",
+                "step": 5,
+                "kind": "fallback",
+                "name": name,
+                "reason": "CUDA said no",
+                "ranks": [0],
+            }
+            metrics.write(json.dumps(row) + "\n")
     text = page_of(run).visible()
+    assert "Since step 5: decoding is slow (CUDA said no)." in text and "AdamW is slow" in text
     assert "2 steps had a loss or gradients that were not finite, the first at step 3" in text
     assert "2 training clips could not be decoded and are left out; b: cut short" in text
 
