@@ -37,6 +37,10 @@ class EnvironmentProblem(HebrewASRError):
     exit_code = 4
 
 
+class Unsaved(EnvironmentProblem):
+    """The disk did not take the state or the model when training ended; the message says what there is instead."""
+
+
 class CheckpointError(HebrewASRError):
     """A checkpoint or a model directory is incomplete, of another run, or of another shape."""
 

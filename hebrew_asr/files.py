@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,27 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write readable JSON atomically."""
-    write_atomically(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    write_atomically(path, as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """JSON for people to read."""
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+
+
+def as_os_error(error: Exception) -> OSError:
+    """What went wrong with a file, as the operating system's error; safetensors tells its number within a text."""
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f": {error.filename}" if error.filename else ""
+        return OSError(error.errno, f"{error.strerror}{where}")
+    told = (str(error).strip() or type(error).__name__).splitlines()[0]
+    number = re.search(r"\(os error (\d+)\)", told)
+    return OSError(int(number[1]) if number else errno.EIO, told)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there was no room, on the disk or in a quota."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def sync_folder(folder: str | Path) -> None:

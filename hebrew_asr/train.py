@@ -14,7 +14,7 @@ if __name__ == "__main__":  # run as a file: its folder must not shadow other pa
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from hebrew_asr.cli import guarded, parse_options
-from hebrew_asr.errors import HebrewASRError, Preempted, leave
+from hebrew_asr.errors import HebrewASRError, Preempted, Unsaved, leave
 from hebrew_asr.stopping import StopRequest, nothing_to_save
 from hebrew_asr.streams import outlive_the_terminal
 
@@ -35,10 +35,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _is_told_by_the_first(error: HebrewASRError) -> bool:
-    """Before the ranks meet, every one of them finds the same mistake; and all of them stop together."""
+    """Before the ranks meet, every one of them finds the same mistake; and all of them stop, or end, together."""
     from hebrew_asr.engine import dist
 
-    return isinstance(error, Preempted) or not dist.has_started()
+    return isinstance(error, (Preempted, Unsaved)) or not dist.has_started()
 
 
 def _train(argv: list[str], stop: StopRequest) -> int:
@@ -54,6 +54,7 @@ def _train(argv: list[str], stop: StopRequest) -> int:
             train(run)
         finally:
             run.tracker.close()
+            run.files.close()
             run.lock.release()
     except HebrewASRError:
         raise

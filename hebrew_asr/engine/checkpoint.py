@@ -4,85 +4,86 @@
 frozen weights come from the base model), ``state.json`` and, written last, ``COMPLETE.json`` with every file's size and
 SHA-256. Discovery ignores any folder without it.
 
-Training waits only while the state is copied to host memory; a thread of each rank writes its own file and the first
-rank's thread seals the folder when every rank's part is there. No collective runs beside the trainer's.
+Training waits only while the state is copied to host memory; a thread of each rank writes its own file. The threads
+then tell the first rank's what they wrote, over a process group of their own, and it seals the folder.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
+import errno
 import os
-import re
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hebrew_asr.engine.dist import Ranks
+from hebrew_asr.engine.sealed import FORMAT, SEAL, STATE, Checkpoint, find_checkpoints, seal_of
 from hebrew_asr.engine.state import CarriedPartition, num_bytes, save_partitions
 from hebrew_asr.errors import CheckpointError
-from hebrew_asr.files import sync_folder, write_json
+from hebrew_asr.files import as_os_error, is_full, sync_folder, write_json
 
-FORMAT = 1
-_NAME = re.compile(r"step-(\d{6,})")
-_POLL_S = 0.05
 _HEADROOM_BYTES = 64 << 20
+"""Left free for metrics and samples while training goes on."""
+_WRITERS_TIMEOUT_S = 1800.0
+"""How long ranks may differ in writing their parts. One that died is noticed at once."""
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A complete checkpoint on disk."""
+class Outcome:
+    """What became of the checkpoint of one step."""
 
-    path: Path
     step: int
-    values: dict[str, Any]
-    """Content of ``state.json``."""
-
-    def verify(self) -> None:
-        """Compare every file with its recorded size and hash.
-
-        Raises:
-            CheckpointError: naming the file that differs.
-        """
-        listed = json.loads((self.path / "COMPLETE.json").read_text())["files"]
-        for name, expected in listed.items():
-            file = self.path / name
-            if not file.is_file() or _seal(file) != expected:
-                raise CheckpointError(
-                    f"checkpoint file {file} is damaged; remove {self.path} to resume from an earlier one"
-                )
-
-
-def find_checkpoints(folder: Path) -> list[Checkpoint]:
-    """Complete checkpoints in ``folder``, oldest first; anything half-written is passed over."""
-    found = []
-    for path in folder.glob("step-*"):
-        match = _NAME.fullmatch(path.name)
-        if match and (path / "COMPLETE.json").is_file():
-            values = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            if values.get("format") != FORMAT:
-                raise CheckpointError(f"{path} has format {values.get('format')}, this version reads {FORMAT}")
-            found.append(Checkpoint(path, int(match[1]), values))
-    return sorted(found, key=lambda checkpoint: checkpoint.step)
+    path: Path
+    """Where it lies, or would lie."""
+    failure: str | None = None
+    """Why it is not there; None for one that is sealed."""
+    is_full: bool = False
+    """Whether it failed for want of room."""
 
 
 class CheckpointStore:
     """Writes checkpoints of a run and keeps the last few and the best."""
 
-    def __init__(self, folder: Path, ranks: Ranks, *, keep_last: int, keep_best: int, background: bool):
-        """``folder`` need not exist yet; ``background``: return from ``save`` before the files are written."""
+    def __init__(
+        self,
+        folder: Path,
+        ranks: Ranks,
+        *,
+        keep_last: int,
+        keep_best: int,
+        background: bool,
+        sealed_step: int | None = None,
+    ):
+        """Collective. ``folder`` need not exist yet.
+
+        Args:
+            folder: where checkpoints lie.
+            ranks: all of them write.
+            keep_last: newest checkpoints kept.
+            keep_best: those of the lowest WER kept besides.
+            background: return from ``save`` before the files are written.
+            sealed_step: of the checkpoint that the run goes on from.
+        """
         self.folder, self._ranks, self._background = folder, ranks, background
         self._keep_last, self._keep_best = keep_last, keep_best
+        self._writers = ranks.apart(timeout_s=_WRITERS_TIMEOUT_S)
         self._writer: threading.Thread | None = None
-        self._failure: OSError | None = None
-        self._written: list[tuple[int, Path]] = []
+        self._outcome: Outcome | None = None
+        self._told: list[Outcome] = []
+        self._has_dropped = False
+        self.sealed_step = sealed_step
+        """Of the newest checkpoint that every rank knows to be sealed; None if there is none."""
+        self.begun_step: int | None = None
+        """Of the checkpoint that is being written, or has been since ``finish``; None if there is none."""
 
-    def save(self, copy_state: Callable[[], list[CarriedPartition]], step: int, values: dict[str, Any]) -> None:
+    def save(
+        self, copy_state: Callable[[], list[CarriedPartition]], step: int, values: dict[str, Any], *, last: bool = False
+    ) -> Outcome | None:
         """Begin one checkpoint; collective. A disk without room costs the oldest checkpoints, not the run.
 
         Args:
@@ -90,115 +91,162 @@ class CheckpointStore:
                 may reuse that one's memory, and nothing else may change what it gave.
             step: optimizer steps done, names the folder.
             values: JSON values of ``state.json``; ``wer`` among them decides which is best.
+            last: the process ends after this, so the whole disk may be filled, and where that does not suffice it is
+                tried again in place of each older checkpoint but the newest and the best.
+
+        Returns:
+            What became of it, the same on every rank; None if it is being written in the background.
         """
         self.finish()
         state = copy_state()
         needed = sum(self._ranks.gather(num_bytes(state)))
-        if not self._ranks.broadcast(not self._ranks.is_main or self._make_room(needed)):
-            return
-        temporary = self.folder / f".tmp-step-{step:06d}"
-        if self._ranks.is_main:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        self._ranks.barrier()
-        self._writer = threading.Thread(target=self._write, args=(temporary, state, step, values), name="checkpoint")
-        self._writer.start()
-        if not self._background:
-            self.finish()
+        self._begin(state, needed, step, values, headroom=0 if last else _HEADROOM_BYTES)
+        if self._background and not last:
+            return None
+        outcome = self.finish()
+        while last and self._ranks.broadcast(self._has_dropped):
+            self._begin(state, needed, step, values, headroom=0)
+            outcome = self.finish()
+        return outcome
 
-    def finish(self) -> None:
-        """Wait until the last checkpoint is sealed on every rank, or has failed; collective."""
+    def finish(self) -> Outcome | None:
+        """Wait until the checkpoint that was begun is sealed, or has failed; collective.
+
+        Returns:
+            What became of it, the same on every rank; None if none was begun since the last call.
+        """
+        if self.begun_step is None:
+            return None
+        wrote = self._writer is not None
         if self._writer is not None:
             self._writer.join()
             self._writer = None
-        failures = [text for text in self._ranks.gather(str(self._failure) if self._failure else None) if text]
-        self._failure = None
-        if failures and self._ranks.is_main:
-            print(f"warning: a checkpoint could not be written ({failures[0]}); training goes on", file=sys.stderr)
-            self._drop_oldest()
+        outcome = self._ranks.broadcast(self._outcome)  # the first rank's word: it seals
+        self.begun_step = None
+        if outcome.failure is None:
+            self.sealed_step = outcome.step
+        # There was room, said the system, which does not see a quota.
+        self._has_dropped = self._ranks.is_main and wrote and outcome.is_full and self.drop_oldest()
+        return outcome
 
-    def take_written(self) -> list[tuple[int, Path]]:
-        """Steps and folders of the checkpoints sealed since the last call; on the first rank."""
-        written, self._written = self._written, []
-        return written
+    def take_outcomes(self) -> list[Outcome]:
+        """Of the checkpoints sealed or given up since the last call; on the first rank."""
+        told, self._told = self._told, []
+        return told
+
+    def _begin(
+        self, state: list[CarriedPartition], needed: int, step: int, values: dict[str, Any], headroom: int
+    ) -> None:
+        temporary = self.folder / f".tmp-step-{step:06d}"
+        self.begun_step, self._outcome = step, None
+        if self._ranks.is_main:
+            try:
+                self.make_room(needed, headroom)
+                temporary.mkdir()
+            except OSError as error:
+                self._settle(step, as_os_error(error))
+        if self._ranks.broadcast(self._outcome is not None):
+            return
+        self._writer = threading.Thread(target=self._write, args=(temporary, state, step, values), name="checkpoint")
+        self._writer.start()
 
     def _write(self, temporary: Path, state: list[CarriedPartition], step: int, values: dict[str, Any]) -> None:
         """In a thread: this rank's file, then on the first rank the seal."""
-        rank = self._ranks.rank
+        part: dict[str, Any] = {}
+        error: OSError | None = None
         try:
-            file = temporary / f"optimizer-rank{rank:05d}.safetensors"
+            file = temporary / f"optimizer-rank{self._ranks.rank:05d}.safetensors"
             save_partitions(file, state)
             _sync(file)
-            write_json(temporary / f"part-{rank:05d}.json", {file.name: _seal(file)})
+            part[file.name] = seal_of(file)
+        except Exception as failure:  # a full or broken disk, or no such folder: the first rank tells
+            error = as_os_error(failure)
+        try:
+            parts = self._writers.gather((part, error))
             if self._ranks.is_main:
-                self._complete(temporary, step, values)
-        except Exception as error:  # a full or broken disk; told by finish()
-            self._failure = error if isinstance(error, OSError) else OSError(str(error))
-            (temporary / "FAILED").touch() if temporary.is_dir() else None
+                _raise_first(parts)
+                self._seal(temporary, {name: seal for part, _ in parts for name, seal in part.items()}, step, values)
+        except Exception as failure:  # the disk again, or a rank that is gone
+            error = as_os_error(failure)
+        if self._ranks.is_main:
+            self._settle(step, error)
+            shutil.rmtree(temporary, ignore_errors=True)
+            with contextlib.suppress(OSError, CheckpointError):
+                self._retain()
 
-    def _complete(self, temporary: Path, step: int, values: dict[str, Any]) -> None:
-        parts = [temporary / f"part-{rank:05d}.json" for rank in range(self._ranks.size)]
-        while not all(part.is_file() for part in parts):
-            if (temporary / "FAILED").exists():
-                raise OSError("another rank could not write its part")
-            time.sleep(_POLL_S)
-        files = {name: seal for part in parts for name, seal in json.loads(part.read_text()).items()}
-        write_json(temporary / "state.json", {"format": FORMAT, "step": step, **values})
-        files["state.json"] = _seal(temporary / "state.json")
-        write_json(temporary / "COMPLETE.json", {"files": files})
-        for part in parts:
-            part.unlink()
+    def _settle(self, step: int, error: OSError | None) -> None:
+        """Keep what became of the checkpoint that was begun."""
+        path = self.folder / f"step-{step:06d}"
+        if error is None:
+            self._outcome = Outcome(step, path)
+        else:
+            self._outcome = Outcome(step, path, error.strerror, is_full(error))
+        self._told.append(self._outcome)
+
+    def _seal(self, temporary: Path, files: dict[str, Any], step: int, values: dict[str, Any]) -> None:
+        for name, seal in files.items():
+            with (temporary / name).open("rb") as stream:  # opened, so that a network file system looks again
+                if os.fstat(stream.fileno()).st_size != seal["size"]:
+                    raise OSError(
+                        errno.EIO, f"{temporary / name} is not what its rank wrote: is the disk shared by all nodes?"
+                    )
+        write_json(temporary / STATE, {"format": FORMAT, "step": step, **values})
+        write_json(temporary / SEAL, {"files": {**files, STATE: seal_of(temporary / STATE)}})
         final = self.folder / f"step-{step:06d}"
-        shutil.rmtree(final, ignore_errors=True)  # the same step, saved again after a resume
+        _remove(final)  # the same step, saved again after a resume
         temporary.rename(final)
         sync_folder(self.folder)
-        self._retain()
-        self._written.append((step, final))
 
     def _retain(self) -> None:
-        """Delete all but the last ``keep_last`` and the best ``keep_best`` by WER; never fails the run."""
+        """Delete all but the last ``keep_last`` and the best ``keep_best`` by WER."""
         complete = find_checkpoints(self.folder)
         kept = {checkpoint.path for checkpoint in [*complete[-self._keep_last :], *self._best(complete)]}
         for checkpoint in complete:
             if checkpoint.path not in kept:
                 _remove(checkpoint.path)
-        for leftover in self.folder.glob(".tmp-step-*"):
-            _remove(leftover)
 
     def _best(self, complete: list[Checkpoint]) -> list[Checkpoint]:
         measured = [checkpoint for checkpoint in complete if checkpoint.values.get("wer") is not None]
         return sorted(measured, key=lambda checkpoint: checkpoint.values["wer"])[: self._keep_best]
 
-    def _make_room(self, needed: int) -> bool:
-        """Whether ``needed`` bytes fit, after dropping old checkpoints if they must; says so."""
+    def make_room(self, needed: int, headroom: int = 0) -> None:
+        """Drop as many of the oldest checkpoints as ``needed`` bytes take, and none if all would not do; on rank 0.
+
+        Raises:
+            OSError: there is no room.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob(".tmp-step-*"):
             _remove(leftover)
-        while (free := shutil.disk_usage(self.folder).free) < needed + _HEADROOM_BYTES:
-            if not self._drop_oldest():
-                print(
-                    f"warning: no room for a checkpoint in {self.folder}: {needed / 2**30:.2f} GiB needed, "
-                    f"{free / 2**30:.2f} GiB free; training goes on without it",
-                    file=sys.stderr,
-                )
-                return False
-        return True
+        can_free = sum(map(_size, self._droppable()))
+        while (free := shutil.disk_usage(self.folder).free) < needed + headroom:
+            if free + can_free < needed + headroom or not self.drop_oldest():
+                room = f"{needed / 2**20:,.1f} MiB needed, {free / 2**20:,.1f} MiB free"
+                room += f" of which {headroom / 2**20:,.0f} MiB stay so" if headroom else ""
+                raise OSError(errno.ENOSPC, f"no room in {self.folder}: {room}")
 
-    def _drop_oldest(self) -> bool:
+    def drop_oldest(self) -> bool:
         """Delete the oldest checkpoint that is neither the newest nor among the best; whether there was one."""
+        for path in self._droppable():
+            print(f"warning: disk is full; dropping the oldest checkpoint {path}", file=sys.stderr)
+            _remove(path)
+            return not path.exists()
+        return False
+
+    def _droppable(self) -> list[Path]:
+        """Checkpoints that are neither the newest nor among the best, oldest first."""
         complete = find_checkpoints(self.folder)
         protected = {checkpoint.path for checkpoint in [*complete[-1:], *self._best(complete)]}
-        for checkpoint in complete:
-            if checkpoint.path not in protected:
-                print(f"warning: disk is full; dropping the oldest checkpoint {checkpoint.path}", file=sys.stderr)
-                _remove(checkpoint.path)
-                return True
-        return False
+        return [checkpoint.path for checkpoint in complete if checkpoint.path not in protected]
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
 
 
 def _remove(folder: Path) -> None:
     """Unmark, then delete: a kill in between leaves something that discovery ignores."""
-    (folder / "COMPLETE.json").unlink(missing_ok=True)
+    (folder / SEAL).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -207,6 +255,10 @@ def _sync(file: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def _seal(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        return {"size": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+def _raise_first(parts: list[tuple[dict[str, Any], OSError | None]]) -> None:
+    """Tell the failures of ranks as one."""
+    failed = [(rank, error) for rank, (_, error) in enumerate(parts) if error is not None]
+    if failed:
+        rank, error = failed[0]
+        others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise OSError(error.errno, f"rank {rank}{others}: {error.strerror}")

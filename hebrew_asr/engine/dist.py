@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -59,6 +59,14 @@ class Ranks:
         box = [value]
         torch_dist.broadcast_object_list(box, src=0, group=self.host_group)
         return box[0]
+
+    def apart(self, *, timeout_s: float) -> Ranks:
+        """The same ranks over a host group of their own, for collectives of a thread beside the trainer's; collective.
+
+        A rank that died ends a collective at once with an error, one that does not come does after ``timeout_s``.
+        """
+        timeout = timedelta(seconds=timeout_s)
+        return replace(self, host_group=torch_dist.new_group(backend="gloo", timeout=timeout))
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, in rank order, on every rank."""

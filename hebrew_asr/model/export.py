@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,30 @@ from hebrew_asr.model.tiny import CHAT_TEMPLATE
 
 
 def save_native(folder: Path, asr: Any, tokenizer: Any) -> None:
-    """Write weights, config, generation config, tokenizer and processor; the folder appears when it is whole."""
-    temporary = folder.with_name(f".tmp-{folder.name}")
+    """Write weights, config, generation config, tokenizer and processor; the folder appears when it is whole.
+
+    Raises:
+        OSError or safetensors.SafetensorError: the disk; a folder that was there before is as it was.
+    """
+    temporary, before = folder.with_name(f".tmp-{folder.name}"), folder.with_name(f".old-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
-    # Else a model that came from the thinker layout would be written with thinker names under a native config.
-    asr.save_pretrained(temporary, save_original_format=False)
-    processor = Qwen3ASRProcessor(Qwen3ASRFeatureExtractor(), tokenizer, chat_template=CHAT_TEMPLATE)
-    processor.save_pretrained(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    try:
+        # Else a model that came from the thinker layout would be written with thinker names under a native config.
+        asr.save_pretrained(temporary, save_original_format=False)
+        processor = Qwen3ASRProcessor(Qwen3ASRFeatureExtractor(), tokenizer, chat_template=CHAT_TEMPLATE)
+        processor.save_pretrained(temporary)
+        mode = (temporary / "config.json").stat().st_mode
+        for file in temporary.iterdir():
+            file.chmod(mode)  # safetensors' own can be read by this user alone
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+        sync_folder(temporary)
+        shutil.rmtree(before, ignore_errors=True)
+        if folder.exists():
+            folder.rename(before)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     sync_folder(folder.parent)
+    shutil.rmtree(before, ignore_errors=True)

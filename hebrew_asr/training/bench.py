@@ -154,7 +154,7 @@ def _measure_interruptions(run: Run) -> Interruptions:
     """In the last phase measured, which holds the most state."""
     settings = run.recipe.evaluation
     as_trained = replace(settings, max_tokens_per_s=TOKENS_PER_S, min_new_tokens=1)
-    evaluate = Evaluator(run.tokenizer, as_trained, run.ranks, run.folder / "samples")
+    evaluate = Evaluator(run.tokenizer, as_trained, run.ranks, run.files)
     clips = stratified_sample(run.eval_clips, settings.sample_clips)
     run.say(f"evaluating {len(clips)} clips, and copying the state as a checkpoint does")
     with run.engine.whole_model() as asr:

@@ -73,6 +73,8 @@ class Console:
     def _fault(self, record: dict[str, Any]) -> None:
         if record["kind"] == "unreadable":
             self.say(f"step {record['step']}: skipped {'; '.join(record['reasons'])}")
+        elif record["kind"] == "checkpoint":
+            self.say(f"step {record['step']}: no checkpoint could be written: {'; '.join(record['reasons'])}")
         elif record["kind"] == "out-of-memory":
             ranks = ", ".join(map(str, record["ranks"]))
             self.say(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,10 @@ from hebrew_asr.audio.decode import decode
 from hebrew_asr.data.manifest import Clip
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.engine.signals import StopFlag
-from hebrew_asr.files import write_atomically
 from hebrew_asr.model.generate import Decoding, Transcriber
 from hebrew_asr.recipe import Evaluation
 from hebrew_asr.text.wer import ErrorCounts, count_errors
+from hebrew_asr.training.outputs import PatientFiles
 
 Transcribe = Callable[[Sequence[np.ndarray]], list[str]]
 
@@ -60,10 +59,10 @@ class _Stopped(Exception):
 class Evaluator:
     """Measures the model in training on an eval split."""
 
-    def __init__(self, tokenizer: Any, settings: Evaluation, ranks: Ranks, samples_folder: Path):
-        """``samples_folder``: where references and hypotheses are written, one JSONL file an evaluation."""
+    def __init__(self, tokenizer: Any, settings: Evaluation, ranks: Ranks, files: PatientFiles):
+        """``files``: where references and hypotheses are written, ``samples/``, one JSONL file an evaluation."""
         self._decoding = Decoding(max_tokens_per_s=settings.max_tokens_per_s, min_new_tokens=settings.min_new_tokens)
-        self._tokenizer, self._settings, self._ranks, self._folder = tokenizer, settings, ranks, samples_folder
+        self._tokenizer, self._settings, self._ranks, self._files = tokenizer, settings, ranks, files
 
     def __call__(self, asr: Any, clips: Sequence[Clip], step: int, split: str, stop: StopFlag) -> dict[str, Any] | None:
         """Decode ``clips`` with ``asr`` over all ranks; collective.
@@ -118,4 +117,4 @@ class Evaluator:
 
         rows = sorted(row for rows in rows_by_rank for row in rows)
         lines = [json.dumps({"id": i, "reference": r, "hypothesis": h}, ensure_ascii=False) for i, r, h in rows]
-        write_atomically(self._folder / f"step-{step:06d}-{split}.jsonl", "".join(f"{line}\n" for line in lines))
+        self._files.write(f"samples/step-{step:06d}-{split}.jsonl", "".join(f"{line}\n" for line in lines))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ from hebrew_asr.data.clip_audio import Unreadable
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.errors import DataError, TrainingFault
 from hebrew_asr.fallbacks import take_fallbacks
-from hebrew_asr.files import write_atomically, write_json
+from hebrew_asr.files import as_os_error, write_atomically, write_json
 from hebrew_asr.recipe import Faults
 from hebrew_asr.training.feed import FedStep
 
@@ -92,8 +93,18 @@ def clip_ids(fed: FedStep) -> list[str]:
 
 
 def keep_evidence(folder: Path, rank: int, error: BaseException, fed: FedStep | None) -> None:
-    """Write ``crash/rank<N>/``: the traceback, the step's clips with their durations and shapes, device memory."""
+    """Write ``crash/rank<N>/``: the traceback, the step's clips with their durations and shapes, device memory.
+
+    A disk that does not take it is told, and hides nothing: the error itself is told in any case.
+    """
     folder = folder / "crash" / f"rank{rank}"
+    try:
+        _write_evidence(folder, error, fed)
+    except OSError as failure:
+        print(f"warning: no evidence in {folder}: {as_os_error(failure).strerror}", file=sys.stderr)
+
+
+def _write_evidence(folder: Path, error: BaseException, fed: FedStep | None) -> None:
     write_atomically(folder / "error.txt", "".join(traceback.format_exception(error)))
     if fed is not None:
         write_json(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hebrew_asr.errors import HebrewASRError, Preempted, TrainingFault
+from hebrew_asr.errors import HebrewASRError, Preempted, TrainingFault, Unsaved
 from hebrew_asr.training.faults import keep_evidence
 from hebrew_asr.training.session import Session
 from hebrew_asr.training.setup import Run
@@ -13,6 +13,7 @@ def train(run: Run) -> None:
 
     Raises:
         Preempted: asked to stop; says what is saved.
+        Unsaved: the disk did not take the state at a stop, or the model at the end.
         TrainingFault: a phase did not train what it should, or gradients stayed non-finite.
         DataError: more clips cannot be decoded than the recipe bears.
     """
@@ -28,7 +29,7 @@ def train(run: Run) -> None:
             session.evaluate_if_due()
             session.save_if_due()
         session.finish()
-    except Preempted:
+    except (Preempted, Unsaved):
         raise
     except Exception as error:
         if run.stop.leaves_empty_handed():  # another rank has left already

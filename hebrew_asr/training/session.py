@@ -10,17 +10,17 @@ import torch
 
 from hebrew_asr.data.loader import load_steps
 from hebrew_asr.data.manifest import Clip
+from hebrew_asr.engine.checkpoint import Outcome
 from hebrew_asr.engine.engine import MicroBatchTooLarge, StepResult
 from hebrew_asr.engine.state import StateReader
-from hebrew_asr.errors import Preempted
+from hebrew_asr.errors import Preempted, Unsaved
 from hebrew_asr.fallbacks import any_new_fallback
-from hebrew_asr.files import write_json
-from hebrew_asr.model.export import save_native
 from hebrew_asr.stopping import nothing_to_save
 from hebrew_asr.training.evaluate import stratified_sample
 from hebrew_asr.training.faults import FaultBudget, fallback_records
 from hebrew_asr.training.feed import FedStep, feed
 from hebrew_asr.training.memory import fault_record, smaller_plan
+from hebrew_asr.training.saving import checkpoint_record, unsaved, without_model, write_result
 from hebrew_asr.training.setup import Run
 
 
@@ -43,7 +43,6 @@ class Session:
         """Steps whose figures have not been read: the device may still be at them."""
         self._rows: list[dict[str, Any]] = []
         """Records to be written."""
-        self._saved_step = run.state.step if run.resumed_from else -1
         run.stop.request.explain = self._what_a_stop_takes
 
     @property
@@ -217,9 +216,8 @@ class Session:
         """Read and write all there is."""
         self._read()
         self._write_rows()
-        for step, path in self.run.checkpoints.take_written():
-            relative = str(path.relative_to(self.run.folder))
-            self.run.tracker.write({"event": "checkpoint", "step": step, "path": relative})
+        for outcome in self.run.checkpoints.take_outcomes():
+            self.run.tracker.write(checkpoint_record(outcome, self.run.folder))
 
     def evaluate_if_due(self) -> None:
         """The whole eval split at an epoch's end, the sample every so many steps, at the start and at the end."""
@@ -249,66 +247,87 @@ class Session:
         if self.state.step % self.run.recipe.checkpoints.every_steps == 0 and not self.is_done:
             self._save()
 
-    def _save(self) -> None:
+    def _save(self, *, last: bool = False) -> Outcome | None:
+        """What ``CheckpointStore.save`` returns, for this step; None where it is sealed or being written already."""
         self._flush()
-        if self._saved_step == self.state.step:
-            return
-        self._saved_step = self.state.step
-        self.state.seconds = self._seconds()
-        measured_here = self.state.evaluated_step == self.state.step
-        wer = self.state.wer_last if measured_here else None
+        store, state = self.run.checkpoints, self.state
+        if state.step in (store.sealed_step, store.begun_step):
+            return None
+        state.seconds = self._seconds()
+        measured_here = state.evaluated_step == state.step
         values = {
-            "state": self.state.to_dict(),
-            "wer": wer,
+            "state": state.to_dict(),
+            "wer": state.wer_last if measured_here else None,
             "recipe": self.run.recipe.name,
             "precision": self.run.profile.precision,
             "data": self.run.data_fingerprint,
         }
-        self.run.checkpoints.save(self.run.engine.host_state, self.state.step, values)
+        return store.save(self.run.engine.host_state, state.step, values, last=last)
+
+    def _save_for_good(self) -> str | None:
+        """See that a checkpoint of this step is sealed; why not, if it cannot be. Collective.
+
+        One that is being written is waited for, and written again if that fails.
+        """
+        self.run.checkpoints.finish()
+        outcome = self._save(last=True)
+        self._flush()
+        return None if outcome is None else outcome.failure
 
     def _what_a_stop_takes(self) -> str:
         return f"finishing what is under way after step {self.state.step}, then saving"
 
     def _stop(self) -> NoReturn:
-        """Save and leave; on all ranks together."""
-        request, step = self.run.stop.request, self.state.step
+        """Save and leave; on all ranks together.
+
+        Raises:
+            Preempted: the state is saved, or nothing has been trained.
+            Unsaved: it could not be saved.
+        """
+        run, step = self.run, self.state.step
         if not step:
-            raise Preempted(nothing_to_save(request.reason or "another rank was asked"))
-        self._save()
-        self.run.checkpoints.finish()
-        self._flush()
-        request.leaving(Preempted.exit_code)
-        raise Preempted(f"stopped after step {step}, state saved in {self.run.folder}; go on with --resume auto")
+            raise Preempted(nothing_to_save(run.stop.request.reason or "another rank was asked"))
+        failure = self._save_for_good()
+        run.stop.request.leaving(Preempted.exit_code if failure is None else Unsaved.exit_code)
+        if failure is not None:
+            raise Unsaved(f"stopped after step {step}, but {unsaved(run.checkpoints, step, failure)}")
+        raise Preempted(f"stopped after step {step}, state saved in {run.folder}; go on with --resume auto")
 
     def finish(self) -> None:
-        """Save the last checkpoint and the model, and sum the run up."""
+        """Save the last checkpoint and the model, and sum the run up.
+
+        Raises:
+            Unsaved: the model could not be written; the message says what there is instead.
+        """
         run, state = self.run, self.state
         self._record_fallbacks()
-        self._save()
-        run.checkpoints.finish()
-        self._flush()
-        run.stop.request.unsaved = False
-        if run.stop.agreed():
+        failure = self._save_for_good()
+        if failure is None:
+            run.stop.request.unsaved = False
+        if failure is None and run.stop.agreed():
             raise Preempted(f"stopped after the last step, {state.step}, state saved; --resume auto writes the model")
         run.stop.request.leaving(0)
         with run.engine.whole_model() as asr:
-            if run.ranks.is_main:
-                save_native(run.folder / "final", asr, run.tokenizer)
-        if run.ranks.is_main:
-            summary = {
-                "wer_first": state.wer_first,
-                "wer_final": state.wer_last,
-                "wer_mode": run.recipe.evaluation.wer_mode,
-                "steps": state.step,
-                "phase_switch_step": state.phase_switch_step,
-                "seconds": round(self._seconds(), 1),
-                "fallbacks": state.fallbacks,
-            }
-            write_json(run.folder / "summary.json", summary)
-            run.say(f"done: {state.step} steps in {self._seconds():.0f} s; model in {run.folder / 'final'}")
-            for fallback in state.fallbacks:
-                run.say(f"slower than it could be since step {fallback['step']}: {fallback['name']}")
+            told = write_result(run, asr, self._summary()) if run.ranks.is_main else None
+            model_failure = run.ranks.broadcast(told)
+        if model_failure is not None:
+            raise Unsaved(without_model(run, state.step, model_failure, failure))
+        run.say(f"done: {state.step} steps in {self._seconds():.0f} s; model in {run.folder / 'final'}")
+        for fallback in state.fallbacks:
+            run.say(f"slower than it could be since step {fallback['step']}: {fallback['name']}")
         run.ranks.barrier()
+
+    def _summary(self) -> dict[str, Any]:
+        state = self.state
+        return {
+            "wer_first": state.wer_first,
+            "wer_final": state.wer_last,
+            "wer_mode": self.run.recipe.evaluation.wer_mode,
+            "steps": state.step,
+            "phase_switch_step": state.phase_switch_step,
+            "seconds": round(self._seconds(), 1),
+            "fallbacks": state.fallbacks,
+        }
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started

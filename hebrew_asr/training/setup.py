@@ -22,7 +22,7 @@ from hebrew_asr.engine.checkpoint import Checkpoint, CheckpointStore
 from hebrew_asr.engine.engine import TrainEngine
 from hebrew_asr.engine.signals import StopFlag
 from hebrew_asr.engine.watchdog import Watchdog
-from hebrew_asr.files import write_json
+from hebrew_asr.files import as_json
 from hebrew_asr.locks import FolderLock
 from hebrew_asr.model.compiled import CompiledASR
 from hebrew_asr.model.load import load_model, load_tokenizer
@@ -34,9 +34,10 @@ from hebrew_asr.stopping import StopRequest
 from hebrew_asr.training.check import Checked, TrainArguments, check, lock_of
 from hebrew_asr.training.console import Console
 from hebrew_asr.training.evaluate import Evaluator
+from hebrew_asr.training.outputs import MetricsFile, PatientFiles
 from hebrew_asr.training.schedule import Schedule
 from hebrew_asr.training.state import TrainState
-from hebrew_asr.training.tracking import MetricsFile, Tracker, WandbSink
+from hebrew_asr.training.tracking import Tracker, WandbSink
 
 
 @dataclass
@@ -58,6 +59,7 @@ class Run:
     engine: TrainEngine
     evaluator: Evaluator
     checkpoints: CheckpointStore
+    files: PatientFiles
     tracker: Tracker
     console: Console | None
     stop: StopFlag
@@ -129,15 +131,17 @@ def _build(checked: Checked, tokenizer: Any, lock: FolderLock, request: StopRequ
         dataset.fix_shapes(schedule.total_steps)
     engine = TrainEngine(module, asr, recipe, profile, plan, ranks)
     # 6. Outputs, on the first rank.
+    files = PatientFiles(folder)
     tracker, console = Tracker(), None
     if ranks.is_main:
-        tracker, console = _outputs(checked, schedule, state, weights_by_phase)
+        tracker, console = _outputs(checked, files, schedule, state, weights_by_phase)
     store = CheckpointStore(
         folder / "checkpoints",
         ranks,
         keep_last=recipe.checkpoints.keep_last,
         keep_best=recipe.checkpoints.keep_best,
         background=recipe.checkpoints.background,
+        sealed_step=None if checked.resume is None else checked.resume.step,
     )
     return Run(
         recipe=recipe,
@@ -153,8 +157,9 @@ def _build(checked: Checked, tokenizer: Any, lock: FolderLock, request: StopRequ
         tokenizer=tokenizer,
         mel=mel,
         engine=engine,
-        evaluator=Evaluator(tokenizer, recipe.evaluation, ranks, folder / "samples"),
+        evaluator=Evaluator(tokenizer, recipe.evaluation, ranks, files),
         checkpoints=store,
+        files=files,
         tracker=tracker,
         console=console,
         stop=StopFlag(folder, ranks, request),
@@ -175,16 +180,20 @@ def _drawn_on(recipe: Recipe, profile: Profile) -> AbstractContextManager[Any]:
 
 
 def _outputs(
-    checked: Checked, schedule: Schedule, state: TrainState, weights_by_phase: dict[str, dict[str, int]]
+    checked: Checked,
+    files: PatientFiles,
+    schedule: Schedule,
+    state: TrainState,
+    weights_by_phase: dict[str, dict[str, int]],
 ) -> tuple[Tracker, Console]:
     """Write what the run is into its directory and open its sinks."""
     recipe, profile, plan, folder = checked.recipe, checked.profile, checked.plan, checked.folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "STOP").unlink(missing_ok=True)
     facts = describe(checked, schedule, weights_by_phase)
-    write_json(folder / "recipe.json", recipe.to_dict())
-    write_json(folder / "deepspeed.json", deepspeed_config(profile, recipe, plan))
-    write_json(folder / "run.json", facts)
+    files.write("recipe.json", as_json(recipe.to_dict()))
+    files.write("deepspeed.json", as_json(deepspeed_config(profile, recipe, plan)))
+    files.write("run.json", as_json(facts))
     resume_step = state.step if checked.resume else None
     sinks: list[Any] = [MetricsFile(folder / "metrics.jsonl", resume_step)]
     if recipe.logging.wandb:

@@ -5,44 +5,12 @@ Nothing here can stop training: a tracker that fails is reported once and then l
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from hebrew_asr.files import write_atomically
 from hebrew_asr.recipe import Recipe
-
-
-class MetricsFile:
-    """One JSON object a line, appended and flushed; what will be made again is cut first."""
-
-    def __init__(self, path: Path, resume_step: int | None = None):
-        """``resume_step``: optimizer steps done by the checkpoint; None where the run starts from nothing."""
-        if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines() if resume_step is not None else []
-            kept = [line for line in lines if _step_of(line) <= (resume_step or 0)]
-            write_atomically(path, "".join(f"{line}\n" for line in kept))
-        self._stream: TextIO = path.open("a", encoding="utf-8")
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Append a record."""
-        self._stream.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self._stream.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._stream.close()
-
-
-def _step_of(line: str) -> float:
-    """Steps that had been done when the line was written."""
-    try:
-        record = json.loads(line)
-        return float(record["step"]) + (record["event"] == "phase")  # proved by the first step of the phase
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # torn by a kill: its step is trained again
 
 
 class WandbSink:

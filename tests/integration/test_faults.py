@@ -102,33 +102,6 @@ def test_a_slower_way_is_on_record(task, warm, tmp_path):
     assert f"Since step 1: {told}" in page
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=66m", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("this user may not mount a small disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_full_disk_costs_checkpoints_not_the_run(task, warm, small_disk):
-    """66 MiB, of which 64 are kept free: room for a few checkpoints of a third of a MiB."""
-    run = small_disk / "run"
-    changes = ["checkpoints.every_steps=1", "checkpoints.keep_last=100", "checkpoints.background=false", *QUICK]
-    done = warm.finish(train_arguments(task, run, *changes), port=free_port())
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "disk is full; dropping the oldest checkpoint" in done.stderr
-    assert len(events(run, "train")) == 15
-    kept = sorted(path.name for path in (run / "checkpoints").iterdir())
-    assert kept[-1] == "step-000015"
-    assert len(kept) < 15
-    assert all((run / "checkpoints" / name / "COMPLETE.json").is_file() for name in kept)
-
-
 def test_a_killed_rank_takes_the_job_down_in_seconds(task, tmp_path):
     run = tmp_path / "run"
     line = [*launcher(2, free_port()), str(TRAIN_FILE), *train_arguments(task, run, *QUICK, ENDLESS)]

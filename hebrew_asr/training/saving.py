@@ -1,0 +1,56 @@
+"""What a run leaves behind when it ends: what is said of its checkpoints, and the finished model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from hebrew_asr.engine.checkpoint import CheckpointStore, Outcome
+from hebrew_asr.files import as_os_error, is_full, write_json
+from hebrew_asr.model.export import save_native
+from hebrew_asr.training.setup import Run
+
+
+def checkpoint_record(outcome: Outcome, run_folder: Path) -> dict[str, Any]:
+    """The ``checkpoint`` record of one that is sealed, the ``fault`` record of one that could not be."""
+    if outcome.failure is None:
+        return {"event": "checkpoint", "step": outcome.step, "path": str(outcome.path.relative_to(run_folder))}
+    return {"event": "fault", "step": outcome.step, "kind": "checkpoint", "reasons": [outcome.failure]}
+
+
+def unsaved(store: CheckpointStore, step: int, failure: str) -> str:
+    """What is lost when the process ends at ``step`` and its state could not be saved, and what to do."""
+    if store.sealed_step is None:
+        left = f"there is no checkpoint: all {step} steps are lost"
+    else:
+        left = f"the newest checkpoint is of step {store.sealed_step}: {step - store.sealed_step} steps are lost"
+    return f"its state could not be saved ({failure}); {left}. Mend the disk or make room, then --resume auto"
+
+
+def without_model(run: Run, step: int, failure: str, checkpoint_failure: str | None) -> str:
+    """What there is of a trained run whose model could not be written, and what to do."""
+    told = f"all {step} steps are trained, but the model could not be written to {run.folder / 'final'} ({failure})"
+    if checkpoint_failure is not None:
+        return f"{told}, and {unsaved(run.checkpoints, step, checkpoint_failure)}"
+    return f"{told}. Nothing is lost: make room, and the same command with --resume auto writes it"
+
+
+def write_result(run: Run, asr: Any, summary: dict[str, Any]) -> str | None:
+    """Write ``final/`` and then ``summary.json``, at the cost of old checkpoints where there is no room; on rank 0.
+
+    Returns:
+        Why it could not be written, if it could not.
+    """
+    size = sum(parameter.numel() * parameter.element_size() for parameter in asr.parameters())
+    while True:
+        try:
+            run.checkpoints.make_room(size)
+            save_native(run.folder / "final", asr, run.tokenizer)
+            write_json(run.folder / "summary.json", summary)
+            return None
+        except (OSError, SafetensorError) as failure:
+            error = as_os_error(failure)
+            if not (is_full(error) and run.checkpoints.drop_oldest()):
+                return error.strerror

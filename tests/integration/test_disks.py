@@ -1,0 +1,107 @@
+"""Runs on real disks that fill up: training goes on, and what is said of the state that is saved is so."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from hebrew_asr.engine.checkpoint import find_checkpoints
+from tests.support.disks import fill, small_disk
+from tests.support.tiny_task import events, free_port, last_step, train_arguments, wait_for
+from tests.support.warm import WarmStart, has_ended
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+QUICK = ("evaluation.at_start=false", "evaluation.full_each_epoch=false", "evaluation.every_steps=1000")
+ENDLESS = "phases.0.epochs=500"
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """66 MiB, of which 64 are kept free while training goes on: room for a few checkpoints of a third of a MiB."""
+    with small_disk(tmp_path / "disk", "66m") as folder:
+        yield folder
+
+
+def test_a_full_disk_costs_checkpoints_not_the_run(task, warm, disk):
+    run = disk / "run"
+    changes = ["checkpoints.every_steps=1", "checkpoints.keep_last=100", "checkpoints.background=false", *QUICK]
+    done = warm.finish(train_arguments(task, run, *changes), port=free_port())
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "disk is full; dropping the oldest checkpoint" in done.stderr
+    assert len(events(run, "train")) == 15
+    kept = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert kept[-1] == "step-000015"
+    assert len(kept) < 15
+    assert all((run / "checkpoints" / name / "COMPLETE.json").is_file() for name in kept)
+
+
+def stop_when_full(warm: WarmStart, arguments: list[str], run: Path, output: Path) -> tuple[int, int, Path]:
+    """Fill the disk once there are checkpoints, train on and stop: exit code, the newest step before, ballast."""
+    (pid,) = warm.start(arguments, port=free_port(), output=output)
+    enough = lambda: len(find_checkpoints(run / "checkpoints")) and last_step(run) > 6  # noqa: E731
+    wait_for(enough, lambda: has_ended([pid]) and output.read_text())
+    ballast = fill(run.parent)
+    newest = find_checkpoints(run / "checkpoints")[-1].step
+    time.sleep(2)
+    os.kill(pid, signal.SIGTERM)
+    return warm.wait(pid), newest, ballast
+
+
+def test_a_stop_without_room_says_what_is_lost_and_the_next_start_goes_on(task, warm, disk, tmp_path):
+    """The only checkpoint is not given up for the new one. No record and no step is missing in the end."""
+    run, output = disk / "run", tmp_path / "log"
+    changes = ["checkpoints.every_steps=2", "checkpoints.keep_last=1", "checkpoints.keep_best=0", ENDLESS, *QUICK]
+    code, newest, ballast = stop_when_full(warm, train_arguments(task, run, *changes), run, output)
+    told = output.read_text()
+    assert code == 4, told
+    assert "state saved" not in told and "Traceback" not in told
+    assert told.count("metrics.jsonl") and "records wait" in told.replace("they wait", "records wait")
+    (error,) = [line for line in told.splitlines() if line.startswith("error:")]
+    saved = find_checkpoints(run / "checkpoints")[-1]
+    saved.verify()
+    stopped = int(error.split("stopped after step ")[1].split(",")[0])
+    assert saved.step >= newest
+    assert f"the newest checkpoint is of step {saved.step}: {stopped - saved.step} steps are lost" in error
+    ballast.unlink()
+    changes.append(f"max_steps={saved.step + 3}")
+    done = warm.finish(train_arguments(task, run, *changes, resume="auto"), port=free_port())
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [row["step"] for row in events(run, "train")] == list(range(1, saved.step + 4))
+
+
+def test_a_stop_takes_the_place_of_the_oldest_checkpoint(task, warm, disk, tmp_path):
+    run, output = disk / "run", tmp_path / "log"
+    changes = ["checkpoints.every_steps=3", "checkpoints.keep_last=2", "checkpoints.keep_best=0", ENDLESS, *QUICK]
+    code, _, _ = stop_when_full(warm, train_arguments(task, run, *changes), run, output)
+    told = output.read_text()
+    assert code == 75, told
+    newest = find_checkpoints(run / "checkpoints")[-1]
+    newest.verify()
+    assert f"stopped after step {newest.step}, state saved" in told
+
+
+def test_a_model_that_finds_no_room_is_written_by_the_next_start(task, warm, tmp_path):
+    """The trained weights are in the last checkpoint, and nothing looks finished meanwhile."""
+    run = tmp_path / "run"
+    arguments = train_arguments(task, run, "max_steps=3", *QUICK)
+    with small_disk(run / ".tmp-final", "32k"):
+        done = warm.finish(arguments, port=free_port())
+        assert done.returncode == 4, done.stderr
+        (error,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+        assert "all 3 steps are trained, but the model could not be written" in error and "--resume auto" in error
+        assert "Traceback" not in done.stderr
+        assert not (run / "final").exists() and not (run / "summary.json").exists()
+        assert [checkpoint.step for checkpoint in find_checkpoints(run / "checkpoints")] == [3]
+    done = warm.finish(train_arguments(task, run, "max_steps=3", *QUICK, resume="auto"), port=free_port())
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run / "summary.json").read_text())["steps"] == 3
+    assert len(events(run, "train")) == 3
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (run / "final").iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"] and "tokenizer.json" in modes
+    assert not list(run.glob(".*final"))

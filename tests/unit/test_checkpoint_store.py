@@ -1,0 +1,129 @@
+"""What the store says of a checkpoint is so: on disks that are full, too small or read-only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hebrew_asr.engine.checkpoint import CheckpointStore, find_checkpoints
+from hebrew_asr.engine.dist import Ranks
+from hebrew_asr.engine.state import KINDS, CarriedPartition
+from tests.support.disks import fill, remount, small_disk
+
+SIZE = 1 << 20
+"""Of a state, in bytes, within 0.5 %."""
+
+
+def state() -> list[CarriedPartition]:
+    return [CarriedPartition("head.decay", [], {kind: torch.randn(SIZE // 12) for kind in KINDS}, 1.0)]
+
+
+def store(folder: Path, ranks: Ranks, **changed) -> CheckpointStore:
+    options = {"keep_last": 9, "keep_best": 1, "background": True} | changed
+    return CheckpointStore(folder / "checkpoints", ranks, **options)
+
+
+def steps(folder: Path) -> list[int]:
+    found = find_checkpoints(folder / "checkpoints")
+    for checkpoint in found:
+        checkpoint.verify()
+    return [checkpoint.step for checkpoint in found]
+
+
+@pytest.fixture
+def disk(tmp_path):
+    with small_disk(tmp_path / "disk", "80m") as folder:
+        yield folder
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_sealed_one_is_told(tmp_path, ranks, background):
+    kept = store(tmp_path, ranks, background=background)
+    assert kept.finish() is None and kept.sealed_step is None
+    begun = kept.save(state, 5, {})
+    assert (begun is None) == background
+    assert kept.begun_step == (5 if background else None)
+    outcome = kept.finish() if background else begun
+    assert (outcome.step, outcome.failure, kept.sealed_step, kept.begun_step) == (5, None, 5, None)
+    assert kept.take_outcomes() == [outcome] and kept.take_outcomes() == []
+    assert steps(tmp_path) == [5]
+
+
+def test_one_that_fails_in_the_background_is_told_and_the_next_is_tried(disk, ranks):
+    kept = store(disk, ranks)
+    kept.save(state, 1, {})
+    assert kept.finish().failure is None
+    ballast = fill(disk, leave=SIZE // 2)
+    kept.save(state, 2, {})
+    outcome = kept.finish()
+    assert "no room in" in outcome.failure and outcome.is_full
+    assert kept.sealed_step == 1
+    assert not list((disk / "checkpoints").glob(".*"))
+    ballast.unlink()
+    kept.save(state, 3, {})
+    assert kept.finish().failure is None
+    assert kept.sealed_step == 3 and steps(disk) == [1, 3]
+    assert [outcome.step for outcome in kept.take_outcomes()] == [1, 2, 3]
+
+
+def test_the_last_one_may_fill_the_disk(disk, ranks):
+    """Less is free than is kept free while training goes on, but enough."""
+    kept = store(disk, ranks)
+    fill(disk, leave=2 * SIZE)
+    assert kept.save(state, 1, {}) is None
+    assert kept.finish().is_full
+    assert kept.save(state, 2, {}, last=True).failure is None
+    assert steps(disk) == [2]
+
+
+def test_the_last_one_takes_the_place_of_the_oldest_but_not_of_the_best_or_the_newest(disk, ranks, capsys):
+    kept = store(disk, ranks)
+    for step, wer in ((1, 0.2), (2, 0.3), (3, 0.4), (4, 0.5)):
+        kept.save(state, step, {"wer": wer})
+    kept.finish()
+    fill(disk, leave=SIZE // 2)
+    assert kept.save(state, 5, {}, last=True).failure is None
+    assert steps(disk) == [1, 3, 4, 5]
+    assert "dropping the oldest checkpoint" in capsys.readouterr().err
+
+
+def test_the_best_and_the_newest_are_never_given_up(disk, ranks):
+    kept = store(disk, ranks)
+    for step, wer in ((1, 0.2), (2, 0.3)):
+        kept.save(state, step, {"wer": wer})
+    kept.finish()
+    fill(disk, leave=SIZE // 2)
+    outcome = kept.save(state, 3, {}, last=True)
+    assert outcome.is_full and kept.sealed_step == 2
+    assert steps(disk) == [1, 2]
+
+
+def test_a_read_only_disk_is_told_with_its_reason(disk, ranks):
+    kept = store(disk, ranks)
+    kept.save(state, 1, {})
+    kept.finish()
+    remount(disk, "ro")
+    outcome = kept.save(state, 2, {}, last=True)
+    assert "Read-only file system" in outcome.failure and not outcome.is_full
+    assert kept.sealed_step == 1 and steps(disk) == [1]
+    remount(disk, "rw")
+    assert kept.save(state, 2, {}, last=True).failure is None
+
+
+def test_room_that_vanishes_during_the_write(disk, ranks):
+    """As where others write on the disk too, or a quota ends: the free space that the system states was enough."""
+
+    def filled() -> list[CarriedPartition]:
+        return state()
+
+    kept = store(disk, ranks, keep_best=0)
+    for step in (1, 2, 3):
+        kept.save(filled, step, {})
+    kept.finish()
+    remount(disk, f"size={3 * SIZE + SIZE // 2}")
+    kept.make_room = lambda *_: None  # what it would say is not so under a quota
+    outcome = kept.save(filled, 4, {}, last=True)
+    assert outcome.failure is None
+    assert steps(disk)[-2:] == [3, 4] and len(steps(disk)) < 4
