@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -19,6 +20,8 @@ JOB_VARIABLE = "HEBREW_ASR_JOB"
 _NAMES = {"deepspeed", "torchrun", "hebrew-asr"}
 _MODULES = {"deepspeed.launcher.runner", "deepspeed.launcher.launch", "torch.distributed.run", "hebrew_asr.cli"}
 _LAUNCH = "deepspeed.launcher.launch"
+LAUNCH_PATIENCE_S = 30.0
+"""After which launch.py kills a rank (``terminate_process_tree``), when it was itself asked to stop."""
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
@@ -27,10 +30,15 @@ class Launchers:
 
     def __init__(self) -> None:
         """Looks at the processes above this one."""
+        job = os.environ.get(JOB_VARIABLE)
+        starter = int(job.partition(":")[0]) if job else None
         above = _ancestors()
-        last = max((place for place, process in enumerate(above) if _is_launcher(process)), default=-1)
-        self._watched = above[: last + 1]
-        self._missing = _already_gone(self._watched)
+        launchers = [place for place, process in enumerate(above) if process.pid == starter or _is_launcher(process)]
+        self._watched = above[: max(launchers, default=-1) + 1]
+        self._missing = _already_gone(self._watched, starter)
+        is_under_launch = any(_LAUNCH in _line(process) for process in self._watched)
+        self.patience_s = LAUNCH_PATIENCE_S if is_under_launch and starter is None else None
+        """How long the launcher waits for a rank that it was asked to stop; None where nothing limits it."""
 
     def gone(self) -> str | None:
         """One that has ended, in words; None while all are there."""
@@ -68,6 +76,13 @@ def _line(process: psutil.Process) -> set[str]:
         return set()
 
 
+def free_port() -> int:
+    """A port of this machine on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def process_of(pid: int) -> psutil.Process | None:
     """A process to watch; None if it has ended already."""
     try:
@@ -86,10 +101,9 @@ def has_ended(process: psutil.Process | None) -> bool:
         return True
 
 
-def _already_gone(found: list[psutil.Process]) -> str | None:
+def _already_gone(found: list[psutil.Process], starter: int | None) -> str | None:
     """A launcher that must have been there and ended before this process could look."""
-    job = os.environ.get(JOB_VARIABLE)
-    if job is not None and int(job.partition(":")[0]) not in {process.pid for process in found}:
+    if starter is not None and starter not in {process.pid for process in found}:
         return "hebrew-asr"
     started_by_launch = any(part.startswith("--local_rank=") for part in sys.argv)  # only launch.py passes it on
     if started_by_launch and not any(_LAUNCH in _line(process) for process in found):

@@ -18,7 +18,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType
 
 from hebrew_asr.errors import Preempted
 from hebrew_asr.launchers import Launchers
@@ -37,17 +36,25 @@ _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SI
 class StopRequest:
     """Whether this process was asked to stop, and what becomes of it if so."""
 
-    def __init__(self, *, tells: bool = True):
-        """Nothing is caught before ``install``. ``tells``: whether this process prints, for all ranks."""
+    def __init__(self, *, tells: bool = True, report: Callable[[int], object] = lambda _: None):
+        """Nothing is caught before ``install``.
+
+        Args:
+            tells: whether this process prints, for all ranks.
+            report: called with the exit code before the thread ends the process.
+        """
         self.reason: str | None = None
         """What asked, once something did."""
         self.unsaved = False
         """Whether leaving at once would lose training."""
+        self.patience_s: float | None = None
+        """How long whoever passes a request on waits before it kills this process; None where nobody does."""
         self.cleanups: list[Callable[[], object]] = []
-        """Called before the thread ends the process."""
+        """Called before ``report``."""
         self.explain: Callable[[], str] = lambda: "stopping"
         """What a stop that takes long is waiting for."""
-        self._tells, self._met, self._explained = tells, False, False
+        self._tells, self._report = tells, report
+        self._met = self._explained = False
         self._code: int | None = None
         self._asked_s = 0.0
 
@@ -55,13 +62,13 @@ class StopRequest:
         """Listen from here to the end of the process, but not to signals that were ignored when it started (nohup)."""
         self._pipe, write_end = os.pipe()
         os.set_blocking(write_end, False)
-        self._pid = os.getpid()
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
         os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
         for number in _NAMES:
             if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._caught)
+                signal.signal(number, lambda *_: None)  # the thread hears of it, through the pipe
         self._launchers = Launchers()
+        self.patience_s = self._launchers.patience_s
         threading.Thread(target=self._listen, name="stop", daemon=True).start()
 
     def ask(self, reason: str) -> None:
@@ -77,12 +84,6 @@ class StopRequest:
     def leaving(self, code: int) -> None:
         """The process is about to end with ``code`` by itself: only impatience hastens it."""
         self._code = code
-
-    def _caught(self, number: int, _: FrameType | None) -> None:
-        """The thread hears of it through the pipe. In a child process, which has no such thread, nothing is special."""
-        if os.getpid() != self._pid:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
 
     def _listen(self) -> None:
         while True:
@@ -109,17 +110,19 @@ class StopRequest:
             self._leave(Preempted.exit_code, nothing_to_save(self.reason))
         if waited_s > _SLOW_S and not self._explained:
             self._explained = True
-            self._tell(f"asked to stop ({self.reason}): {self.explain()}")
+            self.say(f"asked to stop ({self.reason}): {self.explain()}")
 
     def _leave(self, code: int, text: str) -> None:
-        self._tell(text)
+        self.say(text)
         for cleanup in self.cleanups:
             cleanup()
+        self._report(code)
         for child in multiprocessing.active_children():  # loaders ignore SIGTERM
             child.kill()
         os._exit(code)
 
-    def _tell(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Print a line, if this process prints for all ranks."""
         if self._tells:
             print(text, file=sys.stderr, flush=True)
 

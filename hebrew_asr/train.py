@@ -15,6 +15,7 @@ if __name__ == "__main__":  # run as a file: its folder must not shadow other pa
 
 from hebrew_asr.cli import guarded, parse_options
 from hebrew_asr.errors import HebrewASRError, Preempted, Unsaved, leave
+from hebrew_asr.launching.job import Job
 from hebrew_asr.stopping import StopRequest, nothing_to_save
 from hebrew_asr.streams import outlive_the_terminal
 
@@ -25,10 +26,19 @@ def main(argv: list[str] | None = None) -> int:
     argv = [part for part in argv if not part.startswith("--local_rank")]  # the launcher's; ranks come from RANK
     is_main = os.environ.get("RANK", "0") == "0"
     outlive_the_terminal()
-    stop = StopRequest(tells=is_main)
+    job = Job.of_this_rank()
+    stop = StopRequest(tells=is_main, report=job.report)
     stop.install()
-    code = guarded(lambda: _train(argv, stop), quiet=lambda error: not is_main and _is_told_by_the_first(error))
-    stop.leaving(code)
+    job.join()
+    code = 1
+    try:
+        code = guarded(lambda: _train(argv, stop), quiet=lambda error: not is_main and _is_told_by_the_first(error))
+    except SystemExit as left:  # options that cannot be parsed, or --help
+        code = left.code if isinstance(left.code, int) else 2
+        raise
+    finally:
+        stop.leaving(code)
+        job.report(code)
     if code and not is_main:
         time.sleep(2)  # the launcher kills all ranks when one leaves: let the first finish its message
     return code
@@ -42,12 +52,18 @@ def _is_told_by_the_first(error: HebrewASRError) -> bool:
 
 
 def _train(argv: list[str], stop: StopRequest) -> int:
+    from hebrew_asr.training.arguments import TrainArguments, finished
+
+    arguments = parse_options(TrainArguments, "hebrew_asr/train.py", argv)
+    told = finished(arguments)
+    if told is not None:
+        stop.say(told)
+        return 0
+
     from hebrew_asr.engine import dist
-    from hebrew_asr.training.check import TrainArguments
     from hebrew_asr.training.loop import train
     from hebrew_asr.training.setup import set_up
 
-    arguments = parse_options(TrainArguments, "hebrew_asr/train.py", argv)
     try:
         run = set_up(arguments, stop)
         try:

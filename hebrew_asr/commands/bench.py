@@ -54,8 +54,8 @@ class Command:
     """Also profile one step of each into this folder: tables by kernel, and traces for chrome://tracing."""
     num_gpus: PositiveInt | None = None
     """Ranks; all GPUs, or the profile's number of CPU ranks, unless given."""
-    master_port: Port = 29533
-    """Port on which the ranks meet."""
+    master_port: Port | None = None
+    """Port on which the ranks meet; a free one unless given."""
 
     def run(self) -> int:
         from hebrew_asr.commands.ours import refuse_overwriting
@@ -104,19 +104,12 @@ class Command:
         return 0
 
     def _measure(self, spec: dict[str, Any]) -> int:
-        import torch
-
+        from hebrew_asr.launching.command import launch_for
         from hebrew_asr.profiles import load_profile
 
         hardware = load_profile(self.ds).hardware
-        on_gpus = hardware.accelerator == "cuda"
-        ranks = self.num_gpus or (torch.cuda.device_count() if on_gpus else 0) or hardware.num_ranks
-        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-        if not on_gpus:
-            environment.setdefault("DS_ACCELERATOR", "cpu")
-        launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "-q", "--num_gpus", str(ranks)]
-        command = [*launcher, "--master_port", str(self.master_port), str(TRAINING / "bench.py"), json.dumps(spec)]
-        return subprocess.run(command, env=environment, check=False).returncode
+        launch = launch_for(hardware, TRAINING / "bench.py", [json.dumps(spec)], self.num_gpus, self.master_port)
+        return subprocess.run(launch.line(), env=launch.environment(), check=False).returncode
 
     def _measure_baseline(self, spec: dict[str, Any], out: Path) -> list[dict[str, Any]]:
         """In a process of its own; what it has found counts, should a larger micro-batch end it."""

@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,8 @@ class Outcome:
     """Why it is not there; None for one that is sealed."""
     is_full: bool = False
     """Whether it failed for want of room."""
+    write_s: float = 0.0
+    """Seconds from the copy of the state to the seal, or to the failure."""
 
 
 class CheckpointStore:
@@ -138,7 +141,7 @@ class CheckpointStore:
         self, state: list[CarriedPartition], needed: int, step: int, values: dict[str, Any], headroom: int
     ) -> None:
         temporary = self.folder / f".tmp-step-{step:06d}"
-        self.begun_step, self._outcome = step, None
+        self.begun_step, self._outcome, self._begun_s = step, None, time.monotonic()
         if self._ranks.is_main:
             try:
                 self.make_room(needed, headroom)
@@ -176,11 +179,11 @@ class CheckpointStore:
 
     def _settle(self, step: int, error: OSError | None) -> None:
         """Keep what became of the checkpoint that was begun."""
-        path = self.folder / f"step-{step:06d}"
+        path, write_s = self.folder / f"step-{step:06d}", time.monotonic() - self._begun_s
         if error is None:
-            self._outcome = Outcome(step, path)
+            self._outcome = Outcome(step, path, write_s=write_s)
         else:
-            self._outcome = Outcome(step, path, error.strerror, is_full(error))
+            self._outcome = Outcome(step, path, error.strerror, is_full(error), write_s)
         self._told.append(self._outcome)
 
     def _seal(self, temporary: Path, files: dict[str, Any], step: int, values: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import torch.distributed as torch_dist
 
 from hebrew_asr.cores import usable_cores
 from hebrew_asr.errors import EnvironmentProblem, first_line
+from hebrew_asr.launchers import free_port
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def start(accelerator: str, *, timeout_s: float = 600.0) -> Ranks:
 
     for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1")):
         os.environ.setdefault(name, value)
-    os.environ.setdefault("MASTER_PORT", str(_free_port()) if os.environ["WORLD_SIZE"] == "1" else "29500")
+    os.environ.setdefault("MASTER_PORT", str(free_port()) if os.environ["WORLD_SIZE"] == "1" else "29500")
     # Used by inference collectives only; compiling it would cost every fresh CPU machine most of a minute.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if accelerator == "cuda":
@@ -150,11 +151,3 @@ def stop() -> None:
     """Leave the process group."""
     if torch_dist.is_initialized():
         torch_dist.destroy_process_group()
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -32,7 +32,7 @@ from hebrew_asr.engine.engine import MicroBatch
 from hebrew_asr.errors import HebrewASRError, leave
 from hebrew_asr.files import write_json
 from hebrew_asr.profiles import batching
-from hebrew_asr.training.check import TrainArguments
+from hebrew_asr.training.arguments import TrainArguments
 from hebrew_asr.training.evaluate import Evaluator, stratified_sample
 from hebrew_asr.training.feed import FedStep, feed
 from hebrew_asr.training.flops import step_flops

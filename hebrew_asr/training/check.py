@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-import tyro
 
 from hebrew_asr.data.manifest import Clip, fingerprint, read_manifest
 from hebrew_asr.engine import dist
@@ -18,26 +17,8 @@ from hebrew_asr.errors import CheckpointError, DataError, UsageError
 from hebrew_asr.locks import FolderLock
 from hebrew_asr.profiles import Batching, Profile, batching, check_hardware, load_profile
 from hebrew_asr.recipe import Recipe, load_recipe
+from hebrew_asr.training.arguments import TrainArguments
 from hebrew_asr.training.memory import noted_fault
-
-
-@dataclass
-class TrainArguments:
-    """Train Qwen3-ASR for Hebrew. Usually through the launcher:
-
-    deepspeed --num_gpus 8 hebrew_asr/train.py --ds ds_configs/a100x8.json
-    """
-
-    ds: str
-    """Hardware profile, a DeepSpeed JSON: ds_configs/a100x8.json, ds_configs/cpu.json, …"""
-    recipe: str = "round2"
-    """Recipe: a JSON file, or the name of a shipped one."""
-    set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
-    """A change to the recipe, such as optimizer.weight_decay=0.1 or phases.0.epochs=1; may be given again."""
-    run_dir: Annotated[str | None, tyro.conf.arg(name="run")] = None
-    """Run directory; runs/<recipe name> unless given."""
-    resume: Literal["auto", "never"] = "never"
-    """auto, or nothing: go on from the newest complete checkpoint in the run directory; start if there is none."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +48,7 @@ def check(arguments: TrainArguments) -> Checked:
     check_nested_keys(profile)
     plan = batching(profile, recipe, num_ranks)
     check_hardware(profile, dist.local_ranks_from_environment(), torch.cuda.device_count())
-    folder = Path(arguments.run_dir or f"runs/{recipe.name}")
+    folder = arguments.folder(recipe)
     lock_of(folder).refuse_if_held(f"run directory {folder}", is_main=dist.rank_from_environment() == 0)
     resume = _resumable(folder, recipe, arguments.resume)
     plan, noted = _within_memory(plan, folder, resume) if arguments.resume == "auto" else (plan, None)

@@ -10,14 +10,35 @@ from safetensors import SafetensorError
 from hebrew_asr.engine.checkpoint import CheckpointStore, Outcome
 from hebrew_asr.files import as_os_error, is_full, write_json
 from hebrew_asr.model.export import save_native
+from hebrew_asr.training.arguments import SUMMARY
 from hebrew_asr.training.setup import Run
+
+_SHARE_FOR_WRITING = 0.6
+"""Of the launcher's patience; the rest is for the step under way and for a disk that is busier another time."""
 
 
 def checkpoint_record(outcome: Outcome, run_folder: Path) -> dict[str, Any]:
     """The ``checkpoint`` record of one that is sealed, the ``fault`` record of one that could not be."""
     if outcome.failure is None:
-        return {"event": "checkpoint", "step": outcome.step, "path": str(outcome.path.relative_to(run_folder))}
+        path = str(outcome.path.relative_to(run_folder))
+        return {"event": "checkpoint", "step": outcome.step, "path": path, "write_s": round(outcome.write_s, 3)}
     return {"event": "fault", "step": outcome.step, "kind": "checkpoint", "reasons": [outcome.failure]}
+
+
+def slow_disk_advice(write_s: float | None, patience_s: float | None, run_folder: Path) -> str | None:
+    """What to do where the last checkpoint took so long that the launcher would not wait for one; None elsewhere.
+
+    Args:
+        write_s: seconds that it took to write; None if there has been none.
+        patience_s: seconds that the launcher waits for its ranks; None for as long as they need.
+        run_folder: where a file STOP would be looked for.
+    """
+    if write_s is None or patience_s is None or write_s < _SHARE_FOR_WRITING * patience_s:
+        return None
+    return (
+        f"a checkpoint takes {write_s:.0f} s to write here, and DeepSpeed's launcher kills ranks {patience_s:.0f} s "
+        f"after Ctrl-C or SIGTERM: stop by touch {run_folder / 'STOP'}, or start by hebrew-asr train, which waits"
+    )
 
 
 def unsaved(store: CheckpointStore, step: int, failure: str) -> str:
@@ -48,7 +69,7 @@ def write_result(run: Run, asr: Any, summary: dict[str, Any]) -> str | None:
         try:
             run.checkpoints.make_room(size)
             save_native(run.folder / "final", asr, run.tokenizer)
-            write_json(run.folder / "summary.json", summary)
+            write_json(run.folder / SUMMARY, summary)
             return None
         except (OSError, SafetensorError) as failure:
             error = as_os_error(failure)

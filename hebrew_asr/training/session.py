@@ -20,7 +20,7 @@ from hebrew_asr.training.evaluate import stratified_sample
 from hebrew_asr.training.faults import FaultBudget, fallback_records
 from hebrew_asr.training.feed import FedStep, feed
 from hebrew_asr.training.memory import fault_record, smaller_plan
-from hebrew_asr.training.saving import checkpoint_record, unsaved, without_model, write_result
+from hebrew_asr.training.saving import checkpoint_record, slow_disk_advice, unsaved, without_model, write_result
 from hebrew_asr.training.setup import Run
 
 
@@ -43,6 +43,7 @@ class Session:
         """Steps whose figures have not been read: the device may still be at them."""
         self._rows: list[dict[str, Any]] = []
         """Records to be written."""
+        self._minded = False
         run.stop.request.explain = self._what_a_stop_takes
 
     @property
@@ -63,6 +64,7 @@ class Session:
             run.engine.enter_phase(self._phase, reader)
             reader.close()
         self._say_what_takes_time()
+        self._mind_the_launcher()
         if run.noted_fault is not None:
             run.tracker.write({**run.noted_fault, "step": self.state.step})
         self.evaluate_if_due()
@@ -120,6 +122,8 @@ class Session:
         self._flush()
         if self.state.phase_switch_step is None:
             self.state.phase_switch_step = self.state.step
+        if run.profile.compiles and self._save_for_good() is None:
+            run.stop.request.unsaved = False  # a stop need not wait for the compiler
         run.say(f"step {self.state.step}: {run.recipe.phases[phase].title}; a small rise of the loss is expected")
         run.engine.enter_phase(phase)
         self._say_what_takes_time()
@@ -218,6 +222,15 @@ class Session:
         self._write_rows()
         for outcome in self.run.checkpoints.take_outcomes():
             self.run.tracker.write(checkpoint_record(outcome, self.run.folder))
+            self.state.write_s = outcome.write_s
+            self._mind_the_launcher()
+
+    def _mind_the_launcher(self) -> None:
+        request = self.run.stop.request
+        told = slow_disk_advice(self.state.write_s, request.patience_s, self.run.folder)
+        if told is not None and not self._minded:
+            self.run.say(told)
+        self._minded = told is not None
 
     def evaluate_if_due(self) -> None:
         """The whole eval split at an epoch's end, the sample every so many steps, at the start and at the end."""
@@ -275,7 +288,8 @@ class Session:
         return None if outcome is None else outcome.failure
 
     def _what_a_stop_takes(self) -> str:
-        return f"finishing what is under way after step {self.state.step}, then saving"
+        takes = "" if self.state.write_s is None else f", which took {self.state.write_s:.0f} s the last time"
+        return f"finishing what is under way after step {self.state.step}, then saving{takes}"
 
     def _stop(self) -> NoReturn:
         """Save and leave; on all ranks together.

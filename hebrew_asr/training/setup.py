@@ -31,7 +31,8 @@ from hebrew_asr.model.phases import GROUPS, check_phases
 from hebrew_asr.profiles import Batching, Profile, deepspeed_config
 from hebrew_asr.recipe import Recipe
 from hebrew_asr.stopping import StopRequest
-from hebrew_asr.training.check import Checked, TrainArguments, check, lock_of
+from hebrew_asr.training.arguments import SUMMARY, TrainArguments
+from hebrew_asr.training.check import Checked, check, lock_of
 from hebrew_asr.training.console import Console
 from hebrew_asr.training.evaluate import Evaluator
 from hebrew_asr.training.outputs import MetricsFile, PatientFiles
@@ -189,7 +190,8 @@ def _outputs(
     """Write what the run is into its directory and open its sinks."""
     recipe, profile, plan, folder = checked.recipe, checked.profile, checked.plan, checked.folder
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "STOP").unlink(missing_ok=True)
+    for name in ("STOP", SUMMARY):  # of an earlier start: this one has not been asked to stop, and is not finished
+        (folder / name).unlink(missing_ok=True)
     facts = describe(checked, schedule, weights_by_phase)
     files.write("recipe.json", as_json(recipe.to_dict()))
     files.write("deepspeed.json", as_json(deepspeed_config(profile, recipe, plan)))

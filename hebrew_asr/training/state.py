@@ -23,6 +23,8 @@ class TrainState:
     """Step after which the second phase began."""
     seconds: float = 0.0
     """Wall time of all sessions of this run up to the last checkpoint."""
+    write_s: float | None = None
+    """Seconds that the checkpoint before took to write."""
     max_micro_batch: int | None = None
     """Most clips in a micro-batch since device memory ran out; None while the profile's own figure holds."""
     unreadable_clips: list[str] = field(default_factory=list)

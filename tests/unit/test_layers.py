@@ -19,6 +19,7 @@ LAYERS = [
     {"model"},
     {"engine"},
     {"training", "report"},
+    {"launching"},
     {"commands"},
     {"train", "cli"},
 ]

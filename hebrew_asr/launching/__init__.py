@@ -1,0 +1,1 @@
+"""Starting ranks, and being one of those that were started."""

@@ -1,0 +1,140 @@
+"""Ranks under DeepSpeed's launcher: started, stopped and judged by one process that waits for them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from hebrew_asr.errors import EnvironmentProblem, Preempted
+from hebrew_asr.launchers import JOB_VARIABLE, free_port, has_ended, process_of
+from hebrew_asr.launching.job import Job
+from hebrew_asr.profiles import Hardware
+from hebrew_asr.stopping import nothing_to_save
+
+_PACE_S = 0.1
+_LEAVE_S = 40.0
+"""For launchers to end after a stop that came before any rank could take it; launch.py waits 30 s for its children."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What is started."""
+
+    script: Path
+    arguments: list[str]
+    num_ranks: int
+    on_gpus: bool
+    port: int | None = None
+    """Where the ranks meet; one that is free unless given."""
+
+    def line(self) -> list[str]:
+        """The launcher's command line."""
+        # At its usual level it would report a rank that was stopped as an error.
+        launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "critical"]
+        place = ["--num_gpus", str(self.num_ranks), "--master_port", str(self.port or free_port())]
+        return [*launcher, *place, str(self.script), *self.arguments]
+
+    def environment(self) -> dict[str, str]:
+        """Of the launcher, which looks for its helpers on PATH: they lie beside this interpreter."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        return {**({} if self.on_gpus else {"DS_ACCELERATOR": "cpu"}), **os.environ, "PATH": path}
+
+
+def launch_for(
+    hardware: Hardware, script: Path, arguments: list[str], num_ranks: int | None, port: int | None
+) -> Launch:
+    """On so many ranks, else one on each GPU, else as many as the profile says."""
+    import torch
+
+    on_gpus = hardware.accelerator == "cuda"
+    ranks = num_ranks or (torch.cuda.device_count() if on_gpus else 0) or hardware.num_ranks
+    return Launch(script, arguments, ranks, on_gpus, port)
+
+
+def run(launch: Launch) -> int:
+    """Run it to its end and return its exit code, by what the ranks themselves say.
+
+    SIGTERM, SIGINT and SIGHUP are passed on to the ranks, which save and leave by themselves, and waited for as long as
+    that takes. The launcher hears nothing of them: it would kill the ranks after 30 s.
+
+    Raises:
+        Preempted: stopped before any rank had begun.
+        EnvironmentProblem: ranks ended without a word, as from SIGKILL.
+    """
+    with tempfile.TemporaryDirectory(prefix="hebrew-asr-job-") as folder:
+        job = Job(Path(folder))
+        environment = {**launch.environment(), JOB_VARIABLE: f"{os.getpid()}:{folder}"}
+        with _Signals() as signals:
+            process = subprocess.Popen(launch.line(), env=environment, start_new_session=True)
+            while process.poll() is None or any(not has_ended(process_of(pid)) for pid in job.pids().values()):
+                signals.pass_on(process, job)
+                time.sleep(_PACE_S)
+            if signals.heard and not job.pids():
+                _see_it_end(process.pid)
+        return _judge(job, launch.num_ranks, was_asked=bool(signals.heard), code=process.returncode)
+
+
+class _Signals:
+    """Those that ask for a stop, kept for the ranks; one that was ignored at the start (nohup) stays so."""
+
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+        self._sent: dict[int, int] = {}
+
+    def __enter__(self) -> _Signals:
+        wanted = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+        caught = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._hear) for number in caught}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _hear(self, number: int, _: object) -> None:
+        self.heard.append(number)
+
+    def pass_on(self, process: subprocess.Popen, job: Job) -> None:
+        """To each rank what it has not been sent; while there is no rank, to the launcher, whose end is the job's."""
+        pids = job.pids().values()
+        for pid in pids:
+            for number in self.heard[self._sent.get(pid, 0) :]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            self._sent[pid] = len(self.heard)
+        if self.heard and not pids and process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+
+
+def _see_it_end(group: int) -> None:
+    """Wait for what is left of the launcher's processes, and kill it when it takes too long."""
+    deadline = time.monotonic() + _LEAVE_S
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(_PACE_S)
+        os.killpg(group, signal.SIGKILL)
+
+
+def _judge(job: Job, ranks: int, *, was_asked: bool, code: int) -> int:
+    """The launcher's own code is 0 when its second half dies of a signal, and 1 whatever a stopped rank says."""
+    codes = job.codes()
+    failed = next((codes[rank] for rank in sorted(codes) if codes[rank]), None)
+    if failed is not None:
+        return failed
+    if len(codes) == ranks:
+        return 0
+    if was_asked and not job.pids():
+        raise Preempted(nothing_to_save("asked before the ranks were there"))
+    missing = ", ".join(str(rank) for rank in range(ranks) if rank not in codes)
+    raise EnvironmentProblem(
+        f"rank {missing} ended without a word (the launcher's code is {code}): killed, perhaps for want of memory; "
+        "dmesg may say so. --resume auto goes on from the last checkpoint"
+    )

@@ -1,0 +1,217 @@
+"""All the ways in which people and machines end a run, from outside: from a terminal, by a scheduler, by accident.
+
+One run, of the README's command on two gloo ranks, is ended in each way and resumed. Each time its ranks save and
+leave, nothing is left running, and in the end it equals a run that was never disturbed, bit for bit.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hebrew_asr.engine.checkpoint import find_checkpoints
+from tests.integration.test_kill_matrix import CHANGES, ends_like, saved_step
+from tests.support.terminal import CTRL_C, Terminal, processes_of, wait_until_gone
+from tests.support.tiny_task import (
+    ROOT,
+    environment,
+    free_port,
+    last_step,
+    make_task,
+    train_arguments,
+    wait_for,
+)
+from tests.support.warm import has_ended
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+LEFT_LIMIT_S = 40.0
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory) -> Path:
+    return make_task(tmp_path_factory.mktemp("task"), eval_clips=8)
+
+
+@pytest.fixture(scope="module")
+def whole(task, warm, tmp_path_factory) -> Path:
+    """Never disturbed: 30 steps, the phase switch after 12."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    done = warm.finish(train_arguments(task, folder, *CHANGES), ranks=2, port=free_port())
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(whole, tmp_path_factory) -> Path:
+    """The run that is ended and resumed."""
+    return tmp_path_factory.mktemp("run") / "run"
+
+
+class Started:
+    """A start of the run in a terminal, by ``deepspeed`` or by ``hebrew-asr train``."""
+
+    def __init__(self, task: Path, run: Path, *, shorthand: bool = False):
+        self.run = run
+        options = train_arguments(task, run, *CHANGES, resume="auto")
+        if shorthand:
+            line = [str(BIN / "python"), "-m", "hebrew_asr.cli", "train", "--num-gpus", "2", *options]
+        else:
+            place = ["--num_gpus", "2", "--master_port", str(free_port())]
+            line = [str(BIN / "deepspeed"), *place, "hebrew_asr/train.py", *options]
+        path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+        self.before = last_step(run)
+        self.terminal = Terminal(line, environment={**environment(), "PATH": path}, folder=ROOT)
+
+    def processes(self, part: str = "") -> list[psutil.Process]:
+        """The job's, launchers included; only those with an argument that contains ``part``."""
+        return [process for process in processes_of(str(self.run)) if any(part in word for word in process.cmdline())]
+
+    def wait_for_steps(self) -> None:
+        """Until it has trained two steps more than were trained before."""
+        self.wait_for(lambda: last_step(self.run) >= self.before + 2)
+
+    def wait_for(self, moment: Callable[[], object]) -> None:
+        wait_for(moment, lambda: self.terminal.process.poll() is not None and self.terminal.text)
+
+    def ended(self, *, saved: bool = True) -> str:
+        """What was printed, once nothing runs any more; the state of the last step is saved."""
+        wait_until_gone(str(self.run), LEFT_LIMIT_S)
+        self.terminal.process.wait(timeout=5)
+        text = self.terminal.text
+        assert "error:" not in text and 'hebrew_asr/train.py", line' not in text, text
+        if saved:
+            step = saved_step(self.run)
+            assert step > self.before and step == last_step(self.run), text
+        assert not list((self.run / "checkpoints").glob(".*"))
+        return text
+
+
+def said(run: Path) -> str:
+    return f"stopped after step {saved_step(run)}, state saved in {run}; go on with --resume auto"
+
+
+def test_ctrl_c_while_the_ranks_start(task, run):
+    started = Started(task, run)
+    started.wait_for(lambda: len(started.processes("--local_rank")) == 2)
+    ranks = started.processes("--local_rank")
+    started.wait_for(lambda: all(catches(rank.pid, signal.SIGTERM) for rank in ranks))
+    started.terminal.type(CTRL_C)
+    assert started.ended(saved=False).count("there is nothing to save") == 1
+    assert not find_checkpoints(run / "checkpoints")
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1]
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def test_ctrl_c(task, run, warm):
+    started = Started(task, run)
+    started.wait_for_steps()
+    refused = warm.finish(
+        ["train", *train_arguments(task, run, *CHANGES, resume="auto"), "--num-gpus", "1"], program="hebrew_asr.cli"
+    )
+    first = min(started.processes("--local_rank=0"), key=lambda process: process.create_time())
+    assert refused.returncode == 2
+    assert f"in use by {first.cmdline()[0]} -u hebrew_asr/train.py (pid {first.pid} on " in refused.stderr
+    started.terminal.type(CTRL_C)
+    assert started.ended().count(said(run)) == 1
+
+
+def test_a_connection_that_drops(task, run):
+    started = Started(task, run)
+    started.wait_for_steps()
+    started.terminal.hang_up()
+    started.ended()
+
+
+def test_sigterm_to_the_launcher(task, run):
+    started = Started(task, run)
+    started.wait_for_steps()
+    started.terminal.process.terminate()
+    assert started.ended().count(said(run)) == 1
+
+
+def test_sigkill_to_the_launchers_second_half(task, run):
+    started = Started(task, run)
+    started.wait_for_steps()
+    (launch,) = started.processes("deepspeed.launcher.launch")
+    launch.kill()
+    assert started.ended().count(said(run)) == 1
+
+
+def test_sigterm_to_every_process(task, run):
+    """As Slurm and ``docker stop`` do."""
+    started = Started(task, run)
+    started.wait_for_steps()
+    for process in started.processes():
+        process.terminate()
+    assert started.ended().count(said(run)) == 1
+
+
+def test_the_shorthand_and_ctrl_c_in_haste(task, run):
+    """The exit code is the ranks', and nobody else says a word."""
+    started = Started(task, run, shorthand=True)
+    started.wait_for_steps()
+    for _ in range(3):
+        started.terminal.type(CTRL_C)
+        time.sleep(0.2)
+    text = started.ended()
+    assert started.terminal.process.returncode == 75
+    assert text.rstrip().endswith(said(run)) and "launch.py" not in text
+
+
+def test_the_shorthand_is_killed(task, run):
+    started = Started(task, run, shorthand=True)
+    started.wait_for_steps()
+    started.terminal.process.kill()
+    assert started.ended().count(said(run)) == 1
+
+
+def test_bare_ranks_and_every_kind_of_signal(task, run, warm, tmp_path):
+    """As under srun: no launcher, and each process of the step gets the signals, loaders included."""
+    before, output = last_step(run), tmp_path / "log"
+    arguments = train_arguments(task, run, *CHANGES, resume="auto")
+    pids = warm.start(arguments, ranks=2, port=free_port(), output=output)
+    wait_for(lambda: last_step(run) >= before + 2, lambda: has_ended(pids) and output.read_text())
+    everybody = [process for pid in pids for process in (*psutil.Process(pid).children(), psutil.Process(pid))]
+    assert len(everybody) == 4, "two ranks with a loader each"
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        for process in everybody:
+            process.send_signal(number)
+    assert [warm.wait(pid) for pid in pids] == [75, 75], output.read_text()
+    assert output.read_text().count(said(run)) == 1 and "error" not in output.read_text()
+    assert not any(process.is_running() for process in everybody)
+    assert saved_step(run) == last_step(run) > before
+
+
+def test_in_the_end_nothing_can_be_told(task, run, whole, warm, tmp_path):
+    """And a finished run says so, without building anything."""
+    arguments = train_arguments(task, run, *CHANGES, resume="auto")
+    done = warm.finish(arguments, ranks=2, port=free_port())
+    assert done.returncode == 0, done.stderr
+    ends_like(run, whole)
+    started = time.monotonic()
+    again = subprocess.run(
+        [sys.executable, "-m", "hebrew_asr.cli", "train", *arguments],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == f"{run} is a finished run: 30 steps, model in {run / 'final'}\n"
+    assert time.monotonic() - started < 5
