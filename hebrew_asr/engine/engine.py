@@ -18,6 +18,7 @@ from hebrew_asr.engine.host_memory import HostMemory
 from hebrew_asr.engine.proof import PhaseProof
 from hebrew_asr.engine.state import CarriedPartition, StateReader, capture, restore
 from hebrew_asr.errors import first_line
+from hebrew_asr.model.absent_tokens import AbsentTokens
 from hebrew_asr.model.load import build_model
 from hebrew_asr.model.phases import ParameterGroup, num_weights, set_phase
 from hebrew_asr.profiles import Batching, Profile, deepspeed_config
@@ -96,14 +97,27 @@ class TrainEngine:
     """
 
     def __init__(
-        self, module: nn.Module, asr: nn.Module, recipe: Recipe, profile: Profile, plan: Batching, ranks: Ranks
+        self,
+        module: nn.Module,
+        asr: Any,
+        recipe: Recipe,
+        profile: Profile,
+        plan: Batching,
+        ranks: Ranks,
+        present_V: torch.Tensor,
     ):
-        """``module`` computes the loss sum and holds ``asr``, whose parameters are trained. No engine exists yet."""
+        """``module`` computes the loss sum and holds ``asr``, whose parameters are trained. No engine exists yet.
+
+        ``present_V``: (rows of the head,) bool in host memory, the tokens that occur in training, the same on every
+        rank.
+        """
         self.module, self.asr, self.ranks = module, asr, ranks
         self.groups: list[ParameterGroup] = []
         self._recipe, self._profile = recipe, profile
         self._config = deepspeed_config(profile, recipe, plan)
         self._engine: Any = None
+        frozen = recipe.optimizer.absent_tokens == "frozen"
+        self._absent = AbsentTokens(asr, present_V, ranks.device, frozen=frozen)
         self._host_memory = HostMemory()
         self._proof: PhaseProof | None = None
         self._last: StepResult | None = None
@@ -120,6 +134,7 @@ class TrainEngine:
         """
         carried = self._take_apart()
         self.groups = set_phase(self.asr, self._recipe, self._recipe.phases[index])
+        self._absent.hold()
         if resume is not None:
             resume.load_weights(dict(self.asr.named_parameters()))
         self._assemble(carried, resume)
@@ -168,6 +183,14 @@ class TrainEngine:
     def num_weights(self) -> int:
         """Weights of the whole model, tied ones once."""
         return sum(num_weights(parameter) for parameter in self.asr.parameters())
+
+    def head_row_norms(self) -> dict[str, float | None]:
+        """Mean L2 norm of the head's rows, of tokens ``present`` in training and of ``absent`` ones; collective."""
+        import deepspeed
+
+        weight = self.asr.lm_head.weight
+        with deepspeed.zero.GatheredParameters([weight], enabled=self._profile.zero_stage == 3):
+            return self._absent.row_norms(weight)
 
     # ---- steps
 

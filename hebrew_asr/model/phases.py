@@ -68,21 +68,23 @@ def num_weights(parameter: nn.Parameter) -> int:
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
-def _dimensions(parameter: nn.Parameter) -> int:
-    return len(getattr(parameter, "ds_shape", parameter.shape))
+def _decays(parameter: nn.Parameter, undecayed: nn.Parameter | None) -> bool:
+    return len(getattr(parameter, "ds_shape", parameter.shape)) > 1 and parameter is not undecayed
 
 
-def set_phase(asr: nn.Module, recipe: Recipe, phase: Phase) -> list[ParameterGroup]:
+def set_phase(asr: Any, recipe: Recipe, phase: Phase) -> list[ParameterGroup]:
     """Freeze everything but the phase's groups and return its parameter groups, in a stable order.
 
     A tied weight belongs to the first group that names it and is counted once. Biases and norm weights (one dimension)
-    have no weight decay. The same group has the same parameters in every phase, which lets its state be carried.
+    have no weight decay, nor has the head where rows of it are to stay: AdamW decays whole tensors.
+    The same group has the same parameters in every phase, which lets its state be carried.
 
     Raises:
         UsageError: the phase names an unknown group, or more layers than the model has.
     """
     for parameter in asr.parameters():
         parameter.requires_grad_(False)
+    undecayed = asr.lm_head.weight if recipe.optimizer.absent_tokens == "frozen" else None
     names = {id(parameter): name for name, parameter in asr.named_parameters()}
     groups: list[ParameterGroup] = []
     taken: set[int] = set()
@@ -90,7 +92,7 @@ def set_phase(asr: nn.Module, recipe: Recipe, phase: Phase) -> list[ParameterGro
         members = [p for module in _modules(asr, recipe, group) for p in module.parameters() if id(p) not in taken]
         taken |= {id(p) for p in members}
         for decays in (True, False):
-            chosen = {names[id(p)]: p for p in members if (_dimensions(p) > 1) == decays}
+            chosen = {names[id(p)]: p for p in members if _decays(p, undecayed) == decays}
             if chosen:  # DeepSpeed fails on an empty group
                 suffix = "decay" if decays else "no_decay"
                 groups.append(ParameterGroup(f"{group}.{suffix}", group, decays, chosen))
@@ -113,7 +115,7 @@ def _modules(asr: Any, recipe: Recipe, group: str) -> list[nn.Module]:
     return GROUPS[group].modules(asr, top)
 
 
-def check_phases(asr: nn.Module, recipe: Recipe) -> dict[str, dict[str, int]]:
+def check_phases(asr: Any, recipe: Recipe) -> dict[str, dict[str, int]]:
     """Build every phase once, before any GPU is touched, and count its weights: {phase: {module group: weights}}."""
     counts: dict[str, dict[str, int]] = {}
     for phase in recipe.phases:

@@ -10,13 +10,16 @@ Everything after ``assistant\\n`` is the target; only the target is supervised.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 LANGUAGE = "Hebrew"
 ASR_TEXT = "<asr_text>"
 AUDIO_PAD = "<|audio_pad|>"
 END_OF_TURN = "<|im_end|>"
+_TARGETS_AT_ONCE = 10_000
 
 
 def build_target(transcript: str, language: str = LANGUAGE) -> str:
@@ -59,6 +62,16 @@ class PromptTokens:
 def target_ids(tokenizer: Any, target: str) -> list[int]:
     """Ids of the supervised part: the target and the end of the turn, by which the model learns to stop."""
     return [*_ids(tokenizer, target), tokenizer.convert_tokens_to_ids(END_OF_TURN)]
+
+
+def vocabulary(tokenizer: Any, targets: Iterable[str]) -> set[int]:
+    """Ids of all that training reads and writes: of the prompt, of every target, and of the end of the turn."""
+    found = {*PromptTokens.of(tokenizer).prompt(1), *target_ids(tokenizer, "")}
+    distinct = list(dict.fromkeys(targets))
+    for first in range(0, len(distinct), _TARGETS_AT_ONCE):  # all at once would be a gigabyte of lists
+        batch = tokenizer(distinct[first : first + _TARGETS_AT_ONCE], add_special_tokens=False)["input_ids"]
+        found.update(chain.from_iterable(batch))
+    return found
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

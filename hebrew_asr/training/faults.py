@@ -53,7 +53,7 @@ class FaultBudget:
         """Training clips that could not be decoded since the run began, for its checkpoints."""
         return sorted(self._unreadable)
 
-    def unreadable(self, step: int, own: tuple[Unreadable, ...]) -> dict[str, object]:
+    def unreadable(self, step: int, own: tuple[Unreadable, ...]) -> dict[str, Any]:
         """Some rank had clips that could not be decoded; collective. Returns a ``fault`` record.
 
         Raises:

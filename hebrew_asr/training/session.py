@@ -58,6 +58,7 @@ class Session:
         self._phase = run.schedule.phase_of(max(0, self.state.step - 1))
         if run.resumed_from is None:
             run.engine.enter_phase(self._phase)
+            self.state.head_row_norms = run.engine.head_row_norms()
             run.say(f"step 0: {run.recipe.phases[self._phase].title}")
         else:
             reader = StateReader(run.resumed_from.path)
@@ -173,11 +174,21 @@ class Session:
     def record(self, fed: FedStep, result: StepResult) -> None:
         """Keep the step's figures, read one step later, when they have arrived; collective.
 
+        ``clips`` and ``audio_s`` (recorded seconds) are of what trained: not of clips that could not be read, and
+        nothing where the step was skipped.
+
         Raises:
             TrainingFault: gradients were not finite for too many steps.
+            DataError: more clips cannot be read than the recipe bears.
         """
         run, step = self.run, self.state.step
-        clips = [run.train_clips[index] for index in run.dataset.clips_of_step(step - 1)]
+        unreadable: list[str] = []
+        if self._some_skipped:
+            fault = self._faults.unreadable(fed.step, fed.skipped)
+            run.tracker.write(fault)
+            unreadable, self.state.unreadable_clips = fault["clips"], self._faults.unreadable_ids
+        chosen = (run.train_clips[index] for index in run.dataset.clips_of_step(step - 1))
+        clips = [clip for clip in chosen if clip.id not in unreadable]
         record = {
             "event": "train",
             "step": step,
@@ -191,9 +202,6 @@ class Session:
         }
         self._pending.append((record, fed, result))
         self._read(keep=1)
-        if self._some_skipped:
-            run.tracker.write(self._faults.unreadable(fed.step, fed.skipped))
-            self.state.unreadable_clips = self._faults.unreadable_ids
         if step % run.recipe.logging.every_steps == 0 or self.is_done:
             self._flush()
 
@@ -203,10 +211,11 @@ class Session:
             record, fed, result = self._pending.pop(0)
             figures = result.figures()
             measured = {"loss": figures.loss, "grad_norm": figures.grad_norm, "tokens": figures.num_labels}
-            self._rows.append({**record, **measured})
             if figures.applied:
+                self._rows.append({**record, **measured})
                 self._faults.finite()
                 continue
+            self._rows.append({**record, **measured, "clips": 0, "audio_s": 0.0})
             self._write_rows()
             self.fed = fed  # the evidence, should this be one too many
             self.run.tracker.write(self._faults.non_finite(fed))
@@ -321,8 +330,9 @@ class Session:
         if failure is None and run.stop.agreed():
             raise Preempted(f"stopped after the last step, {state.step}, state saved; --resume auto writes the model")
         run.stop.request.leaving(0)
+        head_row_norms = {"start": state.head_row_norms, "end": run.engine.head_row_norms()}
         with run.engine.whole_model() as asr:
-            told = write_result(run, asr, self._summary()) if run.ranks.is_main else None
+            told = write_result(run, asr, self._summary(head_row_norms)) if run.ranks.is_main else None
             model_failure = run.ranks.broadcast(told)
         if model_failure is not None:
             raise Unsaved(without_model(run, state.step, model_failure, failure))
@@ -331,7 +341,7 @@ class Session:
             run.say(f"slower than it could be since step {fallback['step']}: {fallback['name']}")
         run.ranks.barrier()
 
-    def _summary(self) -> dict[str, Any]:
+    def _summary(self, head_row_norms: dict[str, Any]) -> dict[str, Any]:
         state = self.state
         return {
             "wer_first": state.wer_first,
@@ -339,6 +349,7 @@ class Session:
             "wer_mode": self.run.recipe.evaluation.wer_mode,
             "steps": state.step,
             "phase_switch_step": state.phase_switch_step,
+            "head_row_norms": head_row_norms,
             "seconds": round(self._seconds(), 1),
             "fallbacks": state.fallbacks,
         }

@@ -31,6 +31,7 @@ from hebrew_asr.model.phases import GROUPS, check_phases
 from hebrew_asr.profiles import Batching, Profile, deepspeed_config
 from hebrew_asr.recipe import Recipe
 from hebrew_asr.stopping import StopRequest
+from hebrew_asr.text.prompt import vocabulary
 from hebrew_asr.training.arguments import SUMMARY, TrainArguments
 from hebrew_asr.training.check import Checked, check, lock_of
 from hebrew_asr.training.console import Console
@@ -130,12 +131,14 @@ def _build(checked: Checked, tokenizer: Any, lock: FolderLock, request: StopRequ
     schedule = Schedule(recipe, dataset.steps_per_epoch)
     if profile.compiles:
         dataset.fix_shapes(schedule.total_steps)
-    engine = TrainEngine(module, asr, recipe, profile, plan, ranks)
+    present_V = _training_vocabulary(checked.train_clips, tokenizer, len(asr.lm_head.weight), ranks)
+    engine = TrainEngine(module, asr, recipe, profile, plan, ranks, present_V)
     # 6. Outputs, on the first rank.
     files = PatientFiles(folder)
     tracker, console = Tracker(), None
     if ranks.is_main:
-        tracker, console = _outputs(checked, files, schedule, state, weights_by_phase)
+        facts = describe(checked, schedule, weights_by_phase, present_V)
+        tracker, console = _outputs(checked, files, schedule, state, facts)
     store = CheckpointStore(
         folder / "checkpoints",
         ranks,
@@ -173,6 +176,13 @@ def _build(checked: Checked, tokenizer: Any, lock: FolderLock, request: StopRequ
     )
 
 
+def _training_vocabulary(clips: list[Clip], tokenizer: Any, num_rows: int, ranks: dist.Ranks) -> torch.Tensor:
+    """(``num_rows``,) bool, the tokens that occur in training. Ranks read a share of the texts each; collective."""
+    occurs_V = torch.zeros(num_rows, dtype=torch.int32)
+    occurs_V[list(vocabulary(tokenizer, [clip.text for clip in clips[ranks.rank :: ranks.size]]))] = 1
+    return ranks.max(occurs_V).bool()
+
+
 def _drawn_on(recipe: Recipe, profile: Profile) -> AbstractContextManager[Any]:
     """Two billion random weights take a host 100 s and a GPU one; real weights are read to the host."""
     if recipe.model.random_weights and profile.hardware.accelerator == "cuda":
@@ -181,18 +191,13 @@ def _drawn_on(recipe: Recipe, profile: Profile) -> AbstractContextManager[Any]:
 
 
 def _outputs(
-    checked: Checked,
-    files: PatientFiles,
-    schedule: Schedule,
-    state: TrainState,
-    weights_by_phase: dict[str, dict[str, int]],
+    checked: Checked, files: PatientFiles, schedule: Schedule, state: TrainState, facts: dict[str, Any]
 ) -> tuple[Tracker, Console]:
     """Write what the run is into its directory and open its sinks."""
     recipe, profile, plan, folder = checked.recipe, checked.profile, checked.plan, checked.folder
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("STOP", SUMMARY):  # of an earlier start: this one has not been asked to stop, and is not finished
         (folder / name).unlink(missing_ok=True)
-    facts = describe(checked, schedule, weights_by_phase)
     files.write("recipe.json", as_json(recipe.to_dict()))
     files.write("deepspeed.json", as_json(deepspeed_config(profile, recipe, plan)))
     files.write("run.json", as_json(facts))
@@ -203,11 +208,13 @@ def _outputs(
         state.tracker_id = wandb_sink.run_id
         sinks.append(wandb_sink)
     console = Console(schedule.last_step, state.step)
-    _introduce(console, checked, schedule, weights_by_phase)
+    _introduce(console, checked, schedule, facts)
     return Tracker(*sinks, console), console
 
 
-def describe(checked: Checked, schedule: Schedule, weights_by_phase: dict[str, dict[str, int]]) -> dict[str, Any]:
+def describe(
+    checked: Checked, schedule: Schedule, weights_by_phase: dict[str, dict[str, int]], present_V: torch.Tensor
+) -> dict[str, Any]:
     """Facts of a run that its numbers depend on."""
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
@@ -225,6 +232,7 @@ def describe(checked: Checked, schedule: Schedule, weights_by_phase: dict[str, d
         "total_steps": schedule.total_steps,
         "phase_starts": schedule.phase_starts,
         "trainable_weights": weights_by_phase,
+        "training_vocabulary": int(present_V.sum()),
     }
 
 
@@ -234,7 +242,7 @@ def _git_commit() -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _introduce(console: Console, checked: Checked, schedule: Schedule, weights: dict[str, dict[str, int]]) -> None:
+def _introduce(console: Console, checked: Checked, schedule: Schedule, facts: dict[str, Any]) -> None:
     """Print what was derived, so that a reader can check the arithmetic."""
     recipe, profile = checked.recipe, checked.profile
     hours = sum(clip.duration_s for clip in checked.train_clips) / 3600
@@ -244,11 +252,13 @@ def _introduce(console: Console, checked: Checked, schedule: Schedule, weights: 
     console.say(f"data {recipe.data.folder}: {num_train:,} training clips ({hours:.2f} h), {num_eval:,} eval clips")
     console.say(f"{checked.plan}; {steps:,} steps an epoch, {total:,} in {recipe.epochs} epochs")
     for index, (phase, start) in enumerate(zip(recipe.phases, schedule.phase_starts, strict=True)):
-        sizes, highest = weights[phase.name], schedule.highest_rates(index)
+        sizes, highest = facts["trainable_weights"][phase.name], schedule.highest_rates(index)
         ends_before = "" if highest else f" (not reached: this run ends after step {schedule.last_step:,})"
         console.say(f"phase {phase.name} from step {start:,}: {sum(sizes.values()):,} weights train{ends_before}")
         for group, size in sizes.items():
             rate = f", learning rate up to {highest[group]:.1e}" if highest else ""
-            console.say(f"  {group} ({GROUPS[group].holds}): {size:,}{rate}")
+            rows = f" (the rows of {facts['training_vocabulary']:,} tokens that occur in training; others stay)"
+            part = rows if group == "head" and recipe.optimizer.absent_tokens == "frozen" else ""
+            console.say(f"  {group} ({GROUPS[group].holds}): {size:,}{part}{rate}")
     if checked.resume is not None:
         console.say(f"resuming from {checked.resume.path}")

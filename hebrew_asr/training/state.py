@@ -17,6 +17,8 @@ class TrainState:
     wer_last: float | None = None
     """… the last, both on the eval sample or split."""
     best_wer: float | None = None
+    head_row_norms: dict[str, float | None] | None = None
+    """Before the first step, as :meth:`hebrew_asr.engine.engine.TrainEngine.head_row_norms` gives them."""
     evaluated_step: int = -1
     """Step of the last evaluation: one that was cut short by a stop is made up for on resuming."""
     phase_switch_step: int | None = None

@@ -11,6 +11,7 @@ from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.collate import PackedBatch, needed_shape, pack
 from hebrew_asr.data.shapes import choose_shapes
+from hebrew_asr.model.absent_tokens import AbsentTokens
 from hebrew_asr.model.compiled import CompiledASR
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.text.prompt import PromptTokens
@@ -45,11 +46,15 @@ def test_compiled_equals_eager_in_every_phase(cuda_graphs: bool):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()  # which reset leaves
     compiled, eager = CompiledASR(model, cuda_graphs=cuda_graphs), PackedASR(model)
+    present_V = torch.arange(len(model.lm_head.weight)) % 2 == 0
+    absent = AbsentTokens(model, present_V, model.device, frozen=True)
+    (head,) = [name for name, parameter in model.named_parameters() if parameter is model.lm_head.weight]
     phase_b = [model.model.multi_modal_projector, model.model.language_model.layers[-1], model.lm_head]
     for modules in (phase_b, [*phase_b, model.model.audio_tower.layers[-1]], phase_b):
         model.requires_grad_(False)
         for module in modules:
             module.requires_grad_(True)
+        absent.hold()
         for batch, mel_CBF in inputs:
             results = []
             for forward in (eager, compiled):
@@ -61,6 +66,8 @@ def test_compiled_equals_eager_in_every_phase(cuda_graphs: bool):
             (expected_loss, expected), (found_loss, found) = results
             assert found.keys() == expected.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
             assert abs(found_loss - expected_loss) < 5e-3 * expected_loss
+            for of_head in (gradients[head] for gradients in (expected, found)):
+                assert torch.equal(of_head.any(dim=1).cpu(), present_V), "zeroed outside the graph, in its own memory"
             error = sum((found[name] - gradient).square().sum().item() for name, gradient in expected.items())
             assert math.sqrt(error / sum(g.square().sum().item() for g in expected.values())) < 0.1
     assert compiled.is_compiled

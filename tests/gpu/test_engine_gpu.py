@@ -37,7 +37,7 @@ def test_a_step_never_waits_for_the_device(tmp_path, ranks, stage, micro):
     task = make_task(tmp_path, spec=SPEC)
     profile = replace(engine_worker.profile(stage, True, micro), hardware=Hardware("cuda"))
     given = engine_worker.set_up(task, ranks, profile)
-    engine = given.engine
+    engine, before = given.engine, given.asr.lm_head.weight.detach().clone()
     engine.enter_phase(0)
     for step in range(2):
         engine.step(given.micro_batches(step), engine_worker.RATES)
@@ -50,6 +50,11 @@ def test_a_step_never_waits_for_the_device(tmp_path, ranks, stage, micro):
     figures = [result.figures() for result in results]
     assert [each.applied for each in figures] == [True, False, True]
     assert figures[2].loss < figures[0].loss, "the step of NaN changed nothing, the one before it trained"
+    # Rows of tokens that no clip holds stay, all others train.
+    moved = (given.asr.lm_head.weight.detach().cpu() != before).any(dim=1)
+    assert torch.equal(moved, engine_worker.present_tokens(task, given.asr)), (
+        "rows of tokens that no clip holds stay, all others train"
+    )
     engine.close()
 
 

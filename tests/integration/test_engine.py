@@ -51,6 +51,13 @@ def name_of(stage: int, bf16: bool, offload: bool = False) -> str:
     return f"zero{stage}-{'bf16' if bf16 else 'fp32'}{'-offload' if offload else ''}"
 
 
+CELLS = [
+    *(name_of(stage, bf16) for stage, bf16 in STAGES),
+    *(name_of(stage, False, True) for stage in (2, 3)),
+    *(f"nan-{name}" for name in POISONED),
+]
+
+
 def work(warm: WarmStart, task: Path, cells: list[dict], ranks: int, port: int) -> None:
     """Run the cells one after the other on the same ranks."""
     done = warm.finish([str(task), json.dumps(cells)], ranks=ranks, port=port, program=engine_worker.__name__)
@@ -140,6 +147,7 @@ def plain_adamw(task) -> tuple[list[float], dict[str, torch.Tensor]]:
     clips = read_manifest(task / "data" / "train.jsonl")
     geometry = EncoderGeometry.of(asr.config.audio_config)
     steps, module, mel = StepDataset(clips, plan, recipe, tokenizer, geometry, 0), PackedASR(asr), LogMel()
+    absent_V = ~engine_worker.present_tokens(task, asr)
     settings, losses, optimizer = recipe.optimizer, [], None
     for step, phase in enumerate(PHASES):
         if step in (0, SWITCH):
@@ -163,6 +171,7 @@ def plain_adamw(task) -> tuple[list[float], dict[str, torch.Tensor]]:
         loss = module(micro.packed, mel(micro.packed)) / micro.num_labels
         optimizer.zero_grad()
         loss.backward()
+        asr.lm_head.weight.grad[absent_V] = 0.0
         torch.nn.utils.clip_grad_norm_([p for p in asr.parameters() if p.requires_grad], settings.clip_grad_norm)
         optimizer.step()
         losses.append(loss.item())
@@ -222,6 +231,24 @@ def test_audio_stays_then_trains(task, cells, stage, bf16):
     assert [index for index, proof in enumerate(proofs) if proof] == [0, SWITCH]
     assert all(proof["moved"] == proof["trainable"] for proof in proofs if proof)
     assert proofs[SWITCH]["trainable"] > proofs[0]["trainable"]
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_rows_of_absent_tokens_stay_and_all_others_train(task, cells, name):
+    """Bit for bit, after steps in both phases, several micro-batches and weight decay: masters and moments."""
+    recipe = engine_worker.task_recipe(task)
+    assert recipe.optimizer.absent_tokens == "frozen" and recipe.optimizer.weight_decay > 0
+    asr = load_model(recipe.model, dtype=torch.bfloat16 if "bf16" in name or "nan" in name else torch.float32)
+    present_V = engine_worker.present_tokens(task, asr)
+    assert 20 < int(present_V.sum()) < len(present_V) - 20
+    weight = asr.lm_head.weight.detach()
+    (parameter,) = [key for key, held in asr.named_parameters() if held is asr.lm_head.weight]
+    state = state_of(cells / name / "end")
+    master, *moments = (state[parameter, kind].view_as(weight) for kind in KINDS)
+    assert torch.equal(master[~present_V], weight[~present_V].float())
+    assert (master != weight).any(dim=1)[present_V].all()
+    assert not any(moment[~present_V].any() for moment in moments)
+    assert all(moment[present_V].any(dim=1).all() for moment in moments)
 
 
 @pytest.mark.parametrize("name", POISONED)

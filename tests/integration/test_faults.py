@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from hebrew_asr.data.manifest import read_manifest
 from hebrew_asr.engine.checkpoint import find_checkpoints
 from hebrew_asr.report import write_report
 from tests.support.tiny_task import (
@@ -57,6 +58,8 @@ def test_nan_gradients_are_borne_then_told(task, warm, tmp_path):
     faults = events(run, "fault")
     assert [row["kind"] for row in faults] == ["non-finite"] * 2
     assert all(len(row["clips"]) >= 4 for row in faults)
+    trained = {row["step"]: row["clips"] for row in events(run, "train")}
+    assert all(trained[row["step"]] == 0 for row in faults) and trained[1] == 8
     for rank in (0, 1):
         evidence = json.loads((run / "crash" / f"rank{rank}" / "batch.json").read_text())
         assert evidence["micro_batches"][0]["clips"]
@@ -76,6 +79,13 @@ def test_unreadable_clips_are_skipped_within_the_budget(warm, tmp_path):
     train = events(run, "train")
     assert len(train) == 6
     assert all(row["loss"] > 0 for row in train)
+    durations = {clip.id: clip.duration_s for clip in read_manifest(task / "data" / "train.jsonl")}
+    for epoch in (1, 2):
+        steps = [row for row in train if row["epoch"] == epoch]
+        assert sum(row["clips"] for row in steps) == len(durations) - 1, "what could not be read has not trained"
+        assert sum(row["audio_s"] for row in steps) == pytest.approx(
+            sum(durations.values()) - durations["train3"], abs=0.01
+        )
     # The one clip that the recipe bears was met before the resume.
     (clips / "train5.wav").write_bytes(b"RIFF")
     done = warm.finish(train_arguments(task, run, *changes, "max_steps=9", resume="auto"), ranks=2, port=free_port())

@@ -13,6 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from hebrew_asr.commands.ours import files_below, is_of_demo
+from hebrew_asr.model.load import load_model
+from hebrew_asr.recipe import Model
+from tests.support.engine_worker import present_tokens
 from tests.support.tiny_task import (
     ROOT,
     TRAIN_FILE,
@@ -47,7 +50,7 @@ def whole_run(task, warm, tmp_path_factory) -> Path:
 def test_learning_rates_are_printed_as_they_are_taken(whole_run):
     train = events(whole_run, "train")
     told = re.findall(
-        r"^phase (\w+) from|^  (\w+) \(.*\): [\d,]+, learning rate up to (\S+)$",
+        r"^phase (\w+) from|^  (\w+) \(.*\): [\d,]+(?: \(.*\))?, learning rate up to (\S+)$",
         (whole_run / "stdout.txt").read_text(encoding="utf-8"),
         re.MULTILINE,
     )
@@ -101,6 +104,25 @@ def test_a_run_tells_its_story(whole_run):
 
 def test_all_that_a_run_writes_may_be_removed_as_the_demo_s(whole_run):
     assert [name for name in files_below(whole_run) if not is_of_demo(name)] == []
+
+
+def test_tokens_that_no_clip_holds_keep_their_rows(task, whole_run):
+    """Bit for bit in the model that comes out, and their norm is told beside that of the others, before and after."""
+    base, final = (load_model(Model(path=str(path))) for path in (task / "base", whole_run / "final"))
+    present_V = present_tokens(task, base)
+    before, after = base.lm_head.weight, final.lm_head.weight
+    assert torch.equal(after[~present_V], before[~present_V])
+    assert (after != before).any(dim=1)[present_V].all()
+    told = json.loads((whole_run / "summary.json").read_text())["head_row_norms"]
+    for moment, weight in (("start", before), ("end", after)):
+        for kind, rows in (("present", present_V), ("absent", ~present_V)):
+            assert told[moment][kind] == pytest.approx(weight[rows].norm(dim=1).mean().item(), rel=1e-6)
+    assert told["start"]["absent"] == told["end"]["absent"]
+    assert told["start"]["present"] != told["end"]["present"]
+    facts = json.loads((whole_run / "run.json").read_text())
+    assert facts["training_vocabulary"] == int(present_V.sum())
+    stdout = (whole_run / "stdout.txt").read_text(encoding="utf-8")
+    assert stdout.count(f"(the rows of {int(present_V.sum()):,} tokens that occur in training; others stay)") == 2
 
 
 def test_golden_trajectory(whole_run):

@@ -25,6 +25,7 @@ from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.profiles import Hardware, Profile, batching
 from hebrew_asr.recipe import Recipe, load_recipe
+from hebrew_asr.text.prompt import vocabulary
 from tests.support.tiny_task import BF16, RECIPE_CHANGES
 
 RATES = {"projector": 2e-3, "llm_top": 1e-3, "head": 1e-3, "audio_top": 1e-3}
@@ -83,8 +84,16 @@ def set_up(task: Path, ranks: dist.Ranks, zero: Profile) -> Setting:
     clips = read_manifest(task / "data" / "train.jsonl")
     geometry = EncoderGeometry.of(asr.config.audio_config)
     steps = StepDataset(clips, plan, recipe, tokenizer, geometry, ranks.rank)
-    engine = TrainEngine(PackedASR(asr), asr, recipe, zero, plan, ranks)
+    engine = TrainEngine(PackedASR(asr), asr, recipe, zero, plan, ranks, present_tokens(task, asr))
     return Setting(asr, engine, steps, LogMel().to(ranks.device), ranks.device)
+
+
+def present_tokens(task: Path, asr: Any) -> torch.Tensor:
+    """(rows of the head,) bool, the tokens that occur in the task's training clips."""
+    texts = [clip.text for clip in read_manifest(task / "data" / "train.jsonl")]
+    present_V = torch.zeros(len(asr.lm_head.weight), dtype=torch.bool)
+    present_V[list(vocabulary(load_tokenizer(str(task / "base")), texts))] = True
+    return present_V
 
 
 def run(task: Path, ranks: dist.Ranks, spec: dict) -> None:

@@ -14,6 +14,7 @@ from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.collate import PackedBatch, needed_shape, pack
 from hebrew_asr.data.shapes import choose_shapes
+from hebrew_asr.model.absent_tokens import AbsentTokens
 from hebrew_asr.model.compiled import CompiledASR
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.tiny import TinySpec
@@ -65,6 +66,9 @@ def test_every_phase_gets_its_own_gradients(monkeypatch):
     batches = packed_in_sizes(tokenizer)
     compiled, eager = CompiledASR(model, backend="aot_eager"), PackedASR(model)
     tower, language_model = model.model.audio_tower, model.model.language_model
+    present_V = torch.arange(len(model.lm_head.weight)) % 2 == 0
+    absent = AbsentTokens(model, present_V, model.device, frozen=True)
+    (head,) = [name for name, parameter in model.named_parameters() if parameter is model.lm_head.weight]
     phase_b = [model.model.multi_modal_projector, language_model.layers[-1], model.lm_head]
     phase_a = [*phase_b, tower.layers[-1]]
     phases = [phase_b, phase_a, [language_model.layers[-1]], [tower.layers[-1]], phase_b]
@@ -75,6 +79,7 @@ def test_every_phase_gets_its_own_gradients(monkeypatch):
         model.requires_grad_(False)
         for module in modules:
             module.requires_grad_(True)
+        absent.hold()  # a hook that the graph must not lose, nor be compiled again for
         found = []
         for forward in (eager, compiled):
             forward(batch, mel_CBF).backward()
@@ -82,6 +87,7 @@ def test_every_phase_gets_its_own_gradients(monkeypatch):
             model.zero_grad(set_to_none=True)
         expected, gradients = found
         assert gradients.keys() == {name for name, p in model.named_parameters() if p.requires_grad} == expected.keys()
+        assert head not in gradients or torch.equal(gradients[head].any(dim=1), present_V)
         for name, gradient in expected.items():
             assert torch.allclose(gradients[name], gradient, rtol=1e-4, atol=1e-5), name
     assert compiled.is_compiled

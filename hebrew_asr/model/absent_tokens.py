@@ -1,0 +1,49 @@
+"""Rows of the tied head whose tokens do not occur in training: kept as they are, and measured.
+
+Softmax gives every row of the head a gradient at every step, and AdamW makes a full-size step of whatever lies above
+its ``eps``. So a head that trains moves the rows of other languages and rare words too, which are also what sixteen
+frozen layers of Qwen3-ASR read. Zeroing their gradient is exact on every ZeRO stage: it happens before any optimizer,
+reduction or clipping sees it, and AdamW leaves a weight of zero gradient, zero moments and no weight decay bit-equal
+(:func:`hebrew_asr.model.phases.set_phase` gives the head none).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class AbsentTokens:
+    """What a native model's head holds beyond the training vocabulary."""
+
+    def __init__(self, asr: Any, present_V: Tensor, device: torch.device, *, frozen: bool):
+        """``present_V``: (rows of the head,) bool in host memory, whether a token occurs in training.
+
+        ``device``: where the head trains. ``frozen``: whether the rows of other tokens are kept as they are.
+        """
+        weight = asr.lm_head.weight
+        rows = getattr(weight, "ds_shape", weight.shape)[0]
+        assert present_V.shape == (rows,), f"{tuple(present_V.shape)} tokens, the head has {rows} rows"
+        self._asr, self._present_V, self._frozen = asr, present_V, frozen
+        self._absent_A = (~present_V).nonzero()[:, 0].to(device)
+        self._hook: Any = None
+
+    def hold(self) -> None:
+        """Keep the rows from here on, if they are to be kept and the head trains; anew after each change of phase."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        if self._frozen and self._asr.lm_head.weight.requires_grad:
+            self._hook = self._asr.lm_head.weight.register_hook(self._zero)
+
+    def _zero(self, gradient_VH: Tensor) -> None:
+        """In place: autograd has just added up what the head and the embedding gave, and hands it to nobody else."""
+        gradient_VH.index_fill_(0, self._absent_A, 0.0)
+
+    def row_norms(self, weight_VH: Tensor) -> dict[str, float | None]:
+        """Mean L2 norm of the rows of ``present`` and of ``absent`` tokens; None of no rows."""
+        norms_V = torch.linalg.vector_norm(weight_VH.detach(), dim=1, dtype=torch.float32).cpu()
+        parts = {"present": norms_V[self._present_V], "absent": norms_V[~self._present_V]}
+        return {name: float(part.mean()) if len(part) else None for name, part in parts.items()}
