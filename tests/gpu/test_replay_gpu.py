@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import hebrew_asr.model.generate as generate_module
-from hebrew_asr.fallbacks import take_fallbacks
+from hebrew_asr import fallbacks
 from hebrew_asr.model.generate import Decoding, Transcriber
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.replay import ReplayedCall, replayed_decoding
@@ -73,14 +73,14 @@ def waits(values: torch.Tensor) -> torch.Tensor:
     return values * torch.nn.functional.dropout(torch.ones_like(values), 0.0) * values.sum().item()
 
 
-def test_what_cannot_be_recorded_still_runs():
+def test_what_cannot_be_recorded_still_runs(monkeypatch):
+    monkeypatch.setattr(fallbacks, "_noted", {})  # another test may have met the same failure, which is kept once
     call, values = ReplayedCall(waits), torch.arange(4.0, device="cuda")
-    take_fallbacks()
     assert call(values=values).tolist() == [0, 6, 12, 18]
     with pytest.warns(RuntimeWarning, match="several times slower"):
         assert call(values=values).tolist() == [0, 6, 12, 18]
     assert call(values=values + 1).tolist() == [10, 20, 30, 40] and not call.num_replays
-    (noted,) = take_fallbacks()
+    (noted,) = fallbacks.take_fallbacks()
     assert "several times slower" in noted.name and "Error" in noted.reason
 
 
