@@ -11,19 +11,30 @@ from typing import Any
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Write ``content`` so that a crash at any moment leaves the old file or the new one, never half of one."""
+    """Write ``content`` so that a crash at any moment leaves the old file or the new one, never half of one.
+
+    Args:
+        content: a text is written in UTF-8, whatever the locale (:func:`encoded`).
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as stream:
-            stream.write(content.encode() if isinstance(content, str) else content)
+            stream.write(encoded(content) if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def encoded(text: str) -> bytes:
+    """UTF-8, for which file names that are not UTF-8 (and other halves of surrogate pairs) become ``\\udcff``: in JSON
+    that reads back as the same name.
+    """
+    return text.encode(errors="backslashreplace")
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -46,7 +46,7 @@ class Data:
     """Longer training clips stop the run before it starts, and no clip is slowed down beyond it: the encoder was
     trained on 30 s at most."""
     allow_outside: bool = False
-    """Accept manifest paths that leave their folder."""
+    """Accept audio files outside the folder, as manifests of other tools name them."""
 
 
 @dataclass(frozen=True)

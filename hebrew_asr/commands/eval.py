@@ -26,6 +26,8 @@ class Command:
     """Clips decoded together."""
     hypotheses: str | None = None
     """Also write one JSON object a clip here: id, reference, hypothesis."""
+    allow_outside: bool = False
+    """Accept audio files outside the manifest's folder."""
     json: bool = False
     """Print the figures as one JSON object."""
 
@@ -37,7 +39,7 @@ class Command:
         from hebrew_asr.text.wer import ErrorCounts, bootstrap_interval, per_clip_errors
         from hebrew_asr.training.evaluate import transcribe_clips
 
-        clips = read_manifest(self.data)
+        clips = read_manifest(self.data, allow_outside=self.allow_outside)
         texts = transcribe_clips(load_transcriber(self.model, self.language), clips, self.batch)
         errors = per_clip_errors([clip.transcript for clip in clips], texts, mode=self.mode)
         total = sum(errors, ErrorCounts())

@@ -10,6 +10,7 @@ Everything after ``assistant\\n`` is the target; only the target is supervised.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
@@ -20,6 +21,11 @@ ASR_TEXT = "<asr_text>"
 AUDIO_PAD = "<|audio_pad|>"
 END_OF_TURN = "<|im_end|>"
 _TARGETS_AT_ONCE = 10_000
+_MARKER = re.compile(
+    r"<\|[^<>|]*\|>|</?(?:tool_call|tool_response|think)>"
+    r"|<(?:asr_text|non_speech|blank\d+|tts_pad|tts_text_bos|tts_text_eod|tts_text_bos_single)>"
+)
+"""The added tokens of Qwen3-ASR's tokenizer_config.json; a tokenizer finds them anywhere in a text."""
 
 
 def build_target(transcript: str, language: str = LANGUAGE) -> str:
@@ -33,6 +39,14 @@ def parse_target(target: str) -> tuple[str, str]:
     if not marker:
         return "", target
     return head.removeprefix("language ").strip(), transcript
+
+
+def find_marker(target: str) -> str | None:
+    """The first control token in a target beside its one ``<asr_text>``: a tokenizer would not read it as text."""
+    if target.count("<") < 2 and target.count(ASR_TEXT):
+        return None
+    found = _MARKER.search(target.replace(ASR_TEXT, "", 1))
+    return found[0] if found else None
 
 
 @dataclass(frozen=True)
