@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from hebrew_asr.errors import HebrewASRError, Preempted
+from hebrew_asr.streams import speak_utf8
 
 Options = TypeVar("Options")
 
@@ -30,7 +31,9 @@ _USAGE = "usage: hebrew-asr COMMAND [options]\n\ncommands (each has its own --he
 
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand; returns its exit code. A user's mistake is one line on stderr, not a traceback."""
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        speak_utf8()
+        argv = sys.argv[1:]
     if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE.format(rows="\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())))
         return 0 if argv else 2

@@ -1,8 +1,9 @@
-"""Standard output and error whose writes never fail, whatever becomes of the terminal, pipe or disk behind them."""
+"""Standard output and error: UTF-8 whatever the locale, and writes that never fail whatever becomes of the terminal."""
 
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Any, TextIO
 
@@ -16,6 +17,22 @@ class _Lasting(io.FileIO):
             return super().write(content)
         except OSError:
             return memoryview(content).nbytes
+
+
+def speak_utf8() -> None:
+    """File names, texts and what is printed are UTF-8 from here on.
+
+    Where Python chose another encoding (LC_ALL=C with PYTHONUTF8=0, a Hebrew locale of eight bits) it can neither open
+    nor print a Hebrew name: it is started again in this process, in its UTF-8 mode. What no UTF-8 can hold, such as a
+    file name in another encoding, is printed as ``\\udcf9``.
+    """
+    in_utf8_mode = ["-X", "utf8"]
+    if sys.getfilesystemencoding() != "utf-8" and sys.orig_argv[1:3] != in_utf8_mode:
+        os.environ["PYTHONUTF8"] = "1"  # for the processes that this one starts
+        os.execv(sys.executable, [sys.executable, *in_utf8_mode, *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def outlive_the_terminal() -> None:

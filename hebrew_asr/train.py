@@ -17,12 +17,14 @@ from hebrew_asr.cli import guarded, parse_options
 from hebrew_asr.errors import HebrewASRError, Preempted, Unsaved, leave
 from hebrew_asr.launching.job import Job
 from hebrew_asr.stopping import StopRequest, nothing_to_save
-from hebrew_asr.streams import outlive_the_terminal
+from hebrew_asr.streams import outlive_the_terminal, speak_utf8
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, build, train, close. Returns the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        speak_utf8()
+        argv = sys.argv[1:]
     argv = [part for part in argv if not part.startswith("--local_rank")]  # the launcher's; ranks come from RANK
     is_main = os.environ.get("RANK", "0") == "0"
     outlive_the_terminal()

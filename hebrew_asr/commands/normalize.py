@@ -16,10 +16,14 @@ class Command:
     for bit; lenient: strict, with numbers and a few spelling variants folded."""
 
     def run(self) -> int:
+        from hebrew_asr.errors import DataError
         from hebrew_asr.text.normalise import normalise
 
-        for line in sys.stdin.buffer:  # bytes: only \n ends a line, and the locale has no say
-            text = normalise(line.decode("utf-8").removesuffix("\n"), self.mode)
+        for number, line in enumerate(sys.stdin.buffer, 1):  # bytes: only \n ends a line, and the locale has no say
+            try:
+                text = normalise(line.decode("utf-8").removesuffix("\n"), self.mode)
+            except UnicodeDecodeError as error:
+                raise DataError(f"standard input: line {number} is not UTF-8; convert it with iconv first") from error
             sys.stdout.buffer.write(f"{text}\n".encode())
             sys.stdout.buffer.flush()
         return 0
