@@ -19,7 +19,7 @@ from hebrew_asr.cores import usable_cores
 from hebrew_asr.data.manifest import Clip
 from hebrew_asr.data.preparation.convert import quiet_decoders
 from hebrew_asr.data.preparation.pool import start_worker
-from hebrew_asr.errors import DataError
+from hebrew_asr.errors import DataError, EnvironmentProblem, first_line
 from hebrew_asr.text.normalise import normalise
 
 _CLIPS_PER_TASK = 200
@@ -107,6 +107,10 @@ def measure(path: Path) -> Sound:
         return Sound(fault=f"cannot be read: {error.strerror}")
     except DataError as error:
         return Sound(fault=getattr(error.__cause__, "error_string", None) or str(error))
+    except EnvironmentProblem:
+        raise
+    except Exception as error:  # a decoder may raise anything
+        return Sound(fault=f"{type(error).__name__}: {first_line(error)}")
     header = soundfile.info(io.BytesIO(content))
     frames_db = _frames_db(samples)
     threshold_db = max(np.quantile(frames_db, 0.95) - _SPEECH_BELOW_LOUDEST_DB, _SPEECH_ABOVE_DB)

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
-from hebrew_asr.data import clip_audio
+from hebrew_asr.data import audit_clips, clip_audio
 from hebrew_asr.data.clip_audio import Unreadable, read_clip
 from hebrew_asr.data.manifest import Clip
 from hebrew_asr.errors import EnvironmentProblem
@@ -105,3 +105,11 @@ def test_a_name_that_is_not_utf_8_is_read(tmp_path):
     path = tmp_path / os.fsdecode(b"\xf9\xec.wav")
     path.write_bytes(corpora.encode(corpora.voice(1, 0.5, SAMPLE_RATE_HZ), SAMPLE_RATE_HZ, "wav"))
     assert len(read_clip(clip(path, 0.5))) == SAMPLE_RATE_HZ // 2
+
+
+def test_an_audit_names_what_a_decoder_raises_too(monkeypatch, tmp_path):
+    def fails(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(audit_clips, "decode", fails)
+    assert audit_clips.measure(written(tmp_path / "x.wav", 0.5)).fault == "MemoryError: MemoryError"
