@@ -58,6 +58,21 @@ def without_model(run: Run, step: int, failure: str, checkpoint_failure: str | N
     return f"{told}. Nothing is lost: make room, and the same command with --resume auto writes it"
 
 
+def summary_of(run: Run, seconds: float, head_row_norms: dict[str, float | None]) -> dict[str, Any]:
+    """Content of ``summary.json``; ``head_row_norms``: as they are at the end."""
+    state = run.state
+    return {
+        "wer_first": state.wer_first,
+        "wer_final": state.wer_last,
+        "wer_mode": run.recipe.evaluation.wer_mode,
+        "steps": state.step,
+        "phase_switch_step": state.phase_switch_step,
+        "head_row_norms": {"start": state.head_row_norms, "end": head_row_norms},
+        "seconds": round(seconds, 1),
+        "fallbacks": state.fallbacks,
+    }
+
+
 def write_result(run: Run, asr: Any, summary: dict[str, Any]) -> str | None:
     """Write ``final/`` and then ``summary.json``, at the cost of old checkpoints where there is no room; on rank 0.
 

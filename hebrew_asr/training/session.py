@@ -16,11 +16,11 @@ from hebrew_asr.engine.state import StateReader
 from hebrew_asr.errors import Preempted, Unsaved
 from hebrew_asr.fallbacks import any_new_fallback
 from hebrew_asr.stopping import nothing_to_save
+from hebrew_asr.training import saving
 from hebrew_asr.training.evaluate import stratified_sample
 from hebrew_asr.training.faults import FaultBudget, fallback_records
 from hebrew_asr.training.feed import FedStep, feed
 from hebrew_asr.training.memory import fault_record, smaller_plan
-from hebrew_asr.training.saving import checkpoint_record, slow_disk_advice, unsaved, without_model, write_result
 from hebrew_asr.training.setup import Run
 
 
@@ -230,13 +230,13 @@ class Session:
         self._read()
         self._write_rows()
         for outcome in self.run.checkpoints.take_outcomes():
-            self.run.tracker.write(checkpoint_record(outcome, self.run.folder))
+            self.run.tracker.write(saving.checkpoint_record(outcome, self.run.folder))
             self.state.write_s = outcome.write_s
             self._mind_the_launcher()
 
     def _mind_the_launcher(self) -> None:
         request = self.run.stop.request
-        told = slow_disk_advice(self.state.write_s, request.patience_s, self.run.folder)
+        told = saving.slow_disk_advice(self.state.write_s, request.patience_s, self.run.folder)
         if told is not None and not self._minded:
             self.run.say(told)
         self._minded = told is not None
@@ -313,7 +313,7 @@ class Session:
         failure = self._save_for_good()
         run.stop.request.leaving(Preempted.exit_code if failure is None else Unsaved.exit_code)
         if failure is not None:
-            raise Unsaved(f"stopped after step {step}, but {unsaved(run.checkpoints, step, failure)}")
+            raise Unsaved(f"stopped after step {step}, but {saving.unsaved(run.checkpoints, step, failure)}")
         raise Preempted(f"stopped after step {step}, state saved in {run.folder}; go on with --resume auto")
 
     def finish(self) -> None:
@@ -330,29 +330,16 @@ class Session:
         if failure is None and run.stop.agreed():
             raise Preempted(f"stopped after the last step, {state.step}, state saved; --resume auto writes the model")
         run.stop.request.leaving(0)
-        head_row_norms = {"start": state.head_row_norms, "end": run.engine.head_row_norms()}
+        summary = saving.summary_of(run, self._seconds(), run.engine.head_row_norms())
         with run.engine.whole_model() as asr:
-            told = write_result(run, asr, self._summary(head_row_norms)) if run.ranks.is_main else None
+            told = saving.write_result(run, asr, summary) if run.ranks.is_main else None
             model_failure = run.ranks.broadcast(told)
         if model_failure is not None:
-            raise Unsaved(without_model(run, state.step, model_failure, failure))
+            raise Unsaved(saving.without_model(run, state.step, model_failure, failure))
         run.say(f"done: {state.step} steps in {self._seconds():.0f} s; model in {run.folder / 'final'}")
         for fallback in state.fallbacks:
             run.say(f"slower than it could be since step {fallback['step']}: {fallback['name']}")
         run.ranks.barrier()
-
-    def _summary(self, head_row_norms: dict[str, Any]) -> dict[str, Any]:
-        state = self.state
-        return {
-            "wer_first": state.wer_first,
-            "wer_final": state.wer_last,
-            "wer_mode": self.run.recipe.evaluation.wer_mode,
-            "steps": state.step,
-            "phase_switch_step": state.phase_switch_step,
-            "head_row_norms": head_row_norms,
-            "seconds": round(self._seconds(), 1),
-            "fallbacks": state.fallbacks,
-        }
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started
