@@ -1,5 +1,7 @@
 """The recipe: every value that decides what is learnt, as typed data. ``recipes/round2.json`` is the real one.
 
+What does not decide it, and may change when a run is resumed, is marked beside the field (``Freedom``).
+
 Hardware (sharding, precision, micro-batch, communication) belongs to ``ds_configs/*.json``, see ``profiles.py``.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +18,19 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from hebrew_asr.errors import UsageError
-from hebrew_asr.values import CHECKED, Count, PositiveFloat, PositiveInt, Share, parse, read_object
+from hebrew_asr.values import (
+    CHECKED,
+    Count,
+    Freedom,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+    flatten,
+    free_keys,
+    parse,
+    read_object,
+    told,
+)
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
 
@@ -25,8 +40,8 @@ class Model:
     """Where the weights start."""
 
     __pydantic_config__ = CHECKED
-    path: str = "Qwen/Qwen3-ASR-1.7B"
-    """Hub id or local folder, in the thinker layout or the native one."""
+    path: Annotated[str, Freedom.PLACE] = "Qwen/Qwen3-ASR-1.7B"
+    """Hub id or local folder, in the thinker layout or the native one. A checkpoint knows which weights were in it."""
     random_weights: bool = False
     """Ignore (or do without) the weights in ``path`` and draw them from ``seed``: for benchmarks and tests."""
 
@@ -36,16 +51,16 @@ class Data:
     """Where the clips are."""
 
     __pydantic_config__ = CHECKED
-    folder: str = "qwen3_asr_round2_data"
+    folder: Annotated[str, Freedom.PLACE] = "qwen3_asr_round2_data"
     """Folder with ``train.jsonl`` and ``eval.jsonl``."""
-    prepare: bool = False
+    prepare: Annotated[bool, Freedom.PLACE] = False
     """Make the folder from the ivrit.ai corpora first when it is missing, once a node."""
-    workers: Count = 4
+    workers: Annotated[Count, Freedom.PLACE] = 4
     """Loader processes a rank; 0 decodes in the training process."""
     max_duration_s: Annotated[float, Field(gt=0, le=1200)] = 30.0
     """Longer training clips stop the run before it starts, and no clip is slowed down beyond it: the encoder was
     trained on 30 s at most."""
-    allow_outside: bool = False
+    allow_outside: Annotated[bool, Freedom.PLACE] = False
     """Accept audio files outside the folder, as manifests of other tools name them."""
 
 
@@ -76,7 +91,7 @@ class Phase:
     __pydantic_config__ = CHECKED
     name: Annotated[str, Field(min_length=1)]
     """Short name, as in the metrics: ``B``, ``A``."""
-    title: str
+    title: Annotated[str, Freedom.CONDUCT]
     """Printed when the phase starts."""
     epochs: PositiveInt
     """Whole epochs it lasts."""
@@ -178,7 +193,7 @@ class Recipe:
     """One training run, whole."""
 
     __pydantic_config__ = CHECKED
-    name: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Field(min_length=1), Freedom.CONDUCT]
     phases: Annotated[list[Phase], Field(min_length=1)]
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
@@ -190,14 +205,14 @@ class Recipe:
         default_factory=lambda: {"llm_top": 12, "audio_top": 8}
     )
     """How many layers ``llm_top`` and ``audio_top`` hold, counted from the top."""
-    max_steps: PositiveInt | None = None
+    max_steps: Annotated[PositiveInt | None, Freedom.CONDUCT] = None
     """Stop after this many steps, whatever the epochs; the schedule still spans all of them."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     optimizer: Optimizer = field(default_factory=Optimizer)
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    checkpoints: Checkpoints = field(default_factory=Checkpoints)
-    faults: Faults = field(default_factory=Faults)
-    logging: Logging = field(default_factory=Logging)
+    evaluation: Annotated[Evaluation, Freedom.CONDUCT] = field(default_factory=Evaluation)
+    checkpoints: Annotated[Checkpoints, Freedom.CONDUCT] = field(default_factory=Checkpoints)
+    faults: Annotated[Faults, Freedom.CONDUCT] = field(default_factory=Faults)
+    logging: Annotated[Logging, Freedom.CONDUCT] = field(default_factory=Logging)
 
     @property
     def epochs(self) -> int:
@@ -219,7 +234,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return asdict(self)
+        return json.loads(json.dumps(asdict(self)))
 
 
 def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
@@ -258,6 +273,23 @@ def recipe_from_dict(values: dict[str, Any], source: str) -> Recipe:
     if recipe is None or problems:
         raise UsageError(f"recipe {source}: " + "; ".join(problems))
     return recipe
+
+
+def changes(before: dict[str, Any], now: Recipe, *, counted: Collection[str] = ()) -> list[str]:
+    """How a recipe differs from the one that a run was made by, in what decides what is learnt: a text for each key.
+
+    Args:
+        before: plain values, as in ``recipe.json`` and ``state.json``.
+        now: the recipe that is to go on with the run.
+        counted: keys that count here although they decide nothing.
+    """
+    free = free_keys(Recipe, *Freedom) - set(counted)
+    was, wanted = flatten(before, free), flatten(now.to_dict(), free)
+    return [
+        f"{key}: {told(was, key)} in the run, {told(wanted, key)} now"
+        for key in sorted(was.keys() | wanted.keys())
+        if (key in was, was.get(key)) != (key in wanted, wanted.get(key))
+    ]
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
@@ -18,6 +19,16 @@ from hebrew_asr.errors import UsageError, first_line
 
 CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """``__pydantic_config__`` of a checked dataclass: no unknown key, no text for a number, no NaN, no infinity."""
+
+
+class Freedom(Enum):
+    """Written beside a field of a recipe that does not decide what is learnt."""
+
+    PLACE = "where something lies, or how many hands work on it"
+    """May differ between ranks, and may change when a run is resumed."""
+    CONDUCT = "how a run is named, watched, kept and ended"
+    """Must be the same on all ranks, and may change when a run is resumed."""
+
 
 Kind = TypeVar("Kind")
 _MOST = 2**31 - 1
@@ -196,3 +207,41 @@ def _keys_at(kind: type, location: tuple[Any, ...]) -> list[str]:
         if not isinstance(part, int):
             kind = next(entry.record for entry in entries(kind) if entry.name == part)
     return [entry.name for entry in entries(kind)]
+
+
+def free_keys(kind: type, *freedoms: Freedom) -> set[str]:
+    """Dotted keys of the fields that have one of these freedoms, sections included; an index in a list is left out."""
+    found = set()
+    for entry in entries(kind):
+        if any(mark in freedoms for mark in entry.marks):
+            found.add(entry.name)
+        elif entry.record is not None:
+            found |= {f"{entry.name}.{inner}" for inner in free_keys(entry.record, *freedoms)}
+    return found
+
+
+def flatten(values: Any, free: Collection[str] = (), above: str = "") -> dict[str, Any]:
+    """Plain JSON values by dotted key.
+
+    Args:
+        values: objects and lists of objects are taken apart.
+        free: keys from ``free_keys``, which are left out.
+        above: dotted key of ``values``.
+    """
+    items = values.items() if isinstance(values, dict) else enumerate(values)
+    found = {}
+    for key, value in items:
+        path = _dotted(above, key)
+        if ".".join(part for part in path.split(".") if not part.isdigit()) in free:
+            continue
+        has_parts = isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict) for v in value))
+        found |= flatten(value, free, path) if has_parts else {path: value}
+    return found
+
+
+def told(flat: dict[str, Any], key: str) -> str:
+    """A value of ``flatten`` as JSON, cut short where it is long; ``nothing`` where there is none."""
+    if key not in flat:
+        return "nothing"
+    text = json.dumps(flat[key], ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -16,16 +16,24 @@ from hebrew_asr.model.phases import ParameterGroup, num_weights
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _CHUNK = 1 << 24
+"""Elements of which there is an int64 copy at a time …"""
+_CHUNK_IN_CACHE = 1 << 18
+"""… and on a CPU, which takes five times as long where they leave its cache."""
 
 
 def fingerprint(tensor: torch.Tensor) -> torch.Tensor:
-    """Two int64 sums over a tensor's bits, of shape (2,): equal for equal bits, almost surely different otherwise."""
+    """Two int64 sums over a tensor's bits, of shape (2,): equal for equal bits, almost surely different otherwise.
+
+    The second one weighs each element by its place, so that exchanged ones are noticed.
+    """
     bits = tensor.detach().reshape(-1).view(_BITS[tensor.element_size()])
     sums = torch.zeros(2, dtype=torch.int64, device=tensor.device)
-    for chunk in bits.split(_CHUNK):  # bounds the int64 copy
+    size = _CHUNK if bits.is_cuda else _CHUNK_IN_CACHE
+    for index, chunk in enumerate(bits.split(size)):
         wide = chunk.to(torch.int64)
+        places = torch.arange(index * size, index * size + len(wide), device=wide.device)
         sums[0] += wide.sum()
-        sums[1] += (wide * wide * 0x9E3779B1 + wide).sum()
+        sums[1] += (wide * (wide + places)).sum()
     return sums
 
 

@@ -64,6 +64,17 @@ def local_folder(path: str, *, weights: bool = True) -> Path:
         ) from error
 
 
+def hub_commit(path: str) -> str | None:
+    """The commit of the hub's snapshot that a model was loaded from; None for any other folder."""
+    folder = Path(path)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(path, local_files_only=True))
+    folder = folder.resolve()
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
 def load_model(model: Model, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Qwen3ASRForConditionalGeneration:
     """Build the native model with its weights.
 

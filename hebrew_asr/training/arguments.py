@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from hebrew_asr.recipe import Recipe, load_recipe
+from hebrew_asr.recipe import Recipe, changes, load_recipe
 
 SUMMARY = "summary.json"
 """Written last, into the run directory: the run has trained all its steps and its model is there."""
-_DECIDES_NOTHING = ("max_steps", "logging", "checkpoints", "evaluation", "faults")
-"""Parts of a recipe that may change without making another run of it."""
+_PLACES = ("model.path", "data.folder")
+"""What lies there is compared where a run is built, not here."""
 
 
 @dataclass
@@ -51,11 +51,7 @@ def finished(arguments: TrainArguments) -> str | None:
             json.loads((folder / name).read_text(encoding="utf-8")) for name in (SUMMARY, "recipe.json", "run.json")
         )
         last = min(facts["total_steps"], recipe.max_steps or facts["total_steps"])
-        is_done = summary["steps"] >= last and _learning(before) == _learning(json.loads(json.dumps(recipe.to_dict())))
+        is_done = summary["steps"] >= last and not changes(before, recipe, counted=_PLACES)
     except (OSError, ValueError, KeyError, TypeError):  # no finished run; whatever is wrong is told by the checks
         return None
     return f"{folder} is a finished run: {summary['steps']} steps, model in {folder / 'final'}" if is_done else None
-
-
-def _learning(recipe: dict[str, object]) -> dict[str, object]:
-    return {key: value for key, value in recipe.items() if key not in _DECIDES_NOTHING}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from hebrew_asr.engine.nested_keys import check_nested_keys
 from hebrew_asr.errors import CheckpointError, DataError, UsageError
 from hebrew_asr.locks import FolderLock
 from hebrew_asr.profiles import Batching, Profile, batching, check_hardware, load_profile
-from hebrew_asr.recipe import Recipe, load_recipe
+from hebrew_asr.recipe import Recipe, changes, load_recipe
 from hebrew_asr.training.arguments import TrainArguments
+from hebrew_asr.training.identity import BaseModel, code_version, shared_parts
 from hebrew_asr.training.memory import noted_fault
 
 
@@ -104,21 +106,66 @@ def _within_memory(plan: Batching, folder: Path, resume: Checkpoint | None) -> t
 def _resumable(folder: Path, recipe: Recipe, resume: str) -> Checkpoint | None:
     """The checkpoint to go on from, if any; refuses a used run directory otherwise.
 
-    A change of what is learnt needs a new run; how long, how often and where it is logged may change.
+    A change of what is learnt needs a new run; the recipe's fields say what may change.
     """
-    used = (folder / "recipe.json").is_file()
-    if not used:
+    found = find_checkpoints(folder / "checkpoints")
+    made_by = folder / "recipe.json"
+    if not found and not made_by.is_file():
         return None
     if resume == "never":
         raise UsageError(f"run directory {folder} is in use; add --resume auto to go on, or give --run another name")
-    before = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-    now = json.loads(json.dumps(recipe.to_dict()))
-    free = {"logging", "checkpoints", "evaluation", "faults", "max_steps"}
-    changed = sorted(key for key in before.keys() | now.keys() if key not in free and before.get(key) != now.get(key))
+    newest = found[-1] if found else None
+    before = newest.values.get("recipe") if newest else None
+    if not isinstance(before, dict):  # a checkpoint of an older version holds the recipe's name
+        if not made_by.is_file():
+            raise CheckpointError(
+                f"run directory {folder} has checkpoints and no recipe.json, and they do not say which recipe made "
+                f"them; put its recipe.json back, or give --run another name"
+            )
+        before = json.loads(made_by.read_text(encoding="utf-8"))
+    knows_its_model = newest is None or "base_model" in newest.values
+    changed = changes(before, recipe, counted=() if knows_its_model else ("model.path",))
     if changed:
         raise CheckpointError(
-            f"run directory {folder} was made by another recipe ({before.get('name')}; it differs in "
-            f"{', '.join(changed)}); give --run another name, or go back to its recipe"
+            f"run directory {folder} was made by another recipe ({before.get('name')}; {'; '.join(changed)}); "
+            f"give --run another name, or go back to its recipe"
         )
-    found = find_checkpoints(folder / "checkpoints")
-    return found[-1] if found else None
+    return newest
+
+
+def shared_by_ranks(checked: Checked, base: BaseModel) -> dict[str, dict[str, Any]]:
+    """What every rank must have in common with the others, for ``refuse_ranks_that_differ``."""
+    profile = {**checked.profile.config, "_hardware": asdict(checked.profile.hardware)}
+    resume = checked.resume.step if checked.resume else None
+    return {
+        "recipe": shared_parts(checked.recipe),
+        "profile": profile,
+        "data": {"train.jsonl": checked.data_fingerprint, "eval.jsonl": fingerprint(checked.eval_clips)},
+        "model": {"weights": base.weights_exact, "vocabulary": base.tokenizer},
+        "code": code_version(),
+        "start": {"checkpoint": resume, "batching": str(checked.plan)},
+    }
+
+
+def refuse_another_base(resume: Checkpoint, base: BaseModel, ranks: dist.Ranks) -> None:
+    """A checkpoint holds what trains; its frozen weights are the base model's, which must be the same.
+
+    Raises:
+        CheckpointError: the base model has other weights or another vocabulary than the one that was trained on.
+    """
+    written = resume.values.get("base_model")
+    if written is None:
+        if ranks.is_main:
+            print(
+                f"warning: {resume.path} does not say which base model it was trained on, so whether the frozen "
+                f"weights are the same is not known; {base} is taken",
+                file=sys.stderr,
+            )
+        return
+    before = BaseModel(**written)
+    other = base.differs_from(before)
+    if other is not None:
+        raise CheckpointError(
+            f"{resume.path} was trained on {before}, and {base} has other {other}: two models would be mixed; set "
+            f"model.path to the first, or give --run another name"
+        )

@@ -280,7 +280,8 @@ class Session:
         values = {
             "state": state.to_dict(),
             "wer": state.wer_last if measured_here else None,
-            "recipe": self.run.recipe.name,
+            "recipe": self.run.recipe.to_dict(),
+            "base_model": self.run.base.to_dict(),
             "precision": self.run.profile.precision,
             "data": self.run.data_fingerprint,
         }

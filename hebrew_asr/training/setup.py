@@ -33,9 +33,10 @@ from hebrew_asr.recipe import Recipe
 from hebrew_asr.stopping import StopRequest
 from hebrew_asr.text.prompt import vocabulary
 from hebrew_asr.training.arguments import SUMMARY, TrainArguments
-from hebrew_asr.training.check import Checked, check, lock_of
+from hebrew_asr.training.check import Checked, check, lock_of, refuse_another_base, shared_by_ranks
 from hebrew_asr.training.console import Console
 from hebrew_asr.training.evaluate import Evaluator
+from hebrew_asr.training.identity import BaseModel, code_version, refuse_ranks_that_differ
 from hebrew_asr.training.outputs import MetricsFile, PatientFiles
 from hebrew_asr.training.schedule import Schedule
 from hebrew_asr.training.state import TrainState
@@ -56,6 +57,8 @@ class Run:
     dataset: StepDataset
     schedule: Schedule
     asr: Any
+    base: BaseModel
+    """What was in ``asr`` before any training."""
     tokenizer: Any
     mel: LogMel
     engine: TrainEngine
@@ -118,6 +121,10 @@ def _build(checked: Checked, tokenizer: Any, lock: FolderLock, request: StopRequ
     mel = LogMel().to(ranks.device)
     module = CompiledASR(asr, cuda_graphs=profile.uses_cuda_graphs) if profile.compiles else PackedASR(asr)
     module.to(ranks.device)
+    base = BaseModel.of(asr, tokenizer, recipe.model.path)
+    refuse_ranks_that_differ(ranks, shared_by_ranks(checked, base))
+    if checked.resume is not None:
+        refuse_another_base(checked.resume, base, ranks)
     # 4. Position.
     state = TrainState()
     if checked.resume is not None:
@@ -137,7 +144,7 @@ def _build(checked: Checked, tokenizer: Any, lock: FolderLock, request: StopRequ
     files = PatientFiles(folder)
     tracker, console = Tracker(), None
     if ranks.is_main:
-        facts = describe(checked, schedule, weights_by_phase, present_V)
+        facts = describe(checked, base, schedule, weights_by_phase, present_V)
         tracker, console = _outputs(checked, files, schedule, state, facts)
     store = CheckpointStore(
         folder / "checkpoints",
@@ -158,6 +165,7 @@ def _build(checked: Checked, tokenizer: Any, lock: FolderLock, request: StopRequ
         dataset=dataset,
         schedule=schedule,
         asr=asr,
+        base=base,
         tokenizer=tokenizer,
         mel=mel,
         engine=engine,
@@ -213,15 +221,20 @@ def _outputs(
 
 
 def describe(
-    checked: Checked, schedule: Schedule, weights_by_phase: dict[str, dict[str, int]], present_V: torch.Tensor
+    checked: Checked,
+    base: BaseModel,
+    schedule: Schedule,
+    weights_by_phase: dict[str, dict[str, int]],
+    present_V: torch.Tensor,
 ) -> dict[str, Any]:
     """Facts of a run that its numbers depend on."""
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "hebrew_asr": hebrew_asr.__version__,
-        "torch": torch.__version__,
         "python": platform.python_version(),
         "git_commit": _git_commit(),
+        "code": code_version(),
+        "base_model": base.to_dict(),
         "profile": checked.profile.name,
         "num_ranks": checked.plan.num_ranks,
         "devices": devices or ["cpu"],
