@@ -173,6 +173,15 @@ def test_the_shorthand_and_ctrl_c_in_haste(task, run):
     assert text.rstrip().endswith(said(run)) and "launch.py" not in text
 
 
+def test_the_shorthand_is_stopped_before_it_has_ranks(task, tmp_path):
+    started = Started(task, tmp_path / "run", shorthand=True)
+    started.wait_for(lambda: started.processes("deepspeed.launcher.runner"))
+    started.terminal.process.terminate()
+    assert started.ended(saved=False).count("there is nothing to save") == 1
+    assert started.terminal.process.returncode == 75
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_shorthand_is_killed(task, run):
     started = Started(task, run, shorthand=True)
     started.wait_for_steps()

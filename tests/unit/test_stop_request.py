@@ -1,0 +1,189 @@
+"""A request to stop, by real signals to a real process that trains nothing; how it ends and what it says."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hebrew_asr.errors import Preempted
+from hebrew_asr.stopping import IMPATIENT
+
+ROOT = Path(__file__).parents[2]
+_TRAINER = """
+import sys, time
+from hebrew_asr import stopping
+from hebrew_asr.streams import outlive_the_terminal
+stopping.GRACE_S = stopping.AGREE_S = 0.5
+outlive_the_terminal()
+request = stopping.StopRequest()
+request.install()
+if "met" in sys.argv:
+    request.met()
+request.unsaved = "unsaved" in sys.argv
+print("ready", flush=True)
+while request.reason is None or "hangs" in sys.argv:
+    time.sleep(0.05)
+time.sleep(0.3)  # saving
+print("saved,", request.reason, flush=True)
+sys.exit(75)
+"""
+_LAUNCHER = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, *sys.argv[sys.argv.index('--') + 1:]]))"
+Start = Callable[..., subprocess.Popen]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts the trainer in a session of its own, under a process that looks like ``under`` where that is given."""
+    started = []
+
+    def begin(*options: str, under: str | None = None, ignored: int | None = None) -> subprocess.Popen:
+        above = [sys.executable, "-c", _LAUNCHER, under, "--"] if under else [sys.executable]
+        process = subprocess.Popen(
+            [*above, "-c", _TRAINER, *options],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: _defaults(ignored),
+        )
+        started.append(process)
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        return process
+
+    yield begin
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def _defaults(ignored: int | None) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN if number == ignored else signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_before_the_ranks_meet_it_leaves_at_once_even_from_a_library_that_hangs(start, number):
+    process = start("hangs")
+    asked = time.monotonic()
+    process.send_signal(number)
+    said = process.communicate(timeout=10)[0]
+    assert (process.returncode, said.count("nothing to save")) == (Preempted.exit_code, 1)
+    assert time.monotonic() - asked < 2
+
+
+def test_where_nothing_would_be_lost_the_ranks_get_a_moment_to_agree(start):
+    process = start("met")
+    process.send_signal(signal.SIGTERM)
+    assert "saved, SIGTERM" in process.communicate(timeout=10)[0]
+    process = start("met", "hangs")
+    process.send_signal(signal.SIGTERM)
+    assert "nothing to save" in process.communicate(timeout=10)[0]
+    assert process.returncode == Preempted.exit_code
+
+
+def test_all_kinds_at_once_are_one_request(start):
+    process = start("met", "unsaved")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        process.send_signal(number)
+    said = process.communicate(timeout=10)[0]
+    assert process.returncode == Preempted.exit_code
+    assert said.startswith("saved, ") and said.count("\n") == 1
+
+
+def test_only_a_later_ctrl_c_is_impatience_and_a_slow_stop_says_what_it_waits_for(start):
+    process = start("met", "unsaved", "hangs")
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGHUP)
+    assert process.stdout is not None and process.stdout.readline() == "asked to stop (Ctrl-C): stopping\n"
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=10)[0]
+    assert process.returncode == IMPATIENT
+    assert "left at once" in said and "since the last checkpoint are lost" in said
+
+
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(start):
+    process = start("met", "unsaved", ignored=signal.SIGHUP)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(1.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert "saved, SIGTERM" in process.communicate(timeout=10)[0]
+
+
+@pytest.mark.parametrize(
+    ("under", "stops"),
+    [
+        ("deepspeed.launcher.launch", True),
+        ("/usr/bin/torchrun", True),
+        ("bash", False),  # as under nohup
+    ],
+)
+def test_a_rank_whose_launcher_is_gone_stops_by_itself(start, under, stops):
+    launcher = start("met", "unsaved", under=under)
+    (rank,) = psutil.Process(launcher.pid).children()
+    launcher.kill()
+    launcher.wait()
+    if stops:
+        assert f"the launcher (pid {launcher.pid}) is gone" in launcher.communicate(timeout=10)[0]
+    else:
+        with pytest.raises(psutil.TimeoutExpired):
+            rank.wait(timeout=2.5)
+
+
+def test_a_lost_terminal_ends_nobody(tmp_path):
+    script = (
+        "import os, sys, time; from hebrew_asr.streams import outlive_the_terminal; outlive_the_terminal();"
+        "print('first'); sys.stdin.read(); print('lost'); print('lost too', file=sys.stderr, flush=True);"
+        "open(sys.argv[1], 'w').write('went on')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "told")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdout is not None and process.stdin is not None
+    assert process.stdout.readline() == b"first\n"
+    process.stdout.close()
+    process.stdin.close()
+    assert process.wait(timeout=10) == 0
+    assert (tmp_path / "told").read_text() == "went on"
+
+
+def test_a_loader_that_is_stuck_in_a_read_ends_with_its_rank():
+    script = (
+        "import os, time; from hebrew_asr.data.loader import load_steps\n"
+        "class Stuck:\n"
+        "    def __getitem__(self, step):\n"
+        "        print(os.getpid(), flush=True)\n"
+        "        time.sleep(60)\n"
+        "next(load_steps(Stuck(), 0, 1, workers=1, pin_memory=False))"
+    )
+    rank = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert rank.stdout is not None
+    loader = psutil.Process(int(rank.stdout.readline()))
+    loader.terminate()  # as everybody at a stop, and the rank still needs its data
+    assert loader.is_running()
+    rank.kill()
+    rank.wait()
+    loader.wait(timeout=2)
