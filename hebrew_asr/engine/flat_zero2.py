@@ -5,7 +5,8 @@ hooks that run while backward does. A compiled backward hands over all gradients
 to run beside, and it costs copies and launches. The layout of weights and masters is kept. After each micro-batch its
 gradients are reduced in buckets, of ``reduce_bucket_size`` elements as in DeepSpeed: a bucket takes the same columns of
 every rank's slice, so that one copy to fp32 fills it, and one reduce-scatter brings each rank the sum of what it owns.
-With ``overlap_comm`` there are two, and one is filled while the other travels.
+With ``overlap_comm`` there are two, and one is filled while the other travels. ``contiguous_gradients``,
+``reduce_scatter`` and ``allgather_bucket_size`` change nothing here.
 """
 
 from __future__ import annotations

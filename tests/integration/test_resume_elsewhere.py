@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hebrew_asr.engine.checkpoint import find_checkpoints
+from hebrew_asr.engine.state import StateReader
 from tests.support.tiny_task import BF16, NO_EVALUATION, events, free_port, train_arguments, write_profile
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -17,6 +19,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 # 20 clips, 8 a step: 3 steps an epoch, 15 in all; the audio layers join after step 6.
 LOSS_TOLERANCE = 1e-4
 """Absolute, in nats per token: fp32 sums in another order, over 15 steps of AdamW."""
+BF16_LOSS_TOLERANCE = 0.05
+"""Absolute, in nats per token: bf16 weights and activations, in batches of other sizes."""
 MEAN_TOLERANCE, MAX_TOLERANCE = 1e-7, 2e-4
 """Absolute, of final weights. In single elements a gradient as small as AdamW's eps shows its rounding as a share of a
 step, and the learning rate is 2e-4 at most."""
@@ -63,6 +67,26 @@ def test_the_run_is_the_same_anywhere(task, warm, whole, tmp_path, parts):
     differences = torch.cat([(weights[name] - tensor).abs().flatten() for name, tensor in expected.items()])
     assert float(differences.mean()) < MEAN_TOLERANCE
     assert float(differences.max()) < MAX_TOLERANCE
+
+
+def test_flat_stages_go_on_from_each_other(task, warm, tmp_path):
+    """In bf16, where ZeRO-1 and 2 are flat: a run on one rank, and one that goes from two to one, three and one."""
+    final = []
+    for name, parts in (("whole", [(1, 1, 12)]), ("parts", [(2, 2, 4), (1, 1, 7), (2, 3, 10), (2, 1, 12)])):
+        run, output = tmp_path / name, tmp_path / f"{name}.log"
+        for stage, ranks, stop in parts:
+            arguments = arguments_of(task, run, stage, f"max_steps={stop}", **BF16)
+            assert warm.run(arguments, ranks=ranks, port=free_port(), output=output) == [0] * ranks, output.read_text()
+        reader = StateReader(find_checkpoints(run / "checkpoints")[-1].path)
+        names = sorted(reader.parameters())
+        moments = torch.cat([reader.read(each, "exp_avg_sq", 0, reader.num_elements(each)) for each in names])
+        final.append((reader.steps, moments, [row["loss"] for row in events(run, "train")]))
+    (steps, moments, losses), (expected_steps, expected, expected_losses) = final
+    assert steps == expected_steps and set(steps.values()) == {6.0, 12.0}
+    assert losses == pytest.approx(expected_losses, abs=BF16_LOSS_TOLERANCE)
+    apart = float((moments - expected).norm() / expected.norm())
+    print(f"second moments apart by {apart:.1e} of their norm")
+    assert apart < 0.05, "as much as bf16 gradients are; lost at one of the stops, they would be apart by most of it"
 
 
 def test_what_cannot_be_exact_is_refused_by_name(task, warm, whole, tmp_path):
