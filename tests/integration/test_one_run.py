@@ -60,7 +60,11 @@ def test_bare_ranks_that_train_different_things_leave_at_once(task, tmp_path):
         own = {**place, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": str(root)}
         line = [sys.executable, str(root / "hebrew_asr" / "train.py"), *arguments]
         jobs.append(subprocess.Popen(line, env=own, cwd=tmp_path, stderr=subprocess.PIPE, text=True))
-    told = [job.communicate(timeout=200)[1] for job in jobs]
+    try:
+        told = [job.communicate(timeout=200)[1] for job in jobs]
+    finally:
+        for job in jobs:
+            job.kill()
     assert [job.returncode for job in jobs] == [2, 2], told
     for text in told:
         line = next(line for line in text.splitlines() if line.startswith("error: the ranks were not started to train"))
