@@ -117,6 +117,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Number and text of every line that is not blank."""
+    number = 0
     try:
         with path.open("rb") as stream:
             head = stream.read(4)

@@ -42,8 +42,9 @@ def test_the_count_goes_on_after_a_resume(budget):
     before = budget(0.01, 100)
     before.unreadable(0, (Unreadable("a", "x"),))
     state = TrainState(**TrainState(unreadable_clips=before.unreadable_ids).to_dict())
+    again = budget(0.01, 100, unreadable=state.unreadable_clips)
+    again.unreadable(7, (Unreadable("a", "x"),))  # no other clip
     resumed = budget(0.01, 100, unreadable=state.unreadable_clips)
-    resumed.unreadable(7, (Unreadable("a", "x"),))
     with pytest.raises(DataError, match="2 unreadable clips"):
         resumed.unreadable(8, (Unreadable("b", "x"),))
 
