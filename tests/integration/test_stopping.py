@@ -37,6 +37,13 @@ LEFT_LIMIT_S = 40.0
 BIN = Path(sys.executable).parent
 
 
+@pytest.fixture
+def in_full(request) -> None:
+    """For a way of ending that is close to another one: a start by the launcher takes half a minute of a processor."""
+    if not request.config.getoption("--real-launcher"):
+        pytest.skip("runs with --real-launcher")
+
+
 @pytest.fixture(scope="module")
 def task(tmp_path_factory) -> Path:
     return make_task(tmp_path_factory.mktemp("task"), eval_clips=8)
@@ -144,7 +151,7 @@ def test_sigterm_to_the_launcher(task, run):
     assert started.ended().count(said(run)) == 1
 
 
-def test_sigkill_to_the_launchers_second_half(task, run):
+def test_sigkill_to_the_launchers_second_half(task, run, in_full):
     started = Started(task, run)
     started.wait_for_steps()
     (launch,) = started.processes("deepspeed.launcher.launch")
