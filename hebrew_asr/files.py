@@ -62,6 +62,11 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+def nearest_existing(path: Path) -> Path:
+    """``path``, or the nearest folder above it that there is."""
+    return next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())
+
+
 def sync_folder(folder: str | Path) -> None:
     """Make renames inside ``folder`` survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import psutil
 
-from hebrew_asr.errors import UsageError
+from hebrew_asr.errors import EnvironmentProblem, UsageError
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _HELD = (errno.EACCES, errno.EAGAIN)
@@ -74,8 +74,8 @@ class FolderLock:
         """Give it back, and delete its file, and the folder if nothing else is in it."""
         if self._stream is None:
             return
-        self.path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # it holds more, or is gone
+        with contextlib.suppress(OSError):  # the folder holds more, or is gone, or cannot be written
+            self.path.unlink(missing_ok=True)
             self.path.parent.rmdir()
         self._stream.close()
         self._stream = None
@@ -91,7 +91,7 @@ class FolderLock:
                     fcntl.lockf(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except OSError as error:
                     return None if error.errno in _UNSUPPORTED else _read(stream)
-        except FileNotFoundError:
+        except OSError:  # not there; or what ails the disk is told where the lock is taken
             pass
         return None
 
@@ -110,16 +110,21 @@ class FolderLock:
 
         Raises:
             UsageError: another process has it; names the holder.
+            EnvironmentProblem: the disk cannot be written.
         """
-        if not self.take():
+        try:
+            taken = self.take()
+        except OSError as error:
+            raise EnvironmentProblem(f"cannot write into {what}: {error.strerror}; choose another folder") from error
+        if not taken:
             raise _busy(what, self.holder() or {})
 
     def _sign(self, stream: TextIO) -> None:
         command = " ".join(psutil.Process().cmdline()[:3])
         who = {"host": socket.gethostname(), "pid": os.getpid(), "command": command, "job": job()}
-        stream.truncate(0)
-        stream.write(json.dumps(who) + "\n")
-        stream.flush()
+        with contextlib.suppress(OSError):  # a full disk: who holds it is not told then, but it is held
+            os.ftruncate(stream.fileno(), 0)
+            os.pwrite(stream.fileno(), f"{json.dumps(who)}\n".encode(), 0)
 
     def _warn(self, error: OSError) -> None:
         print(

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from hebrew_asr.engine.dist import Ranks
-from hebrew_asr.engine.sealed import FORMAT, SEAL, STATE, Checkpoint, find_checkpoints, seal_of
+from hebrew_asr.engine.sealed import EVAL, FORMAT, SEAL, STATE, Checkpoint, find_checkpoints, seal_of, with_own_seal
 from hebrew_asr.engine.state import CarriedPartition, num_bytes, save_partitions
 from hebrew_asr.errors import CheckpointError
 from hebrew_asr.files import as_os_error, is_full, sync_folder, write_json
@@ -79,6 +79,8 @@ class CheckpointStore:
         self._outcome: Outcome | None = None
         self._told: list[Outcome] = []
         self._has_dropped = False
+        self._attached: dict[int, dict[str, Any]] = {}
+        self._attaching = threading.Lock()
         self.sealed_step = sealed_step
         """Of the newest checkpoint that every rank knows to be sealed; None if there is none."""
         self.begun_step: int | None = None
@@ -93,7 +95,8 @@ class CheckpointStore:
             copy_state: gives this rank's state. It is called when the checkpoint before has been written, so that it
                 may reuse that one's memory, and nothing else may change what it gave.
             step: optimizer steps done, names the folder.
-            values: JSON values of ``state.json``; ``wer`` among them decides which is best.
+            values: JSON values of ``state.json``; ``wer`` among them decides which is best, among those of the same
+                ``wer_of``.
             last: the process ends after this, so the whole disk may be filled, and where that does not suffice it is
                 tried again in place of each older checkpoint but the newest and the best.
 
@@ -137,6 +140,26 @@ class CheckpointStore:
         told, self._told = self._told, []
         return told
 
+    def attach(self, step: int, values: dict[str, Any]) -> None:
+        """Add what was measured after the checkpoint of ``step`` was begun: ``values`` replace those given to ``save``.
+
+        One that is still being written gets it when it is sealed, one that failed never; a disk that does not take it
+        is tried again with the next.
+        """
+        if self._ranks.is_main and step in (self.sealed_step, self.begun_step):
+            self._attached[step] = values
+            self._write_attached()
+
+    def _write_attached(self) -> None:
+        with self._attaching:
+            for step, values in list(self._attached.items()):
+                folder = self.folder / f"step-{step:06d}"
+                with contextlib.suppress(OSError, CheckpointError):
+                    if (folder / SEAL).exists():
+                        write_json(folder / EVAL, with_own_seal(values))
+                        del self._attached[step]
+                        self._retain()
+
     def _begin(
         self, state: list[CarriedPartition], needed: int, step: int, values: dict[str, Any], headroom: int
     ) -> None:
@@ -176,6 +199,7 @@ class CheckpointStore:
             shutil.rmtree(temporary, ignore_errors=True)
             with contextlib.suppress(OSError, CheckpointError):
                 self._retain()
+            self._write_attached()
 
     def _settle(self, step: int, error: OSError | None) -> None:
         """Keep what became of the checkpoint that was begun."""
@@ -209,8 +233,13 @@ class CheckpointStore:
                 _remove(checkpoint.path)
 
     def _best(self, complete: list[Checkpoint]) -> list[Checkpoint]:
+        """Those of the lowest WER, the later of equals. Only what was measured alike is compared."""
         measured = [checkpoint for checkpoint in complete if checkpoint.values.get("wer") is not None]
-        return sorted(measured, key=lambda checkpoint: checkpoint.values["wer"])[: self._keep_best]
+        best = []
+        for alike in {checkpoint.values.get("wer_of") for checkpoint in measured}:
+            group = [checkpoint for checkpoint in measured if checkpoint.values.get("wer_of") == alike]
+            best += sorted(group, key=lambda item: (item.values["wer"], -item.step))[: self._keep_best]
+        return best
 
     def make_room(self, needed: int, headroom: int = 0) -> None:
         """Drop as many of the oldest checkpoints as ``needed`` bytes take, and none if all would not do; on rank 0.

@@ -7,17 +7,22 @@ of every other file.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.errors import CheckpointError, first_line
 
 FORMAT = 1
 SEAL = "COMPLETE.json"
 STATE = "state.json"
+EVAL = "eval.json"
+"""What was measured after the checkpoint was written; not listed in the seal, it has one of its own."""
 _NAME = re.compile(r"step-(\d{6,})")
 
 
@@ -28,7 +33,7 @@ class Checkpoint:
     path: Path
     step: int
     values: dict[str, Any]
-    """Content of ``state.json``."""
+    """Content of ``state.json``, and what was measured later."""
     files: dict[str, dict[str, Any]]
     """Size and SHA-256 of every file, by name."""
 
@@ -49,14 +54,14 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Unreadable:
+class Damaged:
     """A checkpoint folder that does not say what it is, and why."""
 
     path: Path
     reason: str
 
 
-def survey(folder: Path) -> tuple[list[Checkpoint], list[Unreadable]]:
+def survey(folder: Path) -> tuple[list[Checkpoint], list[Damaged]]:
     """Complete checkpoints in ``folder``, oldest first, and those that cannot be read; half-written ones are neither.
 
     Raises:
@@ -70,8 +75,57 @@ def survey(folder: Path) -> tuple[list[Checkpoint], list[Unreadable]]:
         try:
             found.append(_read(path, int(match[1])))
         except (OSError, ValueError, TypeError) as error:  # torn, empty, or other things in their place
-            unreadable.append(Unreadable(path, f"{path}: {first_line(error)}"))
+            unreadable.append(Damaged(path, f"{path}: {first_line(error)}"))
     return sorted(found, key=lambda checkpoint: checkpoint.step), unreadable
+
+
+def newest_whole(found: list[Checkpoint], ranks: Ranks) -> tuple[Checkpoint, list[Damaged]]:
+    """The newest checkpoint that is as it was written, and the newer ones that are not; collective.
+
+    Args:
+        found: oldest first; the first rank's counts. Each file is read once on every machine.
+        ranks: as many as like, on as many machines as like, which see the same folder.
+
+    Raises:
+        CheckpointError: none is whole.
+    """
+    damaged = []
+    for checkpoint in reversed(ranks.broadcast(found)):
+        reason = _damage(checkpoint, ranks)
+        if reason is None:
+            return checkpoint, damaged
+        damaged.append(Damaged(checkpoint.path, reason))
+    raise CheckpointError(no_checkpoint(damaged))
+
+
+def _damage(checkpoint: Checkpoint, ranks: Ranks) -> str | None:
+    """Why it is not as it was written, if it is not: its files are dealt to the ranks of each machine."""
+    hosts = ranks.gather(socket.gethostname())
+    here = [rank for rank, host in enumerate(hosts) if host == hosts[ranks.rank]]
+    told = None
+    try:
+        checkpoint.verify(here.index(ranks.rank), len(here))
+    except CheckpointError as error:
+        told = str(error)
+    return next(filter(None, ranks.gather(told)), None)
+
+
+def no_checkpoint(damaged: list[Damaged]) -> str:
+    """Said where there are checkpoints and none can be gone on from."""
+    folder, reasons = damaged[0].path.parent, "; ".join(item.reason for item in damaged)
+    return f"no checkpoint in {folder} is whole ({reasons}); bring one back, or give --run another name to start anew"
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint, so that nothing takes it for one; its files stay. Returns its new place.
+
+    Raises:
+        OSError: the disk.
+    """
+    places = (path.with_name(f"{path.name}.damaged{number or ''}") for number in itertools.count())
+    place = next(place for place in places if not place.exists())
+    path.rename(place)
+    return place
 
 
 def find_checkpoints(folder: Path) -> list[Checkpoint]:
@@ -90,7 +144,28 @@ def _read(path: Path, step: int) -> Checkpoint:
         raise ValueError(f"{SEAL} lists files outside its folder")
     if files.get(STATE) != seal_of(path / STATE):
         raise ValueError(f"{STATE} differs from what was written")
-    return Checkpoint(path, step, values, files)
+    return Checkpoint(path, step, {**values, **_measured(path / EVAL)}, files)
+
+
+def with_own_seal(values: dict[str, Any]) -> dict[str, Any]:
+    """Values to be written as ``eval.json``."""
+    return {"sha256": _hash_of(values), "values": values}
+
+
+def _measured(file: Path) -> dict[str, Any]:
+    """What a checkpoint's ``eval.json`` adds to its state; nothing where it is not there or not whole.
+
+    The evaluation is then made up for, as one that was cut short.
+    """
+    try:
+        written = _object(file)
+        return written["values"] if written["sha256"] == _hash_of(written["values"]) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _hash_of(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _object(file: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class StopFlag:
         """Whether this rank was asked to stop."""
         if self.request.reason is None and self._ranks.is_main and time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + _LOOK_EVERY_S
-            if self._file.exists():
+            if os.path.exists(self._file):  # noqa: PTH110 -- Path.exists raises where a disk is ill
                 self.request.ask(f"file {self._file}")
         return self.request.reason is not None
 

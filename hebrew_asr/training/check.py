@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ import torch
 
 from hebrew_asr.data.manifest import Clip, fingerprint, read_manifest
 from hebrew_asr.engine import dist
-from hebrew_asr.engine.checkpoint import Checkpoint, find_checkpoints
 from hebrew_asr.engine.nested_keys import check_nested_keys
+from hebrew_asr.engine.sealed import Checkpoint
 from hebrew_asr.errors import CheckpointError, DataError, UsageError
 from hebrew_asr.locks import FolderLock
 from hebrew_asr.profiles import Batching, Profile, batching, check_hardware, load_profile
@@ -21,6 +20,8 @@ from hebrew_asr.recipe import Recipe, changes, load_recipe
 from hebrew_asr.training.arguments import TrainArguments
 from hebrew_asr.training.identity import BaseModel, code_version, shared_parts
 from hebrew_asr.training.memory import noted_fault
+from hebrew_asr.training.resuming import Resumable, find_resumable, is_used, recipe_before
+from hebrew_asr.training.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Checked:
     train_clips: list[Clip]
     eval_clips: list[Clip]
     data_fingerprint: str
-    resume: Checkpoint | None
+    resumable: Resumable
     noted_fault: dict[str, Any] | None
 
 
@@ -52,7 +53,8 @@ def check(arguments: TrainArguments) -> Checked:
     check_hardware(profile, dist.local_ranks_from_environment(), torch.cuda.device_count())
     folder = arguments.folder(recipe)
     lock_of(folder).refuse_if_held(f"run directory {folder}", is_main=dist.rank_from_environment() == 0)
-    resume = _resumable(folder, recipe, arguments.resume)
+    resumable = _resumable(folder, recipe, arguments.resume)
+    resume = resumable.newest
     plan, noted = _within_memory(plan, folder, resume) if arguments.resume == "auto" else (plan, None)
     source = Path(recipe.data.folder)
     if recipe.data.prepare:
@@ -70,7 +72,7 @@ def check(arguments: TrainArguments) -> Checked:
     data = fingerprint(train_clips)
     if resume is not None:
         _refuse_inexact(resume, profile, data)
-    return Checked(recipe, profile, plan, folder, train_clips, eval_clips, data, resume, noted)
+    return Checked(recipe, profile, plan, folder, train_clips, eval_clips, data, resumable, noted)
 
 
 def lock_of(folder: Path) -> FolderLock:
@@ -95,34 +97,35 @@ def _refuse_inexact(resume: Checkpoint, profile: Profile, data: str) -> None:
 
 def _within_memory(plan: Batching, folder: Path, resume: Checkpoint | None) -> tuple[Batching, dict[str, Any] | None]:
     """Keep to the micro-batch that fitted before; the fault, if it is newer than the checkpoint."""
-    if resume is not None and resume.values["state"].get("max_micro_batch"):
-        plan = plan.limited_to(resume.values["state"]["max_micro_batch"])
+    limit = None if resume is None else TrainState.of(resume).max_micro_batch
+    plan = plan if limit is None else plan.limited_to(limit)
     noted = noted_fault(folder)
     if noted is None or noted["max_micro_batch"] >= plan.max_micro_batch:
         return plan, None
     return plan.limited_to(noted["max_micro_batch"]), noted
 
 
-def _resumable(folder: Path, recipe: Recipe, resume: str) -> Checkpoint | None:
-    """The checkpoint to go on from, if any; refuses a used run directory otherwise.
+def _resumable(folder: Path, recipe: Recipe, resume: str) -> Resumable:
+    """What there is to go on from; refuses a used run directory where that is not asked for.
 
     A change of what is learnt needs a new run; the recipe's fields say what may change.
     """
-    found = find_checkpoints(folder / "checkpoints")
-    made_by = folder / "recipe.json"
-    if not found and not made_by.is_file():
-        return None
+    if not is_used(folder):
+        return Resumable()
     if resume == "never":
         raise UsageError(f"run directory {folder} is in use; add --resume auto to go on, or give --run another name")
-    newest = found[-1] if found else None
+    found = find_resumable(folder)
+    newest = found.newest
     before = newest.values.get("recipe") if newest else None
     if not isinstance(before, dict):  # a checkpoint of an older version holds the recipe's name
-        if not made_by.is_file():
-            raise CheckpointError(
-                f"run directory {folder} has checkpoints and no recipe.json, and they do not say which recipe made "
-                f"them; put its recipe.json back, or give --run another name"
-            )
-        before = json.loads(made_by.read_text(encoding="utf-8"))
+        before = recipe_before(folder)
+    if before is None and newest is None:
+        return found
+    if before is None:
+        raise CheckpointError(
+            f"run directory {folder} has checkpoints and no recipe.json that can be read, and they do not say which "
+            f"recipe made them; put its recipe.json back, or give --run another name"
+        )
     knows_its_model = newest is None or "base_model" in newest.values
     changed = changes(before, recipe, counted=() if knows_its_model else ("model.path",))
     if changed:
@@ -130,13 +133,13 @@ def _resumable(folder: Path, recipe: Recipe, resume: str) -> Checkpoint | None:
             f"run directory {folder} was made by another recipe ({before.get('name')}; {'; '.join(changed)}); "
             f"give --run another name, or go back to its recipe"
         )
-    return newest
+    return found
 
 
 def shared_by_ranks(checked: Checked, base: BaseModel) -> dict[str, dict[str, Any]]:
     """What every rank must have in common with the others, for ``refuse_ranks_that_differ``."""
     profile = {**checked.profile.config, "_hardware": asdict(checked.profile.hardware)}
-    resume = checked.resume.step if checked.resume else None
+    resume = checked.resumable.newest.step if checked.resumable.newest else None
     return {
         "recipe": shared_parts(checked.recipe),
         "profile": profile,

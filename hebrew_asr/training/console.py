@@ -72,7 +72,10 @@ class Console:
 
     def _fault(self, record: dict[str, Any]) -> None:
         if record["kind"] == "unreadable":
-            self.say(f"step {record['step']}: skipped {'; '.join(record['reasons'])}")
+            counted = "counted as not heard" if record.get("split") else "skipped"
+            self.say(f"step {record['step']}: {counted}: {'; '.join(record['reasons'])}")
+        elif record["kind"] == "damaged checkpoint":
+            self.say(f"warning: going on from step {record['step']}, as {'; '.join(record['reasons'])}")
         elif record["kind"] == "checkpoint":
             self.say(f"step {record['step']}: no checkpoint could be written: {'; '.join(record['reasons'])}")
         elif record["kind"] == "out-of-memory":

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from hebrew_asr.audio.decode import decode
+from hebrew_asr.data.clip_audio import Unreadable, read_clip
 from hebrew_asr.data.manifest import Clip
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.engine.signals import StopFlag
+from hebrew_asr.errors import DataError, EnvironmentProblem
 from hebrew_asr.model.generate import Decoding, Transcriber
 from hebrew_asr.recipe import Evaluation
-from hebrew_asr.text.wer import ErrorCounts, count_errors
+from hebrew_asr.text.normalise import NORMALISER_VERSION
+from hebrew_asr.text.wer import ErrorCounts, per_clip_errors
 from hebrew_asr.training.outputs import PatientFiles
 
 Transcribe = Callable[[Sequence[np.ndarray]], list[str]]
@@ -28,8 +33,20 @@ def stratified_sample(clips: Sequence[Clip], count: int) -> list[Clip]:
     return [ordered[int((index + 0.5) * len(ordered) / count)] for index in range(count)]
 
 
+def what_is_measured(sample: Sequence[Clip], settings: Evaluation) -> str:
+    """Clips, normaliser and decoding of the sample's WER; two rates with the same answer can be compared."""
+    content = [[clip.id, clip.transcript] for clip in sample]
+    content += [settings.wer_mode, NORMALISER_VERSION, settings.max_tokens_per_s, settings.min_new_tokens]
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return f"sample of {len(sample)} clips, {settings.wer_mode}, {digest[:12]}"
+
+
 def transcribe_clips(
-    transcribe: Transcribe, clips: Sequence[Clip], batch_clips: int, before_batch: Callable[[], None] = lambda: None
+    transcribe: Transcribe,
+    clips: Sequence[Clip],
+    batch_clips: int,
+    before_batch: Callable[[], None] = lambda: None,
+    unreadable: list[str] | None = None,
 ) -> list[str]:
     """Hypotheses in the order of ``clips``, decoded longest first so that batches hold clips of a length.
 
@@ -38,18 +55,45 @@ def transcribe_clips(
         clips: with audio files that can be decoded.
         batch_clips: clips decoded together.
         before_batch: called before each batch; may raise to give up.
+        unreadable: takes the reason of each clip that cannot be decoded, whose hypothesis is then empty.
 
     Raises:
-        DataError: an audio file cannot be decoded; nothing is skipped.
+        DataError: an audio file cannot be decoded, and there is no ``unreadable``.
     """
     order = sorted(range(len(clips)), key=lambda index: -clips[index].duration_s)
     texts = [""] * len(clips)
     for start in range(0, len(order), batch_clips):
         before_batch()
-        chosen = order[start : start + batch_clips]
-        for index, text in zip(chosen, transcribe([decode(clips[i].audio) for i in chosen]), strict=True):
+        read = {index: _samples(clips[index], unreadable) for index in order[start : start + batch_clips]}
+        heard = {index: samples for index, samples in read.items() if samples is not None}
+        for index, text in zip(heard, transcribe(list(heard.values())) if heard else [], strict=True):
             texts[index] = text
     return texts
+
+
+def _samples(clip: Clip, unreadable: list[str] | None) -> np.ndarray | None:
+    try:
+        read = read_clip(clip)
+    except EnvironmentProblem as error:  # raised by this rank alone it would leave the others waiting
+        if unreadable is None:
+            raise
+        read = Unreadable(clip.id, str(error))
+    if not isinstance(read, Unreadable):
+        return read
+    if unreadable is None:
+        raise DataError(str(read))
+    unreadable.append(str(read))
+    return None
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation found."""
+
+    records: list[dict[str, Any]]
+    """An ``eval`` record of the metrics schema, and a ``fault`` record if clips could not be read."""
+    sample_wer: float | None
+    """WER of the sample's clips alone; None if no clip could be read."""
 
 
 class _Stopped(Exception):
@@ -64,12 +108,62 @@ class Evaluator:
         self._decoding = Decoding(max_tokens_per_s=settings.max_tokens_per_s, min_new_tokens=settings.min_new_tokens)
         self._tokenizer, self._settings, self._ranks, self._files = tokenizer, settings, ranks, files
 
-    def __call__(self, asr: Any, clips: Sequence[Clip], step: int, split: str, stop: StopFlag) -> dict[str, Any] | None:
+    def __call__(
+        self, asr: Any, clips: Sequence[Clip], step: int, split: str, stop: StopFlag, sample_ids: Container[str] = ()
+    ) -> Evaluated | None:
         """Decode ``clips`` with ``asr`` over all ranks; collective.
 
+        A clip that cannot be read counts as if nothing had been heard in it: all its words are deletions. So the rate
+        is of the same clips and words each time. If no clip can be read at all, nothing is measured.
+
+        Args:
+            asr: the model, whole on this rank.
+            clips: all of them, on every rank.
+            step: optimizer steps done.
+            split: their name in the record.
+            stop: asked once a batch.
+            sample_ids: clips among them whose WER is also counted by itself.
+
         Returns:
-            An ``eval`` record of the metrics schema; None if the run was asked to stop meanwhile.
+            None if the run was asked to stop meanwhile.
         """
+        own = clips[self._ranks.rank :: self._ranks.size]
+        unreadable: list[str] = []
+        texts = self._transcribe(asr, clips, stop, unreadable)
+        if texts is None:
+            return None
+        errors = per_clip_errors([clip.transcript for clip in own], texts, mode=self._settings.wer_mode)
+        sampled = [counts for clip, counts in zip(own, errors, strict=True) if clip.id in sample_ids]
+        sums = [sum(part, ErrorCounts()).to_list() for part in (errors, sampled)]
+        total, sample = (ErrorCounts.from_list(row) for row in self._ranks.sum(torch.tensor(sums)).tolist())
+        rows = [(clip.id, clip.transcript, text) for clip, text in zip(own, texts, strict=True)]
+        told = self._ranks.gather((rows, unreadable))
+        reasons = sorted(reason for _, part in told for reason in part)
+        fault = {"event": "fault", "step": step, "kind": "unreadable", "split": split, "reasons": reasons}
+        faults = [fault] if reasons else []
+        if len(reasons) == len(clips):
+            return Evaluated(faults, None)
+        self._write_samples([row for part, _ in told for row in part], step, split)
+        record = {
+            "event": "eval",
+            "step": step,
+            "split": split,
+            "wer": total.wer,
+            "cer": total.cer,
+            "wer_mode": self._settings.wer_mode,
+            "substitutions": total.substitutions,
+            "deletions": total.deletions,
+            "insertions": total.insertions,
+            "words": total.words,
+            "clips": total.clips,
+            "unreadable": len(reasons),
+            "sample_wer": sample.wer,
+            "sample_clips": sample.clips,
+        }
+        return Evaluated([record, *faults], sample.wer)
+
+    def _transcribe(self, asr: Any, clips: Sequence[Clip], stop: StopFlag, unreadable: list[str]) -> list[str] | None:
+        """Hypotheses of this rank's share; None if the run was asked to stop."""
         own = clips[self._ranks.rank :: self._ranks.size]
         # Ranks agree on stopping once a batch, so each asks as often as the one with most batches.
         most = -(-len(clips[:: self._ranks.size]) // self._settings.batch_clips)
@@ -85,36 +179,17 @@ class Evaluator:
         asr.eval()
         transcribe = Transcriber(asr, self._tokenizer, self._decoding)
         try:
-            texts = transcribe_clips(transcribe, own, self._settings.batch_clips, ask)
+            texts = transcribe_clips(transcribe, own, self._settings.batch_clips, ask, unreadable)
             while asked < most:
                 ask()
+            return texts
         except _Stopped:
             return None
         finally:
             asr.train(training)
-        counts = count_errors([clip.transcript for clip in own], texts, mode=self._settings.wer_mode)
-        total = ErrorCounts.from_list(self._ranks.sum(torch.tensor(counts.to_list())).tolist())
-        rows = [(clip.id, clip.transcript, text) for clip, text in zip(own, texts, strict=True)]
-        self._write_samples(self._ranks.gather(rows), step, split)
-        return {
-            "event": "eval",
-            "step": step,
-            "split": split,
-            "wer": total.wer,
-            "cer": total.cer,
-            "wer_mode": self._settings.wer_mode,
-            "substitutions": total.substitutions,
-            "deletions": total.deletions,
-            "insertions": total.insertions,
-            "words": total.words,
-            "clips": total.clips,
-        }
 
-    def _write_samples(self, rows_by_rank: list[list[tuple[str, str, str]]], step: int, split: str) -> None:
+    def _write_samples(self, rows: list[tuple[str, str, str]], step: int, split: str) -> None:
         if not self._ranks.is_main:
             return
-        import json
-
-        rows = sorted(row for rows in rows_by_rank for row in rows)
-        lines = [json.dumps({"id": i, "reference": r, "hypothesis": h}, ensure_ascii=False) for i, r, h in rows]
+        lines = [json.dumps({"id": i, "reference": r, "hypothesis": h}, ensure_ascii=False) for i, r, h in sorted(rows)]
         self._files.write(f"samples/step-{step:06d}-{split}.jsonl", "".join(f"{line}\n" for line in lines))

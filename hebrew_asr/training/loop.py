@@ -26,8 +26,8 @@ def train(run: Run) -> None:
             if result is None:
                 continue
             session.record(fed, result)
-            session.evaluate_if_due()
             session.save_if_due()
+            session.evaluate_if_due()
         session.finish()
     except (Preempted, Unsaved):
         raise

@@ -56,4 +56,8 @@ def fault_record(plan: Batching, too_large: MicroBatchTooLarge, step: int) -> di
 def noted_fault(folder: Path) -> dict[str, Any] | None:
     """The record of a fault that ended an earlier session of the run, if one did."""
     path = folder / _FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    try:
+        record = json.loads(path.read_bytes())
+        return record if isinstance(record["max_micro_batch"], int) else None
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: what it says is found out again
+        return None

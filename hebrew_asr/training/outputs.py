@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hebrew_asr.files import write_atomically
+from hebrew_asr.training.state import TrainState
 
 
 class MetricsFile:
@@ -22,15 +23,15 @@ class MetricsFile:
     A record is about half a KiB: a run of 100,000 steps whose disk never recovers holds 50 MiB of them.
     """
 
-    def __init__(self, path: Path, resume_step: int | None = None):
-        """``resume_step``: optimizer steps done by the checkpoint; None where the run starts from nothing.
+    def __init__(self, path: Path, resumed: TrainState | None = None):
+        """``resumed``: the checkpoint's state; None where the run starts from nothing.
 
         Raises:
             OSError: the file can be neither read nor made.
         """
         content = path.read_bytes() if path.is_file() else b""
-        lines = content.split(b"\n") if resume_step is not None else []
-        kept = b"".join(line + b"\n" for line in lines if _step_of(line) <= (resume_step or 0))
+        lines = content.split(b"\n") if resumed is not None else []
+        kept = b"".join(line + b"\n" for line in lines if resumed is not None and _is_kept(line, resumed))
         if not content.startswith(kept):
             write_atomically(path, kept)
         self._path = path
@@ -121,10 +122,13 @@ class _Trouble:
         self._is_told = False
 
 
-def _step_of(line: bytes) -> float:
-    """Steps that had been done when the line was written."""
+def _is_kept(line: bytes, resumed: TrainState) -> bool:
+    """Whether a line tells of what the checkpoint holds and will not be made again."""
     try:
         record = json.loads(line)
-        return float(record["step"]) + (record["event"] == "phase")  # proved by the first step of the phase
+        step = float(record["step"]) + (record["event"] == "phase")  # proved by the first step of the phase
+        if "split" in record and step == resumed.step:
+            return resumed.evaluated_step == resumed.step  # else the evaluation is made up for
+        return step <= resumed.step
     except (ValueError, KeyError, TypeError):
-        return float("inf")  # torn by a kill, in a letter too: its step is trained again
+        return False  # torn by a kill, in a letter too

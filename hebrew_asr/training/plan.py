@@ -27,8 +27,9 @@ from hebrew_asr.profiles import Batching, Profile, batching
 from hebrew_asr.recipe import Recipe
 from hebrew_asr.text.prompt import parse_target
 from hebrew_asr.training.bench_corpus import draw_clips
+from hebrew_asr.training.room import disk_need
 from hebrew_asr.training.schedule import Schedule
-from hebrew_asr.training.zero_memory import FP32, ZeroMemory, sizes_of, zero_memory
+from hebrew_asr.training.zero_memory import ZeroMemory, sizes_of, zero_memory
 
 GIB = 2**30
 GUIDE_CLIPS = 186_812
@@ -160,9 +161,8 @@ def make_plan(
     phases = [
         _phase_memory(asr, recipe, index, profile, plan, shapes[-1], calibration) for index in range(len(recipe.phases))
     ]
-    checkpoint = (FP32 + 2 * FP32) * max(phase.trainable for phase in phases)
-    kept = recipe.checkpoints.keep_last + recipe.checkpoints.keep_best + 1
     weights = sum(parameter.numel() * parameter.element_size() for parameter in asr.parameters())
+    need = disk_need(recipe, (phase.trainable for phase in phases), weights)
     peak = max(phase.peak for phase in phases) / GIB
     return RunPlan(
         recipe=recipe,
@@ -175,8 +175,8 @@ def make_plan(
         steps_per_epoch=steps_per_epoch,
         total_steps=schedule.total_steps,
         phase_starts=schedule.phase_starts,
-        checkpoint_bytes=checkpoint,
-        disk_bytes=kept * checkpoint + weights,
+        checkpoint_bytes=need.checkpoint,
+        disk_bytes=need.total,
         needed_gib=peak * (1 + calibration.fragmentation) + calibration.outside_gib,
     )
 

@@ -41,6 +41,20 @@ def slow_disk_advice(write_s: float | None, patience_s: float | None, run_folder
     )
 
 
+def values_of(run: Run) -> dict[str, Any]:
+    """What a checkpoint of the step that ``run.state`` is at says besides weights."""
+    state = run.state
+    return {
+        "state": state.to_dict(),
+        "wer": state.wer_last if state.wer_step == state.step else None,
+        "wer_of": state.wer_of,
+        "recipe": run.recipe.to_dict(),
+        "base_model": run.base.to_dict(),
+        "precision": run.profile.precision,
+        "data": run.data_fingerprint,
+    }
+
+
 def unsaved(store: CheckpointStore, step: int, failure: str) -> str:
     """What is lost when the process ends at ``step`` and its state could not be saved, and what to do."""
     if store.sealed_step is None:
@@ -59,12 +73,20 @@ def without_model(run: Run, step: int, failure: str, checkpoint_failure: str | N
 
 
 def summary_of(run: Run, seconds: float, head_row_norms: dict[str, float | None]) -> dict[str, Any]:
-    """Content of ``summary.json``; ``head_row_norms``: as they are at the end."""
+    """Content of ``summary.json``; ``head_row_norms``: as they are at the end.
+
+    Its first, last and best WER are of the same clips, the sample's, which ``wer_of`` names; ``full`` is the last
+    evaluation of the whole split.
+    """
     state = run.state
     return {
         "wer_first": state.wer_first,
         "wer_final": state.wer_last,
+        "wer_best": state.best_wer,
+        "wer_best_step": state.best_step,
+        "wer_of": state.wer_of,
         "wer_mode": run.recipe.evaluation.wer_mode,
+        "full": state.full,
         "steps": state.step,
         "phase_switch_step": state.phase_switch_step,
         "head_row_norms": {"start": state.head_row_norms, "end": head_row_norms},

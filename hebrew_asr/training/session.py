@@ -17,7 +17,7 @@ from hebrew_asr.errors import Preempted, Unsaved
 from hebrew_asr.fallbacks import any_new_fallback
 from hebrew_asr.stopping import nothing_to_save
 from hebrew_asr.training import saving
-from hebrew_asr.training.evaluate import stratified_sample
+from hebrew_asr.training.evaluate import stratified_sample, what_is_measured
 from hebrew_asr.training.faults import FaultBudget, fallback_records
 from hebrew_asr.training.feed import FedStep, feed
 from hebrew_asr.training.memory import fault_record, smaller_plan
@@ -34,6 +34,7 @@ class Session:
         """The step in training, for evidence if it fails."""
         self._steps_per_epoch = run.schedule.total_steps // run.recipe.epochs
         self._sample = stratified_sample(run.eval_clips, run.recipe.evaluation.sample_clips)
+        self._measured = what_is_measured(self._sample, run.recipe.evaluation)
         self._faults = FaultBudget(run.recipe.faults, len(run.train_clips), run.ranks, run.state.unreadable_clips)
         self._some_skipped = False
         self._phase = -1
@@ -66,8 +67,8 @@ class Session:
             reader.close()
         self._say_what_takes_time()
         self._mind_the_launcher()
-        if run.noted_fault is not None:
-            run.tracker.write({**run.noted_fault, "step": self.state.step})
+        for fault in run.faults:
+            run.tracker.write(fault)
         self.evaluate_if_due()
 
     def steps(self) -> Iterator[FedStep]:
@@ -253,20 +254,23 @@ class Session:
 
     def _evaluate(self, clips: Sequence[Clip], split: str) -> None:
         self._flush()
-        with self.run.engine.whole_model() as asr:
-            record = self.run.evaluator(asr, clips, self.state.step, split, self.run.stop)
-        if record is None:
+        run, state = self.run, self.state
+        with run.engine.whole_model() as asr:
+            found = run.evaluator(asr, clips, state.step, split, run.stop, {clip.id for clip in self._sample})
+        if found is None:
             self._stop()
-        self.run.tracker.write(record)
-        state = self.state
+        for record in found.records:
+            run.tracker.write(record)
         state.evaluated_step = state.step
-        state.wer_first = record["wer"] if state.wer_first is None else state.wer_first
-        state.wer_last = record["wer"]
-        state.best_wer = min(record["wer"], state.best_wer if state.best_wer is not None else record["wer"])
+        if found.sample_wer is not None:
+            state.measured(found.sample_wer, self._measured)
+        if found.sample_wer is not None and split == "eval":
+            state.full = {key: found.records[0][key] for key in ("step", "wer", "cer", "clips")}
+        run.checkpoints.attach(state.step, saving.values_of(run))
 
     def save_if_due(self) -> None:
-        """A checkpoint every so many steps; the last step's is written by ``finish``."""
-        if self.state.step % self.run.recipe.checkpoints.every_steps == 0 and not self.is_done:
+        """A checkpoint every so many steps, and of the last one; what is measured at this step is added to it."""
+        if self.state.step % self.run.recipe.checkpoints.every_steps == 0 or self.is_done:
             self._save()
 
     def _save(self, *, last: bool = False) -> Outcome | None:
@@ -276,16 +280,7 @@ class Session:
         if state.step in (store.sealed_step, store.begun_step):
             return None
         state.seconds = self._seconds()
-        measured_here = state.evaluated_step == state.step
-        values = {
-            "state": state.to_dict(),
-            "wer": state.wer_last if measured_here else None,
-            "recipe": self.run.recipe.to_dict(),
-            "base_model": self.run.base.to_dict(),
-            "precision": self.run.profile.precision,
-            "data": self.run.data_fingerprint,
-        }
-        return store.save(self.run.engine.host_state, state.step, values, last=last)
+        return store.save(self.run.engine.host_state, state.step, saving.values_of(self.run), last=last)
 
     def _save_for_good(self) -> str | None:
         """See that a checkpoint of this step is sealed; why not, if it cannot be. Collective.

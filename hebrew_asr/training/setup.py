@@ -6,7 +6,7 @@ import gc
 import platform
 import subprocess
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from hebrew_asr.data.manifest import Clip
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.checkpoint import Checkpoint, CheckpointStore
 from hebrew_asr.engine.engine import TrainEngine
+from hebrew_asr.engine.shared import require_shared
 from hebrew_asr.engine.signals import StopFlag
 from hebrew_asr.engine.watchdog import Watchdog
 from hebrew_asr.files import as_json
@@ -38,6 +39,7 @@ from hebrew_asr.training.console import Console
 from hebrew_asr.training.evaluate import Evaluator
 from hebrew_asr.training.identity import BaseModel, code_version, refuse_ranks_that_differ
 from hebrew_asr.training.outputs import MetricsFile, PatientFiles
+from hebrew_asr.training.room import disk_need, require_room
 from hebrew_asr.training.schedule import Schedule
 from hebrew_asr.training.state import TrainState
 from hebrew_asr.training.tracking import Tracker, WandbSink
@@ -74,8 +76,8 @@ class Run:
     resumed_from: Checkpoint | None
     data_fingerprint: str
     """Of the training manifest: a checkpoint's order of clips is that of one manifest."""
-    noted_fault: dict[str, Any] | None
-    """What ended the session before, where it changes this one: device memory that did not suffice."""
+    faults: list[dict[str, Any]]
+    """Records of what went wrong before and changes this session: memory that did not suffice, checkpoints damaged."""
 
     def say(self, text: str) -> None:
         """Print a line, on the first rank."""
@@ -113,23 +115,25 @@ def _build(checked: Checked, tokenizer: Any, lock: FolderLock, request: StopRequ
     with _drawn_on(recipe, profile):
         asr = load_model(recipe.model, seed=recipe.seed, dtype=torch.bfloat16 if profile.bf16 else torch.float32)
     weights_by_phase = check_phases(asr, recipe)
+    room = _require_room(checked, asr, weights_by_phase)
     # 3. The ranks.
     ranks = dist.start(profile.hardware.accelerator)
     gc.freeze()  # what is imported stays: DeepSpeed collects garbage some 30 times while it builds an engine
     request.met()
+    require_shared(folder, ranks)
     watchdog = Watchdog(ranks)
     mel = LogMel().to(ranks.device)
     module = CompiledASR(asr, cuda_graphs=profile.uses_cuda_graphs) if profile.compiles else PackedASR(asr)
     module.to(ranks.device)
     base = BaseModel.of(asr, tokenizer, recipe.model.path)
     refuse_ranks_that_differ(ranks, shared_by_ranks(checked, base))
-    if checked.resume is not None:
-        refuse_another_base(checked.resume, base, ranks)
     # 4. Position.
     state = TrainState()
-    if checked.resume is not None:
-        checked.resume.verify()
-        state = TrainState(**checked.resume.values["state"])
+    resumable = checked.resumable.settle(ranks)
+    resume = resumable.newest
+    if resume is not None:
+        refuse_another_base(resume, base, ranks)
+        state = TrainState.of(resume)
     if checked.noted_fault is not None:
         state.max_micro_batch = plan.max_micro_batch
     # 5. Data, schedule, engine.
@@ -144,15 +148,18 @@ def _build(checked: Checked, tokenizer: Any, lock: FolderLock, request: StopRequ
     files = PatientFiles(folder)
     tracker, console = Tracker(), None
     if ranks.is_main:
+        checked = replace(checked, resumable=resumable)
         facts = describe(checked, base, schedule, weights_by_phase, present_V)
         tracker, console = _outputs(checked, files, schedule, state, facts)
+        if room is not None:
+            console.say(room)
     store = CheckpointStore(
         folder / "checkpoints",
         ranks,
         keep_last=recipe.checkpoints.keep_last,
         keep_best=recipe.checkpoints.keep_best,
         background=recipe.checkpoints.background,
-        sealed_step=None if checked.resume is None else checked.resume.step,
+        sealed_step=None if resume is None else resume.step,
     )
     return Run(
         recipe=recipe,
@@ -178,10 +185,22 @@ def _build(checked: Checked, tokenizer: Any, lock: FolderLock, request: StopRequ
         watchdog=watchdog,
         lock=lock,
         state=state,
-        resumed_from=checked.resume,
+        resumed_from=resume,
+        faults=[
+            *resumable.faults,
+            *([] if checked.noted_fault is None else [{**checked.noted_fault, "step": state.step}]),
+        ],
         data_fingerprint=checked.data_fingerprint,
-        noted_fault=checked.noted_fault,
     )
+
+
+def _require_room(checked: Checked, asr: Any, weights_by_phase: dict[str, dict[str, int]]) -> str | None:
+    recipe, present = checked.recipe, checked.resumable.checkpoints
+    model = sum(parameter.numel() * parameter.element_size() for parameter in asr.parameters())
+    need = disk_need(recipe, (sum(sizes.values()) for sizes in weights_by_phase.values()), model)
+    steps = recipe.epochs * recipe.steps_per_epoch(len(checked.train_clips))
+    is_trained = bool(present) and present[-1].step >= min(steps, recipe.max_steps or steps)
+    return require_room(need, checked.folder, present, is_trained=is_trained)
 
 
 def _training_vocabulary(clips: list[Clip], tokenizer: Any, num_rows: int, ranks: dist.Ranks) -> torch.Tensor:
@@ -209,8 +228,8 @@ def _outputs(
     files.write("recipe.json", as_json(recipe.to_dict()))
     files.write("deepspeed.json", as_json(deepspeed_config(profile, recipe, plan)))
     files.write("run.json", as_json(facts))
-    resume_step = state.step if checked.resume else None
-    sinks: list[Any] = [MetricsFile(folder / "metrics.jsonl", resume_step)]
+    resumed = None if checked.resumable.newest is None else state
+    sinks: list[Any] = [MetricsFile(folder / "metrics.jsonl", resumed)]
     if recipe.logging.wandb:
         wandb_sink = WandbSink(recipe, folder, {**recipe.to_dict(), **facts}, state.tracker_id)
         state.tracker_id = wandb_sink.run_id
@@ -273,5 +292,5 @@ def _introduce(console: Console, checked: Checked, schedule: Schedule, facts: di
             rows = f" (the rows of {facts['training_vocabulary']:,} tokens that occur in training; others stay)"
             part = rows if group == "head" and recipe.optimizer.absent_tokens == "frozen" else ""
             console.say(f"  {group} ({GROUPS[group].holds}): {size:,}{part}{rate}")
-    if checked.resume is not None:
-        console.say(f"resuming from {checked.resume.path}")
+    if checked.resumable.newest is not None:
+        console.say(f"resuming from {checked.resumable.newest.path}")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from hebrew_asr.engine.sealed import Checkpoint
+from hebrew_asr.errors import CheckpointError
+
 
 @dataclass
 class TrainState:
@@ -12,11 +15,20 @@ class TrainState:
 
     step: int = 0
     """Optimizer steps done."""
+    wer_of: str | None = None
+    """What the rates below were measured on, and how; they start anew where that changes."""
     wer_first: float | None = None
-    """First WER measured in this run, and …"""
+    """First WER of the sample measured in this run, …"""
     wer_last: float | None = None
-    """… the last, both on the eval sample or split."""
+    """… the last, …"""
+    wer_step: int | None = None
+    """… which was measured at this step, …"""
     best_wer: float | None = None
+    """… and the lowest, …"""
+    best_step: int | None = None
+    """… which was at this one."""
+    full: dict[str, Any] | None = None
+    """The last evaluation of the whole split: ``step``, ``wer``, ``cer``, ``clips``."""
     head_row_norms: dict[str, float | None] | None = None
     """Before the first step, as :meth:`hebrew_asr.engine.engine.TrainEngine.head_row_norms` gives them."""
     evaluated_step: int = -1
@@ -36,6 +48,30 @@ class TrainState:
 
     fallbacks: list[dict[str, Any]] = field(default_factory=list)
     """Slower ways that any rank took in any session: step, name, reason, ranks."""
+
+    def measured(self, wer: float, of: str) -> None:
+        """Note the sample's WER at this step; ``of`` says what was measured and how."""
+        if of != self.wer_of:  # other clips or settings, on a resume: what came before cannot be compared
+            self.wer_of, self.wer_first, self.best_wer = of, None, None
+        self.wer_first = wer if self.wer_first is None else self.wer_first
+        self.wer_last, self.wer_step = wer, self.step
+        if self.best_wer is None or wer <= self.best_wer:
+            self.best_wer, self.best_step = wer, self.step
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> TrainState:
+        """The state that a checkpoint holds.
+
+        Raises:
+            CheckpointError: it is not of this step, or holds what this version does not know.
+        """
+        try:
+            state = cls(**checkpoint.values["state"])
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{checkpoint.path} holds no state that this version can read: {error}") from error
+        if state.step != checkpoint.step:
+            raise CheckpointError(f"{checkpoint.path} holds the state of step {state.step}; was it renamed?")
+        return state
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

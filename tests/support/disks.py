@@ -44,10 +44,14 @@ def fill(folder: Path, leave: int = 0) -> Path:
     return ballast
 
 
-def hide_from_others(folder: Path) -> None:
-    """From here on this process sees an empty disk of its own at ``folder``, as on a node that does not share it."""
+def unshare_mounts() -> None:
+    """From here on what this process mounts is seen by it alone."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNS):
         raise OSError(ctypes.get_errno(), "unshare")
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+
+
+def hide_from_others(folder: Path) -> None:
+    """See an empty disk at ``folder``, as on a node that does not share it."""
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(folder)], check=True)

@@ -11,6 +11,7 @@ from hebrew_asr.data.preparation.convert import convert_row, quiet_decoders
 from hebrew_asr.data.preparation.options import PrepareOptions
 from hebrew_asr.data.sources import Source, Unit
 from hebrew_asr.errors import EnvironmentProblem
+from hebrew_asr.files import nearest_existing
 
 _SAMPLE_ROWS = 24
 _MARGIN = 1.1
@@ -70,19 +71,15 @@ def _require(needs: dict[Path, int]) -> None:
     """Places on the same disk share its free space."""
     by_disk: dict[int, list[Path]] = {}
     for path in needs:
-        by_disk.setdefault(_existing(path).stat().st_dev, []).append(path)
+        by_disk.setdefault(nearest_existing(path).stat().st_dev, []).append(path)
     for paths in by_disk.values():
         need = sum(needs[path] for path in paths)
-        free = shutil.disk_usage(_existing(paths[-1])).free
+        free = shutil.disk_usage(nearest_existing(paths[-1])).free
         if need > free:
             raise EnvironmentProblem(
                 f"not enough disk space: about {gib(need)} are needed in {' and '.join(map(str, paths))}, {gib(free)} "
                 "are free. Free some space, or choose other folders (--out; HF_HOME for downloads)"
             )
-
-
-def _existing(path: Path) -> Path:
-    return next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())
 
 
 def gib(size_bytes: float) -> str:

@@ -1,0 +1,90 @@
+"""What a run directory holds to go on from, in whatever state it was left or copied."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hebrew_asr.engine.dist import Ranks
+from hebrew_asr.engine.sealed import Checkpoint, Damaged, newest_whole, no_checkpoint, set_aside, survey
+from hebrew_asr.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Resumable:
+    """Where a run can go on."""
+
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    """Complete ones, oldest first. Their files are hashed when the ranks have met: see ``settle``."""
+    damaged: list[Damaged] = field(default_factory=list)
+    """Newer ones that are of no use."""
+
+    @property
+    def newest(self) -> Checkpoint | None:
+        """None where the run starts from step 0."""
+        return self.checkpoints[-1] if self.checkpoints else None
+
+    @property
+    def faults(self) -> list[dict[str, Any]]:
+        """``fault`` records of what could not be used."""
+        if not self.damaged:
+            return []
+        step, reasons = self.checkpoints[-1].step, [item.reason for item in self.damaged]
+        return [{"event": "fault", "step": step, "kind": "damaged checkpoint", "reasons": reasons}]
+
+    def settle(self, ranks: Ranks) -> Resumable:
+        """Only what is as it was written, on every rank what the first one sees; collective.
+
+        Damaged checkpoints newer than the one to go on from are renamed, so that a run can go on unattended.
+
+        Raises:
+            CheckpointError: there are checkpoints, and none is whole.
+        """
+        if not ranks.broadcast(bool(self.checkpoints)):
+            return Resumable()
+        newest, damaged = newest_whole(self.checkpoints, ranks)
+        damaged += [item for item in ranks.broadcast(self.damaged) if item.path.name > newest.path.name]
+        if ranks.is_main:
+            damaged = [replace(item, reason=_kept_aside(item)) for item in damaged]
+        return Resumable([newest], ranks.broadcast(damaged))
+
+
+def _kept_aside(item: Damaged) -> str:
+    """Rename a damaged checkpoint; returns why it is of no use, and where it is."""
+    try:
+        return f"{item.reason}; kept as {set_aside(item.path).name}"
+    except OSError as error:
+        return f"{item.reason}; it could not be renamed ({error.strerror})"
+
+
+def is_used(folder: Path) -> bool:
+    """Whether a run has been in a directory, however little of it is left."""
+    return any((folder / name).exists() for name in ("recipe.json", "metrics.jsonl", "checkpoints"))
+
+
+def find_resumable(folder: Path) -> Resumable:
+    """What there is in the run directory ``folder``.
+
+    Raises:
+        CheckpointError: there are checkpoints, but none that says what it is: a run must not start over unasked.
+    """
+    checkpoints, unreadable = survey(folder / "checkpoints")
+    if not checkpoints:
+        unmarked = [
+            path for path in (folder / "checkpoints").glob("step-*") if path not in [i.path for i in unreadable]
+        ]
+        unreadable += [Damaged(path, f"{path} has no COMPLETE.json") for path in unmarked]
+        if unreadable:
+            raise CheckpointError(no_checkpoint(unreadable))
+    return Resumable(checkpoints, unreadable)
+
+
+def recipe_before(folder: Path) -> dict[str, Any] | None:
+    """What a run directory's ``recipe.json`` says, as JSON values; None if it cannot be read."""
+    try:
+        recipe = json.loads((folder / "recipe.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return recipe if isinstance(recipe, dict) else None

@@ -1,0 +1,75 @@
+"""Disk space: what a run will write, and whether the disk of its directory has room for it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hebrew_asr.engine.sealed import Checkpoint
+from hebrew_asr.errors import EnvironmentProblem
+from hebrew_asr.files import nearest_existing
+from hebrew_asr.recipe import Recipe
+from hebrew_asr.training.zero_memory import FP32
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class DiskNeed:
+    """Bytes that a run will write; metrics and samples are small beside them."""
+
+    checkpoint: int
+    """One checkpoint of the phase that trains most: masters and two moments in fp32."""
+    kept: int
+    """Checkpoints kept at the most."""
+    model: int
+    """The final model."""
+
+    @property
+    def total(self) -> int:
+        """Checkpoints kept, one being written, and the final model."""
+        return (self.kept + 1) * self.checkpoint + self.model
+
+
+def disk_need(recipe: Recipe, trainable: Iterable[int], model: int) -> DiskNeed:
+    """What a run will write.
+
+    Args:
+        recipe: says how many checkpoints are kept.
+        trainable: weights that train, of each phase.
+        model: bytes of the whole model.
+    """
+    return DiskNeed(3 * FP32 * max(trainable), recipe.checkpoints.keep_last + recipe.checkpoints.keep_best, model)
+
+
+def require_room(need: DiskNeed, folder: Path, present: list[Checkpoint], *, is_trained: bool) -> str | None:
+    """Compare what a run will write into ``folder`` with what is free there.
+
+    Args:
+        need: of the whole run.
+        folder: the run directory, which need not exist yet.
+        present: its checkpoints, oldest first, which make room for new ones in time.
+        is_trained: only the model is still to be written.
+
+    Returns:
+        A warning where room may run short; None where all will fit.
+
+    Raises:
+        EnvironmentProblem: there is no room for a single checkpoint and the model.
+    """
+    sizes = [sum(seal.get("size", 0) for seal in checkpoint.files.values()) for checkpoint in present]
+    free = shutil.disk_usage(nearest_existing(folder)).free
+    least = need.model if is_trained else need.checkpoint + need.model
+    told = (
+        f"{need.checkpoint / _MIB:,.1f} MiB a checkpoint, {need.model / _MIB:,.1f} MiB for the final model, "
+        f"{need.total / _MIB:,.1f} MiB in all; {free / _MIB:,.1f} MiB are free in {folder}"
+    )
+    if free + sum(sizes[:-1]) < least:
+        raise EnvironmentProblem(
+            f"no disk space for one checkpoint and the model: {told}. Make room, or give --run a folder on another disk"
+        )
+    if not is_trained and free + sum(sizes) < need.total:
+        return f"warning: the disk may fill up, which will cost checkpoints: {told}"
+    return None
