@@ -21,11 +21,11 @@ _DEMO_FILES = re.compile(
     "|".join(
         (
             r"(demo|recipe|deepspeed|run|summary)\.json|metrics\.jsonl|report\.html|STOP",
-            r"(\.tmp-)?(base|final)/((config|generation_config|processor_config|tokenizer|tokenizer_config)\.json"
+            r"(\.(tmp|old)-)?(base|final)/((config|generation_config|processor_config|tokenizer|tokenizer_config)\.json"
             r"|chat_template\.jinja|model\.safetensors)",
             r"data/(train|eval)\.jsonl",
             r"samples/step-\d+-(eval|sample)\.jsonl",
-            r"checkpoints/(\.tmp-)?step-\d+/(optimizer-rank\d+\.safetensors|part-\d+\.json|(state|COMPLETE)\.json|FAILED)",
+            r"checkpoints/(\.tmp-)?step-\d+(\.damaged\d*)?/(optimizer-rank\d+\.safetensors|(state|COMPLETE|eval)\.json)",
             r"crash/rank\d+/(error\.txt|batch\.json|memory\.txt)",
             r"wandb/((offline-)?run-\d{8}_\d{6}-\w+/.*|latest-run|debug(-\w+)*\.log|settings)",
         )

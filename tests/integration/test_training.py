@@ -43,7 +43,7 @@ def whole_run(task, warm, tmp_path_factory) -> Path:
     arguments = train_arguments(task, folder, "checkpoints.every_steps=4", "evaluation.every_steps=5")
     done = warm.finish(arguments, ranks=2, port=free_port())
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    (folder / "stdout.txt").write_text(done.stdout, encoding="utf-8")
+    folder.with_suffix(".stdout").write_text(done.stdout, encoding="utf-8")
     return folder
 
 
@@ -51,7 +51,7 @@ def test_learning_rates_are_printed_as_they_are_taken(whole_run):
     train = events(whole_run, "train")
     told = re.findall(
         r"^phase (\w+) from|^  (\w+) \(.*\): [\d,]+(?: \(.*\))?, learning rate up to (\S+)$",
-        (whole_run / "stdout.txt").read_text(encoding="utf-8"),
+        whole_run.with_suffix(".stdout").read_text(encoding="utf-8"),
         re.MULTILINE,
     )
     phase, printed = "", {}
@@ -121,7 +121,7 @@ def test_tokens_that_no_clip_holds_keep_their_rows(task, whole_run):
     assert told["start"]["present"] != told["end"]["present"]
     facts = json.loads((whole_run / "run.json").read_text())
     assert facts["training_vocabulary"] == int(present_V.sum())
-    stdout = (whole_run / "stdout.txt").read_text(encoding="utf-8")
+    stdout = whole_run.with_suffix(".stdout").read_text(encoding="utf-8")
     assert stdout.count(f"(the rows of {int(present_V.sum()):,} tokens that occur in training; others stay)") == 2
 
 
