@@ -93,6 +93,7 @@ def test_what_cannot_be_exact_is_refused_by_name(task, warm, whole, tmp_path):
     """Before the ranks meet: nothing but one line of output, and the run directory as it was."""
     run, output = tmp_path / "run", tmp_path / "log"
     shutil.copytree(whole, run)
+    (run / "summary.json").unlink()  # as of a run that is not finished: nothing of a finished one is resumed
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     manifest = task / "data" / "train.jsonl"
     held = manifest.read_text(encoding="utf-8")
