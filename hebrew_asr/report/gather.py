@@ -46,6 +46,9 @@ class Evaluation:
     insertions: int
     words: int
     clips: int
+    sample_wer: float | None = None
+    """Of the sample's clips alone; None in a run of an older version."""
+    sample_clips: int | None = None
 
     @property
     def key(self) -> tuple[int, str]:
@@ -78,6 +81,8 @@ class Fault:
 
     step: int
     kind: str
+    split: str = ""
+    """Of the evaluation in which clips could not be decoded; none in training."""
     reasons: tuple[str, ...] = ()
     """One for each clip, if clips could not be decoded."""
     name: str = ""

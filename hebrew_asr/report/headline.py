@@ -27,6 +27,18 @@ class Result:
         """Whether there is one evaluation only, and so nothing to compare."""
         return self.first is self.last
 
+    @property
+    def compared(self) -> tuple[float, float, int] | None:
+        """First and last WER of the same clips, and how many those are; None if no two rates are of the same clips."""
+        first, last = self.first, self.last
+        if self.is_single:
+            return None
+        if first.split == last.split or first.clips == last.clips:
+            return first.wer, last.wer, last.clips
+        if first.split == "sample" and last.sample_wer is not None and last.sample_clips == first.clips:
+            return first.wer, last.sample_wer, first.clips
+        return None
+
 
 def result(run: RunRecord) -> Result | None:
     """None for a run that was never evaluated."""
@@ -48,17 +60,21 @@ def _rates(run: RunRecord, found: Result | None) -> Markup:
     if found is None:
         return element("p", "No evaluation yet: the run has measured no word error rate.", class_="lead")
     spread = interval(run, found.last_scored) if found.last_scored else None
-    first, last = _rate(run, found.first), _rate(run, found.last, class_="last")
     arrow = element("div", "→", class_="arrow", role="img", aria_label="to")
-    name = element("div", "WER", class_="name")
-    figures = [name, last] if found.is_single else [name, first, arrow, last]
+    figures = [element("div", "WER", class_="name")]
+    if found.compared is None:
+        figures.append(_rate(run, found.last, found.last.wer, found.last.clips, class_="last"))
+    else:
+        first, last, clips = found.compared
+        figures += [_rate(run, found.first, first, clips), arrow]
+        figures.append(_rate(run, found.last, last, clips, class_="last"))
     return join(element("div", figures, class_="rates"), element("p", _sentence(found, spread), class_="lead"))
 
 
-def _rate(run: RunRecord, evaluation: Evaluation, class_: str | None = None) -> Markup:
-    clips = count(evaluation.clips, "clip").replace(" ", "\u00a0")
-    about = f"{_when(run, evaluation)}, {clips}"
-    return element("div", element("b", percent(evaluation.wer)), element("span", about), class_=class_)
+def _rate(run: RunRecord, evaluation: Evaluation, wer: float, clips: int, class_: str | None = None) -> Markup:
+    size = count(clips, "clip").replace(" ", "\u00a0")
+    about = f"{_when(run, evaluation)}, {size}"
+    return element("div", element("b", percent(wer)), element("span", about), class_=class_)
 
 
 def _when(run: RunRecord, evaluation: Evaluation) -> str:
@@ -81,6 +97,9 @@ def _sentence(found: Result, spread: Interval | None) -> str:
     last = found.last
     size = f"{count(last.clips, 'clip')}, {count(last.words, 'word')}"
     text = f"Measured on {split_name(last)} ({size}), {last.wer_mode} normaliser; CER {percent(last.cer)}."
+    if found.compared is not None and found.compared[2] != last.clips:
+        above = f"Above: the same {count(found.compared[2], 'clip')} of a sample, before and after."
+        text = f"{above} WER {percent(last.wer)} in the last evaluation, m{text[1:]}"
     if spread is None:
         return text
     text += (

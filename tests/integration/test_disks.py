@@ -9,10 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from hebrew_asr.engine.checkpoint import find_checkpoints
+from hebrew_asr.model.export import save_native
+from hebrew_asr.training.from_checkpoint import best_checkpoint, model_from_checkpoint
 from tests.support.disks import fill, small_disk
-from tests.support.tiny_task import events, free_port, last_step, train_arguments, wait_for
+from tests.support.tiny_task import events, free_port, last_step, make_task, train_arguments, wait_for
 from tests.support.warm import WarmStart, has_ended
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -105,3 +108,39 @@ def test_a_model_that_finds_no_room_is_written_by_the_next_start(task, warm, tmp
     modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (run / "final").iterdir()}
     assert modes["model.safetensors"] == modes["config.json"] and "tokenizer.json" in modes
     assert not list(run.glob(".*final"))
+
+
+def test_evaluations_are_of_the_same_clips_and_belong_to_checkpoints(warm, tmp_path):
+    """An eval clip cannot be read; the checkpoint of a step is there before its evaluation is."""
+    task = make_task(tmp_path / "task", eval_clips=6)
+    victim = task / "data" / "clips" / "eval0.wav"
+    victim.write_bytes(victim.read_bytes()[:30])
+    run = tmp_path / "run"
+    changes = ("checkpoints.every_steps=3", "evaluation.every_steps=2", "evaluation.sample_clips=3", "max_steps=6")
+    done = warm.finish(train_arguments(task, run, *changes), ranks=2, port=free_port())
+    assert done.returncode == 0, done.stderr
+    evaluations = events(run, "eval")
+    assert [(row["step"], row["split"], row["sample_clips"]) for row in evaluations] == [
+        *((step, "sample", 3) for step in (0, 2)),
+        (3, "eval", 3),
+        (4, "sample", 3),
+        (6, "eval", 3),
+    ]
+    assert all(row["unreadable"] == 1 for row in evaluations if row["split"] == "eval")
+    faults = events(run, "fault")
+    assert {(row["kind"], row["split"]) for row in faults} >= {("unreadable", "eval")}
+    assert all("eval0" in row["reasons"][0] for row in faults)
+    summary = json.loads((run / "summary.json").read_text())
+    rates = [row["sample_wer"] for row in evaluations]
+    assert (summary["wer_first"], summary["wer_final"], summary["wer_best"]) == (rates[0], rates[-1], min(rates))
+    assert summary["full"]["wer"] == evaluations[-1]["wer"] and summary["full"]["clips"] == 6
+    found = {checkpoint.step: checkpoint for checkpoint in find_checkpoints(run / "checkpoints")}
+    assert {step: checkpoint.values["wer"] for step, checkpoint in found.items()} == {3: rates[2], 6: rates[4]}
+    states = {step: json.loads((checkpoint.path / "state.json").read_text()) for step, checkpoint in found.items()}
+    assert {step: state["state"]["evaluated_step"] for step, state in states.items()} == {3: 2, 6: 4}, "saved before"
+    assert {step: checkpoint.values["state"]["evaluated_step"] for step, checkpoint in found.items()} == {3: 3, 6: 6}
+    asr, tokenizer = model_from_checkpoint(run, found[6])
+    save_native(tmp_path / "model", asr, tokenizer)
+    weights, expected = (load_file(folder / "model.safetensors") for folder in (tmp_path / "model", run / "final"))
+    assert weights.keys() == expected.keys() and all(weights[name].equal(expected[name]) for name in weights)
+    assert best_checkpoint(run).step in found

@@ -201,6 +201,12 @@ def test_first_and_last_are_compared_on_the_same_clips(run: Path) -> None:
     write_metrics(run, [eval_record(0, "sample", heard), *records[1:]])
     text = page_of(run).visible()
     assert "On the 2 clips of both evaluations the WER went from 167 % to 16.7 %." in text
+    assert "→" not in text, "a sample's rate and the whole split's are not set side by side"
+    records[-2] |= {"sample_wer": 1 / 6, "sample_clips": 2}
+    write_metrics(run, [eval_record(0, "sample", heard), *records[1:]])
+    text = page_of(run).visible()
+    assert "167 % before training, 2 clips → 16.7 % final, step 8, 2 clips" in text
+    assert "Above: the same 2 clips of a sample, before and after. WER 20.0 % in the last evaluation" in text
 
 
 def test_samples_that_do_not_give_the_recorded_figures_are_told(run: Path) -> None:
