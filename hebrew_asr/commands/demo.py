@@ -161,7 +161,7 @@ def _table(folder: Path, *, on_training: bool) -> None:
             last = event
         elif event["event"] == "phase" and event["step"]:
             table.add_section()
-            table.add_row(str(event["step"]), "", f"switch to {event['name']}: {event['moved']:,} weights move")
+            table.add_row(str(event["step"]), "", f"switch to {event['name']}: {event['trainable']:,} weights train")
             table.add_section()
         elif event["event"] == "eval" and event["step"] in keep:
             loss, epoch = (f"{last['loss']:.3f}", str(last["epoch"])) if last else ("", "0")

@@ -155,7 +155,7 @@ class TrainEngine:
         """Let go of the engine, if there is one; returns all optimizer state of this rank."""
         if self._engine is None:
             return []
-        carried = capture(self._engine, zero.partitions(self._engine, self.groups))
+        carried = capture(self._engine, zero.partitions(self._engine, self.asr))
         engine, self._engine = self._engine, None
         zero.release(engine)
         del engine
@@ -165,7 +165,7 @@ class TrainEngine:
     def _assemble(self, carried: list[CarriedPartition], resume: StateReader | None) -> None:
         options, compiled = self._recipe.optimizer, self._profile.compiles
         self._engine = zero.build(self.module, self.groups, self._config, options, compiled=compiled)
-        partitions = zero.partitions(self._engine, self.groups)
+        partitions = zero.partitions(self._engine, self.asr)
         for partition in partitions:
             zero.adam_state(self._engine, partition)  # step 0, unless something is carried over or read
         if resume is None:
@@ -216,15 +216,14 @@ class TrainEngine:
         total = torch.zeros(1, dtype=torch.float64, device=device)
         if not self.asr.training:  # an evaluation ran; walking all modules at every step would cost a millisecond
             self._engine.train()
-        if self._proof is not None:
-            self._proof.before_step(zero.partitions(self._engine, self.groups))
-        for micro_batch in micro_batches:
-            loss_sum = self._bounded("forward", self._engine, *micro_batch.inputs)
-            weighted = loss_sum * (per_token[0] if micro_batch.num_labels else 0.0)
-            total += loss_sum.detach() * bool(micro_batch.num_labels)
-            self._bounded("backward", self._engine.backward, weighted.to(loss_sum.dtype), scale_wrt_gas=False)
-            with self._part("backward"):
-                zero.reduce_micro_batch(self._engine)
+        with nullcontext() if self._proof is None else self._proof.watch(self._engine):
+            for micro_batch in micro_batches:
+                loss_sum = self._bounded("forward", self._engine, *micro_batch.inputs)
+                weighted = loss_sum * (per_token[0] if micro_batch.num_labels else 0.0)
+                total += loss_sum.detach() * bool(micro_batch.num_labels)
+                self._bounded("backward", self._engine.backward, weighted.to(loss_sum.dtype), scale_wrt_gas=False)
+                with self._part("backward"):
+                    zero.reduce_micro_batch(self._engine)
         with self._part("step"):
             self._engine.step()
         norm = self._engine.get_global_grad_norm()
@@ -269,10 +268,10 @@ class TrainEngine:
             self._part = before
 
     def prove_phase(self) -> dict[str, int] | None:
-        """After the phase's first effective step: every master meant to move moved, every other weight did not.
+        """After the phase's first effective step: what should train did, and nothing else; collective.
 
         Returns:
-            Weights by fate (``trainable``, ``moved``, ``frozen``), once a phase; None when there is nothing to prove.
+            The counts of ``PhaseProof.conclude``, once a phase; None when there is nothing to prove.
 
         Raises:
             TrainingFault: naming the parameters at fault.
@@ -280,7 +279,7 @@ class TrainEngine:
         if self._proof is None or self._last is None or not self._last.figures().applied:
             return None
         proof, self._proof = self._proof, None
-        return proof.after_step(zero.partitions(self._engine, self.groups))
+        return proof.conclude(self._engine)
 
     # ---- state
 
@@ -292,7 +291,7 @@ class TrainEngine:
         """What this rank writes into a checkpoint, where it lies."""
         if self._profile.zero_stage == 0 and not self.ranks.is_main:
             return []  # without sharding every rank holds all of it: one copy is enough
-        return capture(self._engine, zero.partitions(self._engine, self.groups))
+        return capture(self._engine, zero.partitions(self._engine, self.asr))
 
     @contextmanager
     def whole_model(self) -> Iterator[Any]:

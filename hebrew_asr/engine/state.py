@@ -90,10 +90,11 @@ class StateReader:
         Raises:
             CheckpointError: there are none, or one is not what ``save_partitions`` writes.
         """
-        self._folder, self._files = folder, ExitStack()
+        self._files = ExitStack()
         self._pieces: dict[str, list[tuple[Any, str, Fragment]]] = {}
         self.steps: dict[str, float] = {}
         """AdamW's step of each param group."""
+        self._step_of: dict[str, float] = {}
         paths = sorted(folder.glob("optimizer-rank*.safetensors"))
         if not paths:
             raise CheckpointError(f"{folder} holds no optimizer state")
@@ -104,9 +105,9 @@ class StateReader:
             except Exception as error:
                 raise CheckpointError(f"cannot read optimizer state {path}: {error}") from error
             for index, entry in enumerate(layout):
-                self.steps[entry["group"]] = entry["step"]
                 for values in entry["fragments"]:
                     fragment = Fragment(**values)
+                    self.steps[entry["group"]] = self._step_of[fragment.parameter] = entry["step"]
                     self._pieces.setdefault(fragment.parameter, []).append((file, str(index), fragment))
 
     def close(self) -> None:
@@ -148,23 +149,21 @@ class StateReader:
             if self.num_elements(name) != parameter.numel():
                 stored = self.num_elements(name)
                 raise CheckpointError(f"{name} has {stored} elements in the checkpoint, {parameter.numel()} here")
+            if not parameter.requires_grad:
+                raise CheckpointError(f"the checkpoint trains {name}, which is frozen in this phase of the recipe")
             with torch.no_grad():
                 parameter.copy_(self.read(name, "master", 0, parameter.numel()).view_as(parameter))
 
     def load_partitions(self, engine: Any, partitions: list[Partition]) -> None:
-        """Fill all partitions of a fresh engine, exactly.
+        """Fill all partitions of a fresh engine, exactly, whatever the groups that their parameters were in.
 
         Raises:
-            CheckpointError: the files hold other groups than this phase trains.
+            CheckpointError: the files do not hold the state of all that trains here.
         """
-        groups = {partition.group for partition in partitions}
-        if groups != self.steps.keys():
-            held, trained = (", ".join(sorted(names)) for names in (self.steps, groups))
-            raise CheckpointError(f"{self._folder} holds the state of {held}, but the phase trains {trained}")
         for partition in partitions:
             destinations = _flat_views(engine, partition)
             for fragment in partition.fragments:
                 for kind, destination in destinations.items():
                     values = self.read(fragment.parameter, kind, fragment.start, fragment.length)
                     destination[fragment.offset : fragment.offset + fragment.length].copy_(values)
-            adam_state(engine, partition)["step"].fill_(self.steps[partition.group])
+                adam_state(engine, partition)["step"].fill_(self._step_of[fragment.parameter])

@@ -112,10 +112,16 @@ def inner_optimizer(engine: Any) -> torch.optim.Optimizer:
     return getattr(engine.optimizer, "optimizer", engine.optimizer)
 
 
-def partitions(engine: Any, groups: list[ParameterGroup]) -> list[Partition]:
-    """This rank's master partitions, in a stable order, with the fragments they hold."""
-    names = {id(p): name for group in groups for name, p in group.parameters.items()}
-    zero = engine.optimizer
+def partitions(engine: Any, asr: nn.Module) -> list[Partition]:
+    """This rank's master partitions, in a stable order, with the fragments they hold: what the optimizer really has.
+
+    ``asr``: whose parameters the engine trains; it names them.
+    """
+    names = {id(parameter): name for name, parameter in asr.named_parameters()}
+    zero, options = engine.optimizer, engine.optimizer.param_groups
+    if isinstance(zero, DeepSpeedZeroOptimizer_Stage3):
+        return _stage3(zero, names)
+    groups = [group["name"] for group in options]
     if isinstance(zero, DeepSpeedZeroOptimizer):  # stages 1 and 2
         placed = map(zip, zero.round_robin_bit16_groups, zero.round_robin_bit16_offsets)
         layout = list(zip(zero.single_partition_of_fp32_groups, map(list, placed), strict=True))
@@ -126,20 +132,13 @@ def partitions(engine: Any, groups: list[ParameterGroup]) -> list[Partition]:
             for master, params in zip(zero.fp32_groups_flat_partition, zero.bf16_groups, strict=True)
         ]
         return _sliced(layout, groups, names)
-    if isinstance(zero, DeepSpeedZeroOptimizer_Stage3):
-        return _stage3(zero, groups, names)
-    if isinstance(zero, FP16_UnfusedOptimizer):  # stage 0 in bf16: an fp32 master for each whole parameter
-        masters = [master for of_group in zero.fp32_groups for master in of_group]
-        whole = [(group.name, name, p) for group in groups for name, p in group.parameters.items()]
-        return [
-            Partition(group, master, [Fragment(name, 0, p.numel(), 0)])
-            for master, (group, name, p) in zip(masters, whole, strict=True)
-        ]
-    # Stage 0: torch AdamW on whole parameters.
+    # Stage 0: whole parameters, in bf16 with an fp32 master for each.
+    masters = [group["params"] for group in options]
+    weights = zero.fp16_groups if isinstance(zero, FP16_UnfusedOptimizer) else masters
     return [
-        Partition(group.name, p, [Fragment(name, 0, p.numel(), 0)])
-        for group in groups
-        for name, p in group.parameters.items()
+        Partition(group, master, [Fragment(names[id(weight)], 0, weight.numel(), 0)])
+        for group, of_masters, of_weights in zip(groups, masters, weights, strict=True)
+        for master, weight in zip(of_masters, of_weights, strict=True)
     ]
 
 
@@ -151,7 +150,7 @@ def _consecutive(params: list[nn.Parameter]) -> list[tuple[nn.Parameter, int]]:
     return placed
 
 
-def _sliced(layout: list[Any], groups: list[ParameterGroup], names: dict[int, str]) -> list[Partition]:
+def _sliced(layout: list[Any], groups: list[str], names: dict[int, str]) -> list[Partition]:
     """Stages 1 and 2: every group is one flat buffer, cut into equal slices, one a rank."""
     rank = torch_dist.get_rank()
     found = []
@@ -162,16 +161,15 @@ def _sliced(layout: list[Any], groups: list[ParameterGroup], names: dict[int, st
             first, last = max(low, offset), min(high, offset + parameter.numel())
             if first < last:
                 fragments.append(Fragment(names[id(parameter)], first - offset, last - first, first - low))
-        found.append(Partition(group.name, master, fragments))
+        found.append(Partition(group, master, fragments))
     return found
 
 
-def _stage3(zero: Any, groups: list[ParameterGroup], names: dict[int, str]) -> list[Partition]:
+def _stage3(zero: Any, names: dict[int, str]) -> list[Partition]:
     """Stage 3: every parameter is cut into equal slices; a sub-group lays this rank's slices end to end."""
     rank = torch_dist.get_rank()
-    group_of = {name: group.name for group in groups for name in group.parameters}
     found = []
-    for master, sub_group in zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True):
+    for index, (master, sub_group) in enumerate(zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True)):
         fragments, offset = [], 0
         for parameter in sub_group:
             share = parameter.ds_tensor.ds_numel
@@ -179,7 +177,8 @@ def _stage3(zero: Any, groups: list[ParameterGroup], names: dict[int, str]) -> l
             if length:
                 fragments.append(Fragment(names[id(parameter)], rank * share, length, offset))
             offset += share
-        found.append(Partition(group_of[names[id(sub_group[0])]], master, fragments))
+        group = zero.param_groups[zero.sub_group_to_group_id[index]]["name"]
+        found.append(Partition(group, master, fragments))
     return found
 
 
@@ -194,6 +193,11 @@ def adam_state(engine: Any, partition: Partition) -> dict[str, torch.Tensor]:
         state["exp_avg"] = torch.zeros_like(partition.master)
         state["exp_avg_sq"] = torch.zeros_like(partition.master)
     return state
+
+
+def options_of(engine: Any, partition: Partition) -> dict[str, Any]:
+    """AdamW's ``lr``, ``betas``, ``eps`` and ``weight_decay`` of a partition."""
+    return next(group for group in engine.optimizer.param_groups if group["name"] == partition.group)
 
 
 def set_learning_rates(engine: Any, rates: dict[str, float]) -> None:

@@ -64,7 +64,10 @@ class Proof:
     name: str
     trainable: int
     moved: int
+    """Of those compared one by one."""
     frozen: int
+    compared: int | None = None
+    """None in records that say of whole tensors only that something in them moved."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The proof of phase as a visible fact: what was to train, what moved, what stayed bit for bit."""
+"""The proof of phase as a visible fact: what trains, what moved, what stayed bit for bit."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def proof_section(run: RunRecord) -> Markup:
         element("h2", "What trained, and what did not"),
         element(
             "p",
-            "After the first step of each phase, and again after each resume, every parameter is compared bit for bit "
-            "with what it was before. Each that should train must have changed, each frozen one must not, and all "
-            "ranks must agree; otherwise the run stops. A parameter counts with all its weights.",
+            "After the first step of each phase, and again after each resume: every weight that should train lies in "
+            "the optimizer once, got its gradient, and AdamW took a step where it is owned; every frozen one has the "
+            "bits that it had; all ranks hold the same. Otherwise the run stops. Of the weights looked at one by one, "
+            "all must have moved whose step is more than rounding swallows.",
             class_="note",
         ),
         element("div", cards, class_="cards"),
@@ -43,12 +44,10 @@ def _card(run: RunRecord, name: str, start: int, phase: dict[str, Any], proofs: 
     # The newest: a resume proves again, and its figures must be the same.
     proof = proofs[-1]
     sizes = _sizes(run, name, proof)
-    total, holds = proof.moved + proof.frozen, proof.moved == proof.trainable
-    rows = [
-        _row("meant to train", proof.trainable, total),
-        _row("moved", proof.moved, total, holds),
-        _row("frozen, bit-equal", proof.frozen, total, holds),
-    ]
+    total = proof.trainable + proof.frozen
+    rows = [_row("train", proof.trainable, total), _row("frozen, bit-equal", proof.frozen, total)]
+    if proof.compared is not None:
+        rows += [_row("looked at one by one", proof.compared, total), _row("of these, moved", proof.moved, total)]
     return element(
         "article",
         heading,
@@ -65,9 +64,8 @@ def _sizes(run: RunRecord, name: str, proof: Proof) -> dict[str, int]:
     return run.facts.get("trainable_weights", {}).get(name) or {"trained": proof.trainable}
 
 
-def _row(name: str, weights: int, total: int, holds: bool | None = None) -> Markup:
-    mark = "" if holds is None else "✓" if holds else "✗"
-    cells = (f"{weights:,}", percent(weights / max(total, 1)), mark)
+def _row(name: str, weights: int, total: int) -> Markup:
+    cells = (f"{weights:,}", percent(weights / max(total, 1)))
     return element("tr", element("th", name, scope="row"), [element("td", cell) for cell in cells])
 
 

@@ -66,8 +66,9 @@ class Console:
 
     def _phase(self, record: dict[str, Any]) -> None:
         self.say(
-            f"step {record['step']}: phase {record['name']} proved: {record['trainable']:,} weights should train, "
-            f"{record['moved']:,} moved, {record['frozen']:,} stayed bit-equal"
+            f"step {record['step']}: phase {record['name']} proved: {record['trainable']:,} weights are in the "
+            f"optimizer once, got their gradient and AdamW's step; {record['frozen']:,} stayed bit-equal. Of "
+            f"{record['compared']:,} looked at one by one {record['moved']:,} moved, and all that had to"
         )
 
     def _fault(self, record: dict[str, Any]) -> None:

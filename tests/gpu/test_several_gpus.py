@@ -81,7 +81,7 @@ def test_learns_what_one_gpu_learns(runs, name):
     print(f"{name}: losses {found[0]:.3f} to {found[-1]:.3f}, at most {apart:.4f} nats from one GPU's")
     assert len(found) == STEPS and expected[-1] < expected[0] - 0.5
     assert found == pytest.approx(expected, abs=LOSS_TOLERANCE)
-    phases = [(row["step"], row["moved"] == row["trainable"]) for row in events(runs[name], "phase")]
+    phases = [(row["step"], row["moved"] > 0.5 * row["compared"]) for row in events(runs[name], "phase")]
     assert phases[0] == (0, True) and (SWITCH, True) in phases
 
 
@@ -107,5 +107,5 @@ def test_cuda_graphs_on_two_gpus_learn_what_one_gpu_learns(tmp_path):
     print(f"losses {found[0]:.3f} to {found[-1]:.3f}, apart {max(apart[:STEPS]):.4f} early, {max(apart):.4f} in all")
     assert len(found) == 4 * STEPS and expected[-1] < expected[0] - 0.5
     assert max(apart[:STEPS]) < LOSS_TOLERANCE and max(apart) < LATE_TOLERANCE
-    phases = [(row["step"], row["moved"] == row["trainable"]) for row in events(task / "graphs", "phase")]
+    phases = [(row["step"], row["moved"] > 0.5 * row["compared"]) for row in events(task / "graphs", "phase")]
     assert phases == [(0, True), (4 * SWITCH, True)]

@@ -102,7 +102,7 @@ def run(ranks: dist.Ranks, spec: dict) -> None:
     engine = zero.build(module, groups, config, recipe.optimizer, compiled=spec.get("compiled", False))
     assert type(engine.optimizer) is FLAT[spec["stage"]]
     zero.set_learning_rates(engine, dict.fromkeys(SHAPES, RATE))
-    partitions = zero.partitions(engine, groups)
+    partitions = zero.partitions(engine, module)
     for partition in partitions:
         zero.adam_state(engine, partition)
     for step in range(STEPS):

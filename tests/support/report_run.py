@@ -52,7 +52,7 @@ def write_metrics(folder: Path, records: list[dict[str, Any]]) -> None:
 
 def phase_record(step: int, name: str) -> dict[str, Any]:
     weights = sum(WEIGHTS[name].values())
-    counts = {"trainable": weights, "moved": weights, "frozen": 100 - weights}
+    counts = {"trainable": weights, "compared": weights, "moved": weights - 1, "frozen": 100 - weights}
     return {"event": "phase", "step": step, "name": name} | counts
 
 
