@@ -12,6 +12,7 @@ from typing import Any
 from hebrew_asr.data.preparation.output import is_of_prepare
 from hebrew_asr.errors import EnvironmentProblem, UsageError
 from hebrew_asr.files import write_json
+from hebrew_asr.training.arguments import lock_of
 
 DEMO_MARK = "demo.json"
 """Says that a folder is a run of the demo, and what it was made from."""
@@ -20,7 +21,7 @@ _MARK_BYTES = 1 << 16
 _DEMO_FILES = re.compile(
     "|".join(
         (
-            r"(demo|recipe|deepspeed|run|summary)\.json|metrics\.jsonl|report\.html|STOP",
+            r"(demo|recipe|deepspeed|run|summary)\.json|metrics\.jsonl|report\.html|STOP|lock",
             r"(\.(tmp|old)-)?(base|final)/((config|generation_config|processor_config|tokenizer|tokenizer_config)\.json"
             r"|chat_template\.jinja|model\.safetensors)",
             r"data/(train|eval)\.jsonl",
@@ -92,6 +93,7 @@ def _demo_mark(folder: Path) -> dict[str, Any]:
 
 def _empty(folder: Path) -> None:
     """Remove a run of the demo but for its mark, without which a second try would take the rest for a stranger's."""
+    lock_of(folder).refuse_if_held(str(folder), is_main=True)
     if foreign := [name for name in files_below(folder) if not is_of_demo(name)]:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise UsageError(

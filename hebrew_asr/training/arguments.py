@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from hebrew_asr.locks import FolderLock
 from hebrew_asr.recipe import Recipe, changes, load_recipe
 
 SUMMARY = "summary.json"
@@ -38,6 +39,11 @@ class TrainArguments:
     def folder(self, recipe: Recipe) -> Path:
         """The run directory."""
         return Path(self.run_dir or f"runs/{recipe.name}")
+
+
+def lock_of(folder: Path) -> FolderLock:
+    """The first rank holds it while it trains."""
+    return FolderLock(folder / "lock")
 
 
 def finished(arguments: TrainArguments) -> str | None:

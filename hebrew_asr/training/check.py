@@ -14,10 +14,9 @@ from hebrew_asr.engine import dist
 from hebrew_asr.engine.nested_keys import check_nested_keys
 from hebrew_asr.engine.sealed import Checkpoint
 from hebrew_asr.errors import CheckpointError, DataError, UsageError
-from hebrew_asr.locks import FolderLock
 from hebrew_asr.profiles import Batching, Profile, batching, check_hardware, load_profile
 from hebrew_asr.recipe import Recipe, changes, load_recipe
-from hebrew_asr.training.arguments import TrainArguments
+from hebrew_asr.training.arguments import TrainArguments, lock_of
 from hebrew_asr.training.identity import BaseModel, code_version, shared_parts
 from hebrew_asr.training.memory import noted_fault
 from hebrew_asr.training.resuming import Resumable, find_resumable, is_used, recipe_before
@@ -73,11 +72,6 @@ def check(arguments: TrainArguments) -> Checked:
     if resume is not None:
         _refuse_inexact(resume, profile, data)
     return Checked(recipe, profile, plan, folder, train_clips, eval_clips, data, resumable, noted)
-
-
-def lock_of(folder: Path) -> FolderLock:
-    """The first rank holds it while it trains."""
-    return FolderLock(folder / "lock")
 
 
 def _refuse_inexact(resume: Checkpoint, profile: Profile, data: str) -> None:

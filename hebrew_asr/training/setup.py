@@ -33,8 +33,8 @@ from hebrew_asr.profiles import Batching, Profile, deepspeed_config
 from hebrew_asr.recipe import Recipe
 from hebrew_asr.stopping import StopRequest
 from hebrew_asr.text.prompt import vocabulary
-from hebrew_asr.training.arguments import SUMMARY, TrainArguments
-from hebrew_asr.training.check import Checked, check, lock_of, refuse_another_base, shared_by_ranks
+from hebrew_asr.training.arguments import SUMMARY, TrainArguments, lock_of
+from hebrew_asr.training.check import Checked, check, refuse_another_base, shared_by_ranks
 from hebrew_asr.training.console import Console
 from hebrew_asr.training.evaluate import Evaluator
 from hebrew_asr.training.identity import BaseModel, code_version, refuse_ranks_that_differ

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,10 @@ from tests.support.report_run import make_run
 
 SYNTHETIC = {"data": None}
 RUN = (
-    *("recipe.json", "deepspeed.json", "run.json", "summary.json", "metrics.jsonl", "report.html", "STOP"),
+    *("recipe.json", "deepspeed.json", "run.json", "summary.json", "metrics.jsonl", "report.html", "STOP", "lock"),
     *("base/config.json", "base/model.safetensors", "final/tokenizer.json", "final/chat_template.jinja"),
     *("data/train.jsonl", "samples/step-000003-eval.jsonl", "crash/rank0/error.txt"),
-    *("checkpoints/step-000500/optimizer-rank00001.safetensors", "checkpoints/.tmp-step-000600/part-00000.json"),
+    *("checkpoints/step-000500/optimizer-rank00001.safetensors", "checkpoints/.tmp-step-000600/state.json"),
     *("prepared/_SUCCESS", "prepared/train.jsonl", "prepared/clips/own/00000/000007-02.flac", "prepared/.work/lock"),
     *("prepared/.work/parts/own/00000-0000000.jsonl", ".metrics.jsonl.71.tmp", "samples/.step-000003-eval.jsonl.8.tmp"),
     *("wandb/offline-run-20261126_061646-a1b2c3d4/run-a1b2c3d4.wandb", "wandb/debug-internal.log"),
@@ -109,6 +111,22 @@ def test_a_run_of_the_demo_is_removed(tmp_path):
     claim_demo_folder(folder, {"data": "elsewhere"}, fresh=True)
     assert list(contents(folder)) == [DEMO_MARK]
     assert json.loads((folder / DEMO_MARK).read_text()) == {"data": "elsewhere"}
+
+
+def test_a_run_of_the_demo_that_is_in_training_stays(tmp_path):
+    fill(tmp_path / "out", *RUN)
+    claimed = json.dumps(SYNTHETIC)
+    (tmp_path / "out" / DEMO_MARK).write_text(claimed)
+    before = contents(tmp_path / "out")
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path / "out" / "lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as trainer:
+        assert trainer.stdout is not None and trainer.stdout.readline() == b"\n"
+        with pytest.raises(UsageError, match="is in use by another process"):
+            claim_demo_folder(tmp_path / "out", SYNTHETIC, fresh=True)
+        assert contents(tmp_path / "out") == before
+        trainer.kill()
 
 
 def test_a_finished_run_is_not_shown_for_other_data(tmp_path, monkeypatch, capsys):
