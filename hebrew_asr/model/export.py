@@ -16,6 +16,8 @@ from hebrew_asr.model.tiny import CHAT_TEMPLATE
 def save_native(folder: Path, asr: Any, tokenizer: Any) -> None:
     """Write weights, config, generation config, tokenizer and processor; the folder appears when it is whole.
 
+    What else somebody has put into an earlier ``folder`` stays in it.
+
     Raises:
         OSError or safetensors.SafetensorError: the disk; a folder that was there before is as it was.
     """
@@ -31,6 +33,8 @@ def save_native(folder: Path, asr: Any, tokenizer: Any) -> None:
             file.chmod(mode)  # safetensors' own can be read by this user alone
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
+        for old in (before, folder):
+            _keep_others(old, temporary)
         sync_folder(temporary)
         shutil.rmtree(before, ignore_errors=True)
         if folder.exists():
@@ -41,3 +45,11 @@ def save_native(folder: Path, asr: Any, tokenizer: Any) -> None:
         raise
     sync_folder(folder.parent)
     shutil.rmtree(before, ignore_errors=True)
+
+
+def _keep_others(old: Path, new: Path) -> None:
+    for path in sorted(old.iterdir()) if old.is_dir() and not old.is_symlink() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, new / path.name, symlinks=True, dirs_exist_ok=True)
+        elif not os.path.lexists(new / path.name):
+            shutil.copy2(path, new / path.name, follow_symlinks=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,6 +53,7 @@ def check(arguments: TrainArguments) -> Checked:
     check_hardware(profile, dist.local_ranks_from_environment(), torch.cuda.device_count())
     folder = arguments.folder(recipe)
     lock_of(folder).refuse_if_held(f"run directory {folder}", is_main=dist.rank_from_environment() == 0)
+    _refuse_foreign(folder)
     resumable = _resumable(folder, recipe, arguments.resume)
     resume = resumable.newest
     plan, noted = _within_memory(plan, folder, resume) if arguments.resume == "auto" else (plan, None)
@@ -72,6 +74,17 @@ def check(arguments: TrainArguments) -> Checked:
     if resume is not None:
         _refuse_inexact(resume, profile, data)
     return Checked(recipe, profile, plan, folder, train_clips, eval_clips, data, resumable, noted)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """A folder without a recipe and checkpoints is no run: what one would write over there is somebody else's."""
+    written = ("final", "samples", "metrics.jsonl", "summary.json", "run.json", "deepspeed.json")
+    found = [name for name in written if os.path.lexists(folder / name)]
+    is_run = (folder / "recipe.json").is_file() or any(folder.glob("checkpoints/step-*"))
+    if found and not is_run:
+        raise UsageError(
+            f"{folder} holds {', '.join(found)} and no recipe.json, so it is no run directory: give --run another name"
+        )
 
 
 def _refuse_inexact(resume: Checkpoint, profile: Profile, data: str) -> None:

@@ -107,6 +107,22 @@ def test_a_model_loaded_from_thinker_is_saved_native(thinker, tmp_path):
     )
 
 
+def test_what_was_put_beside_a_model_stays_beside_it(native, tmp_path):
+    asr, tokenizer, folder = load_model(Model(str(native))), load_tokenizer(str(native)), tmp_path / "final"
+    save_native(folder, asr, tokenizer)
+    (folder / "notes").mkdir()
+    (folder / "notes" / "heard.txt").write_text("mine")
+    (folder / "README.md").write_text("mine")
+    (folder / "config.json").write_text("{}")
+    for _ in range(2):
+        save_native(folder, asr, tokenizer)
+        (tmp_path / ".old-final").mkdir()  # as a kill leaves it
+        (tmp_path / ".old-final" / "more.txt").write_text("mine")
+    save_native(folder, asr, tokenizer)
+    kept = [folder / name for name in ("notes/heard.txt", "README.md", "more.txt")]
+    assert [path.read_text() for path in kept] == ["mine"] * 3 and load_model(Model(str(folder)))
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [

@@ -16,8 +16,11 @@ from hebrew_asr.cli import main
 from hebrew_asr.commands.ours import DEMO_MARK, claim_demo_folder
 from hebrew_asr.data.synthesis import synthesize_corpus
 from hebrew_asr.errors import UsageError
+from hebrew_asr.training.arguments import TrainArguments
+from hebrew_asr.training.check import check
 from tests.support.report_run import make_run
 
+PROFILE = Path(__file__).parents[2] / "ds_configs" / "cpu.json"
 SYNTHETIC = {"data": None}
 RUN = (
     *("recipe.json", "deepspeed.json", "run.json", "summary.json", "metrics.jsonl", "report.html", "STOP", "lock"),
@@ -196,6 +199,19 @@ def test_preparation_removes_only_its_own_clips(tmp_path):
         assert set(mine) <= contents(out).keys() and "clips/own/00000/000009.flac" not in contents(out)
         fill(out, ".work/job.json", "clips/own/00000/000009.flac")
     assert contents(out)["clips/own/00000/interview.flac"] == b"content of clips/own/00000/interview.flac"
+
+
+@pytest.mark.parametrize("theirs", ["final/tenth take.wav", "metrics.jsonl", "samples/step-000000-sample.jsonl"])
+def test_training_does_not_move_into_a_folder_of_others(theirs, tmp_path):
+    fill(tmp_path / "mine", theirs)
+    before = contents(tmp_path)
+    for resume in ("never", "auto"):
+        arguments = TrainArguments(
+            str(PROFILE), set=["data.prepare=false"], run_dir=str(tmp_path / "mine"), resume=resume
+        )
+        with pytest.raises(UsageError, match=f"holds {theirs.split('/')[0]} and no recipe.json"):
+            check(arguments)
+    assert contents(tmp_path) == before
 
 
 def test_pages_and_figures_overwrite_only_their_like(tmp_path, capsys):
