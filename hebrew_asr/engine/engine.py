@@ -43,8 +43,8 @@ class StepFigures:
     """Nats per supervised token over the whole global batch."""
     num_labels: int
     """Supervised tokens of the global batch."""
-    grad_norm: float | None
-    """Global gradient norm before clipping; None under ZeRO stage 0, which does not report it."""
+    grad_norm: float
+    """Global gradient norm before clipping."""
     applied: bool
     """False if non-finite gradients made every rank skip the step."""
 
@@ -52,10 +52,10 @@ class StepFigures:
 class StepResult:
     """Figures of one optimizer step on their way to the host, which meanwhile queues the next step."""
 
-    def __init__(self, loss: torch.Tensor, num_labels: torch.Tensor, norm: torch.Tensor | float | None, applied: bool):
+    def __init__(self, loss: torch.Tensor, num_labels: torch.Tensor, norm: torch.Tensor | float, applied: bool):
         """Tensors of one element, on the device."""
-        self._has_norm, self._applied, self._event = norm is not None, applied, None
-        norm = norm.to(loss.device) if isinstance(norm, torch.Tensor) else torch.full_like(loss, norm or 0.0)
+        self._applied, self._event = applied, None
+        norm = norm.to(loss.device) if isinstance(norm, torch.Tensor) else torch.full_like(loss, norm)
         values = torch.stack([part.double().reshape(()) for part in (loss, num_labels, norm)])
         self._values = values.to("cpu", non_blocking=True)
         if loss.is_cuda:
@@ -68,7 +68,7 @@ class StepResult:
             self._event.synchronize()
         loss, num_labels, norm = self._values.tolist()
         applied = self._applied and math.isfinite(norm)
-        return StepFigures(loss, int(num_labels), norm if self._has_norm else None, applied)
+        return StepFigures(loss, int(num_labels), norm, applied)
 
 
 class MicroBatchTooLarge(Exception):
@@ -227,8 +227,6 @@ class TrainEngine:
         with self._part("step"):
             self._engine.step()
         norm = self._engine.get_global_grad_norm()
-        if not isinstance(norm, torch.Tensor) and not norm:
-            norm = None
         applied = bool(self._engine.was_step_applied())
         result = StepResult(self.ranks.sum(total) / labels.clamp(min=1), labels, norm, applied)
         if self._last is not None:

@@ -71,13 +71,12 @@ def build(
         for group in groups
     ]
     # A client optimizer: AdamW is torch's own, and nothing is compiled on the node.
-    adamw = torch.optim.AdamW(
-        torch_groups,
-        lr=0.0,
-        betas=(optimizer.beta1, optimizer.beta2),
-        eps=optimizer.eps,
-        fused=True,
-    )
+    options = {"lr": 0.0, "betas": (optimizer.beta1, optimizer.beta2), "eps": optimizer.eps, "fused": True}
+    if config["zero_optimization"]["stage"] == 0 and not config.get("bf16", {}).get("enabled"):
+        adamw = _WholeAdamW(torch_groups, clip_grad_norm=config["gradient_clipping"], **options)
+        config = {**config, "gradient_clipping": 0.0}
+    else:
+        adamw = torch.optim.AdamW(torch_groups, **options)
     with contextlib.redirect_stdout(io.StringIO()):  # stage 1 prints the memory in use around every group
         engine = deepspeed.initialize(model=module, optimizer=adamw, config=config)[0]
     zero = engine.optimizer
@@ -89,6 +88,26 @@ def build(
         # It takes a step without gradients while it is built: at a rate of 0 that moves nothing, but it counts.
         inner_optimizer(engine).state.clear()
     return engine
+
+
+class _WholeAdamW(torch.optim.AdamW):
+    """AdamW on whole fp32 weights, which DeepSpeed steps as it is at stage 0: without a norm, and with NaN as well.
+
+    As at the other stages, a step clips, leaves all as it was where the norm is not finite, and tells that norm.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], *, clip_grad_norm: float, **options: Any):
+        super().__init__(groups, **options)
+        self._clip_grad_norm = clip_grad_norm
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """One step; nothing waits for the device."""
+        weights = [weight for group in self.param_groups for weight in group["params"]]
+        # DeepSpeed's engine looks for the first attribute, torch's fused AdamW for the second: 1 leaves all as it was.
+        self._global_grad_norm = nn.utils.clip_grad_norm_(weights, self._clip_grad_norm)
+        self.found_inf = self._global_grad_norm.isfinite().logical_not().float()
+        super().step()
 
 
 def _is_flat_stage2(zero: DeepSpeedZeroOptimizer) -> bool:

@@ -15,7 +15,7 @@ from hebrew_asr.engine import dist
 from hebrew_asr.engine.host_memory import HostMemory
 from hebrew_asr.engine.state import KINDS, CarriedPartition
 from hebrew_asr.profiles import Hardware
-from tests.support import engine_worker
+from tests.support import engine_worker, proof_worker
 from tests.support.gpu_task import SPEC, no_host_sync
 from tests.support.tiny_task import make_task
 
@@ -88,3 +88,21 @@ def test_a_checkpoints_copy_is_page_locked(ranks):
         (copied,) = memory.copy(state)
         for kind, tensor in copied.tensors.items():
             assert tensor.is_pinned() and torch.equal(tensor, tensors[kind].cpu())
+
+
+@pytest.mark.parametrize(("stage", "bf16"), [(stage, bf16) for bf16 in (True, False) for stage in range(4)])
+def test_the_proof_of_phase_holds_and_fails(tmp_path, ranks, stage, bf16):
+    """For weights as real ones are; and not where a gradient, the weights or the optimizer's groups are wrong."""
+    task = make_task(tmp_path, spec=SPEC)
+    profile = replace(engine_worker.profile(stage, bf16, 8), hardware=Hardware("cuda"))
+    given = engine_worker.set_up(task, ranks, profile)
+    proof_worker.make_realistic(given.asr)
+    for phase in (0, 1):
+        given.engine.enter_phase(phase)
+        proved = proof_worker.step_and_prove(given, phase)
+        assert 0 < proved["moved"] < proved["compared"] <= proved["trainable"]
+    for sabotage in (proof_worker.detaches_a_weight, proof_worker.moves_a_frozen_weight):
+        proof_worker.prove_again(given)
+        told = proof_worker.told_of(sabotage, given, 2)
+        assert proof_worker.TOLD[sabotage.__name__] in told
+    given.engine.close()

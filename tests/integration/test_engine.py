@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
@@ -39,7 +41,7 @@ MEAN_TOLERANCE = 1e-7
 """Seen: up to 3.1e-8. Weight decay left out shows as 1.5e-6."""
 STAGES = [(stage, bf16) for bf16 in (False, True) for stage in range(4)]
 COMPILED = ["1, compiled", "2, compiled"]
-POISONED = ["1", "2", *COMPILED]
+POISONED = ["0, fp32", "0", "1", "2", *COMPILED]
 """ZeRO stages of runs in which a step's gradients are NaN."""
 
 
@@ -91,8 +93,8 @@ def run_cells(warm: WarmStart, task: Path, folder: Path, ranks: int, port: int) 
     ]
     cells += [
         {
-            "bf16": True,
-            "micro": 2,
+            "bf16": not name.endswith("fp32"),
+            "micro": 8 if name[0] == "0" else 2,
             "phases": [0, 0, 0],
             "stage": int(name[0]),
             "compiled": name in COMPILED,
@@ -139,7 +141,7 @@ def state_of(folder: Path, *kinds: str) -> dict[tuple[str, str], torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def plain_adamw(task) -> tuple[list[float], dict[str, torch.Tensor]]:
+def plain_adamw(task) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
     """The same steps with torch alone: one process, one backward a step, param groups re-made at the switch."""
     recipe = engine_worker.task_recipe(task)
     asr, tokenizer = load_model(recipe.model), load_tokenizer(recipe.model.path)
@@ -148,7 +150,7 @@ def plain_adamw(task) -> tuple[list[float], dict[str, torch.Tensor]]:
     geometry = EncoderGeometry.of(asr.config.audio_config)
     steps, module, mel = StepDataset(clips, plan, recipe, tokenizer, geometry, 0), PackedASR(asr), LogMel()
     absent_V = ~engine_worker.present_tokens(task, asr)
-    settings, losses, optimizer = recipe.optimizer, [], None
+    settings, losses, norms, optimizer = recipe.optimizer, [], [], None
     for step, phase in enumerate(PHASES):
         if step in (0, SWITCH):
             groups = set_phase(asr, recipe, recipe.phases[phase])
@@ -172,10 +174,11 @@ def plain_adamw(task) -> tuple[list[float], dict[str, torch.Tensor]]:
         optimizer.zero_grad()
         loss.backward()
         asr.lm_head.weight.grad[absent_V] = 0.0
-        torch.nn.utils.clip_grad_norm_([p for p in asr.parameters() if p.requires_grad], settings.clip_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_([p for p in asr.parameters() if p.requires_grad], settings.clip_grad_norm)
         optimizer.step()
         losses.append(loss.item())
-    return losses, {name: p.detach().flatten() for name, p in asr.named_parameters() if p.requires_grad}
+        norms.append(norm.item())
+    return losses, norms, {name: p.detach().flatten() for name, p in asr.named_parameters() if p.requires_grad}
 
 
 @pytest.mark.parametrize(
@@ -184,8 +187,9 @@ def plain_adamw(task) -> tuple[list[float], dict[str, torch.Tensor]]:
 )
 def test_every_fp32_stage_is_plain_adamw(cells, plain_adamw, name):
     """1 rank x 4 micro-batches, 2 ranks x 2, any stage, offloaded or not: the losses and weights of torch alone."""
-    losses, expected = plain_adamw
+    losses, norms, expected = plain_adamw
     assert [entry["loss"] for entry in log_of(cells / name)] == pytest.approx(losses, abs=LOSS_TOLERANCE)
+    assert [entry["grad_norm"] for entry in log_of(cells / name)] == pytest.approx(norms, rel=1e-4)
     weights = {parameter: tensor for (parameter, _), tensor in state_of(cells / name / "end", "master").items()}
     assert weights.keys() == expected.keys()
     difference = torch.cat([(weights[parameter] - expected[parameter]).abs() for parameter in expected])
@@ -238,7 +242,7 @@ def test_rows_of_absent_tokens_stay_and_all_others_train(task, cells, name):
     """Bit for bit, after steps in both phases, several micro-batches and weight decay: masters and moments."""
     recipe = engine_worker.task_recipe(task)
     assert recipe.optimizer.absent_tokens == "frozen" and recipe.optimizer.weight_decay > 0
-    asr = load_model(recipe.model, dtype=torch.bfloat16 if "bf16" in name or "nan" in name else torch.float32)
+    asr = load_model(recipe.model, dtype=torch.float32 if "fp32" in name else torch.bfloat16)
     present_V = engine_worker.present_tokens(task, asr)
     assert 20 < int(present_V.sum()) < len(present_V) - 20
     weight = asr.lm_head.weight.detach()
@@ -253,7 +257,7 @@ def test_rows_of_absent_tokens_stay_and_all_others_train(task, cells, name):
 
 @pytest.mark.parametrize("name", POISONED)
 def test_a_step_of_nan_changes_nothing(cells, name):
-    """ZeRO-1 finds out on the device, without the host: masters, moments and step counts stay bit for bit."""
+    """Masters, moments and step counts stay bit for bit, where the device alone finds out as well."""
     cell = cells / f"nan-{name}"
     before, after = state_of(cell / "1-before"), state_of(cell / "1-after")
     assert before.keys() == after.keys()
@@ -290,8 +294,16 @@ ELSEWHERE = [(1, 3), (2, 3), (3, 3), (0, 1), (2, 1)]
 
 @pytest.fixture(scope="module")
 def elsewhere(task, warm, two_ranks, tmp_path_factory) -> Path:
-    """State of two ranks after the switch, read on other ranks and stages and written again."""
-    folder, written = tmp_path_factory.mktemp("elsewhere"), two_ranks / name_of(2, False) / f"{SWITCH}-after"
+    """State of two ranks after the switch, read on other ranks and stages and written again.
+
+    One group has another name where it was written: state is found by its parameter.
+    """
+    folder, written = tmp_path_factory.mktemp("elsewhere"), tmp_path_factory.mktemp("written")
+    for path in (two_ranks / name_of(2, False) / f"{SWITCH}-after").glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            layout = file.metadata()["layout"]
+        assert "llm_top.no_decay" in layout
+        save_file(load_file(path), written / path.name, {"layout": layout.replace("llm_top.no_decay", "llm_top.norms")})
     common = {"bf16": False, "micro": 8, "phases": [1], "first": SWITCH, "resume": str(written)}
     for ranks, port in ((1, free_port()), (3, free_port())):
         cells = [

@@ -55,21 +55,7 @@ def test_holds_for_realistic_weights(request, ranks, stage, bf16):
         assert 0.5 * proved["compared"] < proved["moved"] < proved["compared"]
 
 
-TOLD = {
-    "flips_requires_grad": "require gradients and should not train",
-    "flips_and_believes_it": "not in the optimizer's partitions, each element once",
-    "detaches_a_weight": "1 parameters should train and got no gradient (model.language_model.layers.2.mlp.up_proj",
-    "misses_a_group": "AdamW took no step on them",
-    "moves_a_frozen_weight": "1 parameters are frozen and moved",
-    "forgets_the_weights": "1 parameters are not what their masters say",
-    "forgets_them_on_one_rank": "1 parameters are not the same on all ranks",
-    "moves_one_element": "did not move where AdamW's moments say that they must",
-    "loses_gradient": "their gradient did not reach AdamW's moments on rank 1",
-    "never_steps": "AdamW took no step on them on rank 1",
-}
-
-
-@pytest.mark.parametrize("sabotage", TOLD)
+@pytest.mark.parametrize("sabotage", proof_worker.TOLD)
 @pytest.mark.parametrize(("stage", "bf16"), CELLS)
 def test_fails_for_sabotage_on_every_rank(two_ranks, stage, bf16, sabotage):
     if sabotage == "forgets_the_weights" and (stage, bf16) == (0, False):
@@ -77,4 +63,4 @@ def test_fails_for_sabotage_on_every_rank(two_ranks, stage, bf16, sabotage):
     if sabotage == "forgets_them_on_one_rank" and stage == 3:
         pytest.skip("each rank holds weights of its own there")
     for rank in range(2):
-        assert TOLD[sabotage] in log_of(two_ranks, stage, bf16, rank)["told"][sabotage]
+        assert proof_worker.TOLD[sabotage] in log_of(two_ranks, stage, bf16, rank)["told"][sabotage]

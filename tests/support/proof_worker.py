@@ -171,6 +171,19 @@ SABOTAGE = [
     *(moves_one_element, loses_gradient, never_steps),
 ]
 FLIPS = [flips_requires_grad, flips_and_believes_it]
+TOLD = {
+    "flips_requires_grad": "require gradients and should not train",
+    "flips_and_believes_it": "not in the optimizer's partitions, each element once",
+    "detaches_a_weight": "1 parameters should train and got no gradient (model.language_model.layers.",
+    "misses_a_group": "AdamW took no step on them",
+    "moves_a_frozen_weight": "1 parameters are frozen and moved",
+    "forgets_the_weights": "1 parameters are not what their masters say",
+    "forgets_them_on_one_rank": "1 parameters are not the same on all ranks",
+    "moves_one_element": "did not move where AdamW's moments say that they must",
+    "loses_gradient": "their gradient did not reach AdamW's moments on rank 1",
+    "never_steps": "AdamW took no step on them on rank 1",
+}
+"""What the proof says of each."""
 
 
 def run(task: Path, ranks: dist.Ranks, spec: dict) -> dict[str, Any]:

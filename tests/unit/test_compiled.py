@@ -74,18 +74,29 @@ def test_every_phase_gets_its_own_gradients(monkeypatch):
     phases = [phase_b, phase_a, [language_model.layers[-1]], [tower.layers[-1]], phase_b]
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()  # which reset leaves
-    for modules, batch in zip(phases, [*batches, *batches], strict=False):
+    seen: list[str] = []
+    for index, (modules, batch) in enumerate(zip(phases, [*batches, *batches], strict=False)):
         mel_CBF = LogMel()(batch)
         model.requires_grad_(False)
         for module in modules:
             module.requires_grad_(True)
         absent.hold()  # a hook that the graph must not lose, nor be compiled again for
+        # As the proof of phase sees gradients arrive: in a phase's first step, and in the last phase's no more.
+        hooks = [
+            parameter.register_hook(lambda _, name=name: seen.append(name))
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and index < len(phases) - 1
+        ]
         found = []
         for forward in (eager, compiled):
+            seen.clear()
             forward(batch, mel_CBF).backward()
             found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
             model.zero_grad(set_to_none=True)
         expected, gradients = found
+        assert sorted(seen) == (sorted(gradients) if hooks else [])
+        for hook in hooks:
+            hook.remove()
         assert gradients.keys() == {name for name, p in model.named_parameters() if p.requires_grad} == expected.keys()
         assert head not in gradients or torch.equal(gradients[head].any(dim=1), present_V)
         for name, gradient in expected.items():
