@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,6 +32,8 @@ from hebrew_asr.values import (
     told,
 )
 
+_BEFORE_ITS_KEY: dict[str, Any] = {"absent_tokens": "trained"}
+"""Of the optimizer's keys: what every run did before there was one."""
 RECIPES_DIR = Path(__file__).parent / "recipes"
 
 
@@ -284,12 +286,24 @@ def changes(before: dict[str, Any], now: Recipe, *, counted: Collection[str] = (
         counted: keys that count here although they decide nothing.
     """
     free = free_keys(Recipe, *Freedom) - set(counted)
-    was, wanted = flatten(before, free), flatten(now.to_dict(), free)
+    was, wanted = flatten(_completed(before), free), flatten(now.to_dict(), free)
     return [
         f"{key}: {told(was, key)} in the run, {told(wanted, key)} now"
         for key in sorted(was.keys() | wanted.keys())
         if (key in was, was.get(key)) != (key in wanted, wanted.get(key))
     ]
+
+
+def as_begun(now: Recipe, before: dict[str, Any] | None) -> Recipe:
+    """``now``, with what a run does that was begun before one of its keys existed: that run goes on as it began."""
+    if before is None or before == _completed(before):
+        return now
+    return replace(now, optimizer=replace(now.optimizer, **_BEFORE_ITS_KEY))
+
+
+def _completed(before: dict[str, Any]) -> dict[str, Any]:
+    """A recipe as written, with the keys that did not exist when it was."""
+    return {**before, "optimizer": {**_BEFORE_ITS_KEY, **before.get("optimizer", {})}}
 
 
 def _override(values: dict[str, Any], override: str) -> None:

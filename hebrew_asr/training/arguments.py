@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from hebrew_asr.locks import FolderLock
-from hebrew_asr.recipe import Recipe, changes, load_recipe
+from hebrew_asr.recipe import Recipe, as_begun, changes, load_recipe
 
 SUMMARY = "summary.json"
 """Written last, into the run directory: the run has trained all its steps and its model is there."""
@@ -57,7 +57,7 @@ def finished(arguments: TrainArguments) -> str | None:
             json.loads((folder / name).read_text(encoding="utf-8")) for name in (SUMMARY, "recipe.json", "run.json")
         )
         last = min(facts["total_steps"], recipe.max_steps or facts["total_steps"])
-        is_done = summary["steps"] >= last and not changes(before, recipe, counted=_PLACES)
+        is_done = summary["steps"] >= last and not changes(before, as_begun(recipe, before), counted=_PLACES)
     except (OSError, ValueError, KeyError, TypeError):  # no finished run; whatever is wrong is told by the checks
         return None
     return f"{folder} is a finished run: {summary['steps']} steps, model in {folder / 'final'}" if is_done else None

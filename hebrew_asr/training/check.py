@@ -16,7 +16,7 @@ from hebrew_asr.engine.nested_keys import check_nested_keys
 from hebrew_asr.engine.sealed import Checkpoint
 from hebrew_asr.errors import CheckpointError, DataError, UsageError
 from hebrew_asr.profiles import Batching, Profile, batching, check_hardware, load_profile
-from hebrew_asr.recipe import Recipe, changes, load_recipe
+from hebrew_asr.recipe import Recipe, as_begun, changes, load_recipe
 from hebrew_asr.training.arguments import TrainArguments, lock_of
 from hebrew_asr.training.identity import BaseModel, code_version, shared_parts
 from hebrew_asr.training.memory import noted_fault
@@ -54,6 +54,7 @@ def check(arguments: TrainArguments) -> Checked:
     folder = arguments.folder(recipe)
     lock_of(folder).refuse_if_held(f"run directory {folder}", is_main=dist.rank_from_environment() == 0)
     _refuse_foreign(folder)
+    recipe = as_begun(recipe, recipe_before(folder))
     resumable = _resumable(folder, recipe, arguments.resume)
     resume = resumable.newest
     plan, noted = _within_memory(plan, folder, resume) if arguments.resume == "auto" else (plan, None)

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from hebrew_asr.recipe import Recipe, changes, load_recipe
+from hebrew_asr.recipe import Recipe, as_begun, changes, load_recipe
 from hebrew_asr.training.identity import BaseModel, how_ranks_differ, shared_parts
 from hebrew_asr.values import Freedom, flatten, free_keys
 from tests.support.native import build
@@ -139,3 +139,15 @@ def test_ranks_may_differ_in_where_things_lie():
     here, there = (shared_parts(load_recipe("round2", [f"data.folder={folder}", "data.workers=2"])) for folder in "ab")
     assert here == there
     assert here != shared_parts(load_recipe("round2", ["evaluation.every_steps=3"]))
+
+
+def test_a_run_that_is_older_than_a_key_goes_on_as_it_began():
+    """Every head row moved before ``optimizer.absent_tokens`` existed."""
+    before = load_recipe("round2").to_dict()
+    del before["optimizer"]["absent_tokens"]
+    now = as_begun(load_recipe("round2"), before)
+    assert now.optimizer.absent_tokens == "trained" and not changes(before, now)
+    assert changes(before, load_recipe("round2")) == ['optimizer.absent_tokens: "trained" in the run, "frozen" now']
+    assert (
+        as_begun(load_recipe("round2"), now.to_dict()) == load_recipe("round2") == as_begun(load_recipe("round2"), None)
+    )
