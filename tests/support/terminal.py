@@ -52,6 +52,10 @@ class Terminal:
         master, self._master = self._master, -1
         os.close(master)
 
+    def drain(self) -> None:
+        """Wait for the last that was printed, when no process has the terminal open any more."""
+        self._reader.join(timeout=10)
+
     def _read(self) -> None:
         with contextlib.suppress(OSError):  # EIO: nobody has the terminal open any more
             while True:
