@@ -171,6 +171,7 @@ def test_a_checkpoint_that_does_not_know_its_base_model(resume, task, tmp_path):
     content = (newest / "state.json").read_bytes()
     seals["files"]["state.json"] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     (newest / "COMPLETE.json").write_text(json.dumps(seals))
+    (newest / "eval.json").unlink()  # of this version too
     moved = tmp_path / "moved"
     moved.symlink_to(task)
     code, lines = resume(of=moved)
