@@ -217,7 +217,9 @@ def test_sigterm_at_every_kind_of_moment(task, whole, warm, tmp_path):
 
 
 def test_sigterm_while_the_step_is_compiled(warm, tmp_path):
-    """Minutes may pass before that step could be saved, and nothing is lost without it: the rank leaves at once.
+    """Minutes may pass before that step could be saved, and nothing is lost without it: the rank leaves within seconds.
+
+    If the step ends in these seconds, as it may on a quick machine, it is saved like any other.
 
     Attention over packed clips has no graph on a CPU, so the rank here uses another form of it, and traces forward and
     backward without making C++ of them, which takes minutes.
@@ -238,8 +240,9 @@ def test_sigterm_while_the_step_is_compiled(warm, tmp_path):
     asked = time.monotonic()
     assert warm.wait(pid) == 75, output.read_text()
     assert time.monotonic() - asked < AGREE_S + 3
-    assert saved_step(run) == -1 and not events(run, "train")
-    assert "nothing to save" in output.read_text()
+    saved = saved_step(run)
+    assert len(events(run, "train")) == max(saved, 0) and saved in (-1, 1)
+    assert ("nothing to save" if saved < 0 else "stopped after step 1, state saved") in output.read_text()
     assert warm.run(arguments, ranks=1, port=free_port(), output=output, compiled=True) == [0], output.read_text()
     assert [row["step"] for row in events(run, "train")] == [1, 2, 3]
     assert "could not be compiled" not in output.read_text()
