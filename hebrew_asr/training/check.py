@@ -124,9 +124,7 @@ def _resumable(folder: Path, recipe: Recipe, resume: str) -> Resumable:
         raise UsageError(f"run directory {folder} is in use; add --resume auto to go on, or give --run another name")
     found = find_resumable(folder)
     newest = found.newest
-    before = newest.values.get("recipe") if newest else None
-    if not isinstance(before, dict):  # a checkpoint of an older version holds the recipe's name
-        before = recipe_before(folder)
+    before = recipe_before(folder, newest)
     if before is None and newest is None:
         return found
     if before is None:

@@ -40,9 +40,7 @@ def model_from_checkpoint(run_folder: Path, checkpoint: Checkpoint) -> tuple[Any
         CheckpointError: the checkpoint is damaged, or the recipe's base model is not the one that was trained on.
     """
     checkpoint.verify()
-    values = checkpoint.values["recipe"]
-    if not isinstance(values, dict):  # a checkpoint of an older version holds the recipe's name
-        values = recipe_before(run_folder)
+    values = recipe_before(run_folder, checkpoint)
     if values is None:
         raise CheckpointError(f"{run_folder} has no recipe.json that can be read, and {checkpoint.path} names no model")
     recipe = recipe_from_dict(values, str(run_folder / "recipe.json"))

@@ -81,10 +81,15 @@ def find_resumable(folder: Path) -> Resumable:
     return Resumable(checkpoints, unreadable)
 
 
-def recipe_before(folder: Path) -> dict[str, Any] | None:
-    """What a run directory's ``recipe.json`` says, as JSON values; None if it cannot be read."""
-    try:
-        recipe = json.loads((folder / "recipe.json").read_bytes())
-    except (OSError, ValueError):
-        return None
+def recipe_before(folder: Path, checkpoint: Checkpoint | None = None) -> dict[str, Any] | None:
+    """The recipe that made a run, as JSON values: by its checkpoint, else by ``recipe.json``; None if neither says it.
+
+    A checkpoint of an older version holds the recipe's name alone.
+    """
+    recipe = None if checkpoint is None else checkpoint.values.get("recipe")
+    if not isinstance(recipe, dict):
+        try:
+            recipe = json.loads((folder / "recipe.json").read_bytes())
+        except (OSError, ValueError):
+            return None
     return recipe if isinstance(recipe, dict) else None

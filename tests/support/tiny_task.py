@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import soundfile
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, to_int16
 from hebrew_asr.data.manifest import Clip, write_manifest
+from hebrew_asr.launchers import free_port as free_port
 from hebrew_asr.model.tiny import TinySpec, save_tiny
 from hebrew_asr.text.prompt import build_target
 
@@ -93,13 +93,6 @@ def launcher(ranks: int, port: int) -> list[str]:
         *(sys.executable, "-m", "deepspeed.launcher.runner", "-q"),
         *("--num_gpus", str(ranks), "--master_port", str(port)),
     ]
-
-
-def free_port() -> int:
-    """A port that no process listens on, so that two checkouts can be tested at once."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment() -> dict[str, str]:
