@@ -61,7 +61,7 @@ def parse_options(options: type[Options], program: str, argv: list[str]) -> Opti
     """
     import tyro
 
-    from hebrew_asr.values import check_options
+    from hebrew_asr.config.values import check_options
 
     parsed = tyro.cli(options, prog=program, args=with_bare_resume(argv))
     check_options(parsed)

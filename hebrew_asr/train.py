@@ -16,7 +16,7 @@ if __name__ == "__main__":  # run as a file: its folder must not shadow other pa
 from hebrew_asr.cli import guarded, parse_options
 from hebrew_asr.errors import HebrewASRError, Preempted, Unsaved, leave
 from hebrew_asr.launching.job import Job
-from hebrew_asr.stopping import StopRequest, nothing_to_save
+from hebrew_asr.launching.stopping import StopRequest, nothing_to_save
 from hebrew_asr.streams import outlive_the_terminal, speak_utf8
 
 

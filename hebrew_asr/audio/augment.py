@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hebrew_asr.audio.frames import FRAMES_PER_S, MEL_BINS
-from hebrew_asr.recipe import Augmentation
+from hebrew_asr.config.recipe import Augmentation
 
 
 class Masks(NamedTuple):

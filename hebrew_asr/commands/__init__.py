@@ -1,1 +1,4 @@
-"""One file per subcommand of ``hebrew-asr``: a dataclass of arguments with ``run()``."""
+"""One file per subcommand: it parses and calls.
+
+Imports every room.
+"""

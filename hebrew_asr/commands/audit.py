@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from hebrew_asr.values import Count, PositiveInt
+from hebrew_asr.config.values import Count, PositiveInt
 
 
 @dataclass
@@ -29,11 +29,11 @@ class Command:
     """How many of the oddest clips to show."""
 
     def run(self) -> int:
+        from hebrew_asr.audit.audit import audit
+        from hebrew_asr.audit.checks import PROBLEM_KINDS
+        from hebrew_asr.audit.page import write_audit
         from hebrew_asr.commands.ours import refuse_overwriting
-        from hebrew_asr.data.audit import audit
-        from hebrew_asr.data.audit_checks import PROBLEM_KINDS
-        from hebrew_asr.report.audit_page import write_audit
-        from hebrew_asr.report.words import count
+        from hebrew_asr.pages.words import count
 
         out = self.out or self.folder
         refuse_overwriting(out / "audit.html", ": data audit</title>")

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from hebrew_asr.values import Port, PositiveInt
+from hebrew_asr.config.values import Port, PositiveInt
 
-TRAINING = Path(__file__).parents[1] / "training"
+PLANNING = Path(__file__).parents[1] / "planning"
 BASELINE_MICRO_BATCHES = (4, 8, 16, 32, 64)
 """The guide's, and larger ones to find the best."""
 CLIPS = 1280
@@ -59,10 +59,10 @@ class Command:
 
     def run(self) -> int:
         from hebrew_asr.commands.ours import refuse_overwriting
+        from hebrew_asr.config.recipe import load_recipe
         from hebrew_asr.errors import EnvironmentProblem, UsageError
         from hebrew_asr.files import write_json
-        from hebrew_asr.recipe import load_recipe
-        from hebrew_asr.training.bench_corpus import make_corpus
+        from hebrew_asr.planning.bench_corpus import make_corpus
 
         recipe = load_recipe(self.recipe, self.set)
         known = [phase.name for phase in recipe.phases]
@@ -104,22 +104,22 @@ class Command:
         return 0
 
     def _measure(self, spec: dict[str, Any]) -> int:
+        from hebrew_asr.config.profiles import load_profile
         from hebrew_asr.launching.command import launch_for
-        from hebrew_asr.profiles import load_profile
 
         hardware = load_profile(self.ds).hardware
-        launch = launch_for(hardware, TRAINING / "bench.py", [json.dumps(spec)], self.num_gpus, self.master_port)
+        launch = launch_for(hardware, PLANNING / "bench.py", [json.dumps(spec)], self.num_gpus, self.master_port)
         return subprocess.run(launch.line(), env=launch.environment(), check=False).returncode
 
     def _measure_baseline(self, spec: dict[str, Any], out: Path) -> list[dict[str, Any]]:
         """In a process of its own; what it has found counts, should a larger micro-batch end it."""
-        from hebrew_asr.recipe import load_recipe
+        from hebrew_asr.config.recipe import load_recipe
 
         most = load_recipe(self.recipe, self.set).clips_per_step
         sizes = [size for size in BASELINE_MICRO_BATCHES if size <= most]
         spec = {**spec, "micro_batches": sizes, "steps": self.baseline_steps, "out": str(out)}
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
-        subprocess.run([sys.executable, str(TRAINING / "baseline.py"), json.dumps(spec)], env=environment, check=False)
+        subprocess.run([sys.executable, str(PLANNING / "baseline.py"), json.dumps(spec)], env=environment, check=False)
         return json.loads(out.read_text()) if out.is_file() else []
 
 

@@ -34,7 +34,7 @@ class Command:
 
     def run(self) -> int:
         from hebrew_asr.commands.ours import claim_demo_folder
-        from hebrew_asr.report import write_report
+        from hebrew_asr.report.page import write_report
 
         started = time.monotonic()
         folder = Path(self.out or ("demo-run-own" if self.data else "demo-run"))
@@ -66,7 +66,7 @@ def _made_from(source: str | None, folder: Path) -> dict[str, Any]:
     """
     import hashlib
 
-    from hebrew_asr.data.sources import is_local, open_source
+    from hebrew_asr.corpus.sources import is_local, open_source
     from hebrew_asr.errors import DataError, UsageError
 
     if source is None:
@@ -85,7 +85,7 @@ def _made_from(source: str | None, folder: Path) -> dict[str, Any]:
 
 
 def _synthetic_data() -> Path:
-    from hebrew_asr.data.synthesis import synthesize_corpus
+    from hebrew_asr.demo.synthesis import synthesize_corpus
 
     folder = Path("demo-data")
     _say(f"speech: {TRAIN_CLIPS:,} clips to train on, {EVAL_CLIPS} of other sentences by other voices, in {folder}/")
@@ -96,9 +96,9 @@ def _synthetic_data() -> Path:
 
 def _own_data(source: str, folder: Path) -> Path:
     """Prepare a folder of recordings and learn all of them: what it is measured on is what it trains on."""
+    from hebrew_asr.corpus.preparation.options import PrepareOptions
+    from hebrew_asr.corpus.prepare import prepare
     from hebrew_asr.data.manifest import read_manifest, write_manifest
-    from hebrew_asr.data.preparation.options import PrepareOptions
-    from hebrew_asr.data.prepare import prepare
 
     _say(f"data: preparing {source} in {folder}/prepared (16 kHz mono, text as the model should write it)")
     prepare(PrepareOptions(source=(source,), out=folder / "prepared", eval_fraction=0.0, max_duration_s=30.0))
@@ -110,7 +110,7 @@ def _own_data(source: str, folder: Path) -> Path:
 
 def _base_model(folder: Path, data: Path) -> None:
     from hebrew_asr.data.manifest import read_manifest
-    from hebrew_asr.model.tiny import TinySpec, save_tiny
+    from hebrew_asr.demo.tiny import TinySpec, save_tiny
 
     if (folder / "config.json").is_file():
         return

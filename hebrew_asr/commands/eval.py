@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hebrew_asr.values import PositiveInt
+from hebrew_asr.config.values import PositiveInt
 
 
 @dataclass
@@ -32,10 +32,10 @@ class Command:
     """Print the figures as one JSON object."""
 
     def run(self) -> int:
-        from hebrew_asr.commands.inference import load_transcriber
         from hebrew_asr.data.manifest import read_manifest
         from hebrew_asr.files import write_atomically
-        from hebrew_asr.text.normalise import NORMALISER_VERSION
+        from hebrew_asr.inference.load import load_transcriber
+        from hebrew_asr.text.normalize import NORMALISER_VERSION
         from hebrew_asr.text.wer import ErrorCounts, bootstrap_interval, per_clip_errors
         from hebrew_asr.training.evaluate import transcribe_clips
 

@@ -17,7 +17,7 @@ class Command:
 
     def run(self) -> int:
         from hebrew_asr.errors import DataError
-        from hebrew_asr.text.normalise import normalise
+        from hebrew_asr.text.normalize import normalise
 
         for number, line in enumerate(sys.stdin.buffer, 1):  # bytes: only \n ends a line, and the locale has no say
             try:

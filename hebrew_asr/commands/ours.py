@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from hebrew_asr.data.preparation.output import is_of_prepare
+from hebrew_asr.corpus.preparation.output import is_of_prepare
 from hebrew_asr.errors import EnvironmentProblem, UsageError
 from hebrew_asr.files import write_json
 from hebrew_asr.training.arguments import lock_of

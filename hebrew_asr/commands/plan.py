@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from hebrew_asr.values import PositiveFloat, PositiveInt
+from hebrew_asr.config.values import PositiveFloat, PositiveInt
 
 if TYPE_CHECKING:
-    from hebrew_asr.training.plan import PhaseMemory, RunPlan
+    from hebrew_asr.planning.plan import PhaseMemory, RunPlan
 
 
 @dataclass
@@ -39,12 +39,12 @@ class Command:
     def run(self) -> int:
         from dataclasses import replace
 
+        from hebrew_asr.config.profiles import load_profile
+        from hebrew_asr.config.recipe import load_recipe
         from hebrew_asr.engine.nested_keys import check_nested_keys
         from hebrew_asr.errors import EnvironmentProblem
         from hebrew_asr.files import write_json
-        from hebrew_asr.profiles import load_profile
-        from hebrew_asr.recipe import load_recipe
-        from hebrew_asr.training.plan import make_plan, what_would_fit
+        from hebrew_asr.planning.plan import make_plan, what_would_fit
 
         recipe, profile = load_recipe(self.recipe, self.set), load_profile(self.ds)
         check_nested_keys(profile)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hebrew_asr.data.preparation.options import PrepareOptions
+from hebrew_asr.corpus.preparation.options import PrepareOptions
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Command(PrepareOptions):
     """
 
     def run(self) -> int:
-        from hebrew_asr.data.prepare import prepare
+        from hebrew_asr.corpus.prepare import prepare
 
         prepare(self)
         return 0

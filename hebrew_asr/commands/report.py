@@ -20,7 +20,7 @@ class Command:
 
     def run(self) -> int:
         from hebrew_asr.commands.ours import refuse_overwriting
-        from hebrew_asr.report import write_report
+        from hebrew_asr.report.page import write_report
 
         refuse_overwriting(self.out or self.run_dir / "report.html", ": training report</title>")
         print(write_report(self.run_dir, self.out))

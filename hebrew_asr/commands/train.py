@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from hebrew_asr.config.values import Port, PositiveInt
 from hebrew_asr.streams import outlive_the_terminal
 from hebrew_asr.training.arguments import TrainArguments, finished
-from hebrew_asr.values import Port, PositiveInt
 
 TRAIN_FILE = Path(__file__).parents[1] / "train.py"
 
@@ -34,8 +34,8 @@ class Command(TrainArguments):
             print(told)
             return 0
 
+        from hebrew_asr.config.profiles import load_profile
         from hebrew_asr.launching.command import launch_for, run
-        from hebrew_asr.profiles import load_profile
         from hebrew_asr.training.check import check
 
         options = ["--ds", self.ds, "--recipe", self.recipe, "--resume", self.resume]

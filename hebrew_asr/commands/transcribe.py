@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from hebrew_asr.values import PositiveInt
+from hebrew_asr.config.values import PositiveInt
 
 
 @dataclass
@@ -32,8 +32,8 @@ class Command:
     def run(self) -> int:
         from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, decode
         from hebrew_asr.audio.segment import split_at_pauses
-        from hebrew_asr.commands.inference import load_transcriber
         from hebrew_asr.errors import UsageError
+        from hebrew_asr.inference.load import load_transcriber
 
         if not self.files:
             raise UsageError("no audio file given; usage: hebrew-asr transcribe --model DIR FILE…")

@@ -24,8 +24,8 @@ from torch import Tensor
 from hebrew_asr.audio.augment import Masks, draw_masks, no_masks, perturbed_length
 from hebrew_asr.audio.frames import CHUNK_FRAMES, TOKENS_PER_CHUNK, EncoderGeometry, num_audio_tokens, num_frames
 from hebrew_asr.audio.mel import MelPlan, plan_mel
+from hebrew_asr.config.recipe import Augmentation
 from hebrew_asr.data.shapes import Shape, fill, fitting
-from hebrew_asr.recipe import Augmentation
 from hebrew_asr.text.prompt import PromptTokens
 
 IGNORED = -100

@@ -18,15 +18,15 @@ from torch.utils.data import DataLoader, Dataset
 from hebrew_asr.audio.augment import allowed_speeds, clip_seed, draw_speed, perturbed_length
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, to_int16
 from hebrew_asr.audio.frames import EncoderGeometry
+from hebrew_asr.config.profiles import Batching
+from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.data.clip_audio import Unreadable, read_clip
 from hebrew_asr.data.collate import Example, PackedBatch, needed_shape, pack
 from hebrew_asr.data.manifest import Clip
 from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.data.shapes import NUM_SHAPES, Shape, choose_shapes
 from hebrew_asr.errors import DataError, HebrewASRError
-from hebrew_asr.launchers import end_with_the_parent
-from hebrew_asr.profiles import Batching
-from hebrew_asr.recipe import Recipe
+from hebrew_asr.launching.processes import end_with_the_parent
 from hebrew_asr.text.prompt import PromptTokens, target_ids
 
 _SAMPLED_STEPS = 200

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hebrew_asr.profiles import Batching
+from hebrew_asr.config.profiles import Batching
 
 
 class StepSampler:

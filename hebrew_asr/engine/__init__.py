@@ -1,4 +1,7 @@
-"""The only room that imports deepspeed or torch.distributed."""
+"""The only room that imports deepspeed or torch.distributed: ranks, ZeRO, changes of phase, checkpoints.
+
+Imports config, launching and model.
+"""
 
 import logging
 import os

@@ -12,7 +12,7 @@ import torch.distributed as torch_dist
 
 from hebrew_asr.cores import usable_cores
 from hebrew_asr.errors import EnvironmentProblem, first_line
-from hebrew_asr.launchers import free_port
+from hebrew_asr.launching.processes import free_port
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from hebrew_asr.config.profiles import Batching, Profile, deepspeed_config
+from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.engine import zero
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.engine.host_memory import HostMemory
@@ -21,8 +23,6 @@ from hebrew_asr.errors import first_line
 from hebrew_asr.model.absent_tokens import AbsentTokens
 from hebrew_asr.model.load import build_model
 from hebrew_asr.model.phases import ParameterGroup, num_weights, set_phase
-from hebrew_asr.profiles import Batching, Profile, deepspeed_config
-from hebrew_asr.recipe import Recipe
 
 
 @dataclass

@@ -12,9 +12,9 @@ from deepspeed.runtime.swap_tensor.aio_config import AIO_DEFAULT_DICT
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from pydantic import BaseModel, ValidationError
 
+from hebrew_asr.config.profiles import Profile
+from hebrew_asr.config.values import complaint, unknown_key
 from hebrew_asr.errors import UsageError
-from hebrew_asr.profiles import Profile
-from hebrew_asr.values import complaint, unknown_key
 
 _MODELS: dict[str, type[BaseModel]] = {
     "zero_optimization": DeepSpeedZeroConfig,

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from hebrew_asr.engine.dist import Ranks
-from hebrew_asr.stopping import StopRequest
+from hebrew_asr.launching.stopping import StopRequest
 
 _LOOK_EVERY_S = 0.5
 """Pace at which the file is looked for: asked at every step, a slow file system would cost a share of it."""

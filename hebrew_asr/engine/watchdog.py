@@ -9,7 +9,7 @@ import threading
 
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.errors import TrainingFault
-from hebrew_asr.launchers import has_ended, process_of
+from hebrew_asr.launching.processes import has_ended, process_of
 
 _POLL_S = 1.0
 

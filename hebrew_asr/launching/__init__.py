@@ -1,1 +1,4 @@
-"""Starting ranks, and being one of those that were started."""
+"""Starting ranks, and being one of those that were started: processes, stop requests, ports.
+
+Imports config.
+"""

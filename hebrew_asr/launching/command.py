@@ -12,11 +12,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from hebrew_asr.config.profiles import Hardware
 from hebrew_asr.errors import EnvironmentProblem, Preempted
-from hebrew_asr.launchers import JOB_VARIABLE, free_port, has_ended, process_of
 from hebrew_asr.launching.job import Job
-from hebrew_asr.profiles import Hardware
-from hebrew_asr.stopping import nothing_to_save
+from hebrew_asr.launching.processes import JOB_VARIABLE, free_port, has_ended, process_of
+from hebrew_asr.launching.stopping import nothing_to_save
 
 _PACE_S = 0.1
 _LEAVE_S = 40.0

@@ -1,7 +1,7 @@
 """What ``hebrew-asr train`` and its ranks tell each other, past DeepSpeed's launcher, whose exit codes say little.
 
 A folder holds the process id of each rank that can take a signal, and its exit code when it leaves. The variable
-``HEBREW_ASR_JOB`` names the folder, and the process that made it (``launchers.py``).
+``HEBREW_ASR_JOB`` names the folder, and the process that made it (``processes.py``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from hebrew_asr.files import write_atomically
-from hebrew_asr.launchers import JOB_VARIABLE
+from hebrew_asr.launching.processes import JOB_VARIABLE
 
 
 class Job:

@@ -1,0 +1,4 @@
+"""Qwen3-ASR: loading, packed forward, compilation, attention, phases.
+
+Imports text, config, audio and data.
+"""

@@ -17,6 +17,7 @@ import torch
 from transformers import Qwen2Tokenizer, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
+from hebrew_asr.config.recipe import Model
 from hebrew_asr.errors import CheckpointError, EnvironmentProblem, first_line
 from hebrew_asr.model.folder import (
     blamed_on,
@@ -27,7 +28,6 @@ from hebrew_asr.model.folder import (
     read_config,
     read_generation_config,
 )
-from hebrew_asr.recipe import Model
 from hebrew_asr.text.prompt import ASR_TEXT, AUDIO_PAD, END_OF_TURN
 
 transformers_logging.disable_progress_bar()  # one bar a rank would tear the console apart

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from hebrew_asr.config.recipe import Phase, Recipe
 from hebrew_asr.errors import UsageError
-from hebrew_asr.recipe import Phase, Recipe
 
 
 class ModuleGroup(NamedTuple):

@@ -1,5 +1,4 @@
-"""One self-contained HTML page for a training run."""
+"""TELL about a run: the sinks of its records, the console, its HTML page.
 
-from hebrew_asr.report.page import write_report
-
-__all__ = ["write_report"]
+Imports text, config, pages and data.
+"""

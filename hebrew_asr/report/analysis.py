@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jiwer
 
 from hebrew_asr.report.gather import Evaluation, RunRecord, Sample
-from hebrew_asr.text.normalise import Mode, normalise
+from hebrew_asr.text.normalize import Mode, normalise
 from hebrew_asr.text.wer import ErrorCounts, bootstrap_interval, per_clip_errors
 
 SAME_SOUND = frozenset(map(frozenset, ("אע", "אה", "עה", "בו", "חכ", "טת", "כק", "סש")))

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sized
 from dataclasses import dataclass
 
+from hebrew_asr.pages.markup import Markup, element
+from hebrew_asr.pages.words import count, percent
 from hebrew_asr.report.analysis import compare, overlap
 from hebrew_asr.report.gather import RunRecord
 from hebrew_asr.report.headline import Result, split_name
-from hebrew_asr.report.markup import Markup, element
-from hebrew_asr.report.words import count, percent
-from hebrew_asr.text.normalise import NORMALISER_VERSION
+from hebrew_asr.text.normalize import NORMALISER_VERSION
 
 
 @dataclass(frozen=True)

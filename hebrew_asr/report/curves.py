@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from hebrew_asr.report.figures import Chart, Point, Series, Timeline, fitting_axis, linear_axis
+from hebrew_asr.pages.figures import Chart, Point, Series, Timeline, fitting_axis, linear_axis
+from hebrew_asr.pages.words import percent, quantity, scientific, whole_percent
 from hebrew_asr.report.gather import RunRecord, Step
-from hebrew_asr.report.words import percent, quantity, scientific, whole_percent
 
 _MAX_POINTS = 180
 _RATE_CEILING = 1.25

@@ -6,11 +6,11 @@ from collections import Counter
 from dataclasses import dataclass
 from statistics import median
 
+from hebrew_asr.pages.markup import Markup, element, join
+from hebrew_asr.pages.words import count, duration, percent, quantity
 from hebrew_asr.report.analysis import Interval, Scored, interval, score
 from hebrew_asr.report.curves import FULL_SPLIT
 from hebrew_asr.report.gather import Evaluation, RunRecord
-from hebrew_asr.report.markup import Markup, element, join
-from hebrew_asr.report.words import count, duration, percent, quantity
 
 
 @dataclass(frozen=True)

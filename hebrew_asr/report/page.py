@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 
 from hebrew_asr.files import write_atomically
-from hebrew_asr.report.assets import SCRIPT, STYLE
+from hebrew_asr.pages.assets import SCRIPT, STYLE
+from hebrew_asr.pages.markup import Markup, element, join
+from hebrew_asr.pages.words import percent
 from hebrew_asr.report.checks import checks_list
 from hebrew_asr.report.curves import charts
 from hebrew_asr.report.gather import Evaluation, RunRecord, read_run
 from hebrew_asr.report.headline import headline, result
-from hebrew_asr.report.markup import Markup, element, join
 from hebrew_asr.report.proof import proof_section
 from hebrew_asr.report.speech import confusions_section, samples_section, stories_section
-from hebrew_asr.report.words import percent
 
 # Whatever a transcript may hold, the page can load nothing and send nothing.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from hebrew_asr.pages.figures import COLOURS
+from hebrew_asr.pages.markup import Markup, element, join
+from hebrew_asr.pages.words import count, percent, scientific
 from hebrew_asr.report.curves import group_colours, timeline
-from hebrew_asr.report.figures import COLOURS
 from hebrew_asr.report.gather import Proof, RunRecord
-from hebrew_asr.report.markup import Markup, element, join
-from hebrew_asr.report.words import count, percent, scientific
 
 
 def proof_section(run: RunRecord) -> Markup:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from hebrew_asr.pages.markup import Child, Markup, element, join
+from hebrew_asr.pages.words import count, percent
 from hebrew_asr.report.analysis import (
     SAME_SOUND,
     Edit,
@@ -20,9 +22,7 @@ from hebrew_asr.report.analysis import (
 )
 from hebrew_asr.report.gather import RunRecord
 from hebrew_asr.report.headline import Result, split_name
-from hebrew_asr.report.markup import Child, Markup, element, join
-from hebrew_asr.report.words import count, percent
-from hebrew_asr.text.normalise import normalise
+from hebrew_asr.text.normalize import normalise
 from hebrew_asr.text.wer import ErrorCounts
 
 _WORST, _HANDFUL, _STORIES, _CONFUSIONS = 8, 8, 3, 12

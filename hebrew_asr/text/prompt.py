@@ -28,6 +28,35 @@ _MARKER = re.compile(
 """The added tokens of Qwen3-ASR's tokenizer_config.json; a tokenizer finds them anywhere in a text."""
 
 
+CHAT_TEMPLATE = """\
+{%- set ns = namespace(system='', audio='') -%}
+{%- for message in messages if message.role != 'assistant' -%}
+  {%- if message.content is string -%}
+    {%- if message.role == 'system' -%}{%- set ns.system = ns.system + message.content -%}{%- endif -%}
+  {%- else -%}
+    {%- for part in message.content -%}
+      {%- if message.role == 'system' and part.type == 'text' -%}{%- set ns.system = ns.system + part.text -%}
+      {%- elif part.type == 'audio' -%}{%- set ns.audio = ns.audio + '<|audio_start|><|audio_pad|><|audio_end|>' -%}
+      {%- endif -%}
+    {%- endfor -%}
+  {%- endif -%}
+{%- endfor -%}
+{{- '<|im_start|>system\\n' + ns.system + '<|im_end|>\\n<|im_start|>user\\n' + ns.audio + '<|im_end|>\\n' -}}
+{%- for message in messages if message.role == 'assistant' -%}
+  {{- '<|im_start|>assistant\\n' -}}
+  {%- generation -%}
+    {%- if message.content is string -%}{{- message.content -}}
+    {%- else -%}{%- for part in message.content -%}{{- part.text -}}{%- endfor -%}
+    {%- endif -%}
+    {{- '<|im_end|>\\n' -}}
+  {%- endgeneration -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+"""
+"""For tools that build a prompt from messages. It renders what :class:`PromptTokens` does:
+always a system turn, the user's audio (any text is dropped), the answer."""
+
+
 def build_target(transcript: str, language: str = LANGUAGE) -> str:
     """``language Hebrew<asr_text>{transcript}``, without the closing ``<|im_end|>``."""
     return f"language {language}{ASR_TEXT}{transcript}"

@@ -14,7 +14,7 @@ import jiwer
 import numpy as np
 
 from hebrew_asr.errors import DataError, UsageError
-from hebrew_asr.text.normalise import Mode, normalise
+from hebrew_asr.text.normalize import Mode, normalise
 
 _RESAMPLES = 1000
 

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from hebrew_asr.config.recipe import Recipe, as_begun, changes, load_recipe
 from hebrew_asr.locks import FolderLock
-from hebrew_asr.recipe import Recipe, as_begun, changes, load_recipe
 
 SUMMARY = "summary.json"
 """Written last, into the run directory: the run has trained all its steps and its model is there."""

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
+from hebrew_asr.config.profiles import Batching, Profile, batching, check_hardware, load_profile
+from hebrew_asr.config.recipe import Recipe, as_begun, changes, load_recipe
 from hebrew_asr.data.manifest import Clip, fingerprint, read_manifest
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.nested_keys import check_nested_keys
 from hebrew_asr.engine.sealed import Checkpoint
 from hebrew_asr.errors import CheckpointError, DataError, UsageError
-from hebrew_asr.profiles import Batching, Profile, batching, check_hardware, load_profile
-from hebrew_asr.recipe import Recipe, as_begun, changes, load_recipe
 from hebrew_asr.training.arguments import TrainArguments, lock_of
 from hebrew_asr.training.identity import BaseModel, code_version, shared_parts
 from hebrew_asr.training.memory import noted_fault
@@ -60,7 +60,7 @@ def check(arguments: TrainArguments) -> Checked:
     plan, noted = _within_memory(plan, folder, resume) if arguments.resume == "auto" else (plan, None)
     source = Path(recipe.data.folder)
     if recipe.data.prepare:
-        from hebrew_asr.data.prepare import ensure_prepared  # it reads parquet; training alone never does
+        from hebrew_asr.corpus.prepare import ensure_prepared  # it reads parquet; training alone never does
 
         ensure_prepared(source)
     train_clips = read_manifest(source / "train.jsonl", allow_outside=recipe.data.allow_outside)

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from hebrew_asr.config.recipe import Evaluation
 from hebrew_asr.data.clip_audio import Unreadable, read_clip
 from hebrew_asr.data.manifest import Clip
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.engine.signals import StopFlag
 from hebrew_asr.errors import DataError, EnvironmentProblem
-from hebrew_asr.model.generate import Decoding, Transcriber
-from hebrew_asr.recipe import Evaluation
-from hebrew_asr.text.normalise import NORMALISER_VERSION
+from hebrew_asr.inference.transcriber import Decoding, Transcriber
+from hebrew_asr.text.normalize import NORMALISER_VERSION
 from hebrew_asr.text.wer import ErrorCounts, per_clip_errors
 from hebrew_asr.training.outputs import PatientFiles
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
+from hebrew_asr.config.recipe import Faults
 from hebrew_asr.data.clip_audio import Unreadable
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.errors import DataError, TrainingFault
 from hebrew_asr.fallbacks import take_fallbacks
 from hebrew_asr.files import as_os_error, write_atomically, write_json
-from hebrew_asr.recipe import Faults
 from hebrew_asr.training.feed import FedStep
 
 

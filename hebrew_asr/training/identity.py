@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 import hebrew_asr
+from hebrew_asr.config.recipe import Recipe
+from hebrew_asr.config.values import Freedom, flatten, free_keys, told
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.engine.proof import fingerprint
 from hebrew_asr.errors import UsageError
 from hebrew_asr.model.load import hub_commit
-from hebrew_asr.recipe import Recipe
-from hebrew_asr.values import Freedom, flatten, free_keys, told
 
 _SHOWN_DIFFERENCES = 8
 

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hebrew_asr.config.profiles import Batching
 from hebrew_asr.engine.engine import MicroBatchTooLarge
 from hebrew_asr.errors import OutOfMemory, TrainingFault
 from hebrew_asr.files import write_json
-from hebrew_asr.profiles import Batching
 
 _FILE = "max_micro_batch.json"
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.engine.sealed import Checkpoint
 from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.files import nearest_existing
-from hebrew_asr.recipe import Recipe
-from hebrew_asr.training.zero_memory import FP32
 
 _MIB = 1 << 20
+_MASTER_AND_MOMENTS_BYTES = 3 * 4
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ def disk_need(recipe: Recipe, trainable: Iterable[int], model: int) -> DiskNeed:
         trainable: weights that train, of each phase.
         model: bytes of the whole model.
     """
-    return DiskNeed(3 * FP32 * max(trainable), recipe.checkpoints.keep_last + recipe.checkpoints.keep_best, model)
+    return DiskNeed(
+        _MASTER_AND_MOMENTS_BYTES * max(trainable), recipe.checkpoints.keep_last + recipe.checkpoints.keep_best, model
+    )
 
 
 def require_room(need: DiskNeed, folder: Path, present: list[Checkpoint], *, is_trained: bool) -> str | None:

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 
 from hebrew_asr.engine.checkpoint import CheckpointStore, Outcome
 from hebrew_asr.files import as_os_error, is_full, write_json
-from hebrew_asr.model.export import save_native
+from hebrew_asr.inference.export import save_native
 from hebrew_asr.training.arguments import SUMMARY
 from hebrew_asr.training.setup import Run
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hebrew_asr.recipe import Recipe
+from hebrew_asr.config.recipe import Recipe
 
 
 class Schedule:

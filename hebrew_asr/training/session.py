@@ -15,7 +15,7 @@ from hebrew_asr.engine.engine import MicroBatchTooLarge, StepResult
 from hebrew_asr.engine.state import StateReader
 from hebrew_asr.errors import Preempted, Unsaved
 from hebrew_asr.fallbacks import any_new_fallback
-from hebrew_asr.stopping import nothing_to_save
+from hebrew_asr.launching.stopping import nothing_to_save
 from hebrew_asr.training import saving
 from hebrew_asr.training.evaluate import stratified_sample, what_is_measured
 from hebrew_asr.training.faults import FaultBudget, fallback_records

@@ -15,6 +15,8 @@ import torch
 import hebrew_asr
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
+from hebrew_asr.config.profiles import Batching, Profile, deepspeed_config
+from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.manifest import Clip
 from hebrew_asr.engine import dist
@@ -24,25 +26,23 @@ from hebrew_asr.engine.shared import require_shared
 from hebrew_asr.engine.signals import StopFlag
 from hebrew_asr.engine.watchdog import Watchdog
 from hebrew_asr.files import as_json
+from hebrew_asr.launching.stopping import StopRequest
 from hebrew_asr.locks import FolderLock
 from hebrew_asr.model.compiled import CompiledASR
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import GROUPS, check_phases
-from hebrew_asr.profiles import Batching, Profile, deepspeed_config
-from hebrew_asr.recipe import Recipe
-from hebrew_asr.stopping import StopRequest
+from hebrew_asr.report.console import Console
+from hebrew_asr.report.sinks import Tracker, WandbSink
 from hebrew_asr.text.prompt import vocabulary
 from hebrew_asr.training.arguments import SUMMARY, TrainArguments, lock_of
 from hebrew_asr.training.check import Checked, check, refuse_another_base, shared_by_ranks
-from hebrew_asr.training.console import Console
 from hebrew_asr.training.evaluate import Evaluator
 from hebrew_asr.training.identity import BaseModel, code_version, refuse_ranks_that_differ
 from hebrew_asr.training.outputs import MetricsFile, PatientFiles
 from hebrew_asr.training.room import disk_need, require_room
 from hebrew_asr.training.schedule import Schedule
 from hebrew_asr.training.state import TrainState
-from hebrew_asr.training.tracking import Tracker, WandbSink
 
 
 @dataclass

@@ -20,8 +20,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hebrew_asr.data.manifest import read_manifest
-from hebrew_asr.data.synthesis import synthesize_corpus
-from hebrew_asr.model.tiny import TinySpec, save_tiny
+from hebrew_asr.demo.synthesis import synthesize_corpus
+from hebrew_asr.demo.tiny import TinySpec, save_tiny
 from tests.support.terminal import CTRL_C, Terminal, wait_until_gone
 from tests.support.tiny_task import CPU_PROFILE, ROOT, environment, events, free_port, last_step, wait_for
 

@@ -35,11 +35,11 @@ import soxr
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from hebrew_asr.audio.decode import decode, to_int16
-from hebrew_asr.data.preparation.convert import encode
-from hebrew_asr.data.preparation.options import PrepareOptions
-from hebrew_asr.data.prepare import prepare
-from hebrew_asr.data.sources import open_source
-from hebrew_asr.text.normalise import normalise
+from hebrew_asr.corpus.preparation.convert import encode
+from hebrew_asr.corpus.preparation.options import PrepareOptions
+from hebrew_asr.corpus.prepare import prepare
+from hebrew_asr.corpus.sources import open_source
+from hebrew_asr.text.normalize import normalise
 from tests.support import corpora
 
 CLIPS_OF_ROUND_2 = 200_000

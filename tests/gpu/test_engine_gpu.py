@@ -11,10 +11,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from hebrew_asr.config.profiles import Hardware
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.host_memory import HostMemory
 from hebrew_asr.engine.state import KINDS, CarriedPartition
-from hebrew_asr.profiles import Hardware
 from tests.support import engine_worker, proof_worker
 from tests.support.gpu_task import SPEC, no_host_sync
 from tests.support.tiny_task import make_task

@@ -13,7 +13,7 @@ import torch
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
 from hebrew_asr.data.manifest import Clip, write_manifest
-from hebrew_asr.model.tiny import save_tiny
+from hebrew_asr.demo.tiny import save_tiny
 from hebrew_asr.text.prompt import build_target
 from tests.support import limited_memory
 from tests.support.gpu_task import SPEC, gpu_profile, run_on_gpu

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-import hebrew_asr.model.generate as generate_module
+import hebrew_asr.inference.transcriber as generate_module
 from hebrew_asr import fallbacks
-from hebrew_asr.model.generate import Decoding, Transcriber
+from hebrew_asr.config.recipe import Model
+from hebrew_asr.demo.tiny import save_tiny
+from hebrew_asr.inference.replay import ReplayedCall, replayed_decoding
+from hebrew_asr.inference.transcriber import Decoding, Transcriber
 from hebrew_asr.model.load import load_model, load_tokenizer
-from hebrew_asr.model.replay import ReplayedCall, replayed_decoding
-from hebrew_asr.model.tiny import save_tiny
-from hebrew_asr.recipe import Model
 from tests.support.gpu_task import SPEC
 from tests.support.native import sound
 from tests.support.tiny_task import WORDS

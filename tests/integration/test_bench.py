@@ -8,8 +8,8 @@ from importlib.util import find_spec
 import pytest
 
 from hebrew_asr import cli
-from hebrew_asr.model.tiny import TinySpec, save_tiny
-from hebrew_asr.training.bench_corpus import make_corpus
+from hebrew_asr.demo.tiny import TinySpec, save_tiny
+from hebrew_asr.planning.bench_corpus import make_corpus
 from tests.support.tiny_task import ROOT, SPEC, WORDS, free_port, write_profile
 
 NEEDS_ACCELERATE = pytest.mark.skipif(find_spec("accelerate") is None, reason="Hugging Face's Trainer needs accelerate")
@@ -80,7 +80,7 @@ def test_ranks_settle_together(tmp_path, warm):
         "traces": str(tmp_path / "traces"),
     }
     done = warm.finish(
-        [json.dumps(spec)], ranks=2, port=free_port(), program="hebrew_asr.training.bench", compiled=True
+        [json.dumps(spec)], ranks=2, port=free_port(), program="hebrew_asr.planning.bench", compiled=True
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     figures = json.loads((tmp_path / "figures.json").read_text())

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from hebrew_asr.engine.checkpoint import find_checkpoints
-from hebrew_asr.model.export import save_native
+from hebrew_asr.inference.export import save_native
 from hebrew_asr.training.from_checkpoint import best_checkpoint, model_from_checkpoint
 from tests.support.disks import fill, small_disk
 from tests.support.tiny_task import events, free_port, last_step, make_task, train_arguments, wait_for

@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
+from hebrew_asr.config.profiles import batching
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.manifest import read_manifest
 from hebrew_asr.engine.state import KINDS, StateReader
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import set_phase
-from hebrew_asr.profiles import batching
 from tests.support import engine_worker
 from tests.support.tiny_task import free_port
 from tests.support.warm import WarmStart

@@ -16,12 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hebrew_asr.config.profiles import batching, load_profile
+from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.data.manifest import read_manifest
 from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.engine.checkpoint import find_checkpoints
-from hebrew_asr.profiles import batching, load_profile
-from hebrew_asr.recipe import load_recipe
-from hebrew_asr.stopping import AGREE_S
+from hebrew_asr.launching.stopping import AGREE_S
 from tests.support.tiny_task import (
     CPU_PROFILE,
     RECIPE_CHANGES,

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from hebrew_asr.data import prepare as module
-from hebrew_asr.data.preparation.options import PrepareOptions
-from hebrew_asr.data.prepare import is_prepared, prepare
+from hebrew_asr.corpus import prepare as module
+from hebrew_asr.corpus.preparation.options import PrepareOptions
+from hebrew_asr.corpus.prepare import is_prepared, prepare
 from tests.support import corpora
 
 pytestmark = pytest.mark.integration
@@ -30,7 +30,7 @@ NUM_PARTS = 30
 # Small units, so that there is something to keep after a kill of this small corpus.
 _PREPARE = """
 import sys
-import hebrew_asr.data.sources.parquet as parquet
+import hebrew_asr.corpus.sources.parquet as parquet
 from hebrew_asr.cli import main
 if __name__ == "__main__":
     parquet.ROWS_PER_UNIT = 8

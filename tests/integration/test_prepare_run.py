@@ -15,10 +15,10 @@ import pytest
 import soundfile
 
 from hebrew_asr.audio.decode import decode
-from hebrew_asr.data import prepare as module
+from hebrew_asr.corpus import prepare as module
+from hebrew_asr.corpus.preparation.options import PrepareOptions
+from hebrew_asr.corpus.prepare import ensure_prepared, is_prepared, prepare
 from hebrew_asr.data.manifest import read_manifest
-from hebrew_asr.data.preparation.options import PrepareOptions
-from hebrew_asr.data.prepare import ensure_prepared, is_prepared, prepare
 from hebrew_asr.errors import DataError, EnvironmentProblem, UsageError
 from tests.support import corpora
 
@@ -249,8 +249,8 @@ def test_ensure_prepared(prepared, tmp_path):
 _RANK = """
 import sys
 from pathlib import Path
-from hebrew_asr.data.prepare import ensure_prepared
-from hebrew_asr.data.preparation.options import PrepareOptions
+from hebrew_asr.corpus.prepare import ensure_prepared
+from hebrew_asr.corpus.preparation.options import PrepareOptions
 if __name__ == "__main__":
     ensure_prepared(sys.argv[1], PrepareOptions(source=(sys.argv[2],), processes=1))
     print("lines", len(Path(sys.argv[1], "train.jsonl").read_text().splitlines()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hebrew_asr.profiles import load_profile
+from hebrew_asr.config.profiles import load_profile
 from tests.support.tiny_task import (
     NO_EVALUATION,
     ROOT,

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from hebrew_asr.commands.ours import files_below, is_of_demo
+from hebrew_asr.config.recipe import Model
 from hebrew_asr.model.load import load_model
-from hebrew_asr.recipe import Model
 from tests.support.engine_worker import present_tokens
 from tests.support.tiny_task import (
     ROOT,

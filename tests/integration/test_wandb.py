@@ -24,13 +24,13 @@ SINK = """
 import json, os, signal, sys, time
 from pathlib import Path
 import psutil
-from hebrew_asr.recipe import load_recipe
-from hebrew_asr.training import tracking
+from hebrew_asr.config.recipe import load_recipe
+from hebrew_asr.report import sinks
 
 folder, hang = Path(sys.argv[1]), sys.argv[2]
-tracking._LOG_S = tracking._FINISH_S = 6.0 if hang else 60.0
+sinks._LOG_S = sinks._FINISH_S = 6.0 if hang else 60.0
 times = [time.monotonic()]
-sink = tracking.WandbSink(load_recipe("demo"), folder, {"a": 1}, None)
+sink = sinks.WandbSink(load_recipe("demo"), folder, {"a": 1}, None)
 times.append(time.monotonic())
 if hang:
     for child in psutil.Process().children():

@@ -16,6 +16,8 @@ from torch._subclasses import FakeTensor
 
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
+from hebrew_asr.config.profiles import Hardware, Profile, batching
+from hebrew_asr.config.recipe import Recipe, load_recipe
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.manifest import read_manifest
 from hebrew_asr.engine import dist
@@ -23,8 +25,6 @@ from hebrew_asr.engine.engine import MicroBatch, TrainEngine
 from hebrew_asr.engine.state import StateReader, save_partitions
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.packed import PackedASR
-from hebrew_asr.profiles import Hardware, Profile, batching
-from hebrew_asr.recipe import Recipe, load_recipe
 from hebrew_asr.text.prompt import vocabulary
 from tests.support.tiny_task import BF16, RECIPE_CHANGES
 

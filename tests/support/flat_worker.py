@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hebrew_asr.config.profiles import Batching, deepspeed_config
+from hebrew_asr.config.recipe import Optimizer, load_recipe
 from hebrew_asr.engine import dist, zero
 from hebrew_asr.engine.flat_zero1 import FlatZeRO1
 from hebrew_asr.engine.flat_zero2 import FlatZeRO2
 from hebrew_asr.model.phases import ParameterGroup
-from hebrew_asr.profiles import Batching, deepspeed_config
-from hebrew_asr.recipe import Optimizer, load_recipe
 from tests.support.engine_worker import profile
 from tests.support.gpu_task import no_host_sync
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from hebrew_asr.model.tiny import TinySpec
+from hebrew_asr.demo.tiny import TinySpec
 from tests.support.tiny_task import BF16, ROOT, write_profile
 
 SPEC = TinySpec(

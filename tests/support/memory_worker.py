@@ -17,7 +17,7 @@ import torch
 
 from hebrew_asr.engine import dist
 from hebrew_asr.model.phases import set_phase
-from hebrew_asr.training.zero_memory import sizes_of, zero_memory
+from hebrew_asr.planning.zero_memory import sizes_of, zero_memory
 from tests.support.engine_worker import RATES, profile, set_up, task_recipe
 
 SMALL_BUCKET = {"reduce_bucket_size": 4096, "stage3_param_persistence_threshold": 0, "overlap_comm": False}

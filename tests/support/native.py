@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Qwen3ASRFeatureExtractor
 
 from hebrew_asr.data.collate import Example
-from hebrew_asr.model.tiny import TinySpec, build_tiny
+from hebrew_asr.demo.tiny import TinySpec, build_tiny
 from hebrew_asr.text.prompt import PromptTokens, build_target, target_ids
 
 TRANSCRIPTS = [

@@ -16,8 +16,8 @@ import soundfile
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, to_int16
 from hebrew_asr.data.manifest import Clip, write_manifest
-from hebrew_asr.launchers import free_port as free_port
-from hebrew_asr.model.tiny import TinySpec, save_tiny
+from hebrew_asr.demo.tiny import TinySpec, save_tiny
+from hebrew_asr.launching.processes import free_port as free_port
 from hebrew_asr.text.prompt import build_target
 
 ROOT = Path(__file__).parents[2]

@@ -18,18 +18,18 @@ import hebrew_asr.model.packed as packed_module
 from hebrew_asr.audio.decode import decode, to_int16
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
+from hebrew_asr.config.profiles import Batching
+from hebrew_asr.config.recipe import Recipe, load_recipe
 from hebrew_asr.data.collate import Example, pack
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.manifest import read_manifest
 from hebrew_asr.data.sampler import StepSampler
-from hebrew_asr.data.synthesis import synthesize_corpus
+from hebrew_asr.demo.synthesis import synthesize_corpus
+from hebrew_asr.demo.tiny import TinySpec, save_tiny
 from hebrew_asr.model.compiled import CompiledASR
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import set_phase
-from hebrew_asr.model.tiny import TinySpec, save_tiny
-from hebrew_asr.profiles import Batching
-from hebrew_asr.recipe import Recipe, load_recipe
 from hebrew_asr.text.prompt import PromptTokens, target_ids
 from hebrew_asr.training.schedule import Schedule
 from tests.support.attention import dense_attention

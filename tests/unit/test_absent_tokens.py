@@ -6,11 +6,11 @@ import torch
 
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
+from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.data.collate import Example, pack
 from hebrew_asr.model.absent_tokens import AbsentTokens
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import set_phase
-from hebrew_asr.recipe import load_recipe
 from hebrew_asr.text.prompt import PromptTokens, build_target, target_ids, vocabulary
 from tests.support.native import build, sound
 

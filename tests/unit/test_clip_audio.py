@@ -12,7 +12,8 @@ import pytest
 import soundfile
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
-from hebrew_asr.data import audit_clips, clip_audio
+from hebrew_asr.audit import clips
+from hebrew_asr.data import clip_audio
 from hebrew_asr.data.clip_audio import Unreadable, read_clip
 from hebrew_asr.data.manifest import Clip
 from hebrew_asr.errors import EnvironmentProblem
@@ -111,5 +112,5 @@ def test_an_audit_names_what_a_decoder_raises_too(monkeypatch, tmp_path):
     def fails(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(audit_clips, "decode", fails)
-    assert audit_clips.measure(written(tmp_path / "x.wav", 0.5)).fault == "MemoryError: MemoryError"
+    monkeypatch.setattr(clips, "decode", fails)
+    assert clips.measure(written(tmp_path / "x.wav", 0.5)).fault == "MemoryError: MemoryError"

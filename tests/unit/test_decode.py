@@ -9,7 +9,7 @@ import pytest
 import soxr
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, decode
-from hebrew_asr.data.preparation.filters import is_cut_off
+from hebrew_asr.corpus.preparation.filters import is_cut_off
 from hebrew_asr.errors import DataError, EnvironmentProblem
 from tests.support import corpora
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
+from hebrew_asr.config.recipe import Faults
 from hebrew_asr.data.clip_audio import Unreadable
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.errors import DataError, TrainingFault
-from hebrew_asr.recipe import Faults
 from hebrew_asr.training.faults import FaultBudget
 from hebrew_asr.training.feed import FedStep
 from hebrew_asr.training.state import TrainState

@@ -8,12 +8,12 @@ import torch
 from transformers import Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 
 from hebrew_asr.audio.frames import EncoderGeometry
+from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.data.collate import Example, needed_shape, pack
 from hebrew_asr.data.shapes import choose_shapes
 from hebrew_asr.model.phases import set_phase
-from hebrew_asr.recipe import load_recipe
+from hebrew_asr.planning.flops import step_flops
 from hebrew_asr.text.prompt import PromptTokens
-from hebrew_asr.training.flops import step_flops
 
 PROMPT = PromptTokens(before_audio=[1] * 9, after_audio=[2] * 6, audio_pad=3, end_of_turn=4)
 COUNTED_GFLOP = {"B": 828.3, "A": 854.4}

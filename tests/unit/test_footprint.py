@@ -14,8 +14,8 @@ from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.collate import needed_shape, pack
 from hebrew_asr.data.shapes import Shape
 from hebrew_asr.model.architecture import without_memory
-from hebrew_asr.model.footprint import measure, meta_batch, trace
 from hebrew_asr.model.packed import PackedASR
+from hebrew_asr.planning.footprint import measure, meta_batch, trace
 from hebrew_asr.text.prompt import PromptTokens
 from tests.support.attention import dense_attention
 from tests.support.native import build, examples

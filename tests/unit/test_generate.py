@@ -7,16 +7,16 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from hebrew_asr.model.generate import Decoding, Transcriber
+from hebrew_asr.config.recipe import Model
+from hebrew_asr.inference.transcriber import Decoding, Transcriber
 from hebrew_asr.model.load import load_model, load_tokenizer
-from hebrew_asr.recipe import Model
 from tests.support.native import sound
 from tests.support.tiny_task import SPEC, WORDS
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    from hebrew_asr.model.tiny import save_tiny
+    from hebrew_asr.demo.tiny import save_tiny
 
     path = tmp_path_factory.mktemp("model")
     save_tiny(path, SPEC, [" ".join(WORDS)], 3)

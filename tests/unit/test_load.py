@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hebrew_asr.config.recipe import Model, load_recipe
 from hebrew_asr.errors import CheckpointError, EnvironmentProblem, UsageError
-from hebrew_asr.model.export import save_native
+from hebrew_asr.inference.export import save_native
 from hebrew_asr.model.folder import read_config
 from hebrew_asr.model.load import NUM_WEIGHTS_1_7B, load_model, load_tokenizer
 from hebrew_asr.model.phases import check_phases, set_phase
-from hebrew_asr.recipe import Model, load_recipe
 from tests.support.tiny_task import SPEC, WORDS
 
 NATIVE_TO_THINKER = {
@@ -56,7 +56,7 @@ CONFIG_1_7B = {
 
 @pytest.fixture(scope="module")
 def native(tmp_path_factory):
-    from hebrew_asr.model.tiny import save_tiny
+    from hebrew_asr.demo.tiny import save_tiny
 
     folder = tmp_path_factory.mktemp("native")
     save_tiny(folder, SPEC, [" ".join(WORDS)], 0)

@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hebrew_asr.cli import main
+from hebrew_asr.config.recipe import Model
 from hebrew_asr.errors import CheckpointError
 from hebrew_asr.model.load import load_model
-from hebrew_asr.recipe import Model
 from tests.support.tiny_task import SPEC, WORDS
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -29,7 +29,7 @@ NORM = "model.language_model.norm.weight"
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    from hebrew_asr.model.tiny import save_tiny
+    from hebrew_asr.demo.tiny import save_tiny
 
     folder = tmp_path_factory.mktemp("whole")
     save_tiny(folder, SPEC, [" ".join(WORDS)], 0)

@@ -14,7 +14,7 @@ import soundfile
 
 from hebrew_asr.cli import main
 from hebrew_asr.commands.ours import DEMO_MARK, claim_demo_folder
-from hebrew_asr.data.synthesis import synthesize_corpus
+from hebrew_asr.demo.synthesis import synthesize_corpus
 from hebrew_asr.errors import UsageError
 from hebrew_asr.training.arguments import TrainArguments
 from hebrew_asr.training.check import check

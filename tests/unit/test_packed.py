@@ -15,9 +15,9 @@ from hebrew_asr.audio.augment import Augmentation
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.collate import Example, PackedBatch, _map_tensors, pack
+from hebrew_asr.demo.tiny import TinySpec
 from hebrew_asr.model.attention import varlen_attention
 from hebrew_asr.model.packed import PackedASR
-from hebrew_asr.model.tiny import TinySpec
 from hebrew_asr.text.prompt import PromptTokens
 from tests.support.native import build, clip_loss, examples, features, sound
 

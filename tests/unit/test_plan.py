@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from hebrew_asr.cli import main
+from hebrew_asr.config.profiles import Profile, batching, load_profile
+from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.data.manifest import Clip, write_manifest
 from hebrew_asr.data.shapes import Shape
+from hebrew_asr.demo.tiny import save_tiny
 from hebrew_asr.errors import UsageError
 from hebrew_asr.model.architecture import HUB_IDS_1_7B, config_1_7b, config_of, without_memory
 from hebrew_asr.model.folder import read_config
 from hebrew_asr.model.load import NUM_WEIGHTS_1_7B
 from hebrew_asr.model.phases import set_phase
-from hebrew_asr.model.tiny import save_tiny
-from hebrew_asr.profiles import Profile, batching, load_profile
-from hebrew_asr.recipe import load_recipe
-from hebrew_asr.training.plan import (
+from hebrew_asr.planning.plan import (
     GIB,
     Calibration,
     LengthTokenizer,
@@ -30,7 +30,7 @@ from hebrew_asr.training.plan import (
     make_plan,
     what_would_fit,
 )
-from hebrew_asr.training.zero_memory import Sizes, sizes_of, zero_memory
+from hebrew_asr.planning.zero_memory import Sizes, sizes_of, zero_memory
 from tests.support.tiny_task import SPEC, WORDS
 from tests.unit.test_load import CONFIG_1_7B
 

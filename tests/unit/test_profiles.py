@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from hebrew_asr.config.profiles import batching, check_hardware, deepspeed_config, load_profile
+from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.errors import EnvironmentProblem, UsageError
-from hebrew_asr.profiles import batching, check_hardware, deepspeed_config, load_profile
-from hebrew_asr.recipe import load_recipe
 
 PROFILES = sorted((Path(__file__).parents[2] / "ds_configs").glob("*.json"))
 ROUND2 = load_recipe("round2")

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from hebrew_asr.cli import main
 from hebrew_asr.errors import DataError
-from hebrew_asr.report import write_report
-from hebrew_asr.report.assets import SCRIPT
+from hebrew_asr.pages.assets import SCRIPT
+from hebrew_asr.pages.markup import element
+from hebrew_asr.pages.words import percent
 from hebrew_asr.report.gather import read_run
-from hebrew_asr.report.markup import element
-from hebrew_asr.report.words import percent
+from hebrew_asr.report.page import write_report
 from tests.support.properties import examples
 from tests.support.report_run import (
     HEARD,

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hebrew_asr.pages.figures import Axis, fitting_axis, linear_axis
+from hebrew_asr.pages.words import duration, percent, quantity, scientific
 from hebrew_asr.report.analysis import align, confusions, errors_by_group, handful, interval, score, stories, worst
 from hebrew_asr.report.curves import charts
-from hebrew_asr.report.figures import Axis, fitting_axis, linear_axis
 from hebrew_asr.report.gather import read_run
-from hebrew_asr.report.words import duration, percent, quantity, scientific
-from hebrew_asr.text.normalise import normalise
+from hebrew_asr.text.normalize import normalise
 from hebrew_asr.text.wer import count_errors
 from tests.support.properties import examples
 from tests.support.report_run import HEARD, SENTENCES, make_run, train_record, write_data, write_metrics, write_samples

@@ -7,8 +7,8 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hebrew_asr.config.profiles import Batching
 from hebrew_asr.data.sampler import StepSampler
-from hebrew_asr.profiles import Batching
 
 costs = st.lists(st.floats(0.5, 30.0), min_size=1, max_size=120)
 

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from hebrew_asr.audio.augment import Augmentation
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
+from hebrew_asr.config.profiles import batching, load_profile
+from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.data.collate import IGNORED, Example, PackedBatch, needed_shape, pack
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.shapes import Shape, _cut_points, choose_shapes, fitting
+from hebrew_asr.demo.tiny import TinySpec
 from hebrew_asr.model.packed import PackedASR
-from hebrew_asr.model.tiny import TinySpec
-from hebrew_asr.profiles import batching, load_profile
-from hebrew_asr.recipe import load_recipe
+from hebrew_asr.planning.bench_corpus import draw_clips
+from hebrew_asr.planning.plan import LengthTokenizer
 from hebrew_asr.text.prompt import PromptTokens
-from hebrew_asr.training.bench_corpus import draw_clips
-from hebrew_asr.training.plan import LengthTokenizer
 from tests.support.native import build
 from tests.support.native import examples as native_examples
 from tests.support.properties import examples

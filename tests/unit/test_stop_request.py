@@ -15,12 +15,12 @@ import psutil
 import pytest
 
 from hebrew_asr.errors import Preempted
-from hebrew_asr.stopping import IMPATIENT
+from hebrew_asr.launching.stopping import IMPATIENT
 
 ROOT = Path(__file__).parents[2]
 _TRAINER = """
 import sys, time
-from hebrew_asr import stopping
+from hebrew_asr.launching import stopping
 from hebrew_asr.streams import outlive_the_terminal
 stopping.GRACE_S = stopping.AGREE_S = 0.5
 outlive_the_terminal()

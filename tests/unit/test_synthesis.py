@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from hebrew_asr.data.manifest import read_manifest
-from hebrew_asr.data.synthesis import Voice, corpus, full_sentences, lexicon, phrases, speak, synthesize_corpus
+from hebrew_asr.demo.synthesis import Voice, corpus, full_sentences, lexicon, phrases, speak, synthesize_corpus
 from hebrew_asr.errors import UsageError
 
 VOICE = Voice("f4", 215, 50)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoProcessor, AutoTokenizer, Qwen3ASRForConditionalGeneration
 
-from hebrew_asr.model.tiny import TinySpec, build_tiny, save_tiny
+from hebrew_asr.demo.tiny import TinySpec, build_tiny, save_tiny
 from hebrew_asr.text.prompt import ASR_TEXT, PromptTokens, build_target, parse_target, target_ids
 
 TRANSCRIPTS = ["הילד אוכל תפוח", "הילדה קוראת ספר חדש", "שלום"] * 3

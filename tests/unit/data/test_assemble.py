@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 
-from hebrew_asr.data.preparation.assemble import assemble, group_of
-from hebrew_asr.data.preparation.options import PrepareOptions
-from hebrew_asr.data.preparation.output import drop_table
-from hebrew_asr.data.preparation.parts import Record
+from hebrew_asr.corpus.preparation.assemble import assemble, group_of
+from hebrew_asr.corpus.preparation.options import PrepareOptions
+from hebrew_asr.corpus.preparation.output import drop_table
+from hebrew_asr.corpus.preparation.parts import Record
 from hebrew_asr.errors import DataError
 
 

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import soundfile
 
+from hebrew_asr.audit.audit import as_json, audit, quantiles
+from hebrew_asr.audit.checks import PROBLEM_KINDS
+from hebrew_asr.audit.clips import measure
+from hebrew_asr.audit.figures import Scale, histogram
+from hebrew_asr.audit.page import write_audit
 from hebrew_asr.commands.audit import Command
-from hebrew_asr.data.audit import as_json, audit, quantiles
-from hebrew_asr.data.audit_checks import PROBLEM_KINDS
-from hebrew_asr.data.audit_clips import measure
 from hebrew_asr.data.manifest import Clip, write_manifest
 from hebrew_asr.errors import DataError
-from hebrew_asr.report.audit_figures import Scale, histogram
-from hebrew_asr.report.audit_page import write_audit
 from hebrew_asr.text.prompt import build_target
 from tests.support import corpora
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from hebrew_asr.audio.decode import decode, to_int16
-from hebrew_asr.data.preparation.convert import convert_row, encode, fingerprint
-from hebrew_asr.data.preparation.filters import is_cut_off
-from hebrew_asr.data.preparation.options import PrepareOptions
-from hebrew_asr.data.preparation.parts import Record, read_part, write_part
-from hebrew_asr.data.sources import Row
-from hebrew_asr.data.sources.folder import ListedUnit
+from hebrew_asr.corpus.preparation.convert import convert_row, encode, fingerprint
+from hebrew_asr.corpus.preparation.filters import is_cut_off
+from hebrew_asr.corpus.preparation.options import PrepareOptions
+from hebrew_asr.corpus.preparation.parts import Record, read_part, write_part
+from hebrew_asr.corpus.sources import Row
+from hebrew_asr.corpus.sources.folder import ListedUnit
 from hebrew_asr.errors import DataError, UsageError
 from tests.support import corpora
 

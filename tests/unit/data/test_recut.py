@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hebrew_asr.data.preparation.recut import LONGEST_PAUSE_S, recut
-from hebrew_asr.data.sources.timestamps import Segment, TimedText, parse_timestamps
+from hebrew_asr.corpus.preparation.recut import LONGEST_PAUSE_S, recut
+from hebrew_asr.corpus.sources.timestamps import Segment, TimedText, parse_timestamps
 from tests.support.corpora import timed
 
 

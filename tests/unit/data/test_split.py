@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hebrew_asr.data.split import (
+from hebrew_asr.corpus.split import (
     HeldOut,
     components,
     reaches_share,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hebrew_asr.text.lenient import ABBREVIATIONS, SPELLING_VARIANTS
-from hebrew_asr.text.normalise import normalise
+from hebrew_asr.text.normalize import normalise
 from hebrew_asr.text.numbers import cardinal, number_at
 from tests.support.properties import examples
 

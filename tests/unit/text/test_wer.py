@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hebrew_asr.errors import DataError, UsageError
-from hebrew_asr.text.normalise import Mode, normalise
+from hebrew_asr.text.normalize import Mode, normalise
 from hebrew_asr.text.wer import ErrorCounts, bootstrap_interval, count_errors, per_clip_errors
 from tests.support.properties import examples
 

@@ -1,0 +1,299 @@
+"""Hardware profiles: ``ds_configs/*.json``, plain DeepSpeed JSON. Which keys one owns, and how it meets the recipe.
+
+A profile says how the work lies on the hardware: ZeRO stage, offload, precision, communication, micro-batch,
+accumulation. What is learnt (optimizer, learning rate, clipping, phases) belongs to the recipe and is refused here, so
+every number has one owner. Keys that start with ``_`` are notes; ``_hardware`` is read, DeepSpeed never sees it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from hebrew_asr.config.recipe import Recipe
+from hebrew_asr.config.values import CHECKED, PositiveFloat, PositiveInt, parse, read_object
+from hebrew_asr.errors import EnvironmentProblem, UsageError
+
+REFUSED = {
+    "optimizer": "the recipe's optimizer section owns it",
+    "scheduler": "the recipe's phases and optimizer.warmup_share own the schedule",
+    "gradient_clipping": "the recipe's optimizer.clip_grad_norm owns it",
+    "managed_gradient_accumulation": "the trainer sets it",
+    "fp16": "Qwen3-ASR trains in bf16 or fp32; fp16 needs loss scaling, which the phase proof does not cover",
+    "amp": "use bf16",
+    "wandb": "the recipe's logging section owns it",
+    "tensorboard": "the recipe's logging section owns it",
+    "csv_monitor": "metrics.jsonl is always written",
+    "comet": "the recipe's logging section owns it",
+    "elasticity": "the effective batch is the same on any rank count already",
+    "data_efficiency": "the recipe owns the data",
+    "curriculum_learning": "the recipe owns the data",
+}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a profile was written for."""
+
+    __pydantic_config__ = CHECKED
+    accelerator: Literal["cuda", "cpu"] = "cuda"
+    num_ranks: PositiveInt = 1
+    """Ranks that ``hebrew-asr train`` starts unless told otherwise."""
+    memory_gib: PositiveFloat = 80.0
+    """Memory of one device."""
+    compile: bool | None = None
+    """Whether the training step is compiled; on CUDA unless told otherwise."""
+    cuda_graphs: bool = False
+    """Whether a compiled step is also replayed as CUDA graphs, which spares the host; activations stay allocated."""
+
+
+@dataclass(frozen=True)
+class DeepSpeedKeys:
+    """The keys of DeepSpeed that a profile owns. ``engine/nested_keys.py`` checks what the sections hold."""
+
+    __pydantic_config__ = CHECKED
+    train_micro_batch_size_per_gpu: PositiveInt
+    """Most clips in a micro-batch."""
+    gradient_accumulation_steps: PositiveInt | None = None
+    train_batch_size: PositiveInt | None = None
+    zero_optimization: dict[str, Any] = field(default_factory=dict)
+    zero_force_ds_cpu_optimizer: bool = False
+    zero_allow_untested_optimizer: bool = False
+    aio: dict[str, Any] = field(default_factory=dict)
+    bf16: dict[str, Any] = field(default_factory=dict)
+    data_types: dict[Literal["grad_accum_dtype"], Literal["fp32", "bf16", "fp16"] | None] = field(default_factory=dict)
+    communication_data_type: Literal["fp32", "bf16", "fp16"] | None = None
+    prescale_gradients: bool = False
+    gradient_predivide_factor: PositiveFloat = 1.0
+    steps_per_print: PositiveInt | None = None
+    wall_clock_breakdown: bool = False
+    memory_breakdown: bool = False
+    comms_logger: dict[str, Any] = field(default_factory=dict)
+    flops_profiler: dict[str, Any] = field(default_factory=dict)
+    dump_state: bool = False
+
+
+OWNED = frozenset(entry.name for entry in fields(DeepSpeedKeys))
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How the clips of one optimizer step lie on ranks and micro-batches."""
+
+    clips_per_step: int
+    num_ranks: int
+    accumulation: int
+    """Micro-batches a rank runs before each optimizer step."""
+    max_micro_batch: int
+    """Most clips in one micro-batch."""
+
+    def limited_to(self, clips: int) -> Batching:
+        """The same effective batch in micro-batches of at most ``clips`` clips."""
+        most = min(self.max_micro_batch, clips)
+        return Batching(
+            self.clips_per_step, self.num_ranks, math.ceil(self.clips_per_step / (self.num_ranks * most)), most
+        )
+
+    def halved(self) -> Batching | None:
+        """The same effective batch in micro-batches half as large; None where they hold one clip already."""
+        largest = min(self.max_micro_batch, math.ceil(self.clips_per_step / self.num_ranks))
+        return self.limited_to(math.ceil(largest / 2)) if largest > 1 else None
+
+    def __str__(self) -> str:
+        largest = math.ceil(self.clips_per_step / (self.num_ranks * self.accumulation))
+        even = self.clips_per_step % (self.num_ranks * self.accumulation) == 0
+        return (
+            f"{self.clips_per_step} clips per step = {self.num_ranks} rank{'s' * (self.num_ranks > 1)} × "
+            f"{self.accumulation} micro-batch{'es' * (self.accumulation > 1)} × {'' if even else '≤ '}{largest} clips"
+        )
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A checked hardware profile."""
+
+    name: str
+    source: str
+    hardware: Hardware
+    config: dict[str, Any]
+    """The DeepSpeed keys, without notes."""
+
+    @property
+    def zero_stage(self) -> int:
+        """0 to 3."""
+        return int(self.config["zero_optimization"]["stage"])
+
+    @property
+    def bf16(self) -> bool:
+        """Whether weights and activations are bf16 (the masters are fp32 either way)."""
+        return bool(self.config.get("bf16", {}).get("enabled", False))
+
+    @property
+    def precision(self) -> str:
+        """``bf16`` or ``fp32``, as it is spelt to users and in checkpoints."""
+        return "bf16" if self.bf16 else "fp32"
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether a step may have several micro-batches: DeepSpeed has no fp32 accumulation at stage 0 with bf16."""
+        return self.zero_stage > 0 or not self.bf16
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the training step is compiled. ZeRO-3 gathers weights module by module, which no one graph can."""
+        wanted = self.hardware.accelerator == "cuda" if self.hardware.compile is None else self.hardware.compile
+        return wanted and self.zero_stage < 3
+
+    @property
+    def uses_cuda_graphs(self) -> bool:
+        """Whether the compiled step is recorded as CUDA graphs, one for each shape."""
+        return self.compiles and self.hardware.cuda_graphs
+
+    @property
+    def offloads_optimizer(self) -> bool:
+        """Whether masters and moments live in host memory."""
+        offload = self.config["zero_optimization"].get("offload_optimizer") or {}
+        return offload.get("device", "none") != "none"
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether AdamW runs over flat buffers (``engine/flat_adamw.py``), on gradients that come all at once."""
+        return self.bf16 and self.zero_stage in (1, 2) and not self.offloads_optimizer
+
+
+def load_profile(path: str | Path) -> Profile:
+    """Read and check a profile.
+
+    Raises:
+        UsageError: the file is missing or not JSON, or some keys are unknown, refused or ``auto``; all at once.
+    """
+    path = Path(path)
+    if not path.is_file():
+        shipped = ", ".join(sorted(str(file) for file in Path("ds_configs").glob("*.json")))
+        raise UsageError(f"hardware profile not found: {path}. " + (f"There is: {shipped}" if shipped else ""))
+    values = read_object(path, "hardware profile")
+    config = {key: value for key, value in values.items() if not key.startswith("_")}
+    hardware, problems = parse(Hardware, values.get("_hardware", {}), "_hardware")
+    problems += [*_note_problems(values), *_key_problems(config)]
+    if hardware is None or problems:
+        raise UsageError(f"hardware profile {path}: " + "; ".join(problems))
+    return Profile(path.stem, str(path), hardware, config)
+
+
+def _note_problems(values: dict[str, Any]) -> list[str]:
+    notes = [key for key in values if key.startswith("_") and key != "_hardware"]
+    misspelt = difflib.get_close_matches("_hardware", notes, 1, cutoff=0.75)
+    return [f"unknown key {key} (did you mean _hardware?)" for key in misspelt]
+
+
+def _key_problems(config: dict[str, Any]) -> list[str]:
+    """What is wrong with the keys by themselves; with how they go together, where nothing is."""
+    problems = [f"{key} does not belong here: {REFUSED[key]}" for key in config if key in REFUSED]
+    automatic = _auto_keys(config)
+    problems += [f"{key} is 'auto': give a value, nothing fills it in" for key in automatic]
+    owned = {key: value for key, value in config.items() if key not in REFUSED and key not in automatic}
+    given = {"train_micro_batch_size_per_gpu": 1, **owned} if automatic else owned
+    problems += parse(DeepSpeedKeys, given)[1]
+    return problems or _contradictions(config)
+
+
+def _contradictions(config: dict[str, Any]) -> list[str]:
+    """Things that DeepSpeed 0.19.8 accepts in silence and that then go wrong."""
+    problems = []
+    stage = config.get("zero_optimization", {}).get("stage")
+    if stage is None:
+        problems.append('zero_optimization.stage is missing: write "zero_optimization": {"stage": 1} (or 0, 2 or 3)')
+    elif stage not in (0, 1, 2, 3) or isinstance(stage, bool):
+        problems.append(f"zero_optimization.stage must be 0, 1, 2 or 3, not {stage!r}")
+    bf16 = config.get("bf16", {}).get("enabled", False)
+    if not isinstance(bf16, bool):
+        problems.append(f"bf16.enabled must be true or false, not {bf16!r}")
+    if config.get("bf16", {}).get("immediate_grad_update"):
+        problems.append("bf16.immediate_grad_update has nothing to add: gradients go to fp32 after every micro-batch")
+    accumulation = config.get("data_types", {}).get("grad_accum_dtype")
+    if stage == 0 and bf16 and accumulation not in (None, "bf16"):
+        problems.append("ZeRO stage 0 with bf16 cannot accumulate in fp32: drop data_types, or use stage 1, 2 or 3")
+    if bf16:
+        if stage != 0 and accumulation != "fp32":
+            problems.append('data_types.grad_accum_dtype must be "fp32", or gradients add up in bf16')
+        if config.get("communication_data_type") != "fp32":
+            problems.append('communication_data_type must be "fp32", or gradients are summed over ranks in bf16')
+    return problems
+
+
+def _auto_keys(value: Any, path: str = "") -> list[str]:
+    if isinstance(value, dict):
+        return [found for key, item in value.items() for found in _auto_keys(item, f"{path}.{key}" if path else key)]
+    return [path] if value == "auto" else []
+
+
+def batching(profile: Profile, recipe: Recipe, num_ranks: int) -> Batching:
+    """Derive the accumulation that makes the recipe's clips per step on ``num_ranks`` ranks.
+
+    Raises:
+        UsageError: the profile's own figures contradict the recipe's effective batch.
+    """
+    wanted = recipe.clips_per_step
+    micro = profile.config["train_micro_batch_size_per_gpu"]
+    if num_ranks > wanted:
+        raise UsageError(f"{num_ranks} ranks cannot share {wanted} clips per step; start at most {wanted} ranks")
+    needed = math.ceil(wanted / (num_ranks * micro))
+    given = profile.config.get("gradient_accumulation_steps", needed)
+    total = profile.config.get("train_batch_size", wanted)
+    if total != wanted:
+        raise UsageError(
+            f"hardware profile {profile.source} says train_batch_size {total}, the recipe's effective batch is "
+            f"{wanted} clips; drop the key from the profile or set clips_per_step"
+        )
+    if given != needed:
+        raise UsageError(
+            f"hardware profile {profile.source} makes {micro} × {given} × {num_ranks} ranks = "
+            f"{micro * given * num_ranks} clips per step, the recipe's effective batch is {wanted}; "
+            f"drop gradient_accumulation_steps or set it to {needed}"
+        )
+    if needed > 1 and not profile.accumulates:
+        raise UsageError(
+            f"hardware profile {profile.source} makes {needed} micro-batches a step, and under ZeRO stage 0 with bf16 "
+            f"their gradients would add up in bf16; use stage 1 or 2, or a train_micro_batch_size_per_gpu of at least "
+            f"{math.ceil(wanted / num_ranks)}"
+        )
+    return Batching(wanted, num_ranks, needed, micro)
+
+
+def deepspeed_config(profile: Profile, recipe: Recipe, plan: Batching) -> dict[str, Any]:
+    """The dict for ``deepspeed.initialize``: the profile's keys and what the recipe owns.
+
+    The trainer runs its own number of backward passes before each step and scales the loss by the global token count,
+    so DeepSpeed's batch figures here are bookkeeping: it asserts batch = micro × accumulation × ranks.
+    """
+    config = json.loads(json.dumps(profile.config))
+    config["train_micro_batch_size_per_gpu"] = plan.max_micro_batch
+    config["gradient_accumulation_steps"] = plan.accumulation
+    config["train_batch_size"] = plan.max_micro_batch * plan.accumulation * plan.num_ranks
+    config["managed_gradient_accumulation"] = False
+    config["gradient_clipping"] = recipe.optimizer.clip_grad_norm
+    config.setdefault("steps_per_print", 10**9)
+    # On by default, and it waits for the device twice a step; with it one H100 idled for 7 % of a step of 64 clips.
+    config["timers"] = {"throughput": {"enabled": False}}
+    if profile.offloads_optimizer:
+        config.setdefault("zero_force_ds_cpu_optimizer", False)
+    return config
+
+
+def check_hardware(profile: Profile, num_ranks: int, num_devices: int) -> None:
+    """Raise EnvironmentProblem if this machine lacks the profile's accelerator, or has too few of them."""
+    if profile.hardware.accelerator != "cuda":
+        return
+    if num_devices == 0:
+        raise EnvironmentProblem(
+            f"hardware profile {profile.source} is for GPUs and this machine shows none; check nvidia-smi, "
+            f"or use ds_configs/cpu.json"
+        )
+    if num_ranks > num_devices:
+        raise EnvironmentProblem(
+            f"{num_ranks} ranks were started and this machine shows {num_devices} GPUs; use --num_gpus {num_devices}"
+        )

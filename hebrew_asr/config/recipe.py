@@ -1,0 +1,341 @@
+"""The recipe: every value that decides what is learnt, as typed data. ``config/recipes/round2.json`` is the real one.
+
+What does not decide it, and may change when a run is resumed, is marked beside the field (``Freedom``).
+
+Hardware (sharding, precision, micro-batch, communication) belongs to ``ds_configs/*.json``, see ``config/profiles.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from hebrew_asr.config.values import (
+    CHECKED,
+    Count,
+    Freedom,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+    flatten,
+    free_keys,
+    parse,
+    read_object,
+    told,
+)
+from hebrew_asr.errors import UsageError
+
+_BEFORE_ITS_KEY: dict[str, Any] = {"absent_tokens": "trained"}
+"""Of the optimizer's keys: what every run did before there was one."""
+RECIPES_DIR = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Model:
+    """Where the weights start."""
+
+    __pydantic_config__ = CHECKED
+    path: Annotated[str, Freedom.PLACE] = "Qwen/Qwen3-ASR-1.7B"
+    """Hub id or local folder, in the thinker layout or the native one. A checkpoint knows which weights were in it."""
+    random_weights: bool = False
+    """Ignore (or do without) the weights in ``path`` and draw them from ``seed``: for benchmarks and tests."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the clips are."""
+
+    __pydantic_config__ = CHECKED
+    folder: Annotated[str, Freedom.PLACE] = "qwen3_asr_round2_data"
+    """Folder with ``train.jsonl`` and ``eval.jsonl``."""
+    prepare: Annotated[bool, Freedom.PLACE] = False
+    """Make the folder from the ivrit.ai corpora first when it is missing, once a node."""
+    workers: Annotated[Count, Freedom.PLACE] = 4
+    """Loader processes a rank; 0 decodes in the training process."""
+    max_duration_s: Annotated[float, Field(gt=0, le=1200)] = 30.0
+    """Longer training clips stop the run before it starts, and no clip is slowed down beyond it: the encoder was
+    trained on 30 s at most."""
+    allow_outside: Annotated[bool, Freedom.PLACE] = False
+    """Accept audio files outside the folder, as manifests of other tools name them."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Speed perturbation and SpecAugment, on training clips only; seeded by (seed, epoch, clip id)."""
+
+    __pydantic_config__ = CHECKED
+    speed_factors: Annotated[tuple[Annotated[float, Field(ge=0.5, le=2)], ...], Field(min_length=1)] = (0.9, 1.0, 1.1)
+    """One is drawn a clip; 1.1 is faster and higher, by resampling (Ko et al. 2015). A factor that would make a clip
+    longer than ``data.max_duration_s`` is not drawn for it: 0.9 not above 27 s."""
+    num_freq_masks: Count = 2
+    """Frequency masks a clip (SpecAugment, arXiv 1904.08779)."""
+    max_freq_width_bins: Annotated[int, Field(ge=0, le=128)] = 27
+    """Widest frequency mask, of 128 mel bins."""
+    num_time_masks: Count = 2
+    """Time masks a clip."""
+    max_time_width_s: Annotated[float, Field(ge=0, le=1200)] = 1.0
+    """Widest time mask in seconds …"""
+    max_time_share: Share = 0.15
+    """… and as a share of the clip, whichever is less: a 1 s clip keeps most of itself."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of epochs in which one set of module groups trains."""
+
+    __pydantic_config__ = CHECKED
+    name: Annotated[str, Field(min_length=1)]
+    """Short name, as in the metrics: ``B``, ``A``."""
+    title: Annotated[str, Freedom.CONDUCT]
+    """Printed when the phase starts."""
+    epochs: PositiveInt
+    """Whole epochs it lasts."""
+    learning_rates: Annotated[dict[str, Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)]
+    """Learning rate of each module group that trains, which the schedule multiplies; groups not named are frozen. A
+    group that trained in the phase before must be named again.
+
+    The schedule falls over the whole run, so a later phase stays below what stands here: round2's phase A begins at
+    61 % of it. The start of a run prints the highest rates that it will take. What a group holds is said in ``GROUPS``
+    of ``model/phases.py``; ``head`` is the input embedding too, since Qwen3-ASR ties the two.
+    """
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW and its schedule."""
+
+    __pydantic_config__ = CHECKED
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    eps: Annotated[float, Field(ge=1e-30, le=1)] = 1e-8
+    """Above 0 in fp32 too: AdamW divides by it where a weight has had no gradient."""
+    weight_decay: Share = 0.01
+    """Decoupled decay; norms and biases have none, nor has the head while ``absent_tokens`` is frozen."""
+    absent_tokens: Literal["frozen", "trained"] = "frozen"
+    """Rows of the head, so of the input embedding, whose tokens occur in no training target or prompt. ``trained``
+    moves them all by full steps of AdamW, since softmax gives each a gradient: in the demo their norm grew from 0.56
+    to 2.6, that of the rows in use to 0.98. ``frozen`` zeroes that gradient, and they stay bit-equal."""
+    clip_grad_norm: PositiveFloat = 1.0
+    """Global gradient norm above which gradients are scaled down."""
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """Share of all steps over which the learning rate rises linearly; it then falls linearly to 0."""
+    join_warmup_steps: Count = 100
+    """Steps over which a group that joins at a later phase rises to its own learning rate."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """WER and CER while training."""
+
+    __pydantic_config__ = CHECKED
+    every_steps: PositiveInt = 500
+    """Steps between evaluations on the sample."""
+    sample_clips: PositiveInt = 100
+    """Clips of the sample, spread evenly over durations; the same ones each time."""
+    batch_clips: PositiveInt = 32
+    """Clips decoded together on a rank."""
+    at_start: bool = True
+    """Also measure before the first step: the base model's own WER."""
+    full_each_epoch: bool = True
+    """Decode the whole eval split at each epoch's end."""
+    wer_mode: Literal["strict", "ivrit", "lenient"] = "strict"
+    """Normaliser in which WER and CER are counted."""
+    max_tokens_per_s: Annotated[float, Field(gt=0, le=1000)] = 12.0
+    """Cap of generated tokens by audio length (Hebrew needs about 5 a second), plus ``min_new_tokens``."""
+    min_new_tokens: PositiveInt = 16
+    """Generated tokens allowed to the shortest clip."""
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """What is kept for resuming."""
+
+    __pydantic_config__ = CHECKED
+    every_steps: PositiveInt = 500
+    """Steps between checkpoints."""
+    keep_last: PositiveInt = 2
+    """Newest checkpoints kept."""
+    keep_best: Count = 1
+    """Checkpoints with the lowest WER kept besides."""
+    background: bool = True
+    """Write while training goes on; it waits only for the copy to host memory."""
+
+
+@dataclass(frozen=True)
+class Faults:
+    """How much may go wrong before a run gives up."""
+
+    __pydantic_config__ = CHECKED
+    non_finite_patience: Count = 5
+    """Steps in a row that may be skipped for a NaN or infinite gradient; one more stops the run."""
+    max_unreadable_share: Annotated[float, Field(ge=0, lt=1)] = 0.001
+    """Share of the training clips that may turn out undecodable and be skipped; 0 in a set of under 1,000 clips."""
+
+
+@dataclass(frozen=True)
+class Logging:
+    """Where the numbers go besides ``metrics.jsonl``."""
+
+    __pydantic_config__ = CHECKED
+    every_steps: PositiveInt = 10
+    """Steps between writes; there is a record of every step, but reading a loss off the device waits for it."""
+    wandb: bool = True
+    """Log to Weights & Biases; offline when there is no login."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run, whole."""
+
+    __pydantic_config__ = CHECKED
+    name: Annotated[str, Field(min_length=1), Freedom.CONDUCT]
+    phases: Annotated[list[Phase], Field(min_length=1)]
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    """Seeds weights that are drawn, the order of clips and the augmentation."""
+    clips_per_step: PositiveInt = 64
+    """Effective batch: clips an optimizer step, on any number of ranks."""
+    unfrozen_layers: dict[Literal["llm_top", "audio_top"], PositiveInt] = field(
+        default_factory=lambda: {"llm_top": 12, "audio_top": 8}
+    )
+    """How many layers ``llm_top`` and ``audio_top`` hold, counted from the top."""
+    max_steps: Annotated[PositiveInt | None, Freedom.CONDUCT] = None
+    """Stop after this many steps, whatever the epochs; the schedule still spans all of them."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    evaluation: Annotated[Evaluation, Freedom.CONDUCT] = field(default_factory=Evaluation)
+    checkpoints: Annotated[Checkpoints, Freedom.CONDUCT] = field(default_factory=Checkpoints)
+    faults: Annotated[Faults, Freedom.CONDUCT] = field(default_factory=Faults)
+    logging: Annotated[Logging, Freedom.CONDUCT] = field(default_factory=Logging)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all phases together."""
+        return sum(phase.epochs for phase in self.phases)
+
+    def phase_of_epoch(self, epoch: int) -> int:
+        """Index of the phase that ``epoch`` (from 0) belongs to."""
+        end = 0
+        for index, phase in enumerate(self.phases):
+            end += phase.epochs
+            if epoch < end:
+                return index
+        return len(self.phases) - 1
+
+    def steps_per_epoch(self, num_clips: int) -> int:
+        """Optimizer steps an epoch; the last one takes what is left."""
+        return math.ceil(num_clips / self.clips_per_step)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe and apply ``a.b=value`` overrides (values are JSON, or plain text).
+
+    Args:
+        name_or_path: a file, or the name of a shipped recipe (``round2``, ``demo``).
+        overrides: as given to ``--set``.
+
+    Raises:
+        UsageError: no such recipe, or anything in it that is unknown, of a wrong type or impossible; all at once.
+    """
+    path = Path(name_or_path)
+    if not path.suffix and not path.is_file():
+        path = RECIPES_DIR / f"{name_or_path}.json"
+    if not path.is_file():
+        shipped = ", ".join(sorted(file.stem for file in RECIPES_DIR.glob("*.json")))
+        raise UsageError(f"recipe not found: {name_or_path}. Give a JSON file or one of: {shipped}")
+    values = read_object(path, "recipe")
+    for override in overrides or []:
+        _override(values, override)
+    return recipe_from_dict(values, str(path))
+
+
+def recipe_from_dict(values: dict[str, Any], source: str) -> Recipe:
+    """Check plain values and build the recipe.
+
+    Raises:
+        UsageError: naming every problem found, with the dotted path of each.
+    """
+    recipe, problems = parse(Recipe, values)
+    if recipe is not None:
+        names = [phase.name for phase in recipe.phases]
+        problems = [f"two phases are called {name}" for name in sorted(set(names)) if names.count(name) > 1]
+        problems += _leavers(recipe)
+    if recipe is None or problems:
+        raise UsageError(f"recipe {source}: " + "; ".join(problems))
+    return recipe
+
+
+def changes(before: dict[str, Any], now: Recipe, *, counted: Collection[str] = ()) -> list[str]:
+    """How a recipe differs from the one that a run was made by, in what decides what is learnt: a text for each key.
+
+    Args:
+        before: plain values, as in ``recipe.json`` and ``state.json``.
+        now: the recipe that is to go on with the run.
+        counted: keys that count here although they decide nothing.
+    """
+    free = free_keys(Recipe, *Freedom) - set(counted)
+    was, wanted = flatten(_completed(before), free), flatten(now.to_dict(), free)
+    return [
+        f"{key}: {told(was, key)} in the run, {told(wanted, key)} now"
+        for key in sorted(was.keys() | wanted.keys())
+        if (key in was, was.get(key)) != (key in wanted, wanted.get(key))
+    ]
+
+
+def as_begun(now: Recipe, before: dict[str, Any] | None) -> Recipe:
+    """``now``, with what a run does that was begun before one of its keys existed: that run goes on as it began."""
+    if before is None or before == _completed(before):
+        return now
+    return replace(now, optimizer=replace(now.optimizer, **_BEFORE_ITS_KEY))
+
+
+def _completed(before: dict[str, Any]) -> dict[str, Any]:
+    """A recipe as written, with the keys that did not exist when it was."""
+    return {**before, "optimizer": {**_BEFORE_ITS_KEY, **before.get("optimizer", {})}}
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--set takes key=value, for example --set optimizer.weight_decay=0.1, not {override!r}")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    node: Any = values
+    *parents, last = key.split(".")
+    for part in parents:
+        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        else:
+            node = node.setdefault(part, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict | list):
+            raise UsageError(f"--set {key}: {part} is a value, it has no parts")
+    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
+        node[int(last)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise UsageError(f"--set {key}: no element {last}")
+
+
+def _leavers(recipe: Recipe) -> list[str]:
+    """Groups that train in one phase and not in the next: their optimizer state would have nowhere to be."""
+    return [
+        f"phase {after.name} leaves out {group}, which phase {before.name} trains: groups may join, but not leave"
+        for before, after in pairwise(recipe.phases)
+        for group in before.learning_rates
+        if group not in after.learning_rates
+    ]

@@ -1,0 +1,93 @@
+"""Predict the disk space that a run needs, before it starts."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from hebrew_asr.corpus.preparation.convert import convert_row, quiet_decoders
+from hebrew_asr.corpus.preparation.options import PrepareOptions
+from hebrew_asr.corpus.sources import Source, Unit
+from hebrew_asr.errors import EnvironmentProblem
+from hebrew_asr.files import nearest_existing
+
+_SAMPLE_ROWS = 24
+_MARGIN = 1.1
+_BYTES_PER_FILE = 4096 + 512  # half a block lost at its end, and the rest for its inode and its manifest lines
+
+
+@dataclass(frozen=True)
+class DiskNeed:
+    """Bytes that are still to come, about."""
+
+    downloads: int
+    """Into the hub's cache folder."""
+    clips: int
+    """Into the prepared folder."""
+
+
+def require_disk(sources: list[Source], options: PrepareOptions, folder: Path) -> DiskNeed:
+    """Predict the need from the first rows of each source, converted in memory, and compare it with what is free.
+
+    Raises:
+        EnvironmentProblem: there is too little room, or a source cannot be read.
+        DataError: a source cannot be read.
+    """
+    cache = _cache_folder()
+    _require({cache: _downloads(sources)})  # before the first shards are fetched to look into them
+    clips = sum(_clip_bytes(source, options) for source in sources)
+    present = sum(path.stat().st_size for path in (folder / "clips").rglob("*.*"))  # by a run that was interrupted
+    need = DiskNeed(_downloads(sources), max(0, round(_MARGIN * clips) - present))
+    _require({cache: need.downloads, folder: need.clips})
+    return need
+
+
+def _downloads(sources: list[Source]) -> int:
+    return sum(shard.bytes_to_download for source in sources for shard in source.shards)
+
+
+def _clip_bytes(source: Source, options: PrepareOptions) -> float:
+    shards = [shard for shard in source.shards if not shard.held_out]
+    units = shards[0].units() if shards else []
+    if not units:
+        return 0.0
+    # The bytes of a shard, unlike its rows, are known before it is downloaded.
+    scale = sum(shard.size_bytes for shard in shards) / max(shards[0].size_bytes, 1)
+    return scale * sum(unit.num_rows for unit in units) * _bytes_per_row(units[0], options)
+
+
+def _bytes_per_row(unit: Unit, options: PrepareOptions) -> float:
+    sizes = []
+    with quiet_decoders():
+        for position, row in itertools.islice(unit.rows(), _SAMPLE_ROWS):
+            encoded = [content for _, content in convert_row(row, unit, position, options) if content is not None]
+            sizes.append(sum(len(content) + _BYTES_PER_FILE for content in encoded))
+    return sum(sizes) / max(len(sizes), 1)
+
+
+def _require(needs: dict[Path, int]) -> None:
+    """Places on the same disk share its free space."""
+    by_disk: dict[int, list[Path]] = {}
+    for path in needs:
+        by_disk.setdefault(nearest_existing(path).stat().st_dev, []).append(path)
+    for paths in by_disk.values():
+        need = sum(needs[path] for path in paths)
+        free = shutil.disk_usage(nearest_existing(paths[-1])).free
+        if need > free:
+            raise EnvironmentProblem(
+                f"not enough disk space: about {gib(need)} are needed in {' and '.join(map(str, paths))}, {gib(free)} "
+                "are free. Free some space, or choose other folders (--out; HF_HOME for downloads)"
+            )
+
+
+def gib(size_bytes: float) -> str:
+    """Bytes as text, in the unit that suits them."""
+    return f"{size_bytes / 2**30:.1f} GiB" if size_bytes > 2**29 else f"{size_bytes / 2**20:.1f} MiB"
+
+
+def _cache_folder() -> Path:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)

@@ -1,0 +1,102 @@
+"""Everything that ``prepare`` can be asked, and nothing that it needs to run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from hebrew_asr.config.values import NonNegativeFloat, PositiveFloat, PositiveInt, option_problems
+from hebrew_asr.errors import UsageError
+
+RECIPE_SOURCES = ("ivrit-ai/crowd-transcribe-v5", "ivrit-ai/crowd-recital-whisper-training")
+DEFAULT_FOLDER = Path("qwen3_asr_round2_data")
+_RISING = (
+    ("min_duration_s", "max_duration_s"),
+    ("recut_min_s", "recut_max_s"),
+    ("min_chars_per_s", "max_chars_per_s"),
+)
+
+
+@dataclass
+class PrepareOptions:
+    """What to prepare, and how."""
+
+    source: Annotated[tuple[str, ...], Field(min_length=1)] = RECIPE_SOURCES
+    """Where clips come from: hub ids (owner/name[:config][@revision]), folders of parquet shards, folders of audio
+    with texts, or single parquet, JSONL, CSV or TSV files. The default is the Round 2 recipe."""
+
+    out: Path = DEFAULT_FOLDER
+    """Folder to make: train.jsonl, eval.jsonl, clips/, dropped.jsonl, manifest.json and, when all is done, _SUCCESS."""
+
+    processes: PositiveInt | None = None
+    """Worker processes; by default one per usable core. The result does not depend on it."""
+
+    audio: Literal["flac", "wav"] = "flac"
+    """flac: half the size, paths relative to the folder. wav: as the official Qwen3-ASR script reads it, with absolute
+    paths. Both are 16 kHz, mono, 16 bit."""
+
+    split: Literal["leak-free", "random"] = "leak-free"
+    """leak-free: nothing that belongs together is on both sides. random: the guide's split of rows, which leaks."""
+
+    hold_out: Literal["source", "episode"] = "source"
+    """What leak-free keeps whole: all of a podcast (its host recurs), or each episode. Where fewer than five podcasts
+    make up the evaluation share, episodes are taken. Recording sessions, speakers, repeated recordings, equal audio and
+    equal sentences are kept whole either way."""
+
+    eval_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the clips for evaluation; 0 for none."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    """Chooses which groups are evaluated on."""
+
+    min_duration_s: NonNegativeFloat = 0.5
+    """Shorter clips are dropped."""
+
+    max_duration_s: PositiveFloat = 15.0
+    """Longer clips are dropped, unless their text has timestamps to cut at."""
+
+    recut_min_s: PositiveFloat = 1.0
+    """Shortest clip to cut from a recording with timestamps."""
+
+    recut_max_s: Annotated[float, Field(gt=0, le=30)] = 15.0
+    """Longest clip to cut from a recording with timestamps, up to 30."""
+
+    min_chars_per_s: NonNegativeFloat = 3.0
+    """Slower text is dropped as incomplete. The first two seconds of a clip are free, for the silence around a word."""
+
+    max_chars_per_s: PositiveFloat = 25.0
+    """Faster text is dropped: nobody speaks it in that time."""
+
+    drop_flags: tuple[str, ...] = (
+        "skipped",
+        "unintelligible",
+        "foreign_language",
+        "multiple_speakers",
+        "noisy",
+        "too_long",
+    )
+    """Annotators' flags that drop a row."""
+
+    exclude: tuple[str, ...] | None = None
+    """Test sets, given as sources are: whatever overlaps them is dropped. By default the leaderboard's eval-d1 and
+    eval-whatsapp when any source is on the hub. Test and validation shards of the sources themselves always count."""
+
+    def check(self) -> None:
+        """Raise UsageError with every impossible value at once."""
+        wrong = option_problems(self)
+        wrong += [
+            f"--{low.replace('_', '-')} ({getattr(self, low)}) must be below --{high.replace('_', '-')} "
+            f"({getattr(self, high)})"
+            for low, high in _RISING
+            if not getattr(self, low) < getattr(self, high)
+        ]
+        if wrong:
+            raise UsageError("prepare: " + "; ".join(wrong))
+
+    def identity(self) -> dict[str, Any]:
+        """The options that decide the result, as JSON values: a folder is only continued with the same ones."""
+        own = {field.name for field in fields(PrepareOptions)} - {"out", "processes", "source", "exclude"}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items() if name in own}

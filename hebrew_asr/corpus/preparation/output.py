@@ -1,0 +1,158 @@
+"""Write the prepared folder: manifests, the list of dropped clips, ``manifest.json``. Nothing in it depends on when,
+where or with how many processes it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import soundfile
+import soxr
+
+from hebrew_asr import __version__
+from hebrew_asr.corpus.preparation.assemble import Assembly, group_of
+from hebrew_asr.corpus.preparation.options import PrepareOptions
+from hebrew_asr.corpus.preparation.parts import Record
+from hebrew_asr.corpus.sources import Source
+from hebrew_asr.data.manifest import Clip
+from hebrew_asr.files import write_atomically, write_json
+from hebrew_asr.text.normalize import NORMALISER_VERSION
+from hebrew_asr.text.prompt import build_target
+
+FORMAT = 1
+"""Of manifest.json."""
+
+_TEMPORARY = r"\.(train\.jsonl|eval\.jsonl|dropped\.jsonl|manifest\.json)\.\d+\.tmp"
+_CLIP = r"clips/[^/]+/\d{5,}/\d{6,}(-\d{2,})?\.(flac|wav)"
+_OURS = re.compile(
+    rf"(train|eval|dropped)\.jsonl|manifest\.json|_SUCCESS|{_TEMPORARY}|{_CLIP}"
+    r"|\.work/(lock|job\.json|_SUCCESS|\.[^/]+\.\d+\.tmp|parts/[^/]+/\.?\d{5,}-\d{7,}\.jsonl(\.\d+\.tmp)?)"
+)
+
+
+def is_of_prepare(relative: str) -> bool:
+    """Whether ``prepare`` gives a file of its folder this name; anything else there is somebody's own."""
+    return _OURS.fullmatch(relative) is not None
+
+
+def write_set(
+    folder: Path, assembly: Assembly, sources: list[Source], options: PrepareOptions, asked: dict[str, Any]
+) -> dict[str, Any]:
+    """Write train.jsonl, eval.jsonl, dropped.jsonl and manifest.json, and delete audio that none of them names.
+
+    Args:
+        asked: the options that decided the result, for the manifest.
+
+    Returns:
+        The content of manifest.json.
+    """
+    hold_out = assembly.split.get("held_out_whole", "source")
+    absolute = options.audio == "wav"  # the official script resolves paths against wherever it is started
+    digests: dict[str, str] = {}
+    for name, records in (("train.jsonl", assembly.train), ("eval.jsonl", assembly.eval)):
+        rows = (asdict(_clip(record, hold_out, folder if absolute else None)) for record in records)
+        digests[name] = _write_lines(folder / name, rows)
+    digests["dropped.jsonl"] = _write_lines(folder / "dropped.jsonl", map(_dropped_row, assembly.dropped))
+    manifest = _manifest(assembly, sources, options.audio, asked) | {"sha256": digests}
+    write_json(folder / "manifest.json", manifest)
+    _delete_unnamed(folder, {record.audio for record in (*assembly.train, *assembly.eval)})
+    return manifest
+
+
+def _clip(record: Record, hold_out: str, root: Path | None) -> Clip:
+    audio = record.audio if root is None else str(root.resolve() / record.audio)
+    return Clip(audio, build_target(record.transcript), record.id, record.duration_s, group_of(record, hold_out))
+
+
+def _dropped_row(record: Record) -> dict[str, Any]:
+    row = {
+        "id": record.id,
+        "reason": record.reason,
+        "detail": record.detail,
+        "duration_s": record.duration_s,
+        "transcript": record.transcript,
+    }
+    return {name: value for name, value in row.items() if value}
+
+
+def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> str:
+    content = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()
+    write_atomically(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _manifest(assembly: Assembly, sources: list[Source], audio: str, asked: dict[str, Any]) -> dict[str, Any]:
+    kept = [*assembly.train, *assembly.eval]
+    samples = hashlib.sha256("".join(record.fingerprint for record in kept).encode()).hexdigest()
+    return {
+        "format": FORMAT,
+        "sources": [
+            {
+                "name": source.name,
+                "revision": source.revision,
+                "shards": len(source.shards),
+                "bytes": sum(shard.size_bytes for shard in source.shards),
+                **_tally(record for record in kept if record.id.startswith(f"{source.name}/")),
+            }
+            for source in sources
+        ],
+        "train": _tally(assembly.train),
+        "eval": _tally(assembly.eval),
+        "dropped": drop_table(assembly.dropped),
+        "split": assembly.split,
+        "audio": {
+            "format": audio,
+            "sample_rate_hz": 16_000,
+            "bytes": sum(record.size_bytes for record in kept),
+            "sha256_of_fingerprints": samples,
+        },
+        "options": asked,
+        "versions": {
+            "hebrew_asr": __version__,
+            "normaliser": NORMALISER_VERSION,
+            "soundfile": version("soundfile"),
+            "libsndfile": soundfile.__libsndfile_version__,
+            "soxr": soxr.__version__,
+        },
+    }
+
+
+def _tally(records: Iterable[Record]) -> dict[str, Any]:
+    durations = [record.duration_s for record in records]
+    return {"clips": len(durations), "hours": round(sum(durations) / 3600, 4)}
+
+
+def drop_table(dropped: Iterable[Record]) -> dict[str, dict[str, Any]]:
+    """For each reason, most frequent first: how many clips, and hours where the audio was decoded."""
+    by_reason: dict[str, list[Record]] = defaultdict(list)
+    for record in dropped:
+        by_reason[record.reason].append(record)
+    ordered = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
+    return {reason: _tally(records) for reason, records in ordered}
+
+
+def _delete_unnamed(folder: Path, named: set[str]) -> None:
+    """Duplicates and leftovers of a killed run are on disk, but in no manifest."""
+    for temporary in folder.glob(".*.tmp"):
+        if is_of_prepare(temporary.name):
+            temporary.unlink()
+    delete_clips(folder, named)
+
+
+def delete_clips(folder: Path, kept: set[str]) -> None:
+    """Delete the clips that ``prepare`` made but for those ``kept``, by path within ``folder``, and empty folders."""
+    clips = folder / "clips"
+    for path in [*sorted(clips.rglob("*"), reverse=True), clips] if clips.is_dir() else ():  # files before folders
+        relative = path.relative_to(folder).as_posix()
+        if path.is_dir() and not path.is_symlink():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif relative not in kept and is_of_prepare(relative):
+            path.unlink()

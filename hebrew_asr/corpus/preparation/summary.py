@@ -1,0 +1,57 @@
+"""What preparation tells its user: the plan before, the tables after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hebrew_asr.corpus.preparation.disk import DiskNeed, gib
+from hebrew_asr.corpus.sources import Source
+
+
+def print_plan(sources: list[Source], need: DiskNeed, folder: Path) -> None:
+    """Which revisions are read, and how much disk that takes."""
+    for source in sources:
+        test = sum(shard.held_out for shard in source.shards)
+        size = gib(sum(shard.size_bytes for shard in source.shards))
+        tests = f", {test} of them test or validation data" if test else ""
+        print(f"source {source.name} at {source.revision[:19]}: {len(source.shards)} shards{tests}, {size}")
+    downloads = f" and {gib(need.downloads)} of downloads" if need.downloads else ""
+    print(f"disk: about {gib(need.clips)} of clips in {folder}{downloads}", flush=True)
+
+
+def print_result(manifest: dict[str, Any], folder: Path) -> None:
+    """The drop table, the split with its leak report, and what to do next."""
+    console = Console()
+    table = Table("", "clips", "hours")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for side in ("train", "eval"):
+        table.add_row(side, f"{manifest[side]['clips']:,}", f"{manifest[side]['hours']:,.2f}", style="bold")
+    table.add_section()
+    for source in manifest["sources"]:
+        table.add_row(f"from {source['name']}", f"{source['clips']:,}", f"{source['hours']:,.2f}")
+    table.add_section()
+    for reason, tally in manifest["dropped"].items():
+        table.add_row(f"dropped: {reason}", f"{tally['clips']:,}", f"{tally['hours']:,.2f}" if tally["hours"] else "-")
+    console.print(table)
+    print(_split_line(manifest["split"]))
+    asked = manifest["split"]["eval_fraction"] * (manifest["train"]["clips"] + manifest["eval"]["clips"])
+    if manifest["eval"]["clips"] < asked / 2:
+        largest = manifest["split"]["largest_component_clips"]
+        print(f"note: fewer evaluation clips than asked, for the linked groups are large (up to {largest:,} clips)")
+    print(f"prepared {folder}; next: hebrew-asr audit {folder}")
+
+
+def _split_line(split: dict[str, Any]) -> str:
+    whole = f", each {split['held_out_whole']} whole" if "held_out_whole" in split else ""
+    method = "random, LEAKY" if split["leaky"] else f"{split['method']}{whole}"
+    counts = split["keys_in_train_and_eval"]
+    shared = [f"{count:,} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count]
+    apart = [kind for kind, count in counts.items() if not count]
+    none = f"; no shared {', '.join(apart)}" if apart and shared else ""
+    both = f"{', '.join(shared) or 'nothing'} on both sides"
+    return f"split: {method}; {both}{none}"

@@ -1,0 +1,255 @@
+"""Data preparation: sources in, one believable training set out; parallel, resumable, the same bytes every time."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hebrew_asr.corpus.preparation import summary
+from hebrew_asr.corpus.preparation.assemble import Assembly, assemble
+from hebrew_asr.corpus.preparation.disk import require_disk
+from hebrew_asr.corpus.preparation.options import PrepareOptions
+from hebrew_asr.corpus.preparation.output import delete_clips, is_of_prepare, write_set
+from hebrew_asr.corpus.preparation.parts import part_path, read_part
+from hebrew_asr.corpus.preparation.pool import convert_all
+from hebrew_asr.corpus.preparation.progress import Progress
+from hebrew_asr.corpus.sources import Source, Unit, is_local, open_source, source_name, unit_name
+from hebrew_asr.errors import DataError, EnvironmentProblem, UsageError
+from hebrew_asr.files import sync_folder, write_atomically, write_json
+from hebrew_asr.locks import FolderLock, describe
+
+SUCCESS = "_SUCCESS"
+"""Written last: a folder with it is complete."""
+
+LEADERBOARD_TESTS = ("ivrit-ai/eval-d1", "ivrit-ai/eval-whatsapp")
+"""Excluded by default when anything is fetched from the hub."""
+
+_WORK = ".work"
+_JOB = "job.json"
+
+
+def is_prepared(folder: str | Path) -> bool:
+    """Whether preparation of ``folder`` ended well."""
+    return (Path(folder) / SUCCESS).is_file()
+
+
+def ensure_prepared(folder: str | Path, options: PrepareOptions | None = None) -> Path:
+    """Prepare ``folder`` unless that is done; for a trainer to call on every rank, before any process group exists.
+
+    One process prepares while the others wait for its lock, with no collective that could time out. If it dies, even
+    by SIGKILL, the kernel frees the lock and the next process continues its work. A folder of another making that
+    holds a train.jsonl is left as it is.
+
+    Args:
+        folder: where the set belongs, or already is.
+        options: how to make it; the Round 2 recipe by default. Its ``out`` is replaced by ``folder``.
+
+    Returns:
+        ``folder`` as a path.
+
+    Raises:
+        HebrewASRError: preparation failed, for the reason it names.
+    """
+    folder = Path(folder)
+    own = (folder / "train.jsonl").is_file() and not (folder / _WORK).exists()
+    if not is_prepared(folder) and not own:
+        prepare(replace(options or PrepareOptions(), out=folder))
+    return folder
+
+
+def prepare(options: PrepareOptions) -> dict[str, Any]:
+    """Make the folder ``options.out``, or continue it; if it is finished, only check that the same was asked for.
+
+    Returns:
+        The content of its manifest.json.
+
+    Raises:
+        UsageError: impossible options, or the folder holds something else.
+        DataError: a source cannot be read, or nothing is left of it.
+        EnvironmentProblem: the hub is out of reach, or the disk is too small or full.
+    """
+    options.check()
+    folder, work = options.out, options.out / _WORK
+    with _write_errors_explained(folder):
+        _refuse_foreign(folder)
+        with _locked(work):
+            if not is_prepared(folder):
+                if not (work / SUCCESS).is_file():
+                    _build(options, folder, work)
+                _announce(folder, work)
+    manifest = _read_json(folder / "manifest.json")
+    _require_same(folder, manifest["options"], _asked(options))
+    return manifest
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Never mix a prepared set with files of another making, nor take another program's ``.work`` for ours."""
+    if is_prepared(folder) or not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UsageError(f"--out {folder} is a file: name a folder, which is made if need be")
+    found = _foreign_files(folder, folder / _WORK)
+    if found and not is_prepared(folder):  # another process may have ended meanwhile
+        raise UsageError(
+            f"{folder} holds {', '.join(found[:3])}, not made by prepare: choose another --out, or empty it"
+        )
+
+
+def _foreign_files(folder: Path, work: Path) -> list[str]:
+    """What keeps ``prepare`` out of a folder. Once it has begun, that is only what it would delete with its work."""
+    inside = (path for path in work.rglob("*") if path.is_symlink() or not path.is_dir())
+    found = [name for name in (path.relative_to(folder).as_posix() for path in inside) if not is_of_prepare(name)]
+    if not any((work / name).is_file() for name in (_JOB, SUCCESS)):
+        found += [path.name for path in folder.iterdir() if path != work or not work.is_dir()]
+    return sorted(found)
+
+
+@contextmanager
+def _locked(work: Path) -> Generator[None, None, None]:
+    """Hold the folder's lock, waiting for it if need be."""
+    lock = FolderLock(work / "lock")
+    if not lock.take():
+        holder = lock.holder()
+        whose = describe(holder) if holder else "another process"
+        print(f"prepare: {whose} is preparing {work.parent}; waiting for it", file=sys.stderr, flush=True)
+        lock.take(wait=True)
+    try:
+        yield
+    finally:
+        if not (work / SUCCESS).is_file() and not _has_begun(work):  # all is done, or there is nothing to keep
+            if not is_prepared(work.parent):
+                delete_clips(work.parent, set())
+            shutil.rmtree(work, ignore_errors=True)
+        lock.release()
+
+
+def _has_begun(work: Path) -> bool:
+    """Whether there are converted rows to continue with."""
+    return any(part.stat().st_size for part in (work / "parts").rglob("*.jsonl"))
+
+
+@contextmanager
+def _write_errors_explained(folder: Path) -> Generator[None, None, None]:
+    try:
+        yield
+    except OSError as error:
+        begun = _has_begun(folder / _WORK)
+        again = ". What is done is kept: run the same command again to continue" if begun else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EnvironmentProblem(f"the disk is full, writing to {folder}: free some space{again}") from error
+        raise EnvironmentProblem(f"cannot write to {folder}: {error}{again}") from error
+
+
+def _build(options: PrepareOptions, folder: Path, work: Path) -> None:
+    sources, tests = _open_sources(options, work)
+    everything = [*sources, *tests]
+    summary.print_plan(everything, require_disk(sources, options, folder), folder)
+    shards = [shard for source in everything for shard in source.shards]
+    assembly = None
+    while assembly is None:
+        with Progress(sum(shard.size_bytes for shard in shards)) as progress:
+            units = convert_all(shards, options, folder, work, progress)
+        print(progress.line(), file=sys.stderr)
+        assembly = _assembled([unit for of_shard in units for unit in of_shard], options, folder, work)
+    manifest = write_set(folder, assembly, sources, options, _asked(options))
+    summary.print_result(manifest, folder)
+    os.sync()  # clips are written without fsync, so all of them must reach the disk before the folder is announced
+    digest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    write_atomically(work / SUCCESS, f"{digest}\n")
+
+
+def _open_sources(options: PrepareOptions, work: Path) -> tuple[list[Source], list[Source]]:
+    """Open the sources and the test sets, at the revisions that an interrupted run had started with."""
+    asked = _asked(options)
+    job_file = work / _JOB
+    job = _read_json(job_file) if _has_begun(work) else {"asked": asked, "revisions": {}}
+    if not isinstance(job, dict) or not {"asked", "revisions"} <= job.keys():
+        raise DataError(f"{job_file} is not of prepare: choose another --out")
+    _require_same(options.out, job["asked"], asked)
+    started: dict[str, str] = job["revisions"]
+    sources = [open_source(spec, pinned=started.get(source_name(spec))) for spec in options.source]
+    tests = [open_source(spec, held_out=True, pinned=started.get(source_name(spec))) for spec in _excluded(options)]
+    revisions = {source.name: source.revision for source in (*sources, *tests)}
+    changed = sorted(name for name, revision in started.items() if revisions.get(name) != revision)
+    if changed:
+        raise DataError(
+            f"source {', '.join(changed)} changed since {options.out} was begun: delete that folder and start again"
+        )
+    for source in sources:
+        if all(shard.held_out for shard in source.shards):
+            names = ", ".join(shard.name for shard in source.shards[:3])
+            raise DataError(f"source {source.name}: only test or validation data, by its file names ({names})")
+    write_json(job_file, {"asked": asked, "revisions": revisions})
+    return sources, tests
+
+
+def _excluded(options: PrepareOptions) -> tuple[str, ...]:
+    if options.exclude is not None:
+        return options.exclude
+    return () if all(is_local(spec) for spec in options.source) else LEADERBOARD_TESTS
+
+
+def _asked(options: PrepareOptions) -> dict[str, Any]:
+    """What decides the result, without any path of this machine."""
+    sources = [source_name(spec) for spec in options.source]
+    excluded = [source_name(spec) for spec in _excluded(options)]
+    twice = [name for name, count in Counter((*sources, *excluded)).items() if count > 1]
+    if twice:
+        raise UsageError(f"two sources are both named {twice[0]!r}; clips are called after them, so rename a folder")
+    return {"source": sources, "exclude": excluded, **options.identity()}
+
+
+def _require_same(folder: Path, was: dict[str, Any], asked: dict[str, Any]) -> None:
+    differ = sorted(name for name in {*was, *asked} if was.get(name) != asked.get(name))
+    if differ:
+        changes = "; ".join(f"{name} was {was.get(name)!r}, now {asked.get(name)!r}" for name in differ)
+        raise UsageError(f"{folder} was begun with other options ({changes}): delete it, or choose another --out")
+
+
+def _assembled(units: list[Unit], options: PrepareOptions, folder: Path, work: Path) -> Assembly | None:
+    """Assemble all parts; None when clips are damaged (a power cut), after their parts were deleted to redo them."""
+    parts = [part_path(work, unit_name(unit)) for unit in units]
+    by_part = [read_part(path) for path in parts]
+    assembly = assemble([record for records in by_part for record in records], options)
+    damaged = False
+    for path, records in zip(parts, by_part, strict=True):
+        kept = (record for record in records if record.fate == "kept")
+        if any(_size_of(folder / record.audio) != record.size_bytes for record in kept):
+            path.unlink()
+            damaged = True
+    return None if damaged else assembly
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return -1
+
+
+def _announce(folder: Path, work: Path) -> None:
+    """Remove all but the result, then rename ``_SUCCESS`` into place; killed in between, the next call finishes."""
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in (SUCCESS, "lock"):
+            path.unlink()
+    (work / SUCCESS).replace(folder / SUCCESS)
+    sync_folder(folder)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error

@@ -1,0 +1,10 @@
+"""Synthetic Hebrew speech for the demo and the tests: a small vocalised lexicon, a grammar and a formant synthesiser.
+
+It proves that the pipeline learns text from sound and that splits do not leak. It says nothing about real Hebrew.
+"""
+
+from hebrew_asr.demo.synthesis.corpus import synthesize_corpus
+from hebrew_asr.demo.synthesis.grammar import Sentence, Word, full_sentences, lexicon, phrases
+from hebrew_asr.demo.synthesis.speech import Voice, speak
+
+__all__ = ["Sentence", "Voice", "Word", "full_sentences", "lexicon", "phrases", "speak", "synthesize_corpus"]

@@ -1,0 +1,109 @@
+"""The one decode path: in-loop evaluation, ``hebrew-asr eval`` and ``hebrew-asr transcribe`` all end here.
+
+Features are made clip by clip and the answer is cut at the clip's own length cap, so batch mates change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import StaticCache
+
+from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, to_int16
+from hebrew_asr.audio.frames import CHUNK_FRAMES, EncoderGeometry
+from hebrew_asr.audio.mel import LogMel
+from hebrew_asr.data.collate import Example, pack
+from hebrew_asr.inference.replay import replayed_decoding
+from hebrew_asr.text.prompt import LANGUAGE, PromptTokens, build_target, parse_target, target_ids
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How text is generated: greedily, with a cap by audio length against runaway repetition."""
+
+    language: str | None = LANGUAGE
+    """Forced ``language …<asr_text>`` prefix; None lets the model name the language itself."""
+    max_tokens_per_s: float = 12.0
+    min_new_tokens: int = 16
+
+    def cap(self, num_samples: int) -> int:
+        """Tokens that a clip of this length may get."""
+        return self.min_new_tokens + int(self.max_tokens_per_s * num_samples / SAMPLE_RATE_HZ)
+
+
+class Transcriber:
+    """Greedy batched generation with a KV cache, through transformers' own ``generate``.
+
+    On CUDA the cache is static, and single tokens are replayed from a CUDA graph.
+    """
+
+    def __init__(self, asr: Any, tokenizer: Any, decoding: Decoding = Decoding()):
+        """``asr``: native Qwen3-ASR on its device, in any dtype; it is left in the mode it is in."""
+        self._asr, self._tokenizer, self._decoding = asr, tokenizer, decoding
+        self._prompt = PromptTokens.of(tokenizer)
+        self._geometry = EncoderGeometry.of(asr.config.audio_config)
+        forced = build_target("", decoding.language) if decoding.language else ""
+        self._forced_ids = target_ids(tokenizer, forced)[:-1] if forced else []
+        self._mel: LogMel | None = None
+
+    @torch.inference_mode()
+    def __call__(self, clips: Sequence[np.ndarray]) -> list[str]:
+        """Transcripts of clips, decoded together.
+
+        Args:
+            clips: float32 arrays of shape (samples,), mono 16 kHz, each at most 30 s.
+        """
+        device = self._asr.device
+        if self._mel is None:
+            self._mel = LogMel().to(device)
+        # The target is never fed: any one id makes a well-formed example.
+        examples = [Example(str(i), to_int16(clip), [self._prompt.end_of_turn]) for i, clip in enumerate(clips)]
+        packed = pack(examples, self._prompt, self._geometry).to(device)
+        features, features_mask = self._padded_features(self._mel(packed), packed.frames)
+        prompts = [self._prompt.prompt(count) + self._forced_ids for count in packed.audio_tokens]
+        longest = max(map(len, prompts))
+        pad = self._tokenizer.pad_token_id
+        input_ids = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompts], device=device)
+        mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
+        caps = [self._decoding.cap(len(clip)) for clip in clips]
+        options: dict[str, Any] = {
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "input_features": features,
+            "input_features_mask": features_mask,
+            "max_new_tokens": max(caps),
+            "do_sample": False,
+            "eos_token_id": self._prompt.end_of_turn,
+            "pad_token_id": pad,
+        }
+        if device.type == "cuda":
+            text_config = self._asr.config.get_text_config(decoder=True)
+            cache = StaticCache(config=text_config, max_cache_len=longest + max(caps))
+            with replayed_decoding(self._asr):
+                answer = self._asr.generate(**options, past_key_values=cache)
+        else:
+            answer = self._asr.generate(**options)
+        rows = answer[:, longest:].tolist()
+        return [self._text(row[:cap]) for row, cap in zip(rows, caps, strict=True)]
+
+    def _padded_features(self, mel_CBF: torch.Tensor, frames: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Chunks to the native model's (clips, 128, frames) and its mask; padding frames are zeros, as for one clip."""
+        chunks = [-(-count // CHUNK_FRAMES) for count in frames]
+        widest = max(chunks)
+        features = mel_CBF.new_zeros(len(frames), widest, *mel_CBF.shape[1:])
+        for clip, part in enumerate(mel_CBF.split(chunks)):
+            features[clip, : len(part)] = part
+        features = features.permute(0, 2, 1, 3).reshape(len(frames), mel_CBF.shape[1], widest * CHUNK_FRAMES)
+        positions = torch.arange(widest * CHUNK_FRAMES, device=mel_CBF.device)
+        mask = positions[None] < torch.tensor(frames, device=mel_CBF.device)[:, None]
+        return features.to(self._asr.dtype), mask.long()
+
+    def _text(self, ids: list[int]) -> str:
+        if self._prompt.end_of_turn in ids:
+            ids = ids[: ids.index(self._prompt.end_of_turn)]
+        text = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return (text if self._forced_ids else parse_target(text)[1]).strip()

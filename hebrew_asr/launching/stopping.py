@@ -1,0 +1,132 @@
+"""Asked from outside to stop: by a signal, or because the launcher that started this process is gone.
+
+A thread listens, so that a request is heard while the main thread is in a library that takes minutes (a compiler, ranks
+that wait for each other). Before anything is trained that could be lost the thread ends the process itself; later the
+trainer is told, which saves first.
+
+All that comes within ``GRACE_S`` is one request: a Ctrl-C reaches a rank as SIGINT from the terminal and again as
+SIGTERM from DeepSpeed's launcher, and a lost terminal adds SIGHUP. A SIGINT after that is impatience.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from hebrew_asr.errors import Preempted
+from hebrew_asr.launching.processes import Launchers
+
+GRACE_S = 5.0
+"""Signals after the first that mean the same."""
+AGREE_S = 5.0
+"""For the ranks to agree on stopping, where nothing would be lost without that."""
+_SLOW_S = 2.0
+"""A stop that takes longer than this says what it waits for."""
+_LOOK_S, _LOOK_WHEN_ASKED_S = 1.0, 0.1
+IMPATIENT = 130  # as a shell reports a process that died of SIGINT
+_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
+
+
+class StopRequest:
+    """Whether this process was asked to stop, and what becomes of it if so."""
+
+    def __init__(self, *, tells: bool = True, report: Callable[[int], object] = lambda _: None):
+        """Nothing is caught before ``install``.
+
+        Args:
+            tells: whether this process prints, for all ranks.
+            report: called with the exit code before the thread ends the process.
+        """
+        self.reason: str | None = None
+        """What asked, once something did."""
+        self.unsaved = False
+        """Whether leaving at once would lose training."""
+        self.patience_s: float | None = None
+        """How long whoever passes a request on waits before it kills this process; None where nobody does."""
+        self.cleanups: list[Callable[[], object]] = []
+        """Called before ``report``."""
+        self.explain: Callable[[], str] = lambda: "stopping"
+        """What a stop that takes long is waiting for."""
+        self._tells, self._report = tells, report
+        self._met = self._explained = False
+        self._code: int | None = None
+        self._asked_s = 0.0
+
+    def install(self) -> None:
+        """Listen from here to the end of the process, but not to signals that were ignored when it started (nohup)."""
+        self._pipe, write_end = os.pipe()
+        os.set_blocking(write_end, False)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+        for number in _NAMES:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda *_: None)  # the thread hears of it, through the pipe
+        self._launchers = Launchers()
+        self.patience_s = self._launchers.patience_s
+        threading.Thread(target=self._listen, name="stop", daemon=True).start()
+
+    def ask(self, reason: str) -> None:
+        """Ask this process to stop; what comes after the first time changes nothing."""
+        if self.reason is None:
+            self._asked_s = time.monotonic()
+            self.reason = reason
+
+    def met(self) -> None:
+        """The ranks have met: one that leaves without agreement would be missed."""
+        self._met = True
+
+    def leaving(self, code: int) -> None:
+        """The process is about to end with ``code`` by itself: only impatience hastens it."""
+        self._code = code
+
+    def _listen(self) -> None:
+        while True:
+            pace = _LOOK_S if self.reason is None else _LOOK_WHEN_ASKED_S
+            ready, _, _ = select.select([self._pipe], [], [], pace)
+            for number in os.read(self._pipe, 256) if ready else b"":
+                if number in _NAMES:
+                    self._hear(number)
+            gone = self._launchers.gone() if self.reason is None else None
+            if gone is not None:
+                self.ask(f"{gone} is gone")
+            if self.reason is not None and self._code is None:
+                self._act(time.monotonic() - self._asked_s)
+
+    def _hear(self, number: int) -> None:
+        if self.reason is None:
+            self.ask(_NAMES[signal.Signals(number)])
+        elif number == signal.SIGINT and time.monotonic() - self._asked_s > GRACE_S:
+            lost = "the steps since the last checkpoint are lost" if self.unsaved else "nothing is lost"
+            self._leave(self._code or IMPATIENT, f"left at once, as Ctrl-C asked again; {lost}")
+
+    def _act(self, waited_s: float) -> None:
+        if not self.unsaved and (not self._met or waited_s > AGREE_S):
+            self._leave(Preempted.exit_code, nothing_to_save(self.reason))
+        if waited_s > _SLOW_S and not self._explained:
+            self._explained = True
+            self.say(f"asked to stop ({self.reason}): {self.explain()}")
+
+    def _leave(self, code: int, text: str) -> None:
+        self.say(text)
+        for cleanup in self.cleanups:
+            cleanup()
+        self._report(code)
+        for child in multiprocessing.active_children():  # loaders ignore SIGTERM
+            child.kill()
+        os._exit(code)
+
+    def say(self, text: str) -> None:
+        """Print a line, if this process prints for all ranks."""
+        if self._tells:
+            print(text, file=sys.stderr, flush=True)
+
+
+def nothing_to_save(reason: str | None) -> str:
+    """Said where a start ends before it has trained."""
+    return f"stopped ({reason}) before a step was trained: there is nothing to save; --resume auto goes on as before"

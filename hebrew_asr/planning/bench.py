@@ -1,0 +1,325 @@
+"""Steady-state speed of the real trainer: its loader, augmentation, engine and optimizer, in every phase.
+
+The DeepSpeed launcher runs this file:
+``bench.py '{"ds": …, "recipe": …, "set": […], "run": …, "phases": ["B"], "sizes": [64, 8], "steps": 40, "out": …,
+"traces": null}'``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
+from hebrew_asr.config.profiles import batching
+from hebrew_asr.data.loader import load_steps
+from hebrew_asr.engine import dist
+from hebrew_asr.engine.engine import MicroBatch
+from hebrew_asr.errors import HebrewASRError, leave
+from hebrew_asr.files import write_json
+from hebrew_asr.planning.flops import step_flops
+from hebrew_asr.training.arguments import TrainArguments
+from hebrew_asr.training.evaluate import Evaluator, stratified_sample
+from hebrew_asr.training.feed import FedStep, feed
+from hebrew_asr.training.setup import Run, set_up
+
+WARMUP_STEPS, SPLIT_STEPS = 10, 5
+SETTLED = 3
+"""Steps after which CUDA graphs have a shape: one runs as it is, one is recorded, one is replayed."""
+QUIET = 3
+"""Steps after one that recorded something until the host is ahead of the device again, and time is told."""
+TOKENS_PER_S = 5.0
+"""What Hebrew speech takes, so what a trained model writes."""
+
+
+@dataclass(frozen=True)
+class PhaseSpeed:
+    """Figures of one phase; all ranks together unless named otherwise."""
+
+    phase: str
+    clips_per_step: int
+    clips_per_s: float
+    audio_s_per_s: float
+    tokens_per_s: float
+    ms_per_step: float
+    """Mean over steps that compiled and recorded nothing, and that came after such steps: as in a long run."""
+    steps: int
+    compile_s: float
+    """What warming up took beyond as many ordinary steps."""
+    data_wait_share: float
+    """Time in which the training thread waited for data, of all."""
+    forward_ms: float
+    """This and the next two: median on the first rank with a wait after each part, so their sum exceeds a step."""
+    backward_ms: float
+    optimizer_ms: float
+    """With communication that backward does not hide."""
+    tflops: float
+    """Of one device, counted by :mod:`hebrew_asr.planning.flops`."""
+    mfu: float
+    """Of the ceiling."""
+    padding_share: float
+    """Tokens of padding, of all tokens."""
+    peak_gib: float
+
+
+@dataclass(frozen=True)
+class Interruptions:
+    """What training stands still for, every so many steps."""
+
+    evaluated_clips: int
+    """As many as training evaluates every so many steps."""
+    evaluation_s: float
+    """With as many tokens for each clip as it would take to write what is said: ``TOKENS_PER_S``."""
+    longest_evaluation_s: float
+    """With every clip decoded up to its cap. The weights are random: none of them stops by itself."""
+    checkpoint_s: float
+    """The copy of the optimizer state to the host; files are written beside the steps that follow."""
+
+
+def matmul_ceiling_tflops(device: torch.device) -> float:
+    """Rate of a large matrix product: bfloat16 on CUDA, float32 on a CPU."""
+    on_cuda = device.type == "cuda"
+    size, repeats, dtype = (8192, 20, torch.bfloat16) if on_cuda else (512, 5, torch.float32)
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    for _ in range(3):
+        torch.mm(left, right)
+    _wait(device)
+    started = time.perf_counter()
+    for _ in range(repeats):
+        torch.mm(left, right)
+    _wait(device)
+    return 2 * size**3 * repeats / (time.perf_counter() - started) / 1e12
+
+
+def measure(
+    arguments: TrainArguments, phases: list[str], sizes: list[int], steps: int, out: Path, traces: Path | None
+) -> None:
+    """Run phases for a while at each number of clips a step, and write figures to ``out`` each time; collective.
+
+    The sizes of a phase share what was compiled for it.
+
+    Args:
+        arguments: of the run that is measured.
+        phases: names of those to measure.
+        sizes: clips a step.
+        steps: timed ones.
+        out: JSON file.
+        traces: folder for a profile of one step of each, if any.
+    """
+    run = set_up(arguments)
+    figures: dict[str, Any] = {
+        "profile": run.profile.name,
+        "num_ranks": run.ranks.size,
+        "device": torch.cuda.get_device_name() if run.ranks.device.type == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "clips_per_step": run.recipe.clips_per_step,
+        "batching": str(run.plan),
+        "ceiling_tflops": matmul_ceiling_tflops(run.ranks.device),
+        "phases": [],
+    }
+    for index, phase in enumerate(run.recipe.phases):
+        if phase.name not in phases:
+            continue
+        run.engine.enter_phase(index)
+        for size in sizes:
+            run.say(f"phase {phase.name}, {size} clips a step: warming up")
+            speed = _measure_phase(_with_clips(run, size), index, steps, figures["ceiling_tflops"], traces)
+            run.say(f"phase {phase.name}, {size} clips a step: {speed.clips_per_s:.1f} clips/s")
+            figures["phases"].append(asdict(speed))
+            if run.ranks.is_main:
+                write_json(out, figures)
+    figures["interruptions"] = asdict(_measure_interruptions(run))
+    if run.ranks.is_main:
+        write_json(out, figures)
+    run.tracker.close()
+    run.engine.close()
+
+
+def _measure_interruptions(run: Run) -> Interruptions:
+    """In the last phase measured, which holds the most state."""
+    settings = run.recipe.evaluation
+    as_trained = replace(settings, max_tokens_per_s=TOKENS_PER_S, min_new_tokens=1)
+    evaluate = Evaluator(run.tokenizer, as_trained, run.ranks, run.files)
+    clips = stratified_sample(run.eval_clips, settings.sample_clips)
+    run.say(f"evaluating {len(clips)} clips, and copying the state as a checkpoint does")
+    with run.engine.whole_model() as asr:
+        # The first of each warms up: an evaluation meets shapes that training does not.
+        _, evaluation_s = (_seconds(run, partial(evaluate, asr, clips, 0, "bench", run.stop)) for _ in range(2))
+        longest_s = _seconds(run, partial(run.evaluator, asr, clips, 0, "bench", run.stop))
+    _, checkpoint_s = (_seconds(run, run.engine.host_state) for _ in range(2))
+    return Interruptions(len(clips), evaluation_s, longest_s, checkpoint_s)
+
+
+def _seconds(run: Run, act: Callable[[], object]) -> float:
+    """How long something takes on the slowest rank; collective."""
+    run.ranks.barrier()
+    started = time.perf_counter()
+    act()
+    run.ranks.barrier()
+    return time.perf_counter() - started
+
+
+def _with_clips(run: Run, clips_per_step: int) -> Run:
+    """The same run with another number of clips in a step."""
+    recipe = replace(run.recipe, clips_per_step=clips_per_step)
+    plan = batching(run.profile, recipe, run.ranks.size)
+    return replace(run, recipe=recipe, plan=plan, dataset=run.dataset.dealt_by(plan))
+
+
+def _measure_phase(run: Run, index: int, steps: int, ceiling_tflops: float, traces: Path | None) -> PhaseSpeed:
+    device, on_cuda = run.ranks.device, run.ranks.device.type == "cuda"
+    first = run.schedule.phase_starts[index]
+    rates = run.schedule.rates(first)
+    loaded = load_steps(run.dataset, first, 1 << 40, workers=run.recipe.data.workers, pin_memory=on_cuda)
+    fed_steps = feed(loaded, run.mel, device)
+    met: Counter[Any] = Counter()
+    started = time.perf_counter()
+    warmup_steps = _warm_up(run, fed_steps, rates, met)
+    warmup_s = time.perf_counter() - started
+    if on_cuda:
+        torch.cuda.reset_peak_memory_stats()
+    timed: list[FedStep] = []
+    seconds, quiet, before = 0.0, 0, time.perf_counter()
+    while len(timed) < steps:
+        fed = next(fed_steps)
+        quiet = quiet + 1 if _is_settled(run, fed, met) else 0
+        _step(run, fed, rates, met)  # which returns when the step before it ends
+        now = time.perf_counter()
+        if quiet > QUIET:
+            timed.append(fed)
+            seconds += now - before
+        before = now
+    parts = [_split(run, fed, rates) for fed in islice(fed_steps, SPLIT_STEPS)]
+    forward_ms, backward_ms, optimizer_ms = (1e3 * sorted(part)[len(part) // 2] for part in zip(*parts, strict=True))
+    if traces is not None:
+        stem = f"{run.recipe.phases[index].name}-{run.recipe.clips_per_step}-rank{run.ranks.rank}"
+        _trace(run, next(fed_steps), rates, traces / stem)
+    batches = [micro.inputs[0] for fed in timed for micro in fed.micro_batches if micro.num_labels]
+    own = [
+        float(sum(len(batch.tokens) for batch in batches)),
+        sum(sum(batch.samples) for batch in batches) / SAMPLE_RATE_HZ,
+        float(sum(sum(batch.tokens) for batch in batches)),
+        float(sum(len(batch.input_ids_T) for batch in batches)),
+        step_flops(run.asr, batches) / 1e12,
+    ]
+    clips, audio_s, tokens, padded, tflop = run.ranks.sum(torch.tensor(own, dtype=torch.float64)).tolist()
+    tflops = tflop / run.ranks.size / seconds
+    return PhaseSpeed(
+        phase=run.recipe.phases[index].name,
+        clips_per_step=run.recipe.clips_per_step,
+        clips_per_s=clips / seconds,
+        audio_s_per_s=audio_s / seconds,
+        tokens_per_s=tokens / seconds,
+        ms_per_step=1e3 * seconds / steps,
+        steps=steps,
+        compile_s=max(0.0, warmup_s - warmup_steps * seconds / steps),
+        data_wait_share=sum(fed.wait_s for fed in timed) / seconds,
+        forward_ms=forward_ms,
+        backward_ms=backward_ms,
+        optimizer_ms=optimizer_ms,
+        tflops=tflops,
+        mfu=tflops / ceiling_tflops,
+        padding_share=1 - tokens / padded,
+        peak_gib=torch.cuda.max_memory_allocated() / 2**30 if on_cuda else 0.0,
+    )
+
+
+def _warm_up(run: Run, fed_steps: Iterator[FedStep], rates: dict[str, float], met: Counter[Any]) -> int:
+    """Until everything is compiled and the shapes that are met most are recorded; returns the steps that it took."""
+    number = 0
+    for number, fed in enumerate(fed_steps, start=1):
+        _step(run, fed, rates, met)
+        settled = sum(count for count in met.values() if count > SETTLED) > 0.9 * met.total()
+        if number >= WARMUP_STEPS and not (run.profile.uses_cuda_graphs and run.ranks.any(not settled)):
+            break  # on all ranks together: each meets shapes of its own
+    _wait(run.ranks.device)
+    return number
+
+
+def _is_settled(run: Run, fed: FedStep, met: Counter[Any]) -> bool:
+    """Whether a step's shapes have all been recorded, on every rank; without CUDA graphs one graph serves all."""
+    if not run.profile.uses_cuda_graphs:
+        return True
+    return not run.ranks.any(any(met[_shape(micro)] < SETTLED for micro in fed.micro_batches))
+
+
+def _shape(micro: MicroBatch) -> tuple[int, ...]:
+    packed, mel_CBF = micro.inputs
+    return len(packed.input_ids_T), len(packed.conv_positions_A), len(packed.labels_L), len(mel_CBF)
+
+
+def _step(run: Run, fed: FedStep, rates: dict[str, float], met: Counter[Any]) -> None:
+    """Train one step and note the shapes it met."""
+    met.update(_shape(micro) for micro in fed.micro_batches)
+    run.engine.step(fed.micro_batches, rates)
+    run.engine.prove_phase()
+
+
+def _split(run: Run, fed: FedStep, rates: dict[str, float]) -> tuple[float, float, float]:
+    """Seconds of forward, backward and optimizer of one step, waiting for the device after each."""
+    device, engine = run.ranks.device, run.engine
+    spent = {"forward": 0.0, "backward": 0.0, "step": 0.0}
+    with engine.timed(lambda part: _clock(device, spent, part)):
+        _wait(device)
+        engine.step(fed.micro_batches, rates)
+    return spent["forward"], spent["backward"], spent["step"]
+
+
+def _trace(run: Run, fed: FedStep, rates: dict[str, float], stem: Path) -> None:
+    """Profile one step: ``stem.txt`` says what took the device's time, ``stem.json.gz`` opens in a trace viewer."""
+    on_cuda = run.ranks.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
+    with profile(activities=activities) as profiler:
+        run.engine.step(fed.micro_batches, rates).figures()
+        _wait(run.ranks.device)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    order = "self_device_time_total" if on_cuda else "self_cpu_time_total"
+    table = profiler.key_averages().table(sort_by=order, row_limit=60, max_name_column_width=90)
+    stem.with_suffix(".txt").write_text(table, encoding="utf-8")
+    profiler.export_chrome_trace(str(stem.with_suffix(".json.gz")))
+
+
+@contextmanager
+def _clock(device: torch.device, spent: dict[str, float], part: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    _wait(device)
+    spent[part] += time.perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def main(argv: list[str]) -> int:
+    """The launcher's entry."""
+    spec = json.loads(next(part for part in argv if not part.startswith("--local_rank")))
+    arguments = TrainArguments(ds=spec["ds"], recipe=spec["recipe"], set=spec["set"], run_dir=spec["run"])
+    try:
+        traces = Path(spec["traces"]) if spec["traces"] else None
+        measure(arguments, spec["phases"], spec["sizes"], spec["steps"], Path(spec["out"]), traces)
+    except HebrewASRError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    dist.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    leave(main(sys.argv[1:]))

@@ -1,0 +1,273 @@
+"""What a run will need, before any GPU is rented: memory of every phase, steps, disk.
+
+Peak memory is the most of three moments: forward and backward at their fullest, the end of backward when gradients are
+handed over and reduced, and the optimizer's step. Optimizer and buffers follow from DeepSpeed's source
+(:mod:`hebrew_asr.planning.zero_memory`), activations from the real pass on the meta device
+(:mod:`hebrew_asr.planning.footprint`). What neither knows is in ``Calibration``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hebrew_asr.audio.frames import EncoderGeometry
+from hebrew_asr.config.profiles import Batching, Profile, batching
+from hebrew_asr.config.recipe import Recipe
+from hebrew_asr.data.loader import StepDataset
+from hebrew_asr.data.manifest import Clip, read_manifest
+from hebrew_asr.data.shapes import Shape
+from hebrew_asr.model.architecture import config_of, without_memory
+from hebrew_asr.model.load import load_tokenizer
+from hebrew_asr.model.phases import set_phase
+from hebrew_asr.planning.bench_corpus import draw_clips
+from hebrew_asr.planning.footprint import Footprint, trace
+from hebrew_asr.planning.zero_memory import ZeroMemory, sizes_of, zero_memory
+from hebrew_asr.text.prompt import parse_target
+from hebrew_asr.training.room import disk_need
+from hebrew_asr.training.schedule import Schedule
+
+GIB = 2**30
+GUIDE_CLIPS = 186_812
+"""Training clips of the recipe's corpora after preparation, as the guide counts them."""
+_SAMPLED_CLIPS = 12_800
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What only a GPU can tell; the rest of a plan follows from sources and shapes."""
+
+    compiled_activations: float = 0.63
+    """Activations of a compiled pass, of those of the eager one: what torch's min-cut partitioner saves of these graphs
+    when it is traced without a GPU. Four peaks measured on H100s are met within 5 % (``tests/unit/test_plan.py``)."""
+    fed_gib: float = 0.3
+    """Batches and features made ready on a side stream beside the step."""
+    outside_gib: float = 1.2
+    """Memory that torch does not count: CUDA context, kernels, cuBLAS and NCCL buffers."""
+    fragmentation: float = 0.05
+    """Of the peak, held by the allocator in pieces that fit nothing."""
+
+
+@dataclass(frozen=True)
+class PhaseMemory:
+    """Bytes on each GPU in one phase."""
+
+    phase: str
+    trainable: int
+    """Weights."""
+    zero: ZeroMemory
+    activations: int
+    """Most that forward and backward hold, for the largest batch; with logits."""
+    logits: int
+    training: int
+    """``torch.cuda.max_memory_allocated`` to expect of a step with the largest batch."""
+    peak_at: str
+    """When it is reached."""
+    evaluation: int
+    """ZeRO-3 holds a whole copy of the model while it evaluates."""
+
+    @property
+    def peak(self) -> int:
+        """``torch.cuda.max_memory_allocated`` to expect over a whole run."""
+        return max(self.training, self.evaluation)
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run, foretold."""
+
+    recipe: Recipe
+    profile: Profile
+    batching: Batching
+    shapes: list[Shape]
+    """Batch shapes, smallest first; the last is the largest to expect in a whole run."""
+    phases: list[PhaseMemory]
+    num_clips: int
+    from_data: bool
+    """Whether lengths are those of the data folder."""
+    steps_per_epoch: int
+    total_steps: int
+    phase_starts: list[int]
+    checkpoint_bytes: int
+    """One checkpoint of the phase that trains most."""
+    disk_bytes: int
+    """Checkpoints kept, one being written, and the final model."""
+    needed_gib: float
+    """Of one card, with what torch does not count."""
+
+    @property
+    def memory_gib(self) -> float:
+        """Of one card."""
+        return self.profile.hardware.memory_gib
+
+    @property
+    def fits(self) -> bool:
+        """Whether every phase does."""
+        return self.needed_gib <= self.memory_gib
+
+
+class LengthTokenizer:
+    """Stands in for the tokenizer where only lengths matter: as many ids as the real one gives, nearly.
+
+    Qwen3's tokenizer makes 0.343 tokens a character of Hebrew text without vowel points (100 sentences, 71 characters
+    each on average), and 9, 6 and 3 tokens of the fixed parts of prompt and target.
+    """
+
+    TOKENS_PER_CHARACTER = 0.343
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        if text.startswith("<|im_start|>"):
+            count = 9
+        elif text.startswith("<|audio_end|>"):
+            count = 6
+        else:
+            count = 3 + math.ceil(self.TOKENS_PER_CHARACTER * len(parse_target(text)[1]))
+        return {"input_ids": [0] * count}
+
+    def convert_tokens_to_ids(self, _: str) -> int:
+        """Any id."""
+        return 0
+
+
+def make_plan(
+    recipe: Recipe,
+    profile: Profile,
+    num_ranks: int,
+    calibration: Calibration = Calibration(),
+) -> RunPlan:
+    """Foretell a run on ``num_ranks`` ranks. Neither GPU nor weights nor network are used.
+
+    Args:
+        recipe: what is learnt.
+        profile: the hardware.
+        num_ranks: GPUs.
+        calibration: what only a GPU can tell.
+
+    Raises:
+        UsageError: the model is not known, or profile and recipe contradict each other.
+        DataError: the data folder has an unreadable manifest.
+    """
+    plan = batching(profile, recipe, num_ranks)
+    config = config_of(recipe.model.path)
+    asr = without_memory(config, torch.bfloat16 if profile.bf16 else torch.float32)
+    clips, num_clips, from_data = _clips(recipe)
+    steps_per_epoch = recipe.steps_per_epoch(num_clips)
+    schedule = Schedule(recipe, steps_per_epoch)
+    shapes = _shapes(recipe, plan, clips, EncoderGeometry.of(config.audio_config))
+    phases = [
+        _phase_memory(asr, recipe, index, profile, plan, shapes[-1], calibration) for index in range(len(recipe.phases))
+    ]
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in asr.parameters())
+    need = disk_need(recipe, (phase.trainable for phase in phases), weights)
+    peak = max(phase.peak for phase in phases) / GIB
+    return RunPlan(
+        recipe=recipe,
+        profile=profile,
+        batching=plan,
+        shapes=shapes,
+        phases=phases,
+        num_clips=num_clips,
+        from_data=from_data,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=schedule.total_steps,
+        phase_starts=schedule.phase_starts,
+        checkpoint_bytes=need.checkpoint,
+        disk_bytes=need.total,
+        needed_gib=peak * (1 + calibration.fragmentation) + calibration.outside_gib,
+    )
+
+
+def _clips(recipe: Recipe) -> tuple[list[Clip], int, bool]:
+    """Clips with the lengths to plan for, how many an epoch has, and whether they are those of the data folder."""
+    manifest = Path(recipe.data.folder) / "train.jsonl"
+    if manifest.is_file():
+        clips = read_manifest(manifest, check_audio=False, allow_outside=recipe.data.allow_outside)
+        return clips, len(clips), True
+    return draw_clips("train", _SAMPLED_CLIPS), GUIDE_CLIPS, False
+
+
+def _shapes(recipe: Recipe, plan: Batching, clips: list[Clip], geometry: EncoderGeometry) -> list[Shape]:
+    """Those that the trainer compiles for these clips. An eager pass meets batches up to the largest of them."""
+    folder = Path(recipe.model.path)
+    is_local = folder.is_dir() and any(folder.glob("*token*"))
+    tokenizer: Any = load_tokenizer(recipe.model.path) if is_local else LengthTokenizer()
+    dataset = StepDataset(clips, plan, recipe, tokenizer, geometry, rank=0)
+    return dataset.fix_shapes(recipe.epochs * dataset.steps_per_epoch)
+
+
+def _phase_memory(
+    asr: Any,
+    recipe: Recipe,
+    index: int,
+    profile: Profile,
+    plan: Batching,
+    shape: Shape,
+    calibration: Calibration,
+) -> PhaseMemory:
+    phase = recipe.phases[index]
+    sizes = sizes_of(asr, set_phase(asr, recipe, phase))
+    zero = zero_memory(profile, sizes, plan.num_ranks)
+    footprint = trace(asr, shape)
+    moments = _moments(footprint, zero, profile, plan, calibration)
+    fed = round(calibration.fed_gib * GIB)
+    whole_copy = sum(parameter.numel() * parameter.element_size() for parameter in asr.parameters())
+    return PhaseMemory(
+        phase=phase.name,
+        trainable=sizes.trainable,
+        zero=zero,
+        activations=_activations(footprint, profile, calibration),
+        logits=footprint.logits,
+        training=fed + max(moments.values()),
+        peak_at=max(moments, key=moments.__getitem__),
+        evaluation=zero.always + whole_copy if profile.zero_stage == 3 else 0,
+    )
+
+
+def _activations(footprint: Footprint, profile: Profile, calibration: Calibration) -> int:
+    return round(footprint.peak * (calibration.compiled_activations if profile.compiles else 1.0))
+
+
+def _moments(
+    footprint: Footprint, zero: ZeroMemory, profile: Profile, plan: Batching, calibration: Calibration
+) -> dict[str, int]:
+    """Bytes at each moment that can be the fullest."""
+    gradients = zero.all_at_once if profile.compiles else zero.one_at_a_time
+    # From the second micro-batch on, the partition of gradients is there while forward runs. Where gradients are
+    # reduced one by one, an eager backward fills its bucket from the first one on, the logits' own, when the
+    # activations are still whole.
+    at_the_end = profile.compiles or profile.is_flat
+    beside = (zero.step_gradients if plan.accumulation > 1 else 0) + (0 if at_the_end else zero.step_buckets)
+    return {
+        "forward and backward": zero.always + beside + _activations(footprint, profile, calibration),
+        "end of backward": zero.always + gradients + zero.step_gradients + zero.step_buckets,
+        "optimizer step": zero.always + zero.step_gradients,
+    }
+
+
+def what_would_fit(plan: RunPlan, calibration: Calibration = Calibration()) -> str | None:
+    """The smallest change to the profile after which every phase fits, in words; None if none of these does."""
+    ranks = plan.batching.num_ranks
+    largest = math.ceil(plan.batching.clips_per_step / (ranks * plan.batching.accumulation))
+    zero = {**plan.profile.config.get("zero_optimization", {}), "stage": 2}
+    zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    also = ", ZeRO stage 2 and zero_optimization.offload_optimizer.device cpu"
+    for keys, words, first in (({}, "", largest // 2), ({"zero_optimization": zero}, also, largest)):
+        sizes = [first >> halvings for halvings in range(first.bit_length())]
+        if not sizes or not _changed(plan, keys, 1, calibration).fits:
+            continue
+        for micro in sizes:
+            changed = _changed(plan, keys, micro, calibration)
+            if changed.fits:
+                return f"train_micro_batch_size_per_gpu {micro}{words} needs {changed.needed_gib:.1f} GiB"
+    return None
+
+
+def _changed(plan: RunPlan, keys: dict[str, Any], micro_batch: int, calibration: Calibration) -> RunPlan:
+    config = {**plan.profile.config, **keys, "train_micro_batch_size_per_gpu": micro_batch}
+    config.pop("gradient_accumulation_steps", None)
+    profile = replace(plan.profile, config=config)
+    return make_plan(plan.recipe, profile, plan.batching.num_ranks, calibration)

@@ -1,0 +1,203 @@
+"""What DeepSpeed's optimizers allocate a rank, read from the source of deepspeed 0.19.8 (the pinned release).
+
+N trainable weights on W ranks, in param groups of which each is padded to whole partitions:
+
+* ZeRO-1 in bf16 (``BF16_Optimizer``, as :mod:`hebrew_asr.engine.flat_zero1` changes it): fp32 masters and moments
+  12 N/W; an fp32 gradient buffer of all N, always there; the 16-bit ``.grad`` s of all N until a micro-batch is over.
+* ZeRO-2 in bf16 (``DeepSpeedZeroOptimizer``, as :mod:`hebrew_asr.engine.flat_zero2` changes it): masters and moments
+  12 N/W; the 16-bit ``.grad`` s of all N until a micro-batch is over; the fp32 partition of gradients, 4 N/W, from the
+  end of the first backward to that of the step; on two ranks and more, while gradients are reduced, a bucket of
+  ``reduce_bucket_size`` elements in fp32, twice with ``overlap_comm``.
+* ZeRO-2 in fp32, or with ``offload_optimizer``: masters and moments 12 N/W. ``setup_buckets`` allocates
+  ``reduce_bucket_size`` elements of weight type at the first gradient, twice with ``overlap_comm``; the fp32 partition
+  of gradients, 4 N/W, comes with the first reduction and goes after the step; a message is flattened and cast to fp32
+  to be reduced. A parameter larger than the bucket (the embedding) is sent by itself.
+* ZeRO-3 (``DeepSpeedZeroOptimizer_Stage3``): weights 1/W of each parameter, small ones whole; masters and moments
+  12 N/W; the fp32 gradient partition 4 N/W and a bucket in the communication type, always there; whole weights for the
+  modules at work, up to ``stage3_max_live_parameters``, and a prefetch bucket.
+* ``offload_optimizer`` moves masters and moments to the host, with fp32 gradients and 16-bit copies of the partition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hebrew_asr.config.profiles import Profile
+
+FP32 = 4
+_MOMENTS = 2 * FP32
+_DEFAULT_BUCKET = 500_000_000
+_DEFAULT_PREFETCH, _DEFAULT_PERSISTENCE, _DEFAULT_LIVE = 50_000_000, 100_000, 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Weights of a model in a phase."""
+
+    parameters: list[int]
+    """Elements of every parameter, tied ones once."""
+    groups: list[list[int]]
+    """Elements of every trainable parameter, by param group of the optimizer."""
+
+    @property
+    def trainable(self) -> int:
+        """All that trains."""
+        return sum(map(sum, self.groups))
+
+    @property
+    def largest(self) -> int:
+        """Of the parameters that train."""
+        return max(max(group) for group in self.groups)
+
+
+@dataclass(frozen=True)
+class ZeroMemory:
+    """Bytes on one rank's device, unless named otherwise."""
+
+    weights: int
+    """With ZeRO-3's gathered ones."""
+    optimizer: int
+    """fp32 masters and both moments."""
+    gradients: int
+    """Buffers that exist all the time."""
+    step_gradients: int
+    """What exists from a step's first backward pass to its end."""
+    all_at_once: int
+    """What a compiled backward hands over in one go: 16-bit gradients of everything that trains. The tied embedding's
+    is added up in fp32 beside them."""
+    one_at_a_time: int
+    """16-bit gradient of the largest parameter, which eager backward hands over last."""
+    buckets: int
+    """Communication buffers that exist all the time."""
+    step_buckets: int
+    """Communication buffers and casts from the first gradient of a backward pass to its end."""
+    host: int
+    """Host memory of one rank."""
+
+    @property
+    def always(self) -> int:
+        """What is there while forward runs."""
+        return self.weights + self.optimizer + self.gradients + self.buckets
+
+
+def zero_memory(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
+    """Memory of the optimizer that DeepSpeed builds for ``profile``."""
+    if profile.zero_stage == 3:
+        return _stage3(profile, sizes, num_ranks)
+    if profile.zero_stage == 0:
+        return _stage0(sizes)
+    if profile.is_flat:
+        return _flat(profile, sizes, num_ranks)
+    return _stage2(profile, sizes, num_ranks)
+
+
+def _stage0(sizes: Sizes) -> ZeroMemory:
+    """torch's AdamW on fp32 weights, which are their own masters."""
+    gradients = FP32 * sizes.trainable
+    return ZeroMemory(
+        weights=FP32 * sum(sizes.parameters),
+        optimizer=_MOMENTS * sizes.trainable,
+        gradients=0,
+        step_gradients=gradients,
+        all_at_once=gradients,
+        one_at_a_time=FP32 * sizes.largest,
+        buckets=0,
+        step_buckets=gradients,  # flattened to be reduced
+        host=0,
+    )
+
+
+def _flat(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
+    width, padded = _width(profile), _padded(sizes, num_ranks)
+    slices = profile.zero_stage == 2
+    bucket, buffers = _buckets(profile)
+    return ZeroMemory(
+        weights=width * (sum(sizes.parameters) - sizes.trainable + padded),
+        optimizer=(FP32 + _MOMENTS) * padded // num_ranks,
+        gradients=0 if slices else FP32 * padded,
+        step_gradients=FP32 * padded // num_ranks if slices else 0,
+        all_at_once=_whole_gradients(profile, sizes),
+        one_at_a_time=width * sizes.trainable,  # they wait for the end of the micro-batch
+        buckets=0,
+        step_buckets=FP32 * buffers * min(bucket, padded) if slices and num_ranks > 1 else 0,
+        host=0,
+    )
+
+
+def _stage2(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
+    zero, width = profile.config.get("zero_optimization", {}), _width(profile)
+    padded = _padded(sizes, num_ranks)
+    partition = padded // num_ranks
+    bucket, buffers = _buckets(profile)
+    buffers = buffers * bucket if zero.get("contiguous_gradients", True) else 0
+    # Slices of the large parameter, one a rank, are sent together until the bucket is full.
+    message = max(min(bucket, sizes.trainable), min(sizes.largest, bucket + sizes.largest // num_ranks))
+    offloads = profile.offloads_optimizer
+    return ZeroMemory(
+        weights=width * (sum(sizes.parameters) - sizes.trainable + padded),
+        optimizer=0 if offloads else (FP32 + _MOMENTS) * partition,
+        gradients=0,
+        # Without a cast, whole gradients are kept of every parameter of which the partition has a part.
+        step_gradients=FP32 * (partition if profile.bf16 else min(sizes.trainable, partition + sizes.largest)),
+        all_at_once=_whole_gradients(profile, sizes),
+        one_at_a_time=width * sizes.largest,
+        buckets=width * sizes.largest if offloads else 0,
+        step_buckets=width * buffers + (width + FP32) * message,
+        host=(2 * FP32 + _MOMENTS + width) * partition + width * sizes.largest if offloads else 0,
+    )
+
+
+def _buckets(profile: Profile) -> tuple[int, int]:
+    """Elements of ZeRO-2's bucket, and how many of them there are."""
+    zero = profile.config.get("zero_optimization", {})
+    return int(zero.get("reduce_bucket_size", _DEFAULT_BUCKET)), 1 + bool(zero.get("overlap_comm"))
+
+
+def _stage3(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
+    zero, width = profile.config.get("zero_optimization", {}), _width(profile)
+    threshold = int(zero.get("stage3_param_persistence_threshold", _DEFAULT_PERSISTENCE))
+    bucket = int(zero.get("reduce_bucket_size", _DEFAULT_BUCKET))
+    shares = sum(-(-size // num_ranks) for size in sizes.parameters)
+    whole = sum(size for size in sizes.parameters if size < threshold)
+    live = int(zero.get("stage3_max_live_parameters", _DEFAULT_LIVE))
+    prefetched = int(zero.get("stage3_prefetch_bucket_size", _DEFAULT_PREFETCH))
+    gathered = min(sum(sizes.parameters), max(live, max(sizes.parameters)) + prefetched)
+    partition = sum(-(-size // num_ranks) for group in sizes.groups for size in group)
+    offloads = profile.offloads_optimizer
+    message = max(min(bucket, sizes.trainable), sizes.largest)
+    return ZeroMemory(
+        weights=width * (shares + whole + gathered),
+        optimizer=0 if offloads else (FP32 + _MOMENTS) * partition,
+        gradients=0 if offloads else FP32 * partition,
+        step_gradients=0,
+        all_at_once=_whole_gradients(profile, sizes),
+        one_at_a_time=width * sizes.largest,
+        buckets=FP32 * bucket,
+        step_buckets=2 * FP32 * message,  # cast to fp32 and laid end to end for the reduce-scatter
+        host=(3 * FP32 + _MOMENTS) * partition if offloads else 0,  # gradients twice: added up, and to step with
+    )
+
+
+def _whole_gradients(profile: Profile, sizes: Sizes) -> int:
+    """Bytes of ``all_at_once``."""
+    return _width(profile) * sizes.trainable + FP32 * sizes.largest
+
+
+def _width(profile: Profile) -> int:
+    """Bytes of a weight."""
+    return 2 if profile.bf16 else FP32
+
+
+def _padded(sizes: Sizes, num_ranks: int) -> int:
+    """Elements with the padding of every group to equal partitions at 4-byte boundaries."""
+    unit = 2 * num_ranks
+    return sum(unit * -(-sum(group) // unit) for group in sizes.groups)
+
+
+def sizes_of(asr: Any, groups: list[Any]) -> Sizes:
+    """Sizes of a native model and of ``groups``, as :func:`hebrew_asr.model.phases.set_phase` returns them."""
+    return Sizes(
+        [parameter.numel() for parameter in asr.parameters()],
+        [[parameter.numel() for parameter in group.parameters.values()] for group in groups],
+    )

@@ -1,0 +1,169 @@
+"""Where a run's numbers go: ``metrics.jsonl`` always, Weights & Biases if asked, the console for people.
+
+Nothing here can stop training: a tracker that fails is reported once and then left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+from hebrew_asr.config.recipe import Recipe
+from hebrew_asr.errors import first_line
+
+_START_S, _LOG_S, _FINISH_S = 60.0, 10.0, 60.0
+"""What a wandb that does not come back may cost: at the start, once while training, and at the end."""
+_ANSWER_S = 10
+"""What its server gets to answer, as one of wandb's own settings."""
+_SERVICE = "wandb-core"
+"""wandb's process, which talks to the network; it is a child of this one."""
+
+T = TypeVar("T")
+
+
+class _WandbError(Exception):
+    """wandb raised something, or has not come back in time."""
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """``call()`` in a thread: it can neither take longer than that here, nor end this process.
+
+    Raises:
+        _WandbError: in words, whatever it raised, ``SystemExit`` too.
+    """
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(call())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="wandb", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if done:
+        return done[0]
+    reason = f"{type(failed[0]).__name__}: {first_line(failed[0])}" if failed else f"no answer in {seconds:g} s"
+    raise _WandbError(reason) from (failed[0] if failed else None)
+
+
+class WandbSink:
+    """Weights & Biases: online with a login, offline without one or without a network, left alone once it fails."""
+
+    def __init__(self, recipe: Recipe, folder: Path, config: dict[str, Any], run_id: str | None):
+        """``WANDB_ENTITY``, ``WANDB_PROJECT``, ``WANDB_MODE`` and ``WANDB_API_KEY`` are honoured."""
+        self._run: Any = None
+        os.environ.setdefault("WANDB_SILENT", "true")
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would try for half a minute as the process ends
+        options = {
+            "entity": os.environ.get("WANDB_ENTITY"),
+            "project": os.environ.get("WANDB_PROJECT", "hebrew-asr"),
+            "name": os.environ.get("WANDB_NAME", recipe.name),
+            "id": run_id,
+            "resume": "allow" if run_id else None,
+            "dir": str(folder),
+            "config": config,
+        }
+        try:
+            self._run, outage = _within(_START_S, lambda: _start(options))
+        except _WandbError as error:
+            self._give_up(error)
+            return
+        if outage:
+            kept = Path(self._run.settings.sync_dir)
+            print(
+                f"warning: wandb is kept offline ({outage}); to send it later: wandb sync {shlex.quote(str(kept))}",
+                file=sys.stderr,
+            )
+
+    @property
+    def run_id(self) -> str | None:
+        """Its id of this run, for a resume."""
+        return None if self._run is None else self._run.id
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Log a record under ``{event}/{name}``."""
+        if self._run is None:
+            return
+        event, step = record["event"], record["step"]
+        curves = {key: value for key, value in _flat(record).items() if not isinstance(value, list)}
+        flat = {f"{event}/{key}": value for key, value in curves.items() if key not in ("event", "step")}
+        try:
+            _within(_LOG_S, lambda: self._run.log(flat, step=step))
+        except _WandbError as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Finish the run: what has not reached the server by then stays in the run directory."""
+        if self._run is not None:
+            try:
+                _within(_FINISH_S, self._finish)
+            except _WandbError as error:
+                self._give_up(error)
+
+    def _finish(self) -> None:
+        import wandb
+
+        self._run.finish()
+        wandb.teardown()  # else it would be waited for as the interpreter ends, without a limit
+
+    def _give_up(self, error: _WandbError) -> None:
+        self._run = None
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):
+                if child.name().startswith(_SERVICE):
+                    child.kill()  # stuck, it would be waited for as the interpreter ends
+        print(f"warning: wandb failed ({error}); training goes on, metrics.jsonl has everything", file=sys.stderr)
+
+
+def _start(options: dict[str, Any]) -> tuple[Any, str | None]:
+    """A run, and why it is offline if it was to be online."""
+    import wandb
+
+    settings = wandb.Settings(init_timeout=_ANSWER_S, finish_timeout=_FINISH_S / 2, x_graphql_timeout_seconds=_ANSWER_S)
+    mode, outage = os.environ.get("WANDB_MODE"), None
+    try:
+        mode = mode or ("online" if wandb.login(prompt=False) else "offline")
+        if mode != "offline":
+            return wandb.init(**options, mode=mode, settings=settings), None  # type: ignore[arg-type]
+    except BaseException as error:
+        outage = f"{type(error).__name__}: {first_line(error)}"
+    return wandb.init(**options, mode="offline", settings=settings), outage
+
+
+def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}/")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+class Tracker:
+    """Fans records out to the sinks; on other ranks than the first it has none and does nothing."""
+
+    def __init__(self, *sinks: Any):
+        """``sinks``: objects with ``write(record)`` and ``close()``."""
+        self._sinks = sinks
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Send one record of the metrics schema to every sink."""
+        for sink in self._sinks:
+            sink.write(record)
+
+    def close(self) -> None:
+        """Close every sink."""
+        for sink in self._sinks:
+            sink.close()

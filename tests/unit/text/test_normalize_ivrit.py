@@ -1,0 +1,88 @@
+"""The ``ivrit`` mode against the leaderboard's own composition of ``hebrew`` and ``whisper-normalizer``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hebrew_asr.text.normalize import normalise
+from tests.support.properties import examples
+
+OBSERVED = [
+    ("שָׁלוֹם עוֹלָם", "שלום עולם", "points are deleted"),
+    ("\ufb2aלום", "ש לום", "a precomposed letter is taken apart too late"),
+    ("\ufb4fוהים \ufb21", "אלוהים א", "NFKC"),
+    ('צה"ל', "צהל", "ASCII quotes are deleted"),
+    ("צה״ל צה”ל", "צה ל צה ל", "other quotes split the word"),
+    ("צ'יפס צ׳יפס צ´יפס", "ציפס צ יפס צ יפס", "the same for geresh"),
+    ("בית־ספר", "בית ספר", "maqaf"),
+    ("ב-2024", "ב 2024", "a bound prefix is split off"),
+    ("של\u00adום", "של\u00adום", "the soft hyphen stays"),
+    ("של\u034fום", "של ום", "the grapheme joiner splits"),
+    ("1,234 3.5", "1 234 3 5", "numbers are split"),
+    ("₪100", " 100", "a space at the start stays"),
+    ("שלום!", "שלום ", "and at the end"),
+    ("<|0.00|>שלום<|1.00|><|1.00|>עולם<|2.40|>", "שלוםעולם", "timestamps glue"),
+    ("בָּרָ֣א", "בר א", "te'amim split"),
+    ("הָאָֽרֶץ", "הא רץ", "meteg splits"),
+    ("שלום [צחוק] עולם", "שלום עולם", "an event tag"),
+    ("[א> ב (ג", " ב ג", "brackets need not match; an open one is a space"),
+    ("א()ב", "א ב", "empty parentheses are punctuation"),
+    ("Hello, don't", "hello dont", "lower case"),
+]
+
+RANDOM_TEXT = st.text(
+    st.one_of(
+        st.characters(min_codepoint=0x590, max_codepoint=0x5FF),
+        st.characters(min_codepoint=0xFB1D, max_codepoint=0xFB4F),
+        st.characters(min_codepoint=0x300, max_codepoint=0x36F),
+        st.sampled_from("\u061c\u200b\u200c\u200d\u200e\u200f\u202a\u202e\u2066\u2069\ufeff\u00ad\u2060"),
+        st.sampled_from("()[]<>|\"'`´״׳“”‘’-–—־.,:;!?%₪$½²ﬁ"),
+        st.sampled_from("0123456789 \n\t\r\u00a0\u2028\x1c\x85"),
+        st.sampled_from("abzABZéİßΣ😀👍🏽"),
+        st.characters(),
+    ),
+    max_size=60,
+)
+
+
+@pytest.mark.parametrize(("text", "expected", "why"), OBSERVED, ids=[row[2] for row in OBSERVED])
+def test_observed_output(text: str, expected: str, why: str) -> None:
+    assert normalise(text, "ivrit") == expected, why
+
+
+@pytest.fixture(scope="module")
+def leaderboard() -> Callable[[str], str]:
+    """``HebrewTextNormalizer`` of evaluate_model.py, ivrit-ai/asr-training."""
+    reason = "the leaderboard's packages come with the dev extra"
+    hebrew = pytest.importorskip("hebrew", reason=reason)
+    basic = pytest.importorskip("whisper_normalizer.basic", reason=reason).BasicTextNormalizer()
+    deleted = dict.fromkeys(map(ord, "\u061c\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\ufeff"))
+    deleted |= dict.fromkeys(map(ord, "\u2066\u2067\u2068\u2069"))
+
+    def normalizer(text: str) -> str:
+        text = hebrew.Hebrew(text.translate(deleted)).no_niqqud().string
+        return basic(text.replace('"', "").replace("'", ""))
+
+    return normalizer
+
+
+@examples(4000)
+@given(text=RANDOM_TEXT)
+def test_equals_the_leaderboard_on_random_text(leaderboard: Callable[[str], str], text: str) -> None:
+    assert normalise(text, "ivrit") == leaderboard(text)
+
+
+def test_equals_the_leaderboard_on_every_character(leaderboard: Callable[[str], str]) -> None:
+    """Each character of Unicode's first three planes, between two letters."""
+    differ = [
+        hex(code) for code in range(0x30000) if normalise(f"א{chr(code)}ב", "ivrit") != leaderboard(f"א{chr(code)}ב")
+    ]
+    assert differ == []
+
+
+def test_equals_the_leaderboard_on_observed_text(leaderboard: Callable[[str], str]) -> None:
+    assert [leaderboard(text) for text, _, _ in OBSERVED] == [expected for _, expected, _ in OBSERVED]
