@@ -20,8 +20,8 @@ COMMANDS = {
     "train": "start training through the deepspeed launcher, on however many GPUs there are",
     "eval": "WER and CER of a model on a manifest, with a confidence interval",
     "transcribe": "print the text of audio files",
-    "report": "a run as one HTML page: what was learnt, with what proof, what is heard wrong",
-    "normalize": "normalise lines of Hebrew text from standard input",
+    "report": "a run as one HTML page: what was learned, with what proof, what is heard wrong",
+    "normalize": "normalize lines of Hebrew text from standard input",
     "bench": "measure training speed on this machine, and the usual way beside it",
     "demo": "make speech, train a tiny model through both phases and transcribe with it",
 }

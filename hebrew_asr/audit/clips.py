@@ -20,7 +20,7 @@ from hebrew_asr.corpus.preparation.convert import quiet_decoders
 from hebrew_asr.corpus.preparation.pool import start_worker
 from hebrew_asr.data.manifest import Clip
 from hebrew_asr.errors import DataError, EnvironmentProblem, first_line
-from hebrew_asr.text.normalize import normalise
+from hebrew_asr.text.normalize import normalize
 
 _CLIPS_PER_TASK = 200
 _FRAME = SAMPLE_RATE_HZ // 50  # 20 ms
@@ -91,8 +91,8 @@ def measure_clips(clips: list[tuple[str, Clip]]) -> list[Measured]:
                 side,
                 clip,
                 measure(Path(clip.audio)),
-                normalise(clip.transcript, "strict"),
-                normalise(clip.transcript, "target"),
+                normalize(clip.transcript, "strict"),
+                normalize(clip.transcript, "target"),
             )
             for side, clip in clips
         ]

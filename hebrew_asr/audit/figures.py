@@ -1,6 +1,6 @@
 """The pictures of an audit, as inline SVG: histograms of both sides, and text length against duration.
 
-Colours are classes that the page's style sheet fills in (``c1`` training, ``c2`` evaluation).
+Colors are classes that the page's style sheet fills in (``c1`` training, ``c2`` evaluation).
 """
 
 from __future__ import annotations

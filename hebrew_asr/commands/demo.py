@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 class Command:
     """Train a tiny Qwen3-ASR from random weights through both phases on two CPU ranks, and transcribe with it.
 
-    Without --data, Hebrew speech is synthesised: the model is measured on sentences and voices it never trained on.
+    Without --data, Hebrew speech is synthesized: the model is measured on sentences and voices it never trained on.
     With --data, it learns a folder of your recordings by heart: real speech through the same path.
     """
 
@@ -44,7 +44,7 @@ class Command:
         else:
             data = _own_data(self.data, folder) if self.data else _synthetic_data()
             _base_model(folder / "base", data)
-            code = _train(folder, data, "memorise" if self.data else "demo")
+            code = _train(folder, data, "memorize" if self.data else "demo")
             if code:
                 return code
         _table(folder, on_training=bool(self.data))

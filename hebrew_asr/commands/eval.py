@@ -19,7 +19,7 @@ class Command:
     data: str
     """Manifest (JSONL), such as qwen3_asr_round2_data/eval.jsonl."""
     mode: Literal["strict", "ivrit", "lenient"] = "strict"
-    """Normaliser in which errors are counted."""
+    """Normalizer in which errors are counted."""
     language: str = "Hebrew"
     """Language that the model is told, or auto to let it say."""
     batch: PositiveInt = 32
@@ -35,7 +35,7 @@ class Command:
         from hebrew_asr.data.manifest import read_manifest
         from hebrew_asr.files import write_atomically
         from hebrew_asr.inference.load import load_transcriber
-        from hebrew_asr.text.normalize import NORMALISER_VERSION
+        from hebrew_asr.text.normalize import NORMALIZER_VERSION
         from hebrew_asr.text.wer import ErrorCounts, bootstrap_interval, per_clip_errors
         from hebrew_asr.training.evaluate import transcribe_clips
 
@@ -58,7 +58,7 @@ class Command:
             "wer_high_95": high,
             "cer": total.cer,
             "wer_mode": self.mode,
-            "normaliser": NORMALISER_VERSION,
+            "normaliser": NORMALIZER_VERSION,
             "substitutions": total.substitutions,
             "deletions": total.deletions,
             "insertions": total.insertions,
@@ -70,7 +70,7 @@ class Command:
         else:
             print(
                 f"WER {total.wer:.2%} (95 % interval by group {low:.2%} to {high:.2%}), CER {total.cer:.2%}, "
-                f"{self.mode} normaliser {NORMALISER_VERSION}, {total.clips} clips: {total.substitutions} "
+                f"{self.mode} normalizer {NORMALIZER_VERSION}, {total.clips} clips: {total.substitutions} "
                 f"substitutions, {total.deletions} deletions, {total.insertions} insertions in {total.words} words"
             )
         return 0

@@ -1,7 +1,7 @@
 """Hardware profiles: ``ds_configs/*.json``, plain DeepSpeed JSON. Which keys one owns, and how it meets the recipe.
 
 A profile says how the work lies on the hardware: ZeRO stage, offload, precision, communication, micro-batch,
-accumulation. What is learnt (optimizer, learning rate, clipping, phases) belongs to the recipe and is refused here, so
+accumulation. What is learned (optimizer, learning rate, clipping, phases) belongs to the recipe and is refused here, so
 every number has one owner. Keys that start with ``_`` are notes; ``_hardware`` is read, DeepSpeed never sees it.
 """
 
@@ -134,7 +134,7 @@ class Profile:
 
     @property
     def precision(self) -> str:
-        """``bf16`` or ``fp32``, as it is spelt to users and in checkpoints."""
+        """``bf16`` or ``fp32``, as it is spelled to users and in checkpoints."""
         return "bf16" if self.bf16 else "fp32"
 
     @property
@@ -186,8 +186,8 @@ def load_profile(path: str | Path) -> Profile:
 
 def _note_problems(values: dict[str, Any]) -> list[str]:
     notes = [key for key in values if key.startswith("_") and key != "_hardware"]
-    misspelt = difflib.get_close_matches("_hardware", notes, 1, cutoff=0.75)
-    return [f"unknown key {key} (did you mean _hardware?)" for key in misspelt]
+    misspelled = difflib.get_close_matches("_hardware", notes, 1, cutoff=0.75)
+    return [f"unknown key {key} (did you mean _hardware?)" for key in misspelled]
 
 
 def _key_problems(config: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The recipe: every value that decides what is learnt, as typed data. ``config/recipes/round2.json`` is the real one.
+"""The recipe: every value that decides what is learned, as typed data. ``config/recipes/round2.json`` is the real one.
 
 What does not decide it, and may change when a run is resumed, is marked beside the field (``Freedom``).
 
@@ -146,7 +146,7 @@ class Evaluation:
     full_each_epoch: bool = True
     """Decode the whole eval split at each epoch's end."""
     wer_mode: Literal["strict", "ivrit", "lenient"] = "strict"
-    """Normaliser in which WER and CER are counted."""
+    """Normalizer in which WER and CER are counted."""
     max_tokens_per_s: Annotated[float, Field(gt=0, le=1000)] = 12.0
     """Cap of generated tokens by audio length (Hebrew needs about 5 a second), plus ``min_new_tokens``."""
     min_new_tokens: PositiveInt = 16
@@ -278,7 +278,7 @@ def recipe_from_dict(values: dict[str, Any], source: str) -> Recipe:
 
 
 def changes(before: dict[str, Any], now: Recipe, *, counted: Collection[str] = ()) -> list[str]:
-    """How a recipe differs from the one that a run was made by, in what decides what is learnt: a text for each key.
+    """How a recipe differs from the one that a run was made by, in what decides what is learned: a text for each key.
 
     Args:
         before: plain values, as in ``recipe.json`` and ``state.json``.

@@ -22,7 +22,7 @@ CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Freedom(Enum):
-    """Written beside a field of a recipe that does not decide what is learnt."""
+    """Written beside a field of a recipe that does not decide what is learned."""
 
     PLACE = "where something lies, or how many hands work on it"
     """May differ between ranks, and may change when a run is resumed."""

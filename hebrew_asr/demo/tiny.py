@@ -161,7 +161,7 @@ def _config(spec: TinySpec, tokenizer: Qwen2Tokenizer) -> Qwen3ASRConfig:
 
 
 def _scale_stem(audio_tower: Qwen3ASREncoder) -> None:
-    """Give the frozen convolutions He initialisation (He et al. 2015), which keeps the size of the signal.
+    """Give the frozen convolutions He initialization (He et al. 2015), which keeps the size of the signal.
 
     With the usual 0.02 the sound would reach the encoder a thousand times weaker than the position embedding.
     """

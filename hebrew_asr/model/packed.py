@@ -44,7 +44,7 @@ class PackedASR(nn.Module):
         return F.cross_entropy(logits_LV.float(), batch.labels_L, reduction="sum")
 
     def hidden_states(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
-        """What the head reads: (L, H), the normalised hidden state before each target token."""
+        """What the head reads: (L, H), the normalized hidden state before each target token."""
         language_model = self.asr.model.language_model
         audio_AH = self.audio_embeddings(batch, mel_CBF)
         hidden_TH = language_model.embed_tokens(batch.input_ids_T)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# c1 to c6 follow Okabe and Ito, "Color Universal Design" (2008), which any colour vision tells apart; those for paper
+# c1 to c6 follow Okabe and Ito, "Color Universal Design" (2008), which any color vision tells apart; those for paper
 # are darkened until text in them reads well.
 STYLE = """
 :root {

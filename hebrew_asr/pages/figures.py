@@ -1,6 +1,6 @@
 """Charts against the optimizer step, as inline SVG. Knows nothing of training but phases and checkpoints on its axis.
 
-Colours are classes (``c1`` … ``c6``) that the page's style sheet fills in, so that one drawing serves light and dark.
+Colors are classes (``c1`` … ``c6``) that the page's style sheet fills in, so that one drawing serves light and dark.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hebrew_asr.pages.markup import Child, Markup, element, join
 
 WIDTH, HEIGHT = 560, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 552, 22, 204
-COLOURS = 6
+COLORS = 6
 _DASHES = (None, "7 3", "2 3", "9 3 2 3", "4 2", "1 2")
 
 Format = Callable[[float], str]
@@ -42,21 +42,21 @@ class Series:
 
     name: str
     points: list[Point]
-    colour: int
-    """From 0; taken modulo ``COLOURS``."""
+    color: int
+    """From 0; taken modulo ``COLORS``."""
     dashed: bool = False
     dots: list[bool] | None = None
     """A dot at each point, filled or hollow; None for no dots."""
 
     @property
     def css(self) -> str:
-        """Class that gives the colour."""
-        return f"c{self.colour % COLOURS + 1}"
+        """Class that gives the color."""
+        return f"c{self.color % COLORS + 1}"
 
     @property
     def dash(self) -> str | None:
-        """Dash pattern, so that lines on top of one another stay visible and colour is not all there is."""
-        return _DASHES[self.colour % len(_DASHES)] if self.dashed else None
+        """Dash pattern, so that lines on top of one another stay visible and color is not all there is."""
+        return _DASHES[self.color % len(_DASHES)] if self.dashed else None
 
 
 @dataclass(frozen=True)
@@ -287,9 +287,9 @@ def _beyond(x: float, label: str, row: int) -> Markup:
     return join(arrow, _text(x + 10, _TOP + 13 + 17 * row, label, class_="value"))
 
 
-def _widths(centres: Sequence[float]) -> list[float]:
-    """Bars of one width, but for those that would touch a neighbour."""
-    gaps = [right - left for left, right in pairwise(centres)]
+def _widths(centers: Sequence[float]) -> list[float]:
+    """Bars of one width, but for those that would touch a neighbor."""
+    gaps = [right - left for left, right in pairwise(centers)]
     usual = min(16.0, 0.6 * median(gaps)) if gaps else 16.0
     nearest = [min(pair) for pair in zip([usual * 2, *gaps], [*gaps, usual * 2], strict=True)]
     return [max(1.5, min(usual, 0.8 * gap)) for gap in nearest]
@@ -298,15 +298,15 @@ def _widths(centres: Sequence[float]) -> list[float]:
 def _bars(chart: Chart) -> list[Markup]:
     """Every series stacked on the ones before, one bar a step; all have a point at each."""
     axis, timeline = chart.axis, chart.timeline
-    centres = [timeline.x(point.step) for point in chart.series[0].points] if chart.series else []
-    widths = _widths(centres)
-    floor = [0.0] * len(centres)
+    centers = [timeline.x(point.step) for point in chart.series[0].points] if chart.series else []
+    widths = _widths(centers)
+    floor = [0.0] * len(centers)
     drawn: list[Markup] = []
     for series in chart.series:
         bars = []
-        for index, (centre, width, point) in enumerate(zip(centres, widths, series.points, strict=True)):
+        for index, (center, width, point) in enumerate(zip(centers, widths, series.points, strict=True)):
             bottom, top = axis.y(floor[index]), axis.y(floor[index] + point.value)
             floor[index] += point.value
-            bars.append(element("rect", x=centre - width / 2, y=top, width=width, height=bottom - top, class_="bar"))
+            bars.append(element("rect", x=center - width / 2, y=top, width=width, height=bottom - top, class_="bar"))
         drawn.append(element("g", bars, class_=series.css))
     return drawn

@@ -142,7 +142,7 @@ def make_plan(
     """Foretell a run on ``num_ranks`` ranks. Neither GPU nor weights nor network are used.
 
     Args:
-        recipe: what is learnt.
+        recipe: what is learned.
         profile: the hardware.
         num_ranks: GPUs.
         calibration: what only a GPU can tell.

@@ -1,4 +1,4 @@
-"""What the samples of a run say: errors clip by clip, what was confused with what, how a sentence was learnt."""
+"""What the samples of a run say: errors clip by clip, what was confused with what, how a sentence was learned."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jiwer
 
 from hebrew_asr.report.gather import Evaluation, RunRecord, Sample
-from hebrew_asr.text.normalize import Mode, normalise
+from hebrew_asr.text.normalize import Mode, normalize
 from hebrew_asr.text.wer import ErrorCounts, bootstrap_interval, per_clip_errors
 
 SAME_SOUND = frozenset(map(frozenset, ("אע", "אה", "עה", "בו", "חכ", "טת", "כק", "סש")))
@@ -29,8 +29,8 @@ class Edit:
 
 
 def align(reference: str, hypothesis: str, mode: Mode) -> list[Edit]:
-    """Words of both sides, normalised and set against each other as jiwer counts them."""
-    aligned = jiwer.process_words([normalise(reference, mode)], [normalise(hypothesis, mode)])
+    """Words of both sides, normalized and set against each other as jiwer counts them."""
+    aligned = jiwer.process_words([normalize(reference, mode)], [normalize(hypothesis, mode)])
     said, heard = aligned.references[0], aligned.hypotheses[0]
     edits: list[Edit] = []
     for chunk in aligned.alignments[0]:
@@ -85,7 +85,7 @@ def score(run: RunRecord, evaluation: Evaluation) -> Scored | None:
 
 
 def _mode(evaluation: Evaluation) -> Mode:
-    return evaluation.wer_mode  # type: ignore[return-value]  # normalise() names the modes if it is none of them
+    return evaluation.wer_mode  # type: ignore[return-value]  # normalize() names the modes if it is none of them
 
 
 def align_clip(clip: Sample, evaluation: Evaluation) -> list[Edit]:
@@ -242,7 +242,7 @@ def stories(run: RunRecord, count: int) -> list[Story]:
 def _telling(told: Sequence[tuple[Evaluation, Sample]]) -> tuple[int, bool, int, int, str]:
     evaluation, sample = told[-1]
     errors = sum(edit.kind != "equal" for edit in align_clip(sample, evaluation))
-    ways = len({normalise(sample.hypothesis, _mode(evaluation)) for evaluation, sample in told})
+    ways = len({normalize(sample.hypothesis, _mode(evaluation)) for evaluation, sample in told})
     words = len(sample.reference.split())
     return errors, not 4 <= words <= 12, -ways, -words, sample.id
 

@@ -11,7 +11,7 @@ from hebrew_asr.pages.words import count, percent
 from hebrew_asr.report.analysis import compare, overlap
 from hebrew_asr.report.gather import RunRecord
 from hebrew_asr.report.headline import Result, split_name
-from hebrew_asr.text.normalize import NORMALISER_VERSION
+from hebrew_asr.text.normalize import NORMALIZER_VERSION
 
 
 @dataclass(frozen=True)
@@ -104,15 +104,15 @@ def _recount(found: Result) -> Check:
     if found.last_scored.agrees:
         return Check(
             True,
-            f"Counted again for this page from the saved transcripts (normaliser version {NORMALISER_VERSION}): "
+            f"Counted again for this page from the saved transcripts (normalizer version {NORMALIZER_VERSION}): "
             "the same substitutions, deletions and insertions as the run wrote down.",
         )
     total = found.last_scored.total
     return Check(
         False,
-        f"Counted again from the saved transcripts (normaliser version {NORMALISER_VERSION}), the last WER is "
+        f"Counted again from the saved transcripts (normalizer version {NORMALIZER_VERSION}), the last WER is "
         f"{percent(total.wer)} over {count(total.clips, 'clip')}, not the {percent(found.last.wer)} that the run wrote "
-        "down: the normaliser or the transcripts have changed since.",
+        "down: the normalizer or the transcripts have changed since.",
     )
 
 
@@ -127,7 +127,7 @@ def _seen(run: RunRecord, found: Result) -> Check | None:
         return Check(
             False,
             f"{seen.clips:,} of the {count(found.last.clips, 'measured clip')} are in the training set: "
-            "the WER shows what was learnt by heart, not how unheard speech would fare.",
+            "the WER shows what was learned by heart, not how unheard speech would fare.",
         )
     sentences = f"{seen.sentences:,} have a sentence that occurs in it" if seen.sentences else "nor is any sentence"
     return Check(not seen.sentences, f"None of the measured clips is in the training set, {sentences}.")

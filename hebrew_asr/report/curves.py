@@ -25,8 +25,8 @@ def timeline(run: RunRecord) -> Timeline:
     return Timeline(run.last_step, [(name, start) for start, name in reached], [c.step for c in run.checkpoints])
 
 
-def group_colours(run: RunRecord) -> dict[str, int]:
-    """One colour for each module group, in the order in which they join."""
+def group_colors(run: RunRecord) -> dict[str, int]:
+    """One color for each module group, in the order in which they join."""
     planned = [group for phase in run.recipe.get("phases", []) for group in phase.get("learning_rates", {})]
     return {
         group: index for index, group in enumerate(dict.fromkeys([*planned, *(g for s in run.steps for g in s.lr)]))
@@ -115,19 +115,19 @@ def _grad_norm(run: RunRecord, marks: Timeline) -> Chart | None:
 def _learning_rates(run: RunRecord, marks: Timeline) -> Chart | None:
     """A line for each module group; groups that never differ share one."""
     lines: list[tuple[list[str], list[Point], int]] = []
-    for group, colour in group_colours(run).items():
+    for group, color in group_colors(run).items():
         steps = [step for step in run.steps if group in step.lr]
         points = _averaged(steps, lambda step, group=group: step.lr[group])
         twin = next((names for names, other, _ in lines if other == points), None)
         if twin is not None:
             twin.append(group)
         elif points:
-            lines.append(([group], points, colour))
+            lines.append(([group], points, color))
     if not lines:
         return None
     series = [
-        Series(", ".join(names), [Point(p.step, p.value, p.label) for p in points], colour, dashed=True)
-        for names, points, colour in lines
+        Series(", ".join(names), [Point(p.step, p.value, p.label) for p in points], color, dashed=True)
+        for names, points, color in lines
     ]
     axis = linear_axis([value for _, points, _ in lines for value in _drawn(points)], scientific)
     return Chart("Learning rate", "by module group", series, axis, marks)
@@ -154,15 +154,15 @@ def _rates(run: RunRecord, marks: Timeline) -> Chart | None:
     labels = [f"step {record.step:,}, {record.split}" for record in run.evaluations]
     filled = [record.split == FULL_SPLIT for record in run.evaluations]
     series = []
-    for name, colour in (("WER", 0), ("CER", 1)):
+    for name, color in (("WER", 0), ("CER", 1)):
         rates = [getattr(record, name.lower()) for record in run.evaluations]
         points = [Point(r.step, rate, label) for r, rate, label in zip(run.evaluations, rates, labels, strict=True)]
-        series.append(Series(name, points, colour, dots=filled))
+        series.append(Series(name, points, color, dots=filled))
     highest = [rate for record in run.evaluations for rate in (record.wer, record.cer)]
     axis = fitting_axis(highest, percent, ticks=whole_percent, ceiling=_RATE_CEILING)
     notes = ["Filled: the whole eval split; hollow: its sample."] if len(set(filled)) > 1 else []
     modes = ", ".join(dict.fromkeys(record.wer_mode for record in run.evaluations))
-    return Chart("WER and CER", f"{modes} normaliser", series, axis, marks, notes=notes)
+    return Chart("WER and CER", f"{modes} normalizer", series, axis, marks, notes=notes)
 
 
 def _errors(run: RunRecord, marks: Timeline) -> Chart | None:
@@ -170,13 +170,13 @@ def _errors(run: RunRecord, marks: Timeline) -> Chart | None:
     if not run.evaluations:
         return None
     series = []
-    for kind, colour in (("substitutions", 1), ("deletions", 0), ("insertions", 3)):
+    for kind, color in (("substitutions", 1), ("deletions", 0), ("insertions", 3)):
         points = []
         for record in run.evaluations:
             number, edits = getattr(record, kind), record.substitutions + record.deletions + record.insertions
             share = number / max(edits, 1)
             text = f"{percent(share)} ({number:,})"
             points.append(Point(record.step, share, f"step {record.step:,}, {record.split}", text=text))
-        series.append(Series(kind, points, colour))
+        series.append(Series(kind, points, color))
     axis = linear_axis([], percent, ticks=whole_percent)
     return Chart("Errors by kind", "share of all word errors", series, axis, marks, stacked=True)

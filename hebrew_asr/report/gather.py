@@ -96,7 +96,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Sample:
-    """What was said in a clip and what was heard, as written, not normalised."""
+    """What was said in a clip and what was heard, as written, not normalized."""
 
     id: str
     reference: str

@@ -93,10 +93,10 @@ def split_name(evaluation: Evaluation) -> str:
 
 
 def _sentence(found: Result, spread: Interval | None) -> str:
-    """What the figures are: split, clips, normaliser, spread."""
+    """What the figures are: split, clips, normalizer, spread."""
     last = found.last
     size = f"{count(last.clips, 'clip')}, {count(last.words, 'word')}"
-    text = f"Measured on {split_name(last)} ({size}), {last.wer_mode} normaliser; CER {percent(last.cer)}."
+    text = f"Measured on {split_name(last)} ({size}), {last.wer_mode} normalizer; CER {percent(last.cer)}."
     if found.compared is not None and found.compared[2] != last.clips:
         above = f"Above: the same {count(found.compared[2], 'clip')} of a sample, before and after."
         text = f"{above} WER {percent(last.wer)} in the last evaluation, m{text[1:]}"

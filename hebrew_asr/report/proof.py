@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from hebrew_asr.pages.figures import COLOURS
+from hebrew_asr.pages.figures import COLORS
 from hebrew_asr.pages.markup import Markup, element, join
 from hebrew_asr.pages.words import count, percent, scientific
-from hebrew_asr.report.curves import group_colours, timeline
+from hebrew_asr.report.curves import group_colors, timeline
 from hebrew_asr.report.gather import Proof, RunRecord
 
 
@@ -70,12 +70,12 @@ def _row(name: str, weights: int, total: int) -> Markup:
 
 
 def _bar(run: RunRecord, sizes: dict[str, int], total: int) -> Markup:
-    """All weights of the model on one bar: the groups that train in their colours, the rest hatched."""
-    colours, start, parts = group_colours(run), 0.0, []
+    """All weights of the model on one bar: the groups that train in their colors, the rest hatched."""
+    colors, start, parts = group_colors(run), 0.0, []
     for group, size in sizes.items():
         share = 100 * size / max(total, 1)
         parts.append(
-            element("rect", x=f"{start:.3f}%", width=f"{share:.3f}%", height=22, class_=f"bar {_css(colours, group)}")
+            element("rect", x=f"{start:.3f}%", width=f"{share:.3f}%", height=22, class_=f"bar {_css(colors, group)}")
         )
         start += share
     rest = element("rect", x=f"{start:.3f}%", width=f"{max(100 - start, 0):.3f}%", height=22, fill="url(#hatch)")
@@ -83,15 +83,15 @@ def _bar(run: RunRecord, sizes: dict[str, int], total: int) -> Markup:
     return element("svg", rest, parts, width="100%", height=22, role="img", aria_label=words, class_="weights")
 
 
-def _css(colours: dict[str, int], group: str) -> str:
-    return f"c{colours.get(group, 0) % COLOURS + 1}"
+def _css(colors: dict[str, int], group: str) -> str:
+    return f"c{colors.get(group, 0) % COLORS + 1}"
 
 
 def _group(run: RunRecord, group: str, size: int, phase: str) -> Markup:
     rate = max((step.lr.get(group, 0.0) for step in run.steps if step.phase == phase), default=0.0)
     text = f"{size:,} at up to {scientific(rate)}" if rate else f"{size:,}"
     key = element("svg", element("rect", width=12, height=12, class_="bar"), viewBox="0 0 12 12", class_="swatch")
-    return element("li", key, f"{group} ", element("span", text), class_=_css(group_colours(run), group))
+    return element("li", key, f"{group} ", element("span", text), class_=_css(group_colors(run), group))
 
 
 def _when(proofs: list[Proof], start: int) -> str:

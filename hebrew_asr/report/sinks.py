@@ -61,7 +61,7 @@ class WandbSink:
     """Weights & Biases: online with a login, offline without one or without a network, left alone once it fails."""
 
     def __init__(self, recipe: Recipe, folder: Path, config: dict[str, Any], run_id: str | None):
-        """``WANDB_ENTITY``, ``WANDB_PROJECT``, ``WANDB_MODE`` and ``WANDB_API_KEY`` are honoured."""
+        """``WANDB_ENTITY``, ``WANDB_PROJECT``, ``WANDB_MODE`` and ``WANDB_API_KEY`` are honored."""
         self._run: Any = None
         os.environ.setdefault("WANDB_SILENT", "true")
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would try for half a minute as the process ends

@@ -1,4 +1,4 @@
-"""What was said and what was heard: samples, how sentences were learnt, what is confused with what."""
+"""What was said and what was heard: samples, how sentences were learned, what is confused with what."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hebrew_asr.report.analysis import (
 )
 from hebrew_asr.report.gather import RunRecord
 from hebrew_asr.report.headline import Result, split_name
-from hebrew_asr.text.normalize import normalise
+from hebrew_asr.text.normalize import normalize
 from hebrew_asr.text.wer import ErrorCounts
 
 _WORST, _HANDFUL, _STORIES, _CONFUSIONS = 8, 8, 3, 12
@@ -40,7 +40,7 @@ def samples_section(found: Result | None) -> Markup | None:
     perfect = len(scored.clips) - wrong
     intro = (
         f"Step {scored.record.step:,}, {split_name(scored.record)}: {perfect:,} of {count(len(scored.clips), 'clip')} "
-        "without an error. Right to left, what was said over what was heard, both normalised."
+        "without an error. Right to left, what was said over what was heard, both normalized."
     )
     return element(
         "section",
@@ -71,10 +71,10 @@ def _row(clip: ScoredClip, scored: Scored) -> Markup:
     )
     edits = align_clip(sample, scored.record)
     mode = scored.record.wer_mode
-    # Normalisation hides what carries no word, such as a tag or a broken character; show it where nothing else is left.
+    # Normalization hides what carries no word, such as a tag or a broken character; show it where nothing else is left.
     written = sample.hypothesis.strip()
     raw = None
-    if not normalise(sample.hypothesis, mode):  # type: ignore[arg-type]
+    if not normalize(sample.hypothesis, mode):  # type: ignore[arg-type]
         raw = element("p", "heard, as written: ", element("bdi", _cut(written)) if written else "nothing", class_="raw")
     return element("tr", element("td", tally, class_="tally"), element("td", _aligned(edits), raw))
 
@@ -110,7 +110,7 @@ def stories_section(run: RunRecord) -> Markup | None:
         return None
     intro = "The same clip at evaluations that heard it differently, under what was said. A gap is a deleted word."
     cards = [_story(story) for story in told]
-    return element("section", element("h2", "How a sentence is learnt"), element("p", intro, class_="note"), cards)
+    return element("section", element("h2", "How a sentence is learned"), element("p", intro, class_="note"), cards)
 
 
 def _story(story: Story) -> Markup:
@@ -166,7 +166,7 @@ def confusions_section(run: RunRecord, found: Result | None) -> Markup | None:
         share = percent(counted.letters_same_sound / counted.letters_total)
         note = (
             f"Of {count(counted.letters_total, 'word')} wrong by a single letter, {share} have there one that can "
-            "sound the same (marked ♪): perhaps heard right and misspelt."
+            "sound the same (marked ♪): perhaps heard right and misspelled."
         )
     return element(
         "section",

@@ -1,4 +1,4 @@
-"""Sets of characters that the Hebrew normalisers treat alike, and a translation table that covers all of Unicode.
+"""Sets of characters that the Hebrew normalizers treat alike, and a translation table that covers all of Unicode.
 
 Gershayim and geresh are typed in many ways (the proper U+05F4/U+05F3, ASCII quotes, curly quotes, primes, stand-alone
 accents), so they are listed once here. Everything else is decided by Unicode general category.

@@ -1,6 +1,6 @@
 """What the ``lenient`` mode folds beyond ``strict``, for an error rate that forgives how a word was written.
 
-The rule for every entry: two spellings of the same spoken words, with the same meaning. Nothing is learnt from a
+The rule for every entry: two spellings of the same spoken words, with the same meaning. Nothing is learned from a
 model's errors. Folded are:
 
 * digits and number words, with their gender and construct forms and the optional "and" inside a number
@@ -109,7 +109,7 @@ _ABBREVIATION = re.compile(
 _NUMBER_TOKEN = re.compile(rf"([{BOUND_PREFIX_LETTERS}]{{0,3}})(\d+)(?:\.(\d+))?")
 
 
-def verbalise(target_text: str) -> str:
+def verbalize(target_text: str) -> str:
     """Write out abbreviations and unit signs, in text of the ``target`` form, before ``strict`` removes their marks."""
     target_text = _ABBREVIATION.sub(lambda found: found[1] + ABBREVIATIONS[found[2]], target_text)
     return _SIGN_AND_NUMBER.sub(_number_before_unit, target_text)

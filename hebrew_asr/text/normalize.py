@@ -1,4 +1,4 @@
-"""Hebrew text normalisation: one versioned function, four named modes.
+"""Hebrew text normalization: one versioned function, four named modes.
 
 ========  ==========================================================================================================
 target    What the model is trained to write. Letters, digits and punctuation stay; the many typings of one sign become
@@ -6,11 +6,11 @@ target    What the model is trained to write. Letters, digits and punctuation st
           sounds as words, and every metric here ignores them. Words in ``(...)`` stay: in prose they are read aloud.
 strict    For our word error rate: same words, whatever the punctuation, pointing or typing. No spelling is folded.
           Words in ``(...)`` count, since the model is trained to write them; only the signs go.
-ivrit     The ivrit.ai leaderboard's own normaliser bit for bit, its defects included, for comparison with its table.
+ivrit     The ivrit.ai leaderboard's own normalizer bit for bit, its defects included, for comparison with its table.
 lenient   ``strict`` with numbers, abbreviations and a few spellings folded (:mod:`hebrew_asr.text.lenient`).
 ========  ==========================================================================================================
 
-A number computed on normalised text is only meaningful with the name of its mode.
+A number computed on normalized text is only meaningful with the name of its mode.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from hebrew_asr.text.characters import (
     is_invisible,
 )
 
-NORMALISER_VERSION = "2"
+NORMALIZER_VERSION = "2"
 """Raised whenever any mode's output changes for any input; stored with manifests, checkpoints and results."""
 
 Mode = Literal["target", "strict", "ivrit", "lenient"]
 
 
-def normalise(text: str, mode: Mode) -> str:
+def normalize(text: str, mode: Mode) -> str:
     """Return ``text`` in the form that ``mode`` names (see the module); '' where nothing is left.
 
     All modes but ``ivrit`` are idempotent and return single-spaced text without space at either end.
@@ -54,9 +54,9 @@ def normalise(text: str, mode: Mode) -> str:
         case "ivrit":
             return _ivrit(text)
         case "lenient":
-            return lenient.fold(_strict(lenient.verbalise(_target(text))))
+            return lenient.fold(_strict(lenient.verbalize(_target(text))))
         case _:
-            raise UsageError(f"text normalisation: unknown mode {mode!r}; choose one of {', '.join(get_args(Mode))}")
+            raise UsageError(f"text normalization: unknown mode {mode!r}; choose one of {', '.join(get_args(Mode))}")
 
 
 # --- target ---
@@ -146,7 +146,7 @@ def _strict(text: str) -> str:
     if _HAS_DIGIT.search(text):
         text = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
         text = _PREFIX_AND_NUMBER.sub(r"\1", text)
-    # A dropped mark can leave Hangul letters that compose, so normalise once more.
+    # A dropped mark can leave Hangul letters that compose, so normalize once more.
     return unicodedata.normalize("NFC", " ".join(_OUTSIDE_DECIMALS.sub(" ", text).split()))
 
 

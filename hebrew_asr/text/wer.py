@@ -1,6 +1,6 @@
 """Word and character error rates as counts that add up, so that a corpus score is edits over words, not a mean.
 
-Counts come from jiwer 4. Both sides are normalised first; the mode belongs beside every figure. An empty hypothesis
+Counts come from jiwer 4. Both sides are normalized first; the mode belongs beside every figure. An empty hypothesis
 counts as deletions and an empty reference as insertions: no clip is dropped. Character counts include the single spaces
 between words, as in jiwer.
 """
@@ -14,7 +14,7 @@ import jiwer
 import numpy as np
 
 from hebrew_asr.errors import DataError, UsageError
-from hebrew_asr.text.normalize import Mode, normalise
+from hebrew_asr.text.normalize import Mode, normalize
 
 _RESAMPLES = 1000
 
@@ -76,7 +76,7 @@ def per_clip_errors(references: Sequence[str], hypotheses: Sequence[str], mode: 
             "empty if need be, for each reference"
         )
     return [
-        _clip_errors(normalise(reference, mode), normalise(hypothesis, mode))
+        _clip_errors(normalize(reference, mode), normalize(hypothesis, mode))
         for reference, hypothesis in zip(references, hypotheses, strict=True)
     ]
 

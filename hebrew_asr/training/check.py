@@ -116,7 +116,7 @@ def _within_memory(plan: Batching, folder: Path, resume: Checkpoint | None) -> t
 def _resumable(folder: Path, recipe: Recipe, resume: str) -> Resumable:
     """What there is to go on from; refuses a used run directory where that is not asked for.
 
-    A change of what is learnt needs a new run; the recipe's fields say what may change.
+    A change of what is learned needs a new run; the recipe's fields say what may change.
     """
     if not is_used(folder):
         return Resumable()

@@ -18,7 +18,7 @@ from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.engine.signals import StopFlag
 from hebrew_asr.errors import DataError, EnvironmentProblem
 from hebrew_asr.inference.transcriber import Decoding, Transcriber
-from hebrew_asr.text.normalize import NORMALISER_VERSION
+from hebrew_asr.text.normalize import NORMALIZER_VERSION
 from hebrew_asr.text.wer import ErrorCounts, per_clip_errors
 from hebrew_asr.training.outputs import PatientFiles
 
@@ -34,9 +34,9 @@ def stratified_sample(clips: Sequence[Clip], count: int) -> list[Clip]:
 
 
 def what_is_measured(sample: Sequence[Clip], settings: Evaluation) -> str:
-    """Clips, normaliser and decoding of the sample's WER; two rates with the same answer can be compared."""
+    """Clips, normalizer and decoding of the sample's WER; two rates with the same answer can be compared."""
     content = [[clip.id, clip.transcript] for clip in sample]
-    content += [settings.wer_mode, NORMALISER_VERSION, settings.max_tokens_per_s, settings.min_new_tokens]
+    content += [settings.wer_mode, NORMALIZER_VERSION, settings.max_tokens_per_s, settings.min_new_tokens]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return f"sample of {len(sample)} clips, {settings.wer_mode}, {digest[:12]}"
 

@@ -1,4 +1,4 @@
-"""The number of ranks changes nothing that is learnt, nor does a Ctrl-C: eight ranks, stopped, go on as three.
+"""The number of ranks changes nothing that is learned, nor does a Ctrl-C: eight ranks, stopped, go on as three.
 
     python tests/benchmarks/eight_ranks.py
 

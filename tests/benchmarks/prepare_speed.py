@@ -3,7 +3,7 @@
     python tests/benchmarks/prepare_speed.py [--clips 4000] [--rounds 3]
 
 The corpus has the schema, rate, bit rate and durations of crowd-transcribe-v5 (mp3 at 44.1 kHz, 160 kbit/s, mean about
-4.6 s). The guide's method is ported as it stands: ``datasets`` loads the parquet shards, ``map`` normalises the texts,
+4.6 s). The guide's method is ported as it stands: ``datasets`` loads the parquet shards, ``map`` normalizes the texts,
 ``filter`` drops the empty ones, ``train_test_split`` cuts off 5 %, and one process decodes row by row and writes 16 kHz
 WAV files with soundfile. It is timed with each decoder that is installed: that of ``datasets`` itself (torchcodec, with
 the system's FFmpeg), and ``librosa.load`` or, without librosa, the soundfile and soxr calls that it makes.
@@ -39,7 +39,7 @@ from hebrew_asr.corpus.preparation.convert import encode
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.prepare import prepare
 from hebrew_asr.corpus.sources import open_source
-from hebrew_asr.text.normalize import normalise
+from hebrew_asr.text.normalize import normalize
 from tests.support import corpora
 
 CLIPS_OF_ROUND_2 = 200_000
@@ -91,7 +91,7 @@ Decode = Callable[[dict[str, Any]], tuple[np.ndarray, int]]
 
 
 def guide_export(shards: list[str], folder: Path, decode: Decode, *, by_datasets: bool) -> int:
-    """The guide's data preparation (train_hebrew_asr_enhanced.py of Caspi, February 2026); returns clips written."""
+    """The guide's data preparation (train_hebrew_asr_enhanced.py, February 2026); returns clips written."""
     from datasets import Audio, load_dataset
 
     rows = load_dataset("parquet", data_files=shards, split="train", cache_dir=str(folder / "cache"))
@@ -99,12 +99,12 @@ def guide_export(shards: list[str], folder: Path, decode: Decode, *, by_datasets
     rows = rows.remove_columns([name for name in rows.column_names if name not in ("audio", "text")])
     rows = rows.cast_column("audio", Audio(sampling_rate=16_000) if by_datasets else Audio(decode=False))
 
-    def normalise(row: dict[str, Any]) -> dict[str, Any]:
+    def clean(row: dict[str, Any]) -> dict[str, Any]:
         text = re.sub(r"<\|[\d.]+\|>", "", row["text"] or "")
         row["text"] = " ".join(re.sub("[\u0591-\u05c7]", "", text).split())
         return row
 
-    rows = rows.map(normalise).filter(lambda row: len(row["text"].strip()) > 0)
+    rows = rows.map(clean).filter(lambda row: len(row["text"].strip()) > 0)
     sides = rows.train_test_split(test_size=0.05, seed=42)
     (folder / "wavs").mkdir()
     written = 0
@@ -217,7 +217,7 @@ def stage_costs(corpus: Path, scratch: Path, clips: int = 100, rounds: int = 5) 
         "encode flac": (lambda pcm: encode(pcm, "flac"), sounds),
         "encode wav": (lambda pcm: encode(pcm, "wav"), sounds),
         "create file": ((scratch / "clip.flac").write_bytes, encoded),
-        "text": (lambda row: normalise(normalise(row.text, "target"), "strict"), rows),
+        "text": (lambda row: normalize(normalize(row.text, "target"), "strict"), rows),
     }
     best = {name: [float("inf")] * len(items) for name, (_, items) in stages.items()}
     for _ in range(rounds):

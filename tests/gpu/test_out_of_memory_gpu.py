@@ -1,4 +1,4 @@
-"""A GPU that really runs out of memory in a step: the step is run again in halves, and what is learnt is the same."""
+"""A GPU that really runs out of memory in a step: the step is run again in halves, and what is learned is the same."""
 
 from __future__ import annotations
 

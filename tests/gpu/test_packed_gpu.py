@@ -99,7 +99,7 @@ def test_a_training_step_never_waits_for_the_device():
         loss.backward()
         return loss.detach()
 
-    first = step()  # libraries initialise
+    first = step()  # libraries initialize
     with no_host_sync():
         second = step()
     assert torch.isfinite(first) and torch.isfinite(second)

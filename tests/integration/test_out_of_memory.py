@@ -1,4 +1,4 @@
-"""Device memory runs out in a step: the step is run again in smaller micro-batches, and what is learnt is the same."""
+"""Device memory runs out in a step: the step is run again in smaller micro-batches, and what is learned is the same."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def whole(task, warm, tmp_path_factory) -> Path:
     return run
 
 
-def learnt_as(run: Path, whole: Path) -> None:
+def learned_as(run: Path, whole: Path) -> None:
     ours, theirs = events(run, "train"), events(whole, "train")
     for key in ("step", "clips", "audio_s", "tokens", "phase"):
         assert [row[key] for row in ours] == [row[key] for row in theirs]
@@ -63,7 +63,7 @@ def test_one_rank_runs_the_step_again(task, warm, whole, tmp_path, stage, part):
     ]
     codes = warm.run(arguments_of(task, run, stage, 4), ranks=1, port=free_port(), output=output, shortages=shortages)
     assert codes == [0], output.read_text()
-    learnt_as(run, whole)
+    learned_as(run, whole)
     faults = events(run, "fault")
     assert [(row["kind"], row["part"], row["max_micro_batch"]) for row in faults] == [
         ("out-of-memory", "forward", 2),
@@ -87,7 +87,7 @@ def test_two_ranks_agree_and_a_resume_remembers(task, warm, whole, tmp_path, sta
     codes = warm.run(arguments_of(task, run, stage, 64, resume="auto"), port=free_port(), **options)
     assert codes == [0, 0], output.read_text()
     assert len(events(run, "fault")) == 1, "the resumed run ran out again"
-    learnt_as(run, whole)
+    learned_as(run, whole)
 
 
 @pytest.mark.parametrize("part", ["backward", "reduction"])
@@ -120,7 +120,7 @@ def test_where_ranks_cannot_agree_the_job_ends_and_a_resume_goes_on(task, warm, 
     codes = warm.run(arguments_of(task, run, stage, 64, saving, resume="auto"), port=free_port(), **options)
     assert codes == [0, 0], output.read_text()
     assert [row["max_micro_batch"] for row in events(run, "fault")] == [2]
-    learnt_as(run, whole)
+    learned_as(run, whole)
 
 
 def test_a_single_clip_that_does_not_fit_is_told(task, warm, tmp_path):

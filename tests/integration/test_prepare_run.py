@@ -156,7 +156,7 @@ def test_flac_and_wav_hold_the_same_samples(prepared, crowd, recital, tmp_path):
         assert (decode(wav[name].audio) == decode(flac[name].audio)).all()
 
 
-def test_random_split_is_labelled(crowd, tmp_path, capsys):
+def test_random_split_is_labeled(crowd, tmp_path, capsys):
     prepare(PrepareOptions(source=(str(crowd),), out=tmp_path / "out", split="random", processes=1))
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["split"]["leaky"] and manifest["split"]["keys_in_train_and_eval"]["source"] > 0

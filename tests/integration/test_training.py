@@ -128,7 +128,7 @@ def test_tokens_that_no_clip_holds_keep_their_rows(task, whole_run):
 def test_golden_trajectory(whole_run):
     """Stored losses and gradient norms: a refactoring repeats them (1e-4, for other processors' rounding).
 
-    A change of what is learnt replaces ``tests/golden/tiny_run.jsonl`` and says why in its commit.
+    A change of what is learned replaces ``tests/golden/tiny_run.jsonl`` and says why in its commit.
     """
     golden = [json.loads(line) for line in (ROOT / "tests" / "golden" / "tiny_run.jsonl").read_text().splitlines()]
     train = events(whole_run, "train")

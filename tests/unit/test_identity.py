@@ -24,7 +24,7 @@ LEARNING = {
     "augmentation",
     "optimizer",
 }
-"""What decides what is learnt: all that a run must keep."""
+"""What decides what is learned: all that a run must keep."""
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_another_vocabulary_shows(model):
     assert BaseModel.of(asr, tokenizer, ".").differs_from(before) == "vocabulary"
 
 
-def test_every_key_that_decides_what_is_learnt_counts_and_no_other():
+def test_every_key_that_decides_what_is_learned_counts_and_no_other():
     """A new field counts unless it says beside it that it does not."""
     recipe = load_recipe("round2")
     free = free_keys(Recipe, *Freedom)

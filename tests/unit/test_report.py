@@ -76,7 +76,7 @@ def test_a_finished_run_is_told_whole(run: Path) -> None:
     assert not page.open
     assert f"{percent(eval_record(0, 'sample', HEARD[0])['wer'])} before training".replace("\u202f", " ") in text
     assert "20.0 % final, step 8, 4 clips" in text  # 3 edits in 15 words
-    assert "the whole eval split (4 clips, 15 words), strict normaliser" in text
+    assert "the whole eval split (4 clips, 15 words), strict normalizer" in text
     assert "time 1 min 5 s 6 % of it in training steps" in text
     assert "clips/s 8 median step; audio at 16 × real time" in text
     assert "machine 2 GPUs GPU X, 2 ranks, ZeRO-2, fp32" in text

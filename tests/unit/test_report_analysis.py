@@ -15,7 +15,7 @@ from hebrew_asr.pages.words import duration, percent, quantity, scientific
 from hebrew_asr.report.analysis import align, confusions, errors_by_group, handful, interval, score, stories, worst
 from hebrew_asr.report.curves import charts
 from hebrew_asr.report.gather import read_run
-from hebrew_asr.text.normalize import normalise
+from hebrew_asr.text.normalize import normalize
 from hebrew_asr.text.wer import count_errors
 from tests.support.properties import examples
 from tests.support.report_run import HEARD, SENTENCES, make_run, train_record, write_data, write_metrics, write_samples
@@ -53,8 +53,8 @@ WORDS = st.lists(st.sampled_from(["אבא", "בא", "הביתה", "לא", "<x>",
 @given(WORDS, WORDS)
 def test_alignments_spell_both_sides_and_add_up_to_the_counts(reference: str, hypothesis: str) -> None:
     edits, counts = align(reference, hypothesis, "strict"), count_errors([reference], [hypothesis])
-    assert " ".join(edit.reference for edit in edits if edit.reference) == normalise(reference, "strict")
-    assert " ".join(edit.hypothesis for edit in edits if edit.hypothesis) == normalise(hypothesis, "strict")
+    assert " ".join(edit.reference for edit in edits if edit.reference) == normalize(reference, "strict")
+    assert " ".join(edit.hypothesis for edit in edits if edit.hypothesis) == normalize(hypothesis, "strict")
     kinds = [edit.kind for edit in edits]
     tally = tuple(kinds.count(kind) for kind in ("substitute", "delete", "insert"))
     assert tally == (counts.substitutions, counts.deletions, counts.insertions)
@@ -75,7 +75,7 @@ def test_which_clips_are_shown_and_what_is_confused(run: Path) -> None:
     assert counted.letters == [(("כ", "ק"), 1)] and counted.letters_same_sound == counted.letters_total == 1
 
 
-def test_stories_hold_the_changes_of_clips_that_were_learnt(run: Path) -> None:
+def test_stories_hold_the_changes_of_clips_that_were_learned(run: Path) -> None:
     told = stories(read_run(run), 2)
     assert [story.clip_id for story in told] == ["a", "c"]
     assert [evaluation.step for evaluation, _ in told[0].heard] == [0, 4, 8]

@@ -23,7 +23,7 @@ from hebrew_asr.corpus.preparation.recut import recut
 from hebrew_asr.corpus.sources import PUBLIC_TEST_SOURCES, Row, Unit, unit_name
 from hebrew_asr.corpus.sources.timestamps import parse_timestamps
 from hebrew_asr.errors import DataError
-from hebrew_asr.text.normalize import normalise
+from hebrew_asr.text.normalize import normalize
 
 _FLAC_FASTEST = 0.0  # libFLAC level 0: 2 % larger than its default here, and 10 % faster
 _FLAC_MD5 = slice(26, 42)  # of the file: the MD5 of the samples, last field of the stream info block (RFC 9639)
@@ -67,8 +67,8 @@ def convert_row(row: Row, unit: Unit, position: int, options: PrepareOptions) ->
     if unit.held_out or any(f"source:{name}" in row.groups for name in PUBLIC_TEST_SOURCES):
         yield _held_out(row, blank), None
         return
-    # Segments are normalised one by one further on; joined here, so that an empty recording is noticed at once.
-    blank.transcript = normalise(row.text, "target")
+    # Segments are normalized one by one further on; joined here, so that an empty recording is noticed at once.
+    blank.transcript = normalize(row.text, "target")
     blank.reason = text_fault(row, blank.transcript, options) or ""
     if blank.reason:
         yield blank, None
@@ -94,8 +94,8 @@ def convert_row(row: Row, unit: Unit, position: int, options: PrepareOptions) ->
 def _held_out(row: Row, blank: Record) -> Record:
     """A public test recording: only what others may not share with it. Its filters are its owner's business."""
     blank.fate, blank.reason = "held out", "public test set"
-    blank.transcript = normalise(row.text, "target")
-    blank.words = normalise(row.text, "strict")
+    blank.transcript = normalize(row.text, "target")
+    blank.words = normalize(row.text, "strict")
     try:
         samples = decode(row.audio_bytes(), name=blank.id)
     except DataError as error:
@@ -140,7 +140,7 @@ def _part_of(whole: Record, suffix: str, text: str, duration_s: float) -> Record
         whole.shard,
         whole.row,
         duration_s=round(duration_s, 4),
-        transcript=normalise(text, "target"),
+        transcript=normalize(text, "target"),
         groups=whole.groups,
         whole=False,
     )
@@ -159,7 +159,7 @@ def _finish(
     record.audio = f"clips/{unit.dataset}/{unit.shard:05d}/{record.row:06d}{suffix}.{options.audio}"
     record.size_bytes = len(encoded)
     record.fingerprint = fingerprint(pcm, encoded, options.audio)
-    record.words = normalise(record.transcript, "strict")
+    record.words = normalize(record.transcript, "strict")
     return record, encoded
 
 

@@ -23,7 +23,7 @@ from hebrew_asr.corpus.preparation.parts import Record
 from hebrew_asr.corpus.sources import Source
 from hebrew_asr.data.manifest import Clip
 from hebrew_asr.files import write_atomically, write_json
-from hebrew_asr.text.normalize import NORMALISER_VERSION
+from hebrew_asr.text.normalize import NORMALIZER_VERSION
 from hebrew_asr.text.prompt import build_target
 
 FORMAT = 1
@@ -116,7 +116,7 @@ def _manifest(assembly: Assembly, sources: list[Source], audio: str, asked: dict
         "options": asked,
         "versions": {
             "hebrew_asr": __version__,
-            "normaliser": NORMALISER_VERSION,
+            "normaliser": NORMALIZER_VERSION,
             "soundfile": version("soundfile"),
             "libsndfile": soundfile.__libsndfile_version__,
             "soxr": soxr.__version__,

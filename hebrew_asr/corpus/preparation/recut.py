@@ -11,7 +11,7 @@ PADDING_S = 0.2
 """Silence kept on either side of a clip, where there is some: last consonants die away after the stated end."""
 
 LONGEST_PAUSE_S = 1.0
-"""Segments further apart are not joined: the recogniser may have missed speech between them."""
+"""Segments further apart are not joined: the recognizer may have missed speech between them."""
 
 CLOCK_TOLERANCE_S = 0.1
 """A last segment may be stated to end this much after the audio does (mp3 frames are 26 ms)."""
@@ -35,7 +35,7 @@ class Unused:
 
 
 def recut(timed: TimedText, duration_s: float, *, min_s: float, max_s: float) -> tuple[list[Cut], list[Unused]]:
-    """Join neighbouring segments into clips of ``min_s`` to ``max_s`` seconds.
+    """Join neighboring segments into clips of ``min_s`` to ``max_s`` seconds.
 
     Drops as little speech as possible, then makes as few clips as possible. Clips do not overlap, hold whole segments
     only, and touch no audio of any other segment, nor audio that the text does not cover.

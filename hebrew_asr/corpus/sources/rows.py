@@ -24,7 +24,7 @@ class Row:
     id: str
     """Unique in its source."""
     text: str
-    """Raw transcript, possibly vocalised, possibly with ``<|0.00|>`` tokens."""
+    """Raw transcript, possibly vocalized, possibly with ``<|0.00|>`` tokens."""
     audio: bytes | str
     """Content of an audio file, or the path of one."""
     groups: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class Row:
 
 
 class Unit(Protocol):
-    """A few hundred neighbouring rows of one shard. Units are pickled to worker processes."""
+    """A few hundred neighboring rows of one shard. Units are pickled to worker processes."""
 
     @property
     def dataset(self) -> str: ...

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 OVERLAP_TOLERANCE_S = 0.05
-"""Times are rounded to 0.02 s, so neighbours may seem to overlap by a little."""
+"""Times are rounded to 0.02 s, so neighbors may seem to overlap by a little."""
 
 _TOKEN = re.compile(r"<\|(\d+(?:\.\d+)?)\|>")
 

@@ -1,4 +1,4 @@
-"""Synthetic Hebrew speech for the demo and the tests: a small vocalised lexicon, a grammar and a formant synthesiser.
+"""Synthetic Hebrew speech for the demo and the tests: a small vocalized lexicon, a grammar and a formant synthesizer.
 
 It proves that the pipeline learns text from sound and that splits do not leak. It says nothing about real Hebrew.
 """

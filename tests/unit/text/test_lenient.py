@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hebrew_asr.text.lenient import ABBREVIATIONS, SPELLING_VARIANTS
-from hebrew_asr.text.normalize import normalise
+from hebrew_asr.text.normalize import normalize
 from hebrew_asr.text.numbers import cardinal, number_at
 from tests.support.properties import examples
 
@@ -115,7 +115,7 @@ def test_every_cardinal_reads_back_whole(value: int) -> None:
     """No two numbers share a wording: words → value is the inverse of value → words."""
     words = cardinal(value)
     assert number_at(words, 0) == ("", value, len(words))
-    assert normalise(f"{value:,}", "lenient") == normalise(str(value), "lenient") == " ".join(words)
+    assert normalize(f"{value:,}", "lenient") == normalize(str(value), "lenient") == " ".join(words)
 
 
 @examples(2000)
@@ -128,22 +128,22 @@ def test_every_cardinal_reads_back_whole(value: int) -> None:
     )
 )
 def test_any_run_of_number_words_is_stable(words: list[str]) -> None:
-    once = normalise(" ".join(words), "lenient")
-    assert normalise(once, "lenient") == once
+    once = normalize(" ".join(words), "lenient")
+    assert normalize(once, "lenient") == once
 
 
 @pytest.mark.parametrize(("one", "other", "why"), SAME, ids=[row[2] for row in SAME])
 def test_folded(one: str, other: str, why: str) -> None:
-    assert normalise(one, "lenient") == normalise(other, "lenient"), why
+    assert normalize(one, "lenient") == normalize(other, "lenient"), why
 
 
 @pytest.mark.parametrize(("one", "other", "why"), DIFFERENT, ids=[row[2] for row in DIFFERENT])
 def test_not_folded(one: str, other: str, why: str) -> None:
-    assert normalise(one, "lenient") != normalise(other, "lenient"), why
+    assert normalize(one, "lenient") != normalize(other, "lenient"), why
 
 
 @pytest.mark.parametrize("prefix", ["", "ו", "ב", "ש", "כש", "ושב"])
 def test_the_tables_hold_behind_every_prefix_and_settle_at_once(prefix: str) -> None:
     for written, spoken in {**ABBREVIATIONS, **SPELLING_VARIANTS}.items():
-        assert normalise(prefix + written, "lenient") == prefix + spoken
-        assert normalise(prefix + spoken, "lenient") == prefix + spoken
+        assert normalize(prefix + written, "lenient") == prefix + spoken
+        assert normalize(prefix + spoken, "lenient") == prefix + spoken

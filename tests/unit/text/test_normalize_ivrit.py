@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hebrew_asr.text.normalize import normalise
+from hebrew_asr.text.normalize import normalize
 from tests.support.properties import examples
 
 OBSERVED = [
@@ -51,7 +51,7 @@ RANDOM_TEXT = st.text(
 
 @pytest.mark.parametrize(("text", "expected", "why"), OBSERVED, ids=[row[2] for row in OBSERVED])
 def test_observed_output(text: str, expected: str, why: str) -> None:
-    assert normalise(text, "ivrit") == expected, why
+    assert normalize(text, "ivrit") == expected, why
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +73,13 @@ def leaderboard() -> Callable[[str], str]:
 @examples(4000)
 @given(text=RANDOM_TEXT)
 def test_equals_the_leaderboard_on_random_text(leaderboard: Callable[[str], str], text: str) -> None:
-    assert normalise(text, "ivrit") == leaderboard(text)
+    assert normalize(text, "ivrit") == leaderboard(text)
 
 
 def test_equals_the_leaderboard_on_every_character(leaderboard: Callable[[str], str]) -> None:
     """Each character of Unicode's first three planes, between two letters."""
     differ = [
-        hex(code) for code in range(0x30000) if normalise(f"א{chr(code)}ב", "ivrit") != leaderboard(f"א{chr(code)}ב")
+        hex(code) for code in range(0x30000) if normalize(f"א{chr(code)}ב", "ivrit") != leaderboard(f"א{chr(code)}ב")
     ]
     assert differ == []
 

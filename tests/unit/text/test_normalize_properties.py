@@ -1,4 +1,4 @@
-"""Laws of the normalisers on random text: Hebrew with everything that is typed into it, and all of Unicode."""
+"""Laws of the normalizers on random text: Hebrew with everything that is typed into it, and all of Unicode."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hebrew_asr.text.normalize import Mode, normalise
+from hebrew_asr.text.normalize import Mode, normalize
 from tests.support.properties import examples
 
 LETTERS = st.characters(min_codepoint=0x5D0, max_codepoint=0x5EA)
@@ -31,21 +31,21 @@ MANY = examples(1000)
 @given(HEBREW_TEXT | st.text())
 @pytest.mark.parametrize("mode", ["target", "strict"])
 def test_idempotent(mode: Mode, text: str) -> None:
-    once = normalise(text, mode)
-    assert normalise(once, mode) == once
+    once = normalize(text, mode)
+    assert normalize(once, mode) == once
 
 
 @MANY
 @given(HEBREW_TEXT)
 def test_lenient_is_idempotent(text: str) -> None:
-    once = normalise(text, "lenient")
-    assert normalise(once, "lenient") == once
+    once = normalize(text, "lenient")
+    assert normalize(once, "lenient") == once
 
 
 @MANY
 @given(HEBREW_TEXT | st.text())
 def test_strict_has_only_letters_numbers_and_decimal_points(text: str) -> None:
-    result = normalise(text, "strict")
+    result = normalize(text, "strict")
     assert result == " ".join(result.split())
     without_points = re.sub(r"(?<=\d)\.(?=\d)", "", result).replace(" ", "")
     assert {unicodedata.category(character)[0] for character in without_points} <= {"L", "N"}
@@ -54,20 +54,20 @@ def test_strict_has_only_letters_numbers_and_decimal_points(text: str) -> None:
 @MANY
 @given(HEBREW_TEXT)
 def test_a_target_keeps_what_strict_scores(text: str) -> None:
-    assert normalise(normalise(text, "target"), "strict") == normalise(text, "strict")
+    assert normalize(normalize(text, "target"), "strict") == normalize(text, "strict")
 
 
 @MANY
 @given(HEBREW_TEXT)
 def test_parentheses_are_signs_and_hide_no_word(text: str) -> None:
     without = text.replace("(", " ").replace(")", " ")
-    assert normalise(text, "strict") == normalise(without, "strict")
+    assert normalize(text, "strict") == normalize(without, "strict")
 
 
 @MANY
 @given(HEBREW_TEXT)
 def test_a_target_has_no_point_invisible_character_or_tag(text: str) -> None:
-    result = normalise(text, "target")
+    result = normalize(text, "target")
     assert result == " ".join(result.split())
     assert not re.search("[\u0591-\u05c7\u05f3\u05f4\u034f]|<[^<>]*>|\\[[^][]*]", result)
     assert not any(unicodedata.category(character) in ("Cc", "Cf") for character in result)
@@ -83,8 +83,8 @@ def test_words_apart_stay_apart(mode: Mode, words: list[str], data: st.DataObjec
     """Maqaf, hyphens, dashes and spaces are boundaries, in any number, between any two words."""
     separator = st.text(st.sampled_from("־-\u2010–— \u00a0\t"), min_size=1, max_size=3)
     joined = words[0] + "".join(data.draw(separator) + word for word in words[1:])
-    spaced = normalise(" ".join(words), mode)
-    assert re.sub("[-\u2010–—]", " ", normalise(joined, mode)).split() == spaced.split()
+    spaced = normalize(" ".join(words), mode)
+    assert re.sub("[-\u2010–—]", " ", normalize(joined, mode)).split() == spaced.split()
     assert mode == "lenient" or spaced.split() == words
 
 
@@ -93,5 +93,5 @@ def test_words_apart_stay_apart(mode: Mode, words: list[str], data: st.DataObjec
 def test_only_a_bound_prefix_joins_a_number(word: str, number: int, dash: str) -> None:
     is_prefix = len(word) <= 3 and set(word) <= set("ומשהכלב")
     expected = f"{word}{number}" if is_prefix else f"{word} {number}"
-    assert normalise(f"{word}{dash}{number}", "strict") == expected
-    assert normalise(f"{word} {number}", "strict") == f"{word} {number}"
+    assert normalize(f"{word}{dash}{number}", "strict") == expected
+    assert normalize(f"{word} {number}", "strict") == f"{word} {number}"

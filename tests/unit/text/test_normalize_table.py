@@ -1,4 +1,4 @@
-"""One row for each rule of the ``strict`` and ``target`` modes, and for the neighbours of each rule."""
+"""One row for each rule of the ``strict`` and ``target`` modes, and for the neighbors of each rule."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 
 from hebrew_asr.errors import UsageError
-from hebrew_asr.text.normalize import normalise
+from hebrew_asr.text.normalize import normalize
 
 STRICT = [
     ("שָׁלוֹם עוֹלָם", "שלום עולם", "points are no word breaks"),
@@ -102,17 +102,17 @@ TARGET = [
 
 @pytest.mark.parametrize(("text", "expected", "why"), STRICT, ids=[row[2] for row in STRICT])
 def test_strict(text: str, expected: str, why: str) -> None:
-    assert normalise(text, "strict") == expected, why
-    assert normalise(expected, "strict") == expected, "idempotent"
+    assert normalize(text, "strict") == expected, why
+    assert normalize(expected, "strict") == expected, "idempotent"
 
 
 @pytest.mark.parametrize(("text", "expected", "why"), TARGET, ids=[row[2] for row in TARGET])
 def test_target(text: str, expected: str, why: str) -> None:
-    assert normalise(text, "target") == expected, why
-    assert normalise(expected, "target") == expected, "idempotent"
+    assert normalize(text, "target") == expected, why
+    assert normalize(expected, "target") == expected, "idempotent"
     assert unicodedata.is_normalized("NFC", expected)
 
 
 def test_an_unknown_mode_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"'loose'.*target, strict, ivrit, lenient"):
-        normalise("שלום", "loose")  # type: ignore[arg-type]
+        normalize("שלום", "loose")  # type: ignore[arg-type]

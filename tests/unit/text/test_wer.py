@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hebrew_asr.errors import DataError, UsageError
-from hebrew_asr.text.normalize import Mode, normalise
+from hebrew_asr.text.normalize import Mode, normalize
 from hebrew_asr.text.wer import ErrorCounts, bootstrap_interval, count_errors, per_clip_errors
 from tests.support.properties import examples
 
@@ -22,9 +22,9 @@ BY_HAND = [
     ("אבא", "אבא בא", ErrorCounts(insertions=1, words=1, char_edits=3, chars=3, clips=1), "an insertion"),
     ("אבא בא", "", ErrorCounts(deletions=2, words=2, char_edits=6, chars=6, clips=1), "empty output is deletions"),
     ("", "אבא בא", ErrorCounts(insertions=2, char_edits=6, clips=1), "empty reference is insertions"),
-    ("[מוזיקה]", "אבא", ErrorCounts(insertions=1, char_edits=3, clips=1), "a reference empty once normalised"),
+    ("[מוזיקה]", "אבא", ErrorCounts(insertions=1, char_edits=3, clips=1), "a reference empty once normalized"),
     ("", "", ErrorCounts(clips=1), "silence heard as silence"),
-    ("שָׁלוֹם, צה״ל!", 'שלום צה"ל', ErrorCounts(words=2, chars=8, clips=1), "normalised first"),
+    ("שָׁלוֹם, צה״ל!", 'שלום צה"ל', ErrorCounts(words=2, chars=8, clips=1), "normalized first"),
     ("הוא הלך הביתה", "הוא לא הלך בית", ErrorCounts(1, 0, 1, 3, 5, 13, 1), "one of each of two"),
 ]
 
@@ -57,7 +57,7 @@ def test_the_mode_decides(mode: Mode, edits: int) -> None:
 
 @pytest.mark.parametrize(("mode", "edits"), [("strict", 0), ("lenient", 0), ("ivrit", 2)])
 def test_words_in_parentheses_are_scored_as_they_are_trained(mode: Mode, edits: int) -> None:
-    """The leaderboard's normaliser drops them from the reference: two insertions."""
+    """The leaderboard's normalizer drops them from the reference: two insertions."""
     assert count_errors(["הוא נולד (בשנת 1948) בחיפה"], ["הוא נולד בשנת 1948 בחיפה"], mode).word_edits == edits
 
 
@@ -69,7 +69,7 @@ def test_the_sum_of_parts_is_the_whole_and_jiwers_corpus_count(first: list[str],
     whole = count_errors(references, hypotheses)
     parts = count_errors(references[:cut], hypotheses[:cut]) + count_errors(references[cut:], hypotheses[cut:])
     assert parts == whole == sum(per_clip_errors(references, hypotheses), start=ErrorCounts())
-    clean = [normalise(text, "strict") for text in references], [normalise(text, "strict") for text in hypotheses]
+    clean = [normalize(text, "strict") for text in references], [normalize(text, "strict") for text in hypotheses]
     corpus = jiwer.process_words(*clean)
     assert (whole.substitutions, whole.deletions, whole.insertions) == (
         corpus.substitutions,
