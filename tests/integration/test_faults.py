@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from hebrew_asr.data.manifest import read_manifest
 from hebrew_asr.engine.checkpoint import find_checkpoints
-from hebrew_asr.report import write_report
+from hebrew_asr.report.page import write_report
 from tests.support.tiny_task import (
     CPU_PROFILE,
     ROOT,
