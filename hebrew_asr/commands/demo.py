@@ -66,8 +66,8 @@ def _made_from(source: str | None, folder: Path) -> dict[str, Any]:
     """
     import hashlib
 
-    from hebrew_asr.corpus.sources import is_local, open_source
     from hebrew_asr.errors import DataError, UsageError
+    from hebrew_asr.sources import is_local, open_source
 
     if source is None:
         return {"data": None}

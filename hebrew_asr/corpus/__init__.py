@@ -1,4 +1,4 @@
-"""MAKE a set: read sources, prepare, split. It ends at the manifest.
+"""MAKE a set: prepare, split. It ends at the manifest.
 
-Imports text, config, audio and data.
+Imports text, config, audio, sources and data.
 """

@@ -23,10 +23,10 @@ from hebrew_asr.corpus.preparation.output import delete_clips, is_of_prepare, wr
 from hebrew_asr.corpus.preparation.parts import part_path, read_part
 from hebrew_asr.corpus.preparation.pool import convert_all
 from hebrew_asr.corpus.preparation.progress import Progress
-from hebrew_asr.corpus.sources import Source, Unit, is_local, open_source, source_name, unit_name
 from hebrew_asr.errors import DataError, EnvironmentProblem, UsageError
 from hebrew_asr.files import sync_folder, write_atomically, write_json
 from hebrew_asr.locks import FolderLock, describe
+from hebrew_asr.sources import Source, Unit, is_local, open_source, source_name, unit_name
 
 SUCCESS = "_SUCCESS"
 """Written last: a folder with it is complete."""

@@ -38,7 +38,7 @@ from hebrew_asr.audio.decode import decode, to_int16
 from hebrew_asr.corpus.preparation.convert import encode
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.prepare import prepare
-from hebrew_asr.corpus.sources import open_source
+from hebrew_asr.sources import open_source
 from hebrew_asr.text.normalize import normalize
 from tests.support import corpora
 

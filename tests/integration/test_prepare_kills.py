@@ -30,7 +30,7 @@ NUM_PARTS = 30
 # Small units, so that there is something to keep after a kill of this small corpus.
 _PREPARE = """
 import sys
-import hebrew_asr.corpus.sources.parquet as parquet
+import hebrew_asr.sources.parquet as parquet
 from hebrew_asr.cli import main
 if __name__ == "__main__":
     parquet.ROWS_PER_UNIT = 8

@@ -13,7 +13,7 @@ FLOORS = [
     {"cores", "errors", "files", "streams", "__init__"},
     {"text", "config", "pages", "fallbacks", "locks"},
     {"audio", "launching"},
-    {"data"},
+    {"data", "sources"},
     {"model", "corpus", "report"},
     {"engine", "inference", "audit"},
     {"training"},

@@ -20,9 +20,9 @@ from hebrew_asr.corpus.preparation.filters import audio_fault, length_fault, pac
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.parts import Record, part_path, write_part
 from hebrew_asr.corpus.preparation.recut import recut
-from hebrew_asr.corpus.sources import PUBLIC_TEST_SOURCES, Row, Unit, unit_name
-from hebrew_asr.corpus.sources.timestamps import parse_timestamps
 from hebrew_asr.errors import DataError
+from hebrew_asr.sources import PUBLIC_TEST_SOURCES, Row, Unit, unit_name
+from hebrew_asr.sources.timestamps import parse_timestamps
 from hebrew_asr.text.normalize import normalize
 
 _FLAC_FASTEST = 0.0  # libFLAC level 0: 2 % larger than its default here, and 10 % faster

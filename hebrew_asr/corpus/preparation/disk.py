@@ -9,9 +9,9 @@ from pathlib import Path
 
 from hebrew_asr.corpus.preparation.convert import convert_row, quiet_decoders
 from hebrew_asr.corpus.preparation.options import PrepareOptions
-from hebrew_asr.corpus.sources import Source, Unit
 from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.files import nearest_existing
+from hebrew_asr.sources import Source, Unit
 
 _SAMPLE_ROWS = 24
 _MARGIN = 1.1

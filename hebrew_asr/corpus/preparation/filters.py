@@ -11,7 +11,7 @@ import soundfile
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, needs_torchcodec
 from hebrew_asr.corpus.preparation.options import PrepareOptions
-from hebrew_asr.corpus.sources import Row
+from hebrew_asr.sources import Row
 
 FREE_SILENCE_S = 2.0
 """A short word may stand in this much silence before its clip counts as incompletely transcribed."""

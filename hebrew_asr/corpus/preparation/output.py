@@ -20,9 +20,9 @@ from hebrew_asr import __version__
 from hebrew_asr.corpus.preparation.assemble import Assembly, group_of
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.parts import Record
-from hebrew_asr.corpus.sources import Source
 from hebrew_asr.data.manifest import Clip
 from hebrew_asr.files import write_atomically, write_json
+from hebrew_asr.sources import Source
 from hebrew_asr.text.normalize import NORMALIZER_VERSION
 from hebrew_asr.text.prompt import build_target
 

@@ -18,8 +18,8 @@ from hebrew_asr.corpus.preparation.convert import UnitSummary, convert_unit
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.parts import part_path
 from hebrew_asr.corpus.preparation.progress import Progress
-from hebrew_asr.corpus.sources import Shard, Unit, unit_name
 from hebrew_asr.errors import EnvironmentProblem
+from hebrew_asr.sources import Shard, Unit, unit_name
 
 _DOWNLOADS_AT_ONCE = 4
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hebrew_asr.corpus.preparation.disk import DiskNeed, gib
-from hebrew_asr.corpus.sources import Source
+from hebrew_asr.sources import Source
 
 
 def print_plan(sources: list[Source], need: DiskNeed, folder: Path) -> None:

@@ -10,9 +10,9 @@ from hebrew_asr.corpus.preparation.convert import convert_row, encode, fingerpri
 from hebrew_asr.corpus.preparation.filters import is_cut_off
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.parts import Record, read_part, write_part
-from hebrew_asr.corpus.sources import Row
-from hebrew_asr.corpus.sources.folder import ListedUnit
 from hebrew_asr.errors import DataError, UsageError
+from hebrew_asr.sources import Row
+from hebrew_asr.sources.folder import ListedUnit
 from tests.support import corpora
 
 UNIT = ListedUnit("set", 0, False, ())

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hebrew_asr.corpus.sources import Row, Unit, open_source, source_name, unit_name
-from hebrew_asr.corpus.sources.rows import is_held_out
 from hebrew_asr.errors import DataError, UsageError
+from hebrew_asr.sources import Row, Unit, open_source, source_name, unit_name
+from hebrew_asr.sources.rows import is_held_out
 from tests.support import corpora
 
 

@@ -1,15 +1,18 @@
-"""Where clips come from: the Hugging Face hub, local parquet shards, or a folder of your own."""
+"""READ what people bring: the Hugging Face hub, parquet shards, or a folder of recordings; rows come out.
+
+Imports text and audio.
+"""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from hebrew_asr.corpus.sources.folder import LISTING_SUFFIXES, open_folder
-from hebrew_asr.corpus.sources.hub import HUB_ID, open_hub
-from hebrew_asr.corpus.sources.parquet import open_parquet
-from hebrew_asr.corpus.sources.rows import Row, Shard, Source, Unit, unit_name
 from hebrew_asr.errors import DataError, UsageError
+from hebrew_asr.sources.folder import LISTING_SUFFIXES, open_folder
+from hebrew_asr.sources.hub import HUB_ID, open_hub
+from hebrew_asr.sources.parquet import open_parquet
+from hebrew_asr.sources.rows import Row, Shard, Source, Unit, unit_name
 
 __all__ = [
     "PUBLIC_TEST_SETS",

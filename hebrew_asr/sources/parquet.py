@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from hebrew_asr.corpus.sources.columns import ADAPTERS, Place, choose_adapter
-from hebrew_asr.corpus.sources.rows import ROWS_PER_UNIT, Row, Source, Unit, is_held_out
 from hebrew_asr.errors import DataError
+from hebrew_asr.sources.columns import ADAPTERS, Place, choose_adapter
+from hebrew_asr.sources.rows import ROWS_PER_UNIT, Row, Source, Unit, is_held_out
 
 _TAIL_BYTES = 64 * 1024
 _ROWS_PER_BATCH = 32  # bounds memory: a batch of 30 s wav clips at 44.1 kHz stays under 100 MB

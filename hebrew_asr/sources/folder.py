@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hebrew_asr.corpus.sources.columns import Place, choose_adapter
-from hebrew_asr.corpus.sources.rows import ROWS_PER_UNIT, Row, Source, Unit
 from hebrew_asr.errors import DataError
+from hebrew_asr.sources.columns import Place, choose_adapter
+from hebrew_asr.sources.rows import ROWS_PER_UNIT, Row, Source, Unit
 from hebrew_asr.text.prompt import parse_target
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".webm")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hebrew_asr.corpus.sources.rows import Row
-from hebrew_asr.corpus.sources.timestamps import has_timestamps
 from hebrew_asr.errors import DataError
+from hebrew_asr.sources.rows import Row
+from hebrew_asr.sources.timestamps import has_timestamps
 
 FLAGS = ("skipped", "unintelligible", "foreign_language", "multiple_speakers", "noisy", "too_long")
 """Check-boxes of the crowd-transcribe application, all inside its "I could not transcribe this" dialog."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from hebrew_asr.corpus.sources.parquet import parquet_units
-from hebrew_asr.corpus.sources.rows import Source, Unit, is_held_out
 from hebrew_asr.errors import DataError, EnvironmentProblem, first_line
+from hebrew_asr.sources.parquet import parquet_units
+from hebrew_asr.sources.rows import Source, Unit, is_held_out
 
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?")
 """``owner/name``, with an optional ``:config`` (a folder of the repository) and ``@revision``."""
