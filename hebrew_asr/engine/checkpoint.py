@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import sys
 import threading
@@ -23,13 +24,26 @@ from pathlib import Path
 from typing import Any
 
 from hebrew_asr.engine.dist import Ranks
-from hebrew_asr.engine.sealed import EVAL, FORMAT, SEAL, STATE, Checkpoint, find_checkpoints, seal_of, with_own_seal
+from hebrew_asr.engine.sealed import (
+    EVAL,
+    FORMAT,
+    SEAL,
+    STATE,
+    Checkpoint,
+    find_checkpoints,
+    ranked_by_wer,
+    seal_of,
+    with_own_seal,
+)
 from hebrew_asr.engine.state import CarriedPartition, num_bytes, save_partitions
 from hebrew_asr.errors import CheckpointError
 from hebrew_asr.files import as_os_error, is_full, sync_folder, write_json
 
 _HEADROOM_BYTES = 64 << 20
 """Left free for metrics and samples while training goes on."""
+_JSON_NAMES = "|".join(map(re.escape, (SEAL, STATE, EVAL)))
+_OWN_NAMES = re.compile(rf"optimizer-rank\d+\.safetensors|{_JSON_NAMES}|\.({_JSON_NAMES})\.\d+\.tmp")
+"""Of files in a checkpoint folder, those that are being written included."""
 _WRITERS_TIMEOUT_S = 1800.0
 """How long ranks may differ in writing their parts. One that died is noticed at once."""
 
@@ -168,7 +182,7 @@ class CheckpointStore:
         if self._ranks.is_main:
             try:
                 self.make_room(needed, headroom)
-                temporary.mkdir()
+                temporary.mkdir(exist_ok=True)
             except OSError as error:
                 self._settle(step, as_os_error(error))
         if self._ranks.broadcast(self._outcome is not None):
@@ -196,8 +210,8 @@ class CheckpointStore:
             error = as_os_error(failure)
         if self._ranks.is_main:
             self._settle(step, error)
-            shutil.rmtree(temporary, ignore_errors=True)
             with contextlib.suppress(OSError, CheckpointError):
+                _remove(temporary)
                 self._retain()
             self._write_attached()
 
@@ -219,9 +233,7 @@ class CheckpointStore:
                     )
         write_json(temporary / STATE, {"format": FORMAT, "step": step, **values})
         write_json(temporary / SEAL, {"files": {**files, STATE: seal_of(temporary / STATE)}})
-        final = self.folder / f"step-{step:06d}"
-        _remove(final)  # the same step, saved again after a resume
-        temporary.rename(final)
+        _move(temporary, self.folder / f"step-{step:06d}")
         sync_folder(self.folder)
 
     def _retain(self) -> None:
@@ -233,13 +245,7 @@ class CheckpointStore:
                 _remove(checkpoint.path)
 
     def _best(self, complete: list[Checkpoint]) -> list[Checkpoint]:
-        """Those of the lowest WER, the later of equals. Only what was measured alike is compared."""
-        measured = [checkpoint for checkpoint in complete if checkpoint.values.get("wer") is not None]
-        best = []
-        for alike in {checkpoint.values.get("wer_of") for checkpoint in measured}:
-            group = [checkpoint for checkpoint in measured if checkpoint.values.get("wer_of") == alike]
-            best += sorted(group, key=lambda item: (item.values["wer"], -item.step))[: self._keep_best]
-        return best
+        return [checkpoint for alike in ranked_by_wer(complete) for checkpoint in alike[: self._keep_best]]
 
     def make_room(self, needed: int, headroom: int = 0) -> None:
         """Drop as many of the oldest checkpoints as ``needed`` bytes take, and none if all would not do; on rank 0.
@@ -262,7 +268,7 @@ class CheckpointStore:
         for path in self._droppable():
             print(f"warning: disk is full; dropping the oldest checkpoint {path}", file=sys.stderr)
             _remove(path)
-            return not path.exists()
+            return not _own_files(path)
         return False
 
     def _droppable(self) -> list[Path]:
@@ -272,14 +278,40 @@ class CheckpointStore:
         return [checkpoint.path for checkpoint in complete if checkpoint.path not in protected]
 
 
+def _own_files(folder: Path) -> list[Path]:
+    """Files of a checkpoint folder that this program wrote; people keep notes there too. None where there is none."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return [path for path in found if _OWN_NAMES.fullmatch(path.name)]
+
+
 def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir())
+    return sum(file.stat().st_size for file in _own_files(folder))
 
 
 def _remove(folder: Path) -> None:
-    """Unmark, then delete: a kill in between leaves something that discovery ignores."""
+    """Unmark, then delete our own files; the folder goes if nothing else is in it.
+
+    A kill in between leaves something that discovery ignores.
+    """
     (folder / SEAL).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    for file in _own_files(folder):
+        with contextlib.suppress(OSError):
+            file.unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _move(temporary: Path, final: Path) -> None:
+    """Give a written checkpoint its name. The same step may have been saved before, and others' files lie beside it."""
+    _remove(final)
+    if not final.exists():
+        temporary.rename(final)
+        return
+    for file in sorted(_own_files(temporary), key=lambda file: file.name == SEAL):  # the seal last
+        if file.name == SEAL:
+            sync_folder(final)
+        file.replace(final / file.name)
+    sync_folder(final)
 
 
 def _sync(file: Path) -> None:

@@ -133,6 +133,23 @@ def find_checkpoints(folder: Path) -> list[Checkpoint]:
     return survey(folder)[0]
 
 
+def ranked_by_wer(found: list[Checkpoint]) -> list[list[Checkpoint]]:
+    """Measured checkpoints, the lowest WER first and the later of equals. Only what was measured alike is compared.
+
+    Args:
+        found: oldest first.
+
+    Returns:
+        One list for each split and set of clips that WER was measured on, that of the newest measured checkpoint last.
+    """
+    groups: dict[Any, list[Checkpoint]] = {}
+    for checkpoint in found:
+        if checkpoint.values.get("wer") is not None:
+            wer_of = checkpoint.values.get("wer_of")
+            groups[wer_of] = [*groups.pop(wer_of, []), checkpoint]
+    return [sorted(group, key=lambda item: (item.values["wer"], -item.step)) for group in groups.values()]
+
+
 def _read(path: Path, step: int) -> Checkpoint:
     values, sealed = _object(path / STATE), _object(path / SEAL)
     if isinstance(values.get("format"), int) and values["format"] != FORMAT:

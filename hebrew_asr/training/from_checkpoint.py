@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hebrew_asr.config.recipe import recipe_from_dict
-from hebrew_asr.engine.sealed import Checkpoint, find_checkpoints
+from hebrew_asr.engine.sealed import Checkpoint, find_checkpoints, ranked_by_wer
 from hebrew_asr.engine.state import StateReader
 from hebrew_asr.errors import CheckpointError
 from hebrew_asr.model.load import load_model, load_tokenizer
@@ -22,11 +22,10 @@ def best_checkpoint(run_folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: no checkpoint with a WER is kept.
     """
-    measured = [found for found in find_checkpoints(run_folder / "checkpoints") if found.values.get("wer") is not None]
-    if not measured:
+    ranked = ranked_by_wer(find_checkpoints(run_folder / "checkpoints"))
+    if not ranked:
         raise CheckpointError(f"no checkpoint in {run_folder / 'checkpoints'} was measured")
-    alike = [found for found in measured if found.values.get("wer_of") == measured[-1].values.get("wer_of")]
-    return min(alike, key=lambda found: (found.values["wer"], -found.step))
+    return ranked[-1][0]
 
 
 def model_from_checkpoint(run_folder: Path, checkpoint: Checkpoint) -> tuple[Any, Any]:

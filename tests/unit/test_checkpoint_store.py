@@ -10,6 +10,7 @@ import torch
 from hebrew_asr.engine.checkpoint import CheckpointStore, find_checkpoints
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.engine.state import KINDS, CarriedPartition
+from hebrew_asr.training.from_checkpoint import best_checkpoint
 from tests.support.disks import fill, remount, small_disk
 
 SIZE = 1 << 20
@@ -127,3 +128,41 @@ def test_room_that_vanishes_during_the_write(disk, ranks):
     outcome = kept.save(filled, 4, {}, last=True)
     assert outcome.failure is None
     assert steps(disk)[-2:] == [3, 4] and len(steps(disk)) < 4
+
+
+def test_what_somebody_keeps_in_a_checkpoint_folder_stays(disk, ranks):
+    """Notes beside checkpoints that are rotated out, written again, half-written, or given up for want of room."""
+    kept = store(disk, ranks, keep_last=2, keep_best=0, background=False)
+    notes = []
+    for step in (1, 2, 3, 4):
+        kept.save(state, step, {})
+        notes.append(disk / "checkpoints" / f"step-{step:06d}" / "notes" / "why.txt")
+        notes.append(notes[-1].parents[1] / "optimizer-rank00000.safetensors.bak")
+        for file in notes[-2:]:
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(f"of step {step}")
+    assert steps(disk) == [3, 4]
+    assert sorted(path.name for path in notes[0].parents[1].iterdir()) == ["notes", notes[1].name]
+    half = disk / "checkpoints" / ".tmp-step-000005"
+    half.mkdir()
+    for name in ("mine.txt", "optimizer-rank00007.safetensors", ".state.json.77.tmp"):
+        (half / name).write_bytes(b"half")
+    for step in (4, 5):  # a resume that saves the step that it began with, and one that was killed in a write
+        assert kept.save(state, step, {}).failure is None
+    assert steps(disk) == [4, 5]
+    assert not half.exists() or [path.name for path in half.iterdir()] == ["mine.txt"]
+    fill(disk, leave=SIZE // 2)
+    assert kept.save(state, 6, {}, last=True).failure is None
+    assert steps(disk) == [5, 6]
+    assert all(file.read_text() == f"of step {1 + index // 2}" for index, file in enumerate(notes))
+
+
+def test_best_is_the_lowest_wer_of_what_was_measured_alike_and_the_later_of_equals(tmp_path, ranks):
+    """As the store keeps them, and as the model of a run is taken from them."""
+    kept = store(tmp_path, ranks, keep_last=1, background=False)
+    told = [(1, 0.1, "eval"), (2, 0.5, "sample"), (3, 0.3, "sample"), (4, 0.3, "sample"), (5, 0.4, "sample")]
+    for step, wer, wer_of in told:
+        kept.save(state, step, {"wer": wer, "wer_of": wer_of})
+    kept.save(state, 6, {"wer": None})
+    assert steps(tmp_path) == [1, 4, 6]
+    assert best_checkpoint(tmp_path).step == 4
