@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "start training through the deepspeed launcher, on however many GPUs there are",
     "eval": "WER and CER of a model on a manifest, with a confidence interval",
     "transcribe": "print the text of audio files",
+    "export": "a model as checked folders for transformers, qwen-asr and vLLM",
     "report": "a run as one HTML page: what was learned, with what proof, what is heard wrong",
     "normalize": "normalize lines of Hebrew text from standard input",
     "bench": "measure training speed on this machine, and the usual way beside it",

@@ -1,16 +1,22 @@
-"""Write a trained model as a folder that transformers loads: the native layout, with tokenizer and processor."""
+"""Write a model as a folder that transformers loads: the native layout, with tokenizer and processor."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import Qwen3ASRFeatureExtractor, Qwen3ASRProcessor
+from transformers import GenerationConfig, Qwen3ASRFeatureExtractor, Qwen3ASRProcessor
 
 from hebrew_asr.files import sync_folder
+from hebrew_asr.model.layouts import TokenIds
 from hebrew_asr.text.prompt import CHAT_TEMPLATE
+
+MAX_NEW_TOKENS = 512
+"""As in the published native model. transformers stops after 20 where no number is given; 30 s of speech take 376."""
 
 
 def save_native(folder: Path, asr: Any, tokenizer: Any) -> None:
@@ -21,20 +27,55 @@ def save_native(folder: Path, asr: Any, tokenizer: Any) -> None:
     Raises:
         OSError or safetensors.SafetensorError: the disk; a folder that was there before is as it was.
     """
+    with whole_folder(folder) as temporary:
+        write_native(temporary, asr, tokenizer)
+
+
+def write_native(folder: Path, asr: Any, tokenizer: Any) -> None:
+    """The files of :func:`save_native`, into a folder as it is."""
+    # Else a model that came from the thinker layout would be written with thinker names under a native config.
+    asr.save_pretrained(folder, save_original_format=False)
+    generation_config(asr, tokenizer).save_pretrained(folder)
+    processor = Qwen3ASRProcessor(Qwen3ASRFeatureExtractor(), tokenizer, chat_template=CHAT_TEMPLATE)
+    processor.save_pretrained(folder)
+
+
+def generation_config(asr: Any, tokenizer: Any) -> GenerationConfig:
+    """What a model is decoded with by those who do not say: greedily, to either end token, for long enough.
+
+    The published thinker model's own ends at ``<|im_end|>`` alone and gives no number of tokens.
+    """
+    ids = TokenIds.of(tokenizer)
+    return GenerationConfig(
+        do_sample=False,
+        max_new_tokens=asr.generation_config.max_new_tokens or MAX_NEW_TOKENS,
+        eos_token_id=[ids.end_of_text, ids.end_of_turn],
+        pad_token_id=ids.end_of_text,
+    )
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into that takes the place of ``folder`` when it is whole, and is gone if anything is raised.
+
+    All files get the mode that the user's umask gives to new ones. What is in an earlier ``folder``, and is not written
+    anew, stays in it.
+    """
     temporary, before = folder.with_name(f".tmp-{folder.name}"), folder.with_name(f".old-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        # Else a model that came from the thinker layout would be written with thinker names under a native config.
-        asr.save_pretrained(temporary, save_original_format=False)
-        processor = Qwen3ASRProcessor(Qwen3ASRFeatureExtractor(), tokenizer, chat_template=CHAT_TEMPLATE)
-        processor.save_pretrained(temporary)
-        mode = (temporary / "config.json").stat().st_mode
-        for file in temporary.iterdir():
-            file.chmod(mode)  # safetensors' own can be read by this user alone
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
+        temporary.mkdir(parents=True)
+        yield temporary
+        mode = temporary.stat().st_mode & 0o666
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                file.chmod(mode)  # safetensors' own can be read by this user alone
+                with file.open("rb") as stream:
+                    os.fsync(stream.fileno())
         for old in (before, folder):
             _keep_others(old, temporary)
+        for inside in temporary.rglob("*/"):
+            sync_folder(inside)
         sync_folder(temporary)
         shutil.rmtree(before, ignore_errors=True)
         if folder.exists():

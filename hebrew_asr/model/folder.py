@@ -21,6 +21,7 @@ from transformers import GenerationConfig, Qwen3ASRConfig, Qwen3Config
 from transformers.models.qwen3_asr.configuration_qwen3_asr import Qwen3ASREncoderConfig
 
 from hebrew_asr.errors import CheckpointError, on_one_line
+from hebrew_asr.model.layouts import AUDIO_KEYS, TEXT_KEYS, native_config, taken
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -34,19 +35,9 @@ _LFS = b"version https://git-lfs"
 _VOCABULARY = ("vocab.json", "merges.txt")
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
-_AUDIO_KEYS = (
-    *("num_mel_bins", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "d_model", "dropout"),
-    *("attention_dropout", "activation_function", "activation_dropout", "scale_embedding", "initializer_range"),
-    *("n_window", "n_window_infer", "downsample_hidden_size", "output_dim"),
-)
-_TEXT_KEYS = (
-    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-    *("num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "initializer_range"),
-    *("rms_norm_eps", "attention_bias", "attention_dropout"),
-)
-_NATIVE_AUDIO_KEYS = (*_AUDIO_KEYS, "max_position_embeddings")
+_NATIVE_AUDIO_KEYS = (*AUDIO_KEYS, "max_position_embeddings")
 _NATIVE_TEXT_KEYS = (
-    *(*_TEXT_KEYS, "rope_parameters", "tie_word_embeddings", "use_sliding_window", "sliding_window"),
+    *(*TEXT_KEYS, "rope_parameters", "tie_word_embeddings", "use_sliding_window", "sliding_window"),
     *("max_window_layers", "layer_types", "pad_token_id", "bos_token_id", "eos_token_id"),
 )
 _NATIVE_KEYS = (
@@ -127,51 +118,29 @@ def read_config(folder: Path) -> tuple[Qwen3ASRConfig, bool]:
             raise CheckpointError(
                 f"{file} describes quantized weights, which cannot be trained; take the original model"
             )
-    sections = {name: _section(file, described, name) for name in _SIZES}
-    build = _thinker_config if is_thinker else _native_config
+    for name in _SIZES:
+        _check_section(file, described, name)
     with blamed_on(file, "describes no model"):
-        config = build(values, described, sections["audio_config"], sections["text_config"])
+        config = native_config(values) if is_thinker else _native_config(values)
     _check_sizes(file, config)
     return config, is_thinker
 
 
-def _section(file: Path, described: dict[str, Any], name: str) -> dict[str, Any]:
+def _check_section(file: Path, described: dict[str, Any], name: str) -> None:
     section = described.get(name)
     if not isinstance(section, dict):
         raise CheckpointError(f"{file} has no {name}, which every Qwen3-ASR has; it is damaged or of another model")
     kind = section.get("model_type", _MODEL_TYPES[name][0])
     if kind not in _MODEL_TYPES[name]:
         raise CheckpointError(f"{file}: {name} is of a {kind!r} model, not {' or '.join(_MODEL_TYPES[name])}")
-    return section
 
 
-def _native_config(
-    values: dict[str, Any], described: dict[str, Any], audio: dict[str, Any], text: dict[str, Any]
-) -> Qwen3ASRConfig:
+def _native_config(values: dict[str, Any]) -> Qwen3ASRConfig:
     return Qwen3ASRConfig(
-        audio_config=Qwen3ASREncoderConfig(**_taken(audio, _NATIVE_AUDIO_KEYS)),
-        text_config=Qwen3Config(**_taken(text, _NATIVE_TEXT_KEYS)),
-        **_taken(values, _NATIVE_KEYS),
+        audio_config=Qwen3ASREncoderConfig(**taken(values["audio_config"], _NATIVE_AUDIO_KEYS)),
+        text_config=Qwen3Config(**taken(values["text_config"], _NATIVE_TEXT_KEYS)),
+        **taken(values, _NATIVE_KEYS),
     )
-
-
-def _thinker_config(
-    values: dict[str, Any], described: dict[str, Any], audio: dict[str, Any], text: dict[str, Any]
-) -> Qwen3ASRConfig:
-    tied = bool(text.get("tie_word_embeddings", True))
-    rope = {"rope_type": "default", "rope_theta": text.get("rope_theta", 1e6)}
-    return Qwen3ASRConfig(
-        audio_config=Qwen3ASREncoderConfig(**_taken(audio, _AUDIO_KEYS)),
-        text_config=Qwen3Config(**_taken(text, _TEXT_KEYS), tie_word_embeddings=tied, rope_parameters=rope),
-        audio_token_id=described["audio_token_id"],
-        pad_token_id=values.get("pad_token_id", 151643),
-        eos_token_id=[151643, 151645],
-        tie_word_embeddings=tied,  # the top-level flag decides natively, the text one in qwen-asr: set both
-    )
-
-
-def _taken(values: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    return {key: values[key] for key in keys if key in values}
 
 
 def _check_sizes(file: Path, config: Qwen3ASRConfig) -> None:

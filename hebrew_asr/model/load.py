@@ -1,8 +1,7 @@
 """Load Qwen3-ASR from either checkpoint layout, strictly: a missing or unexpected weight is an error, not a random one.
 
-Layouts: *native* (``Qwen/Qwen3-ASR-1.7B-hf``; transformers' own names) and *thinker* (``Qwen/Qwen3-ASR-1.7B``; names
-start with ``thinker.``, config nested in ``thinker_config``). transformers loads a thinker folder without an error and
-with random weights, so its own report is checked here. The renaming follows ``convert_qwen3_asr_to_hf.py``.
+transformers loads a folder in the thinker layout (:mod:`hebrew_asr.model.layouts`) without an error and with random
+weights, so its own report is checked here.
 """
 
 from __future__ import annotations
@@ -28,18 +27,11 @@ from hebrew_asr.model.folder import (
     read_config,
     read_generation_config,
 )
+from hebrew_asr.model.layouts import native_key_mapping
 from hebrew_asr.text.prompt import ASR_TEXT, AUDIO_PAD, END_OF_TURN
 
 transformers_logging.disable_progress_bar()  # one bar a rank would tear the console apart
 
-# Thinker name -> native name, applied in order.
-THINKER_TO_NATIVE = {
-    r"^thinker\.audio_tower\.proj1\.": "model.multi_modal_projector.linear_1.",
-    r"^thinker\.audio_tower\.proj2\.": "model.multi_modal_projector.linear_2.",
-    r"^thinker\.audio_tower\.": "model.audio_tower.",
-    r"^thinker\.model\.": "model.language_model.",
-    r"^thinker\.lm_head\.": "lm_head.",
-}
 NUM_WEIGHTS_1_7B = 2_038_052_480
 
 
@@ -94,7 +86,7 @@ def load_model(model: Model, *, seed: int = 0, dtype: torch.dtype = torch.float3
         torch.manual_seed(seed)
         with blamed_on(folder / "config.json", "describes a model that cannot be built"):
             return build_model(config, dtype)
-    options: dict[str, Any] = {"key_mapping": THINKER_TO_NATIVE} if thinker else {}
+    options: dict[str, Any] = {"key_mapping": native_key_mapping()} if thinker else {}
     with open_weights(folder) as weights:
         held = sum(math.prod(part.get_shape()) for part in weights.values())
         if least_weights(config) > 2 * held:  # what is missing would be drawn, whatever its size, and then refused
@@ -112,6 +104,12 @@ def load_model(model: Model, *, seed: int = 0, dtype: torch.dtype = torch.float3
             )
     asr, report = loaded
     _check_report(folder, report, tied=bool(config.tie_word_embeddings))
+    if config.tie_word_embeddings and not has_tied_head(asr):  # transformers ties them only where they are equal
+        raise CheckpointError(
+            f"{folder} holds a head of its own (lm_head.weight differs from the input embedding), and its config.json "
+            f"says that they are one: other programs would throw the head away. If the head was trained apart, set "
+            f"tie_word_embeddings to false there, within text_config too"
+        )
     check_finite(folder, asr)
     asr.generation_config = read_generation_config(folder) or asr.generation_config
     return asr
@@ -125,6 +123,11 @@ def build_model(config: Qwen3ASRConfig, dtype: torch.dtype) -> Qwen3ASRForCondit
         return Qwen3ASRForConditionalGeneration(config)
     finally:
         torch.set_default_dtype(previous)
+
+
+def has_tied_head(asr: Any) -> bool:
+    """Whether the head is the input embedding itself."""
+    return asr.get_output_embeddings().weight is asr.get_input_embeddings().weight
 
 
 @contextmanager

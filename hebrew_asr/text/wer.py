@@ -1,5 +1,7 @@
 """Word and character error rates as counts that add up, so that a corpus score is edits over words, not a mean.
 
+Intervals are bootstrapped over groups (speaker, session, source), and so is the difference of two systems.
+
 Counts come from jiwer 4. Both sides are normalized first; the mode belongs beside every figure. An empty hypothesis
 counts as deletions and an empty reference as insertions: no clip is dropped. Character counts include the single spaces
 between words, as in jiwer.
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
+from typing import Literal
 
 import jiwer
 import numpy as np
@@ -54,6 +57,17 @@ class ErrorCounts:
     def cer(self) -> float:
         """Character edits per reference character; without any, the number of inserted characters."""
         return self.char_edits / max(self.chars, 1)
+
+    @property
+    def wil(self) -> float:
+        """Word information lost (Morris, Maier and Green, 2004): 1 less the share of words that were right in the
+        references times their share in the hypotheses. 0 where neither side has a word, 1 where only one has.
+        """
+        right = self.words - self.substitutions - self.deletions
+        heard = right + self.substitutions + self.insertions
+        if not self.words and not heard:
+            return 0.0
+        return 1 - right / max(self.words, 1) * right / max(heard, 1)
 
     def to_list(self) -> list[int]:
         """The counts in field order, to be summed over ranks."""
@@ -101,9 +115,13 @@ def _clip_errors(reference: str, hypothesis: str) -> ErrorCounts:
 
 
 def bootstrap_interval(
-    per_clip: Sequence[ErrorCounts], groups: Sequence[str] | None, seed: int, confidence: float = 0.95
+    per_clip: Sequence[ErrorCounts],
+    groups: Sequence[str] | None,
+    seed: int,
+    confidence: float = 0.95,
+    rate: Literal["wer", "cer"] = "wer",
 ) -> tuple[float, float]:
-    """Percentile interval (low, high) of the corpus WER over 1000 resamples.
+    """Percentile interval (low, high) of the corpus WER, or CER, over 1000 resamples.
 
     As in "Bootstrap estimates for confidence intervals in ASR performance evaluation" (ICASSP 2004), but whole groups
     (one name for each clip: source, speaker) are drawn with replacement, because clips of one source err together and
@@ -111,31 +129,85 @@ def bootstrap_interval(
     ends are the WER itself, which says nothing of its spread.
     Raises DataError for no clips or a wrong number of groups, UsageError for a confidence outside (0, 1).
     """
-    if not per_clip:
+    _check_bootstrap(len(per_clip), groups, confidence)
+    edits, sizes = _by_group([_parts(clip, rate) for clip in per_clip], groups)
+    drawn = _resampled(edits, sizes, seed=seed)
+    return _percentiles(drawn[0] / np.maximum(drawn[1], 1), confidence)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """WER of a second system less that of a first, on the same clips."""
+
+    wer: float
+    low: float
+    high: float
+    share_better: float
+    """Of the resamples, those in which the second has the lower WER."""
+
+
+def paired_difference(
+    first: Sequence[ErrorCounts],
+    second: Sequence[ErrorCounts],
+    groups: Sequence[str] | None,
+    seed: int,
+    confidence: float = 0.95,
+) -> Difference:
+    """Percentile interval of the difference of two systems' WER; each resample takes the same groups of both.
+
+    What is hard for one is hard for the other. So this interval is narrower than those of the two rates, and two rates
+    may differ for certain though their own intervals overlap (Bisani and Ney, ICASSP 2004).
+
+    Raises:
+        DataError: no clips, or not as many of each. UsageError: a confidence outside (0, 1).
+    """
+    if len(first) != len(second):
+        raise DataError(f"comparison: {len(first)} clips of the first system but {len(second)} of the second")
+    _check_bootstrap(len(first), groups, confidence)
+    pairs = [(_parts(one, "wer"), _parts(other, "wer")) for one, other in zip(first, second, strict=True)]
+    sums = _by_group([(*one, *other) for one, other in pairs], groups)
+    drawn = _resampled(*sums, seed=seed)
+    change = drawn[2] / np.maximum(drawn[3], 1) - drawn[0] / np.maximum(drawn[1], 1)
+    whole = [sum(second, ErrorCounts()).wer, sum(first, ErrorCounts()).wer]
+    return Difference(whole[0] - whole[1], *_percentiles(change, confidence), float((change < 0).mean()))
+
+
+def _check_bootstrap(num_clips: int, groups: Sequence[str] | None, confidence: float) -> None:
+    if not num_clips:
         raise DataError("bootstrap interval: no clips; score at least one")
-    if groups is not None and len(groups) != len(per_clip):
-        raise DataError(f"bootstrap interval: {len(per_clip)} clips but {len(groups)} groups; give one for each clip")
+    if groups is not None and len(groups) != num_clips:
+        raise DataError(f"bootstrap interval: {num_clips} clips but {len(groups)} groups; give one for each clip")
     if not 0 < confidence < 1:
         raise UsageError(f"bootstrap interval: confidence {confidence} is outside (0, 1); 0.95 is usual")
-    edits, words = _totals_by_group(per_clip, groups)
-    rng = np.random.default_rng(seed)
-    rates = np.empty(_RESAMPLES)
-    for resample in range(_RESAMPLES):
-        drawn = rng.integers(len(edits), size=len(edits))
-        rates[resample] = edits[drawn].sum() / max(words[drawn].sum(), 1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(rates, [tail, 1 - tail])
-    return float(low), float(high)
 
 
-def _totals_by_group(per_clip: Sequence[ErrorCounts], groups: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
-    """Word edits and reference words of each group, two int64 arrays of shape (groups,)."""
-    edits = np.array([clip.word_edits for clip in per_clip])
-    words = np.array([clip.words for clip in per_clip])
+def _parts(clip: ErrorCounts, rate: Literal["wer", "cer"]) -> tuple[int, int]:
+    return (clip.word_edits, clip.words) if rate == "wer" else (clip.char_edits, clip.chars)
+
+
+def _by_group(rows: Sequence[tuple[int, ...]], groups: Sequence[str] | None) -> np.ndarray:
+    """Sums over the clips of each group, int64 (numbers in a row, groups)."""
+    columns = np.array(rows, dtype=np.int64).T
     if groups is None:
-        return edits, words
+        return columns
     names, index = np.unique(np.array(groups), return_inverse=True)
-    sums = np.zeros((2, len(names)), dtype=np.int64)
-    np.add.at(sums[0], index, edits)
-    np.add.at(sums[1], index, words)
-    return sums[0], sums[1]
+    sums = np.zeros((len(columns), len(names)), dtype=np.int64)
+    for column, total in zip(columns, sums, strict=True):
+        np.add.at(total, index, column)
+    return sums
+
+
+def _resampled(*columns: np.ndarray, seed: int) -> np.ndarray:
+    """Sums over groups drawn with replacement, float64 (columns, resamples)."""
+    rng = np.random.default_rng(seed)
+    sums = np.empty((len(columns), _RESAMPLES))
+    for resample in range(_RESAMPLES):
+        drawn = rng.integers(len(columns[0]), size=len(columns[0]))
+        sums[:, resample] = [column[drawn].sum() for column in columns]
+    return sums
+
+
+def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)

@@ -1,0 +1,182 @@
+"""What is said of a set of transcripts: rates in every normalizer, their intervals, and the same by kinds of clips.
+
+``hebrew-asr eval``, ``score`` and ``compare`` and a model's card all count here, so that their numbers are one number.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from hebrew_asr.errors import DataError
+from hebrew_asr.text.normalize import NORMALIZER_VERSION, Mode, normalize
+from hebrew_asr.text.wer import ErrorCounts, bootstrap_interval, paired_difference, per_clip_errors
+
+SCORING_MODES: tuple[Mode, ...] = ("ivrit", "strict", "lenient")
+
+_SEED = 0
+_DURATIONS_S = (2, 5, 10, 20, 30)
+_REPETITIVE = 2.4
+"""Ratio of a text's bytes to those that zlib makes of them, above which whisper takes it for a loop."""
+_LATIN, _DIGIT = re.compile(r"[A-Za-z]"), re.compile(r"\d")
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in a clip and what was heard, as written."""
+
+    id: str
+    reference: str
+    hypothesis: str
+    group: str = ""
+    """Speaker, session or source; '' where it is not known."""
+    source: str = ""
+    """Set that it comes from; '' where there is but one."""
+    duration_s: float | None = None
+    note: str = ""
+    """What the reader of its figures must know of it, such as that it was longer than the model learned."""
+
+
+def figures(transcripts: Sequence[Transcript]) -> dict[str, Any]:
+    """Rates of all clips, in each mode by its name, as plain JSON values.
+
+    Raises:
+        DataError: there are no clips.
+    """
+    if not transcripts:
+        raise DataError("scoring: no clips; score at least one")
+    groups = groups_of(transcripts)
+    kinds = _kinds(transcripts)
+    modes = {}
+    for mode in SCORING_MODES:
+        errors = errors_of(transcripts, mode)
+        slices = {
+            name: {value: rates([errors[i] for i in rows], _picked(groups, rows)) for value, rows in parts.items()}
+            for name, parts in kinds.items()
+        }
+        modes[mode] = {**rates(errors, groups), "slices": slices}
+    return {
+        "normalizer_version": NORMALIZER_VERSION,
+        "interval": interval_of(groups),
+        "modes": modes,
+        "invention": _invention(transcripts),
+    }
+
+
+def errors_of(transcripts: Sequence[Transcript], mode: Mode) -> list[ErrorCounts]:
+    """Counts of each clip, in order."""
+    return per_clip_errors([t.reference for t in transcripts], [t.hypothesis for t in transcripts], mode)
+
+
+def groups_of(transcripts: Sequence[Transcript]) -> list[str] | None:
+    """Each clip's group; None where some clip's is not known, or all are one, which tells of no spread."""
+    groups = [clip.group for clip in transcripts]
+    return groups if all(groups) and len(set(groups)) > 1 else None
+
+
+def interval_of(groups: Sequence[str] | None) -> str:
+    """In words, what the bootstrap draws."""
+    if groups is None:
+        return "95 %, bootstrap over clips (no groups known, or one): too narrow where clips share a speaker or source"
+    return f"95 %, bootstrap over {len(set(groups))} groups"
+
+
+def rates(errors: Sequence[ErrorCounts], groups: Sequence[str] | None) -> dict[str, Any]:
+    """WER, CER and WIL, the intervals of the first two, and the counts they are of."""
+    total = sum(errors, ErrorCounts())
+    wer, cer = (bootstrap_interval(errors, groups, _SEED, rate=rate) for rate in ("wer", "cer"))
+    return {
+        "wer": total.wer,
+        "wer_low_95": wer[0],
+        "wer_high_95": wer[1],
+        "cer": total.cer,
+        "cer_low_95": cer[0],
+        "cer_high_95": cer[1],
+        "wil": total.wil,
+        "substitutions": total.substitutions,
+        "deletions": total.deletions,
+        "insertions": total.insertions,
+        "words": total.words,
+        "clips": total.clips,
+    }
+
+
+def comparison(first: Sequence[Transcript], second: Sequence[Transcript]) -> dict[str, Any]:
+    """Two systems on the same clips, mode by mode: their WER, the difference and its paired interval.
+
+    Raises:
+        DataError: the clips are not the same ones in the same order, or say different references.
+    """
+    for one, other in zip(first, second, strict=True):
+        if (one.id, one.reference) != (other.id, other.reference):
+            raise DataError(f"comparison: clip {one.id} is {other.id} of the other, or has another reference there")
+    groups = groups_of(first)
+    modes = {}
+    for mode in SCORING_MODES:
+        errors = [errors_of(side, mode) for side in (first, second)]
+        totals = [sum(side, ErrorCounts()) for side in errors]
+        change = paired_difference(errors[0], errors[1], groups, _SEED)
+        modes[mode] = {
+            "wer_first": totals[0].wer,
+            "wer_second": totals[1].wer,
+            "difference": change.wer,
+            "difference_low_95": change.low,
+            "difference_high_95": change.high,
+            "share_of_resamples_second_better": change.share_better,
+            "words": totals[0].words,
+            "clips": totals[0].clips,
+        }
+    return {"normalizer_version": NORMALIZER_VERSION, "interval": interval_of(groups), "modes": modes}
+
+
+def is_repetitive(text: str) -> bool:
+    """Whether a text says the same over and over, by its compression ratio."""
+    content = text.encode("utf-8", "replace")
+    return len(content) > _REPETITIVE * len(zlib.compress(content))
+
+
+def _invention(transcripts: Sequence[Transcript]) -> dict[str, int]:
+    """Signs that a model makes things up; a clip is silent if its reference is empty once normalized (strict)."""
+    silent = [clip for clip in transcripts if not normalize(clip.reference, "strict")]
+    return {
+        "silent_clips": len(silent),
+        "silent_clips_with_words": sum(bool(normalize(clip.hypothesis, "strict")) for clip in silent),
+        "repetitive_hypotheses": sum(
+            is_repetitive(clip.hypothesis) and not is_repetitive(clip.reference) for clip in transcripts
+        ),
+    }
+
+
+def _kinds(transcripts: Sequence[Transcript]) -> dict[str, dict[str, list[int]]]:
+    """Indices of clips by kind and value; a kind that all clips share one value of is left out."""
+    kinds: dict[str, Callable[[Transcript], str]] = {
+        "source": lambda clip: clip.source,
+        "duration": lambda clip: _duration(clip.duration_s),
+        "code_switch": lambda clip: "with Latin letters" if _LATIN.search(clip.reference) else "without",
+        "digits": lambda clip: "with digits" if _DIGIT.search(clip.reference) else "without",
+    }
+    found: dict[str, dict[str, list[int]]] = {}
+    for name, value_of in kinds.items():
+        parts: dict[str, list[int]] = {}
+        for index, clip in enumerate(transcripts):
+            parts.setdefault(value_of(clip), []).append(index)
+        if len(parts) > 1:
+            found[name] = dict(sorted(parts.items()))
+    return found
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    for low, high in pairwise((0, *_DURATIONS_S)):
+        if seconds <= high:
+            return f"{low:02d} to {high:02d} s"
+    return f"over {_DURATIONS_S[-1]} s"
+
+
+def _picked(groups: Sequence[str] | None, rows: Sequence[int]) -> list[str] | None:
+    return None if groups is None else [groups[i] for i in rows]
