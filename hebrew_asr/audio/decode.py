@@ -1,79 +1,196 @@
 """The one way in which sound becomes samples: any container that can be read, to mono 16 kHz float32.
 
-libsndfile (inside the soundfile wheel) reads wav, flac, ogg, opus and mp3 with no system package; soxr resamples. What
-telephones and browsers record, m4a and webm, it does not know: torchcodec reads those, where it and FFmpeg are
-installed. The first bytes alone decide which of the two reads a file, so that a damaged mp3 gets no second chance to
-become noise.
+Read to the end of the stream and in blocks: a length field sizes nothing, and memory is bounded by what a caller takes.
 """
 
 from __future__ import annotations
 
-import io
-import math
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
-import soundfile
 import soxr
 
-from hebrew_asr.errors import DataError, EnvironmentProblem
+from hebrew_asr.audio.mix import Mixer
+from hebrew_asr.audio.readers import Block, Reading, blocks_of, seconds_of
+from hebrew_asr.audio.source import AudioError, Source, TooLong, TruncatedAudio, label_of, opened
 
 SAMPLE_RATE_HZ = 16_000
+LONGEST_S = 4 * 3600.0
+"""Longest recording that :func:`decode` holds in memory, 0.9 GiB; :func:`decode_blocks` has no limit."""
 
 _HEAD_BYTES = 8
-_SHARE_READ = 0.8  # of the length that the container states
 _EXACT = {b"RIFF", b"RIFX", b"RF64", b"fLaC"}
 _EXACT_TOLERANCE_S = 0.02
 _CODED_TOLERANCE_S = 0.1
-_MORE_S = 0.1  # than allowed, so that a file which is too long is seen to be
+_MOST_COUNTED = 1 << 30
+"""Samples of all channels that are decoded only to say how long a recording is: a few seconds' work."""
+_OVERSCALE = 16.0
+"""24 dB above full scale: no recording, but samples in units of integers."""
 
 
-def decode(source: str | Path | bytes, *, name: str | None = None, stated_s: float | None = None) -> np.ndarray:
-    """Decode a file or its bytes to mono 16 kHz.
+class Sound:
+    """One recording, decoded while it is iterated over, once.
+
+    Iteration yields float32 arrays of shape (samples,), mono 16 kHz, nominally within [-1, 1], each of a few megabytes
+    at most. All of them are yielded before :class:`TruncatedAudio` is raised.
+
+    Raises (while iterating):
+        AudioError: the source is missing, no regular file, not audio, empty, damaged, encrypted or without an audio
+            track; it holds NaN or infinite samples, or samples in units of integers; or it is not as long as stated.
+        TruncatedAudio: it ends before its container says.
+        TooLong: it is longer than ``longest_s``; so far only that much was yielded.
+        EnvironmentProblem: there is no room for the copy of a stream.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        name: str | None = None,
+        stated_s: float | None = None,
+        longest_s: float | None = None,
+    ):
+        """Take what :func:`decode` takes; without ``longest_s`` there is no limit."""
+        self.label = name or label_of(source)
+        self.rate_hz = 0
+        """Of the file, known with the first block."""
+        self.lasts_s = 0.0
+        """Seconds that were decoded, known at the end."""
+        self.peak = 0.0
+        """Largest absolute sample so far; 1 is full scale."""
+        self.tolerance_s = _CODED_TOLERANCE_S
+        """By how much the length of such a file may differ from a stated one, known with the first block."""
+        self._source, self._stated_s, self._longest_s = source, stated_s, longest_s
+        self._mixer = Mixer()
+
+    @property
+    def channels(self) -> int:
+        """Of the file, known with the first block."""
+        return self._mixer.channels
+
+    @property
+    def canceled(self) -> bool:
+        """Whether its channels cancel each other, so that one was taken alone; known at the end."""
+        return self._mixer.canceled
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        with opened(self._source, self.label) as source:
+            self.tolerance_s = length_tolerance_s(source.read_at(0, _HEAD_BYTES))
+            limit_s = self._longest_s if self._stated_s is None else self._stated_s + self.tolerance_s
+            reading = Reading(source, limit_s)
+            blocks = _up_to(limit_s, blocks_of(reading), reading, self._stated_s)
+            for block in _resampled(self._mixer.mono(self._watched(blocks, reading))):
+                self._check_values(block)
+                yield block
+            if self._stated_s is not None and self.lasts_s > self._stated_s + self.tolerance_s:
+                raise AudioError(self.label, f"it lasts longer than the {self._stated_s:.2f} s that its manifest says")
+            if reading.cut:
+                raise TruncatedAudio(self.label, f"it is cut off: {reading.cut}")
+            self._check_length(limit_s)
+
+    def _watched(self, blocks: Iterator[Block], reading: Reading) -> Iterator[Block]:
+        for samples, rate_hz in blocks:
+            self.rate_hz = self.rate_hz or rate_hz
+            yield samples, rate_hz
+        self.lasts_s = reading.lasts_s
+
+    def _check_values(self, samples: np.ndarray) -> None:
+        peak = float(max(samples.max(), -samples.min()))  # NaN wherever there is one
+        if not np.isfinite(peak):
+            raise AudioError(self.label, "it holds NaN or infinite samples")
+        if peak > _OVERSCALE:
+            raise AudioError(
+                self.label, f"it holds samples of ±{peak:,.0f}, where 1 is full scale: write it anew, scaled to ±1"
+            )
+        self.peak = max(self.peak, peak)
+
+    def _check_length(self, limit_s: float | None) -> None:
+        if self.lasts_s == 0:
+            raise AudioError(self.label, "it holds no samples")
+        if self._stated_s is not None and self.lasts_s < self._stated_s - self.tolerance_s:
+            raise AudioError(self.label, f"it lasts {self.lasts_s:.2f} s, its manifest says {self._stated_s:.2f} s")
+        if limit_s is not None and self.lasts_s > limit_s:
+            raise TooLong(self.label, f"it lasts longer than {limit_s:g} s", self.lasts_s)
+
+
+def _up_to(limit_s: float | None, blocks: Iterator[Block], reading: Reading, stated_s: float | None) -> Iterator[Block]:
+    """Blocks until more than ``limit_s`` was seen. The rest is counted, but for where a length is stated."""
+    counted = 0
+    for samples, rate_hz in blocks:
+        if limit_s is None or reading.lasts_s <= limit_s:
+            yield samples, rate_hz
+            continue
+        counted += samples.size
+        if stated_s is not None or counted > _MOST_COUNTED:
+            return
+
+
+def _resampled(blocks: Iterator[Block]) -> Iterator[np.ndarray]:
+    """Mono blocks of any rate to 16 kHz; where the rate changes, the resampler starts anew."""
+    stream: soxr.ResampleStream | None = None
+    of_hz = 0
+    nothing = np.zeros(0, np.float32)
+    for samples, rate_hz in blocks:
+        if rate_hz != of_hz:
+            if stream is not None:
+                yield from _if_any(stream.resample_chunk(nothing, last=True))
+            stream = None if rate_hz == SAMPLE_RATE_HZ else soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, "float32")
+            of_hz = rate_hz
+        yield from _if_any(samples if stream is None else stream.resample_chunk(samples))
+    if stream is not None:
+        yield from _if_any(stream.resample_chunk(nothing, last=True))
+
+
+def _if_any(samples: np.ndarray) -> Iterator[np.ndarray]:
+    if len(samples):
+        yield np.ascontiguousarray(samples)
+
+
+def decode(
+    source: Source, *, name: str | None = None, stated_s: float | None = None, longest_s: float = LONGEST_S
+) -> np.ndarray:
+    """Decode a whole recording to mono 16 kHz.
 
     Args:
-        source: path of an audio file, or its whole content.
+        source: path of an audio file, its whole content, or a binary stream, which is copied to a file first.
         name: what to call ``source`` in an error; defaults to the path.
         stated_s: how long a manifest says that it lasts. It is not decoded beyond that, so the memory that it takes
             follows from the manifest and not from the file.
+        longest_s: what is longer is refused, and never held in memory.
 
     Returns:
         float32 array of shape (samples,), nominally within [-1, 1].
 
     Raises:
-        DataError: the source is missing, not audio, empty, or holds NaN or infinite samples; or its length is not
-            within :func:`length_tolerance_s` of what is stated.
-        EnvironmentProblem: it needs torchcodec, which does not work here.
+        AudioError, EnvironmentProblem: as :class:`Sound` says.
     """
-    label = name or (f"<{len(source)} bytes>" if isinstance(source, bytes) else str(source))
-    try:
-        head = head_of(source)
-        longest_s = None if stated_s is None else stated_s + length_tolerance_s(head)
-        read = _by_torchcodec if needs_torchcodec(head) else _by_libsndfile
-        samples, rate_hz = read(source, label, longest_s)
-    except FileNotFoundError as error:
-        raise DataError(f"audio file not found: {label}") from error
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise DataError(
-            f"cannot decode audio {label}: {error}. Is it wav, flac, ogg, opus or mp3, and whole?"
-        ) from error
-    if samples.shape[0] == 0:
-        raise DataError(f"audio {label} holds no samples")
-    if stated_s is not None:
-        _check_length(samples.shape[0] / rate_hz, stated_s, length_tolerance_s(head), label)
-    mono = _mean_of_channels(samples)
-    if rate_hz != SAMPLE_RATE_HZ:
-        mono = soxr.resample(mono, rate_hz, SAMPLE_RATE_HZ)
-    if not np.isfinite(mono).all():  # the resampler spreads what is not finite, and leaves fewer samples to look at
-        raise DataError(f"audio {label} holds NaN or infinite samples")
-    return mono
+    return joined(Sound(source, name=name, stated_s=stated_s, longest_s=longest_s))
 
 
-def needs_torchcodec(head: bytes) -> bool:
-    """Whether a file that starts so is m4a or mp4 (ISO 14496-12), or webm (RFC 8794)."""
-    return head[4:8] == b"ftyp" or head[:4] == b"\x1a\x45\xdf\xa3"
+def joined(sound: Sound) -> np.ndarray:
+    """All samples of a recording. Raises what iterating over it raises."""
+    blocks = list(sound)
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def decode_blocks(source: Source, *, name: str | None = None) -> Iterator[np.ndarray]:
+    """Decode a recording of any length to mono 16 kHz, a few megabytes at a time.
+
+    Yields:
+        float32 arrays of shape (samples,), nominally within [-1, 1]; never empty. Joined, they are what
+        :func:`decode` returns.
+
+    Raises:
+        AudioError, EnvironmentProblem: as :class:`Sound` says, while iterating.
+    """
+    return iter(Sound(source, name=name))
+
+
+def duration_s(source: Source) -> float:
+    """Seconds that a recording lasts; decoded only where no header can be believed. Raises as :class:`Sound` says."""
+    label = label_of(source)
+    with opened(source, label) as file:
+        return seconds_of(Reading(file))
 
 
 def length_tolerance_s(head: bytes) -> float:
@@ -83,69 +200,6 @@ def length_tolerance_s(head: bytes) -> float:
     about a codec's delay and its last block, and a block of an mp3 at 16 kHz lasts 36 ms.
     """
     return _EXACT_TOLERANCE_S if head[:4] in _EXACT else _CODED_TOLERANCE_S
-
-
-def _check_length(lasts_s: float, stated_s: float, tolerance_s: float, label: str) -> None:
-    if lasts_s > stated_s + tolerance_s:
-        raise DataError(f"audio {label} lasts longer than the {stated_s:.2f} s that its manifest says")
-    if lasts_s < stated_s - tolerance_s:
-        raise DataError(f"audio {label} lasts {lasts_s:.2f} s, its manifest says {stated_s:.2f} s")
-
-
-def head_of(source: str | Path | bytes) -> bytes:
-    """The first bytes of a file, by which its kind is known.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    if isinstance(source, bytes):
-        return source[:_HEAD_BYTES]
-    with Path(source).open("rb") as stream:
-        return stream.read(_HEAD_BYTES)
-
-
-def _by_libsndfile(source: str | Path | bytes, _label: str, longest_s: float | None) -> tuple[np.ndarray, int]:
-    """Samples (frames, channels) and their rate; of a longer file one frame more than ``longest_s``."""
-    with ExitStack() as opened:
-        if isinstance(source, bytes):
-            stream: Any = io.BytesIO(source)
-        else:  # by its number: soundfile refuses a name that is not UTF-8
-            stream = opened.enter_context(Path(source).open("rb")).fileno()
-        file = opened.enter_context(soundfile.SoundFile(stream, closefd=False))
-        frames = -1 if longest_s is None else math.floor(longest_s * file.samplerate) + 1
-        return file.read(frames, dtype="float32", always_2d=True), file.samplerate
-
-
-def _by_torchcodec(source: str | Path | bytes, label: str, longest_s: float | None) -> tuple[np.ndarray, int]:
-    """Samples (frames, channels) and their rate; of a longer file a little more than ``longest_s``."""
-    try:
-        from torchcodec.decoders import AudioDecoder  # type: ignore[import-not-found]  # optional
-    except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: there is no FFmpeg
-        raise EnvironmentProblem(
-            f"audio {label} is m4a or webm, which needs FFmpeg and the torchcodec package: install both, or convert "
-            "such files to flac"
-        ) from error
-    try:
-        decoder = AudioDecoder(source)
-        if longest_s is None:
-            decoded = decoder.get_all_samples()
-        else:
-            decoded = decoder.get_samples_played_in_range(0.0, longest_s + _MORE_S)
-    except RuntimeError as error:
-        raise DataError(f"cannot decode audio {label}: FFmpeg cannot read it. Is it whole?") from error
-    stated_s = min(decoder.metadata.duration_seconds_from_header or 0.0, longest_s or math.inf)
-    if decoded.data.shape[1] < _SHARE_READ * stated_s * decoded.sample_rate:
-        raise DataError(f"cannot decode audio {label}: it ends before its {stated_s:.1f} s are over")
-    return decoded.data.numpy().T, decoded.sample_rate
-
-
-def _mean_of_channels(samples: np.ndarray) -> np.ndarray:
-    """(frames, channels) to (frames,). ``mean(axis=1)`` takes ten times as long: its inner loop is one frame."""
-    channels = samples.shape[1]
-    mono = samples[:, 0]
-    for channel in range(1, channels):
-        mono = mono + samples[:, channel]
-    return mono if channels == 1 else mono / np.float32(channels)
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from rich.console import Console
 from rich.progress import track
 
-from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, decode, head_of, length_tolerance_s, to_int16
+from hebrew_asr.audio.decode import LONGEST_S, SAMPLE_RATE_HZ, joined, to_int16
+from hebrew_asr.audio.decode import Sound as Decoded
+from hebrew_asr.audio.source import AudioError
 from hebrew_asr.cores import usable_cores
 from hebrew_asr.corpus.preparation.convert import quiet_decoders
 from hebrew_asr.corpus.preparation.pool import start_worker
 from hebrew_asr.data.manifest import Clip
-from hebrew_asr.errors import DataError, EnvironmentProblem, first_line
+from hebrew_asr.errors import first_line
 from hebrew_asr.text.normalize import normalize
 
 _CLIPS_PER_TASK = 200
@@ -100,26 +100,21 @@ def measure_clips(clips: list[tuple[str, Clip]]) -> list[Measured]:
 
 def measure(path: Path) -> Sound:
     """Decode one file and measure it."""
+    sound = Decoded(path, longest_s=LONGEST_S)
     try:
-        content = path.read_bytes()
-        samples = decode(content, name=path.name)
-    except OSError as error:
-        return Sound(fault=f"cannot be read: {error.strerror}")
-    except DataError as error:
-        return Sound(fault=getattr(error.__cause__, "error_string", None) or str(error))
-    except EnvironmentProblem:
-        raise
+        samples = joined(sound)
+    except AudioError as error:
+        return Sound(fault=error.cause)
     except Exception as error:  # a decoder may raise anything
         return Sound(fault=f"{type(error).__name__}: {first_line(error)}")
-    header = soundfile.info(io.BytesIO(content))
     frames_db = _frames_db(samples)
     threshold_db = max(np.quantile(frames_db, 0.95) - _SPEECH_BELOW_LOUDEST_DB, _SPEECH_ABOVE_DB)
     return Sound(
         duration_s=len(samples) / SAMPLE_RATE_HZ,
-        tolerance_s=length_tolerance_s(head_of(content)),
+        tolerance_s=sound.tolerance_s,
         fingerprint=hashlib.md5(to_int16(samples).tobytes(), usedforsecurity=False).hexdigest(),
-        rate_hz=header.samplerate,
-        channels=header.channels,
+        rate_hz=sound.rate_hz,
+        channels=sound.channels,
         level_db=_decibel(float(np.mean(np.square(samples)))),
         clipped=float(np.mean(np.abs(samples) >= _FULL_SCALE)),
         speech_s=float(np.sum(frames_db > threshold_db)) * _FRAME / SAMPLE_RATE_HZ,

@@ -8,7 +8,7 @@ import numpy as np
 
 from hebrew_asr.audio.decode import decode
 from hebrew_asr.data.manifest import Clip
-from hebrew_asr.errors import EnvironmentProblem, HebrewASRError, first_line
+from hebrew_asr.errors import HebrewASRError, first_line
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,9 @@ def read_clip(clip: Clip) -> np.ndarray | Unreadable:
     """Decode a clip: float32 (samples,), mono 16 kHz, as long as the manifest says.
 
     Whatever exception is raised while it is decoded is told as this clip's fault: a decoder may raise anything.
-
-    Raises:
-        EnvironmentProblem: what decodes such files does not work on this machine; every clip like it would fail.
     """
     try:
         return decode(clip.audio, stated_s=clip.duration_s)
-    except EnvironmentProblem:
-        raise
     except HebrewASRError as error:
         return Unreadable(clip.id, str(error))
     except Exception as error:  # MemoryError, a decoder's RuntimeError, numpy's ValueError, …

@@ -275,14 +275,14 @@ class _Place:
 
 
 def _duration_of(audio: str) -> float:
-    """Manifests of the official script carry no duration: read it from the header."""
-    import soundfile
+    """Manifests of the official script carry no duration."""
+    from hebrew_asr.audio.decode import duration_s
+    from hebrew_asr.audio.source import AudioError
 
     try:
-        with open(audio, "rb") as file:  # soundfile itself refuses a name that is not UTF-8
-            return soundfile.info(file).duration
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise ValueError(f"cannot read audio {_short(audio)}: {error}") from error
+        return duration_s(audio)
+    except AudioError as error:
+        raise ValueError(f"cannot use audio {_short(audio)}: {error.cause}") from error
 
 
 def fingerprint(clips: Iterable[Clip]) -> str:

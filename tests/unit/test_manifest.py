@@ -68,7 +68,7 @@ def test_problems_are_told_with_their_line(folder, rows, told):
 
 def test_unreadable_audio_without_duration(folder):
     (folder / "c.wav").write_bytes(b"not sound at all")
-    with pytest.raises(DataError, match=r"line 1: cannot read audio .*c\.wav"):
+    with pytest.raises(DataError, match=r"line 1: cannot use audio .*c\.wav"):
         read_manifest(write(folder, {"audio": "c.wav", "text": build_target("כן")}))
 
 

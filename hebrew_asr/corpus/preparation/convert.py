@@ -15,17 +15,18 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, decode, to_int16
+from hebrew_asr.audio.decode import LONGEST_S, SAMPLE_RATE_HZ, decode, to_int16
+from hebrew_asr.audio.source import AudioError, TooLong
 from hebrew_asr.corpus.preparation.filters import audio_fault, length_fault, pace_fault, text_fault
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.parts import Record, part_path, write_part
 from hebrew_asr.corpus.preparation.recut import recut
-from hebrew_asr.errors import DataError
 from hebrew_asr.sources import PUBLIC_TEST_SOURCES, Row, Unit, unit_name
 from hebrew_asr.sources.timestamps import parse_timestamps
 from hebrew_asr.text.normalize import normalize
 
 _FLAC_FASTEST = 0.0  # libFLAC level 0: 2 % larger than its default here, and 10 % faster
+_MORE_S = 0.1
 _FLAC_MD5 = slice(26, 42)  # of the file: the MD5 of the samples, last field of the stream info block (RFC 9639)
 
 
@@ -74,14 +75,15 @@ def convert_row(row: Row, unit: Unit, position: int, options: PrepareOptions) ->
         yield blank, None
         return
     try:
-        content = row.audio_bytes()
-        samples = decode(content, name=blank.id)
-    except DataError as error:
-        blank.reason, blank.detail = "undecodable audio", _cause_of(error)
+        samples = decode(row.audio, name=blank.id, longest_s=_longest_s(row, options))
+    except AudioError as error:
+        blank.reason, blank.detail = error.reason, error.cause
+        if isinstance(error, TooLong):
+            blank.duration_s = round(error.lasts_s, 4)
         yield blank, None
         return
     blank.duration_s = _seconds(samples)
-    blank.reason = audio_fault(row, content, samples) or ""
+    blank.reason = audio_fault(row, samples) or ""
     if blank.reason:
         yield blank, None
     elif row.timed:
@@ -91,15 +93,20 @@ def convert_row(row: Row, unit: Unit, position: int, options: PrepareOptions) ->
         yield _finish(blank, samples, reason, unit, "", options)
 
 
+def _longest_s(row: Row, options: PrepareOptions) -> float:
+    """Longest recording to hold in memory; :func:`length_fault` says what is too long to a sample."""
+    return LONGEST_S if row.timed else options.max_duration_s + _MORE_S
+
+
 def _held_out(row: Row, blank: Record) -> Record:
     """A public test recording: only what others may not share with it. Its filters are its owner's business."""
     blank.fate, blank.reason = "held out", "public test set"
     blank.transcript = normalize(row.text, "target")
     blank.words = normalize(row.text, "strict")
     try:
-        samples = decode(row.audio_bytes(), name=blank.id)
-    except DataError as error:
-        blank.detail = _cause_of(error)  # the text still counts
+        samples = decode(row.audio, name=blank.id)
+    except AudioError as error:
+        blank.detail = error.cause  # the text still counts
         return blank
     blank.duration_s = _seconds(samples)
     blank.fingerprint = hashlib.md5(to_int16(samples).tobytes(), usedforsecurity=False).hexdigest()
@@ -180,12 +187,6 @@ def fingerprint(pcm: np.ndarray, encoded: bytes, audio: str) -> str:
     if audio == "flac":
         return encoded[_FLAC_MD5].hex()
     return hashlib.md5(pcm.tobytes(), usedforsecurity=False).hexdigest()
-
-
-def _cause_of(error: DataError) -> str:
-    """What went wrong, without the path or memory address of this run: lists of dropped clips are compared."""
-    cause = error.__cause__
-    return getattr(cause, "error_string", None) or getattr(cause, "strerror", None) or str(error)
 
 
 @contextmanager

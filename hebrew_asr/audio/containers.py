@@ -1,0 +1,165 @@
+"""What kind of file it is, by its first bytes, and what the container itself says about the length of its sound."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Literal
+
+from hebrew_asr.audio.mpeg import id3_size, is_mpeg
+from hebrew_asr.audio.source import AudioError, Opened
+
+Kind = Literal["pcm", "flac", "ogg", "mp3", "other"]
+"""``pcm``: wav, w64, aiff, au and caf, whatever they hold. ``other``: for FFmpeg to find out."""
+
+_MOST_CHUNKS = 10_000
+_PLACEHOLDER = 0x7FFF0000
+"""sox writes this much to a pipe as a length and others more, 0 or all ones: it was not known yet."""
+_W64_HEADER_BYTES = 24
+_OGG_HEADER_BYTES = 27
+_CHUNK_BYTES = 1 << 16
+
+
+def kind_of(source: Opened) -> Kind:
+    """What a file is."""
+    head = source.read_at(0, 16)
+    if head[:4] == b"fLaC":
+        return "flac"
+    if head[:4] == b"OggS":
+        return "ogg"
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64"):
+        return "pcm" if head[8:12] == b"WAVE" else "other"
+    if head[:4] == b"FORM":
+        return "pcm" if head[8:12] in (b"AIFF", b"AIFC") else "other"
+    if head[:4] in (b"riff", b"caff", b".snd"):
+        return "pcm"
+    position = 0
+    while tag := id3_size(head):
+        position += tag
+        head = source.read_at(position, 16)
+    return "mp3" if is_mpeg(head) else "flac" if head[:4] == b"fLaC" else "other"
+
+
+def pcm_end(source: Opened) -> int | None:
+    """Byte at which the sound ends by its container's own count; None where it does not say.
+
+    Raises:
+        AudioError: another wav follows the first, which no reader hears.
+    """
+    head = source.read_at(0, 16)
+    if head[:4] == b".snd":
+        start, length = struct.unpack_from(">II", head, 4)
+        return None if _unknown(length, source.size) else start + length
+    if head[:4] == b"caff":
+        found = _chunk(source, 8, b"data", ">4sq", 0, 1)
+    elif head[:4] == b"riff":
+        found = _chunk(source, 40, b"data", "<4s12xq", -_W64_HEADER_BYTES, 8)
+    else:
+        order, name = (">", b"SSND") if head[:4] == b"FORM" else ("<", b"data")
+        found = _chunk(source, 12, name, (">" if head[:4] == b"RIFX" else order) + "4sI", 0, 2)
+        if head[:4] == b"RF64" and found and found[1] == 0xFFFFFFFF:
+            found = found[0], struct.unpack_from("<Q", source.read_at(28, 8).ljust(8, b"\xff"))[0]
+    if found is None or _unknown(found[1], source.size):
+        return None
+    end = found[0] + found[1]
+    after = source.read_at(end + end % 2, 12) if end + 12 <= source.size else b""
+    if after[:4] == b"RIFF" and after[8:12] == b"WAVE":
+        raise AudioError(
+            source.label, "it is several wav files one after another, of which a reader hears the first: part them"
+        )
+    return end
+
+
+def _unknown(length: int, size: int) -> bool:
+    return length <= 0 or length in (0xFFFFFFFF, 2**63 - 1) or (length >= _PLACEHOLDER and size < length // 2)
+
+
+def _chunk(source: Opened, position: int, name: bytes, layout: str, more: int, align: int) -> tuple[int, int] | None:
+    """Where the sound's chunk has its content, and how long it is said to be. ``more`` is added to every length."""
+    header_bytes = struct.calcsize(layout)
+    for _ in range(_MOST_CHUNKS):
+        header = source.read_at(position, header_bytes)
+        if len(header) < header_bytes:
+            return None
+        identity, length = struct.unpack(layout, header)
+        length += more
+        if identity == name:
+            return position + header_bytes, length
+        if length < 0:
+            return None
+        position += header_bytes + -(-length // align) * align
+    return None
+
+
+def flac_total(source: Opened) -> int:
+    """Samples of a channel by the stream info block; 0 where the encoder did not know them (RFC 9639, 8.2)."""
+    start = 0
+    while tag := id3_size(source.read_at(start, 10)):
+        start += tag
+    block = source.read_at(start + 8 + 10, 8)
+    return int.from_bytes(block.ljust(8, b"\0"), "big") & (1 << 36) - 1
+
+
+@dataclass(slots=True)
+class Ogg:
+    """What the pages of an Ogg file say (RFC 3533)."""
+
+    codec: bytes = b""
+    """First bytes of the first packet."""
+    streams: int = 0
+    """Logical ones, beside or after each other."""
+    ends: bool = False
+    """The last page is whole and says that it is the last."""
+    gaps: bool = False
+    """Pages are missing, or there is something between them."""
+    first_granule: int = 0
+    """Position at the end of the first page of sound."""
+    last_granule: int = 0
+
+    @property
+    def least_s(self) -> float:
+        """Seconds that its positions span at least; 0 for other codecs than Opus and Vorbis."""
+        if self.codec.startswith(b"OpusHead"):
+            rate_hz = 48_000
+        elif self.codec.startswith(b"\x01vorbis"):
+            rate_hz = int.from_bytes(self.codec[12:16], "little")
+        else:
+            return 0.0
+        return max(self.last_granule - self.first_granule, 0) / rate_hz if rate_hz else 0.0
+
+
+def ogg_pages(source: Opened) -> Ogg:
+    """Walk the pages of a file."""
+    found = Ogg()
+    position, expected = 0, 0
+    while position < source.size:
+        page = source.read_at(position, _OGG_HEADER_BYTES + 255)
+        if page[:4] != b"OggS" or len(page) < _OGG_HEADER_BYTES:
+            found.gaps = True
+            position = _next_page(source, position + 1)
+            continue
+        flags, granule, _serial, sequence = struct.unpack_from("<BqII", page, 5)
+        segments = page[_OGG_HEADER_BYTES : _OGG_HEADER_BYTES + page[26]]
+        body = position + _OGG_HEADER_BYTES + page[26]
+        position = body + sum(segments)
+        found.ends = bool(flags & 4) and position <= source.size
+        if flags & 2:
+            found.streams += 1
+            found.codec = found.codec or source.read_at(body, 40)
+        elif found.streams == 1 and sequence != expected:
+            found.gaps = True
+        expected = sequence + 1
+        if granule > 0:
+            found.first_granule = found.first_granule or granule
+            found.last_granule = granule
+    return found
+
+
+def _next_page(source: Opened, position: int) -> int:
+    while position < source.size:
+        chunk = source.read_at(position, _CHUNK_BYTES)
+        at = chunk.find(b"OggS")
+        if at >= 0:
+            return position + at
+        position += max(len(chunk) - 3, 1)
+    return source.size

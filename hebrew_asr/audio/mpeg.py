@@ -1,0 +1,209 @@
+"""How much sound an mp3 file holds, by its frame headers (ISO 11172-3, 2.4.1.3; ISO 13818-3).
+
+A decoder that takes the length from a tag or from the first frames' bit rate stops early where the bit rate varies and
+there is no tag, or where files were joined. Counting the frames takes 1 % of the time of decoding them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from hebrew_asr.audio.source import Opened
+
+_CHUNK_BYTES = 1 << 20
+_NEED_BYTES = 64  # at a frame: its header, and where its tag is
+_KBIT = {
+    (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_RATES_HZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kind:
+    samples: int
+    """In a frame, of one channel."""
+    rate_hz: int
+
+    @property
+    def frame_s(self) -> float:
+        return self.samples / self.rate_hz
+
+
+@dataclass(slots=True)
+class _Run:
+    """Frames of one kind, end to end."""
+
+    kind: _Kind
+    mono: bool
+    frames: int = 0
+
+
+def _headers() -> Iterator[tuple[bytes, tuple[int, _Kind]]]:
+    """Second and third byte of every possible header, with the bytes of its frame and its kind."""
+    kinds: dict[tuple[int, int], _Kind] = {}
+    for version, layer, protected, bits, rate, padding, private in product(
+        (0, 2, 3), (1, 2, 3), (0, 1), range(1, 15), range(3), (0, 1), (0, 1)
+    ):
+        rate_hz = _RATES_HZ[version][rate]
+        generation = 1 if version == 3 else 2
+        kbit = _KBIT[generation, layer][bits - 1]
+        samples = 384 if layer == 1 else 576 if (layer, generation) == (3, 2) else 1152
+        slot = 4 if layer == 1 else 1
+        size = (samples // 8 // slot * kbit * 1000 // rate_hz + padding) * slot
+        second = 0xE0 | version << 3 | (4 - layer) << 1 | protected
+        kind = kinds.setdefault((samples, rate_hz), _Kind(samples, rate_hz))
+        yield bytes((second, bits << 4 | rate << 2 | padding << 1 | private)), (size, kind)
+
+
+_HEADERS = dict(_headers())
+
+
+@dataclass(frozen=True, slots=True)
+class Mpeg:
+    """What the frames of a file say."""
+
+    frames: int = 0
+    """Whole ones, without the frame that only holds a tag."""
+    lasts_s: float = 0.0
+    """Of all of them, with the encoder's delay and padding."""
+    frame_s: float = 0.0
+    """Of the longest frame."""
+    uniform: bool = True
+    """One rate and number of channels, and nothing between the frames."""
+    stated_frames: int | None = None
+    """By the tag of the first frame (Xing, Info or VBRI)."""
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether frames are missing that the tag counts; encoders disagree by one or two."""
+        return self.stated_frames is not None and self.frames < self.stated_frames - max(3, self.stated_frames // 100)
+
+
+def is_mpeg(head: bytes) -> bool:
+    """Whether these bytes begin a frame. AAC in ADTS, which looks alike, has no layer."""
+    return head[:1] == b"\xff" and head[1:3] in _HEADERS
+
+
+def id3_size(head: bytes) -> int:
+    """Bytes of the ID3v2 tag that starts so, or 0."""
+    if head[:3] != b"ID3" or len(head) < 10:
+        return 0
+    size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+    return 10 + size + (10 if head[5] & 0x10 else 0)
+
+
+class _Window:
+    """A file in memory a megabyte at a time."""
+
+    def __init__(self, source: Opened):
+        self.source, self.start, self.bytes = source, 0, b""
+
+    def at(self, position: int) -> int:
+        """Index into ``bytes`` of a position in the file, followed by what a frame's start needs."""
+        index = position - self.start
+        if index < 0 or index + _NEED_BYTES > len(self.bytes):
+            self.start, self.bytes = position, self.source.read_at(position, _CHUNK_BYTES)
+            return 0
+        return index
+
+
+def frames_of(source: Opened) -> Mpeg:
+    """Count the frames of a file."""
+    window, position = _Window(source), 0
+    runs: list[_Run] = []
+    stated: int | None = None
+    broken = between = False
+    while position + 4 <= source.size:
+        index = window.at(position)
+        header = _HEADERS.get(window.bytes[index + 1 : index + 3]) if window.bytes[index] == 0xFF else None
+        if header is None:
+            broken = bool(runs)
+            position = _next_frame(window, position)
+            continue
+        between |= broken
+        broken = False
+        if not runs and stated is None and (stated := _stated(window.bytes[index : index + _NEED_BYTES])):
+            position += header[0]
+            continue
+        run = _Run(header[1], window.bytes[index + 3] >= 0xC0)
+        position = _follow(window, position, run)
+        if not run.frames:  # the last one, which is not whole
+            break
+        runs.append(run)
+    return Mpeg(
+        frames=sum(run.frames for run in runs),
+        lasts_s=sum(run.frames * run.kind.frame_s for run in runs),
+        frame_s=max((run.kind.frame_s for run in runs), default=0.0),
+        uniform=not between and len({(run.kind, run.mono) for run in runs}) <= 1,
+        stated_frames=stated,
+    )
+
+
+def _follow(window: _Window, position: int, run: _Run) -> int:
+    """Count frames of one kind that lie end to end; returns where they end."""
+    kind, mono, size = run.kind, run.mono, window.source.size
+    frames = 0
+    while position + 4 <= size:
+        index = window.at(position)
+        content, start = window.bytes, window.start
+        last = len(content) - _NEED_BYTES
+        while True:
+            header = _HEADERS.get(content[index + 1 : index + 3])
+            if (
+                header is None
+                or content[index] != 0xFF
+                or header[1] is not kind
+                or (content[index + 3] >= 0xC0) != mono
+            ):
+                run.frames = frames
+                return start + index
+            if start + index + header[0] > size:
+                run.frames = frames
+                return start + index if frames == 0 else size
+            index += header[0]
+            frames += 1
+            if index > last:
+                break
+        position = start + index
+    run.frames = frames
+    return position
+
+
+def _next_frame(window: _Window, position: int) -> int:
+    """Where the next frame starts that another one of its kind follows; the end of the file if there is none."""
+    size = window.source.size
+    while position + 4 <= size:
+        index = window.at(position)
+        content = window.bytes
+        if tag := id3_size(content[index : index + 10]):
+            position += tag
+            continue
+        index = content.find(b"\xff", index if content[index] != 0xFF else index + 1)
+        if index < 0:
+            position = window.start + len(content)
+            continue
+        position = window.start + index
+        header = _HEADERS.get(window.source.read_at(position, 3)[1:3])
+        if header is None:
+            continue
+        after = window.source.read_at(position + header[0], 3)
+        follower = _HEADERS.get(after[1:3]) if after[:1] == b"\xff" else None
+        if follower is not None and follower[1] is header[1]:
+            return position
+    return size
+
+
+def _stated(frame: bytes) -> int | None:
+    """Frames that the tag of a first frame counts; None where it has no tag, or one that does not count."""
+    for name, offset, flag in ((b"Xing", 8, 7), (b"Info", 8, 7), (b"VBRI", 14, None)):
+        at = frame.find(name)
+        if at >= 4 and (flag is None or (frame[at + flag : at + flag + 1][:1] and frame[at + flag] & 1)):
+            return int.from_bytes(frame[at + offset : at + offset + 4], "big") or None
+    return None

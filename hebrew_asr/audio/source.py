@@ -1,0 +1,149 @@
+"""Where sound comes from: a regular file, its bytes, or a stream; and what it is refused for."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from hebrew_asr.errors import DataError, EnvironmentProblem
+
+Source = str | Path | bytes | IO[bytes]
+"""Path of a file, its content, or an open binary stream such as ``sys.stdin.buffer``."""
+
+LONGEST_STREAM_BYTES = 4 << 30
+"""A stream is copied to a temporary file, since containers are read from both ends; a longer stream is refused."""
+
+_COPY_BYTES = 1 << 20
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
+class AudioError(DataError):
+    """A recording that cannot be used. ``str()`` names the recording; ``cause`` does not."""
+
+    reason = "undecodable audio"
+    """In the few words by which prepare counts what it drops."""
+
+    def __init__(self, label: str, cause: str):
+        super().__init__(label, cause)
+        self.label, self.cause = label, cause
+
+    def __str__(self) -> str:
+        return f"cannot use audio {self.label}: {self.cause}"
+
+
+class TruncatedAudio(AudioError):
+    """The sound ends before its container says. Raised after the last block, so that a caller may use what there is."""
+
+    reason = "truncated audio"
+
+
+class TooLong(AudioError):
+    """The sound is longer than the caller takes."""
+
+    reason = "too long"
+
+    def __init__(self, label: str, cause: str, lasts_s: float):
+        super().__init__(label, cause)
+        self.args = (label, cause, lasts_s)  # what pickle hands to __init__ in another process
+        self.lasts_s = lasts_s
+        """Seconds that were counted; it may be longer still."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A source that can be read and sought in."""
+
+    file: IO[bytes]
+    size: int
+    """Bytes."""
+    label: str
+    """What errors call it."""
+
+    def read_at(self, position: int, count: int) -> bytes:
+        """Up to ``count`` bytes from ``position`` on."""
+        self.file.seek(position)
+        return self.file.read(count)
+
+
+def label_of(source: Source) -> str:
+    """What to call a source in an error."""
+    if isinstance(source, bytes):
+        return f"<{len(source)} bytes>"
+    return str(source) if isinstance(source, str | Path) else str(getattr(source, "name", "<stream>"))
+
+
+@contextmanager
+def opened(source: Source, label: str) -> Generator[Opened, None, None]:
+    """Open a source for reading.
+
+    Raises:
+        AudioError: the file is missing, unreadable or no regular file, or the stream is too long.
+        EnvironmentProblem: there is no room for the copy of a stream.
+    """
+    if isinstance(source, bytes):
+        yield Opened(io.BytesIO(source), len(source), label)
+    elif isinstance(source, str | Path):
+        with _regular_file(source, label) as file:
+            yield Opened(file, os.fstat(file.fileno()).st_size, label)
+    else:
+        with _copied(source, label) as file:
+            yield Opened(file, file.seek(0, os.SEEK_END), label)
+
+
+def _regular_file(path: str | Path, label: str) -> IO[bytes]:
+    """Unbuffered, so that a decoder that takes its descriptor finds it where it was sought to."""
+    try:
+        # O_NONBLOCK: opening a pipe would otherwise wait for whoever writes to it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise AudioError(label, "file not found") from error
+    except OSError as error:
+        raise AudioError(label, error.strerror or str(error)) from error
+    except ValueError as error:  # a NUL byte in the name
+        raise AudioError(label, f"no file can have this name: {error}") from error
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb", buffering=0)
+    os.close(descriptor)
+    kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "something else")
+    raise AudioError(label, f"it is {kind}, not a regular file")
+
+
+def _write_all(file: IO[bytes], content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:  # an unbuffered file may take less than it is given
+        rest = rest[file.write(rest) :]
+
+
+def _copied(stream: IO[bytes], label: str) -> IO[bytes]:
+    copy = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (the caller closes it)
+    try:
+        while block := stream.read(_COPY_BYTES):
+            _write_all(copy, block)
+            if copy.tell() > LONGEST_STREAM_BYTES:
+                raise AudioError(label, f"the stream is longer than {LONGEST_STREAM_BYTES >> 30} GiB")
+    except OSError as error:
+        copy.close()
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EnvironmentProblem(
+                f"no room in {tempfile.gettempdir()} for a copy of {label}: free some, or set TMPDIR to another folder"
+            ) from error
+        raise AudioError(label, error.strerror or str(error)) from error
+    except BaseException:
+        copy.close()
+        raise
+    return copy
