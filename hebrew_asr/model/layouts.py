@@ -157,8 +157,8 @@ def thinker_values(config: Qwen3ASRConfig, ids: TokenIds, *, tied: bool, dtype: 
         "support_languages": [*LANGUAGES, "Hebrew"],
         "tie_word_embeddings": tied,
         "thinker_config": thinker,
-        # transformers 4.57.6 gives a local folder written by 4.57.2 or earlier, or by no one, Mistral's regex, with
-        # which other tokens come out.
+        # transformers 4.57.6 gives the tokenizer of a local folder Mistral's regex, with which other tokens come out,
+        # unless the folder says that 4.57.2 or older wrote it, or 5.
         "transformers_version": transformers.__version__,
     }
 
