@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
-from collections.abc import Callable
-from typing import TypeVar
 
-from hebrew_asr.errors import HebrewASRError, Preempted
+from hebrew_asr.errors import exit_code_of
 from hebrew_asr.streams import speak_utf8
-
-Options = TypeVar("Options")
 
 COMMANDS = {
     "prepare": "turn the ivrit.ai corpora, or your own folder, into a leak-free training set",
@@ -46,50 +41,14 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         print(f"hebrew-asr: no command {name!r}{hint} See hebrew-asr --help", file=sys.stderr)
         return 2
-    return guarded(lambda: _run(name, rest))
+    return exit_code_of(lambda: _run(name, rest))
 
 
 def _run(name: str, rest: list[str]) -> int:
+    from hebrew_asr.config.values import parse_options
+
     command = importlib.import_module(f"hebrew_asr.commands.{name}").Command
     return parse_options(command, f"hebrew-asr {name}", rest).run() or 0
-
-
-def parse_options(options: type[Options], program: str, argv: list[str]) -> Options:
-    """A command's dataclass of options from its command line, within the bounds beside its fields.
-
-    Raises:
-        UsageError: some option is out of bounds.
-    """
-    import tyro
-
-    from hebrew_asr.config.values import check_options
-
-    parsed = tyro.cli(options, prog=program, args=with_bare_resume(argv))
-    check_options(parsed)
-    return parsed
-
-
-def with_bare_resume(argv: list[str]) -> list[str]:
-    """``--resume`` without a value means ``--resume auto``."""
-    bare = [i for i, part in enumerate(argv) if part == "--resume" and argv[i + 1 : i + 2] not in (["auto"], ["never"])]
-    return [filled for i, part in enumerate(argv) for filled in ([part, "auto"] if i in bare else [part])]
-
-
-def guarded(run: Callable[[], int], quiet: Callable[[HebrewASRError], bool] = lambda _: False) -> int:
-    """Call ``run``; our own errors become one line and an exit code. ``quiet``: whether another process tells one."""
-    try:
-        return run()
-    except HebrewASRError as error:
-        if not quiet(error):
-            kind = "" if isinstance(error, Preempted) else "error: "
-            print(f"{kind}{error}", file=sys.stderr, flush=True)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader left, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
 
 
 if __name__ == "__main__":

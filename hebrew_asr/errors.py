@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from typing import NoReturn
 
 
@@ -75,7 +76,29 @@ def on_one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:400]
 
 
-def leave(code: int) -> NoReturn:
+def exit_code_of(run: Callable[[], int], quiet: Callable[[HebrewASRError], bool] = lambda _: False) -> int:
+    """The exit code of ``run``; one of our own errors becomes one line on stderr and its own code.
+
+    Args:
+        run: returns its exit code.
+        quiet: whether another process prints this error.
+    """
+    try:
+        return run()
+    except HebrewASRError as error:
+        if not quiet(error):
+            kind = "" if isinstance(error, Preempted) else "error: "
+            print(f"{kind}{error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader left, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def exit_process(code: int) -> NoReturn:
     """End a rank's process, with an exit code that nothing changes: resuming goes by it.
 
     After an error the process group still stands, and taking it apart together with the interpreter can abort (torch

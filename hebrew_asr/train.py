@@ -13,8 +13,8 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: its folder must not shadow other packages' names
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from hebrew_asr.cli import guarded, parse_options
-from hebrew_asr.errors import HebrewASRError, Preempted, Unsaved, leave
+from hebrew_asr.config.values import parse_options
+from hebrew_asr.errors import HebrewASRError, Preempted, Unsaved, exit_code_of, exit_process
 from hebrew_asr.launching.job import Job
 from hebrew_asr.launching.stopping import StopRequest, nothing_to_save
 from hebrew_asr.streams import outlive_the_terminal, speak_utf8
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     job.join()
     code = 1
     try:
-        code = guarded(lambda: _train(argv, stop), quiet=lambda error: not is_main and _is_told_by_the_first(error))
+        code = exit_code_of(lambda: _train(argv, stop), quiet=lambda error: not is_main and _first_rank_prints(error))
     except SystemExit as left:  # options that cannot be parsed, or --help
         code = left.code if isinstance(left.code, int) else 2
         raise
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     return code
 
 
-def _is_told_by_the_first(error: HebrewASRError) -> bool:
+def _first_rank_prints(error: HebrewASRError) -> bool:
     """Before the ranks meet, every one of them finds the same mistake; and all of them stop, or end, together."""
     from hebrew_asr.engine import dist
 
@@ -57,9 +57,8 @@ def _train(argv: list[str], stop: StopRequest) -> int:
     from hebrew_asr.training.arguments import TrainArguments, finished
 
     arguments = parse_options(TrainArguments, "hebrew_asr/train.py", argv)
-    told = finished(arguments)
-    if told is not None:
-        stop.say(told)
+    if (message := finished(arguments)) is not None:
+        stop.say(message)
         return 0
 
     from hebrew_asr.engine import dist
@@ -86,4 +85,4 @@ def _train(argv: list[str], stop: StopRequest) -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    exit_process(main())

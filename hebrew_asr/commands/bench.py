@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from hebrew_asr.config.values import Port, PositiveInt
+from hebrew_asr.training.arguments import RecipeArguments, as_argv
 
 PLANNING = Path(__file__).parents[1] / "planning"
 BASELINE_MICRO_BATCHES = (4, 8, 16, 32, 64)
@@ -23,21 +24,15 @@ CLIPS = 1280
 
 
 @dataclass
-class Command:
+class Command(RecipeArguments):
     """Measure training speed: full-size random weights, made-up clips of realistic lengths, everything else real.
 
     Clips a second, time by part, share of the card's matrix rate and peak memory, in every phase of the recipe, and for
     how long an evaluation and a checkpoint stop training.
     """
 
-    ds: str
-    """Hardware profile, as for training."""
     model: str = "Qwen/Qwen3-ASR-1.7B"
     """Model folder or hub id; only its config and tokenizer are read."""
-    recipe: str = "round2"
-    """Recipe whose phases, batch and augmentation are measured."""
-    set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
-    """A change to the recipe, such as clips_per_step=8; may be given again."""
     phase: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """Measure this phase only; may be given again."""
     also_clips: Annotated[list[PositiveInt], tyro.conf.UseAppendAction] = field(default_factory=list)
@@ -59,12 +54,11 @@ class Command:
 
     def run(self) -> int:
         from hebrew_asr.commands.ours import refuse_overwriting
-        from hebrew_asr.config.recipe import load_recipe
         from hebrew_asr.errors import EnvironmentProblem, UsageError
         from hebrew_asr.files import write_json
         from hebrew_asr.planning.bench_corpus import make_corpus
 
-        recipe = load_recipe(self.recipe, self.set)
+        recipe = self.load_recipe()
         known = [phase.name for phase in recipe.phases]
         unknown = sorted(set(self.phase) - set(known))
         if unknown:
@@ -75,51 +69,61 @@ class Command:
             raise EnvironmentProblem("--baseline runs Hugging Face's Trainer, which needs: pip install accelerate")
         if self.json:
             refuse_overwriting(Path(self.json), '"ceiling_tflops"')
-        phases = self.phase or known
         with tempfile.TemporaryDirectory(prefix="hebrew-asr-bench-") as name:
             folder = Path(name)
             train_clips = max(8 * recipe.clips_per_step, min(CLIPS, 24 * recipe.clips_per_step))
             make_corpus(folder / "data", train_clips, recipe.evaluation.sample_clips)
-            changes = [
-                *self.set,
-                f"model.path={self.model}",
-                "model.random_weights=true",
-                f"data.folder={folder / 'data'}",
-                "logging.wandb=false",
-            ]
-            spec = {"ds": self.ds, "recipe": self.recipe, "set": changes, "run": str(folder / "run")}
+            changes = {
+                "model.path": self.model,
+                "model.random_weights": "true",
+                "data.folder": folder / "data",
+                "logging.wandb": "false",
+            }
+            self.set = [*self.set, *(f"{key}={value}" for key, value in changes.items())]
             out = Path(self.json) if self.json else folder / "figures.json"
-            sizes = [recipe.clips_per_step, *self.also_clips]
-            wanted = {"phases": phases, "sizes": sizes, "steps": self.steps, "out": str(out), "traces": self.traces}
-            code = self._measure({**spec, **wanted})
+            code = self._measure(self.phase or known, folder / "run", out)
             if code:
                 return code
             figures = json.loads(out.read_text())
             _print_phases(figures)
             if self.baseline:
-                figures["baseline"] = self._measure_baseline(spec, folder / "baseline.json")
+                figures["baseline"] = self._measure_baseline(folder)
                 figures["ratios"] = _ratios(figures)
                 write_json(out, figures)
                 _print_baseline(figures)
         return 0
 
-    def _measure(self, spec: dict[str, Any]) -> int:
+    def _measure(self, phases: list[str], run: Path, out: Path) -> int:
         from hebrew_asr.config.profiles import load_profile
         from hebrew_asr.launching.command import launch_for
+        from hebrew_asr.planning.bench import BenchArguments
 
+        arguments = BenchArguments(
+            ds=self.ds,
+            recipe=self.recipe,
+            set=self.set,
+            run_dir=str(run),
+            phases=phases,
+            sizes=[self.load_recipe().clips_per_step, *self.also_clips],
+            steps=self.steps,
+            out=out,
+            traces=None if self.traces is None else Path(self.traces),
+        )
+        options = as_argv(arguments, BenchArguments)
         hardware = load_profile(self.ds).hardware
-        launch = launch_for(hardware, PLANNING / "bench.py", [json.dumps(spec)], self.num_gpus, self.master_port)
+        launch = launch_for(hardware, PLANNING / "bench.py", options, self.num_gpus, self.master_port)
         return subprocess.run(launch.line(), env=launch.environment(), check=False).returncode
 
-    def _measure_baseline(self, spec: dict[str, Any], out: Path) -> list[dict[str, Any]]:
+    def _measure_baseline(self, folder: Path) -> list[dict[str, Any]]:
         """In a process of its own; what it has found counts, should a larger micro-batch end it."""
-        from hebrew_asr.config.recipe import load_recipe
+        from hebrew_asr.files import write_json
 
-        most = load_recipe(self.recipe, self.set).clips_per_step
-        sizes = [size for size in BASELINE_MICRO_BATCHES if size <= most]
-        spec = {**spec, "micro_batches": sizes, "steps": self.baseline_steps, "out": str(out)}
+        recipe, out = self.load_recipe(), folder / "baseline.json"
+        write_json(folder / "recipe.json", recipe.to_dict())
+        sizes = [str(size) for size in BASELINE_MICRO_BATCHES if size <= recipe.clips_per_step]
+        options = [str(folder / "recipe.json"), str(out), str(self.baseline_steps), *sizes]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
-        subprocess.run([sys.executable, str(PLANNING / "baseline.py"), json.dumps(spec)], env=environment, check=False)
+        subprocess.run([sys.executable, str(PLANNING / "baseline.py"), *options], env=environment, check=False)
         return json.loads(out.read_text()) if out.is_file() else []
 
 

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
-
-import tyro
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from hebrew_asr.config.values import PositiveFloat, PositiveInt
+from hebrew_asr.training.arguments import RecipeArguments
 
 if TYPE_CHECKING:
     from hebrew_asr.planning.plan import PhaseMemory, RunPlan
 
 
 @dataclass
-class Command:
+class Command(RecipeArguments):
     """Memory of each phase on each GPU, steps, disk and time of a run; no GPU, weights, data or network needed.
 
     Leaves with exit code 4 if a phase does not fit the card, and says what would. Lengths are those of the recipe's
     data folder where there is one.
     """
 
-    ds: str
-    """Hardware profile, as for training."""
-    recipe: str = "round2"
-    """Recipe: a JSON file, or the name of a shipped one."""
-    set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
-    """A change to the recipe, such as clips_per_step=128; may be given again."""
     num_gpus: PositiveInt | None = None
     """Ranks; the profile's unless given."""
     memory_gib: PositiveFloat | None = None
@@ -40,13 +33,12 @@ class Command:
         from dataclasses import replace
 
         from hebrew_asr.config.profiles import load_profile
-        from hebrew_asr.config.recipe import load_recipe
         from hebrew_asr.engine.nested_keys import check_nested_keys
         from hebrew_asr.errors import EnvironmentProblem
         from hebrew_asr.files import write_json
         from hebrew_asr.planning.plan import make_plan, what_would_fit
 
-        recipe, profile = load_recipe(self.recipe, self.set), load_profile(self.ds)
+        recipe, profile = self.load_recipe(), load_profile(self.ds)
         check_nested_keys(profile)
         if self.memory_gib is not None:
             profile = replace(profile, hardware=replace(profile.hardware, memory_gib=self.memory_gib))

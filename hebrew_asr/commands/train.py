@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from hebrew_asr.config.values import Port, PositiveInt
 from hebrew_asr.streams import outlive_the_terminal
-from hebrew_asr.training.arguments import TrainArguments, finished
+from hebrew_asr.training.arguments import TrainArguments, as_argv, finished
 
 TRAIN_FILE = Path(__file__).parents[1] / "train.py"
 
@@ -29,20 +28,17 @@ class Command(TrainArguments):
 
     def run(self) -> int:
         outlive_the_terminal()
-        told = finished(self)
-        if told is not None:
-            print(told)
+        if (message := finished(self)) is not None:
+            print(message)
             return 0
 
         from hebrew_asr.config.profiles import load_profile
         from hebrew_asr.launching.command import launch_for, run
         from hebrew_asr.training.check import check
 
-        options = ["--ds", self.ds, "--recipe", self.recipe, "--resume", self.resume]
-        options += [part for change in self.set for part in ("--set", change)]
-        options += ["--run", self.run_dir] if self.run_dir else []
+        options = as_argv(self, TrainArguments)
         launch = launch_for(load_profile(self.ds).hardware, TRAIN_FILE, options, self.num_gpus, self.master_port)
-        os.environ["WORLD_SIZE"] = str(launch.num_ranks)
-        check(self)  # here a mistake is one line; under the launcher it is one line among the launcher's
-        del os.environ["WORLD_SIZE"]
+        check(
+            self, launch.num_ranks
+        )  # here a mistake is one line; under the launcher it is one line among the launcher's
         return run(launch)

@@ -231,7 +231,7 @@ def _auto_keys(value: Any, path: str = "") -> list[str]:
     return [path] if value == "auto" else []
 
 
-def batching(profile: Profile, recipe: Recipe, num_ranks: int) -> Batching:
+def derive_batching(profile: Profile, recipe: Recipe, num_ranks: int) -> Batching:
     """Derive the accumulation that makes the recipe's clips per step on ``num_ranks`` ranks.
 
     Raises:
@@ -264,16 +264,16 @@ def batching(profile: Profile, recipe: Recipe, num_ranks: int) -> Batching:
     return Batching(wanted, num_ranks, needed, micro)
 
 
-def deepspeed_config(profile: Profile, recipe: Recipe, plan: Batching) -> dict[str, Any]:
+def deepspeed_config(profile: Profile, recipe: Recipe, batching: Batching) -> dict[str, Any]:
     """The dict for ``deepspeed.initialize``: the profile's keys and what the recipe owns.
 
     The trainer runs its own number of backward passes before each step and scales the loss by the global token count,
     so DeepSpeed's batch figures here are bookkeeping: it asserts batch = micro × accumulation × ranks.
     """
     config = json.loads(json.dumps(profile.config))
-    config["train_micro_batch_size_per_gpu"] = plan.max_micro_batch
-    config["gradient_accumulation_steps"] = plan.accumulation
-    config["train_batch_size"] = plan.max_micro_batch * plan.accumulation * plan.num_ranks
+    config["train_micro_batch_size_per_gpu"] = batching.max_micro_batch
+    config["gradient_accumulation_steps"] = batching.accumulation
+    config["train_batch_size"] = batching.max_micro_batch * batching.accumulation * batching.num_ranks
     config["managed_gradient_accumulation"] = False
     config["gradient_clipping"] = recipe.optimizer.clip_grad_norm
     config.setdefault("steps_per_print", 10**9)

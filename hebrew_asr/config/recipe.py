@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
+from functools import reduce
 from itertools import pairwise
+from operator import getitem
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,21 +21,21 @@ from pydantic import Field
 
 from hebrew_asr.config.values import (
     CHECKED,
+    Before,
     Count,
     Freedom,
     PositiveFloat,
     PositiveInt,
     Share,
+    completed,
     flatten,
     free_keys,
     parse,
     read_object,
-    told,
+    value_text,
 )
 from hebrew_asr.errors import UsageError
 
-_BEFORE_ITS_KEY: dict[str, Any] = {"absent_tokens": "trained"}
-"""Of the optimizer's keys: what every run did before there was one."""
 RECIPES_DIR = Path(__file__).parent / "recipes"
 
 
@@ -118,7 +120,7 @@ class Optimizer:
     """Above 0 in fp32 too: AdamW divides by it where a weight has had no gradient."""
     weight_decay: Share = 0.01
     """Decoupled decay; norms and biases have none, nor has the head while ``absent_tokens`` is frozen."""
-    absent_tokens: Literal["frozen", "trained"] = "frozen"
+    absent_tokens: Annotated[Literal["frozen", "trained"], Before("trained")] = "frozen"
     """Rows of the head, so of the input embedding, whose tokens occur in no training target or prompt. ``trained``
     moves them all by full steps of AdamW, since softmax gives each a gradient: in the demo their norm grew from 0.56
     to 2.6, that of the rows in use to 0.98. ``frozen`` zeroes that gradient, and they stay bit-equal."""
@@ -221,15 +223,6 @@ class Recipe:
         """Epochs of all phases together."""
         return sum(phase.epochs for phase in self.phases)
 
-    def phase_of_epoch(self, epoch: int) -> int:
-        """Index of the phase that ``epoch`` (from 0) belongs to."""
-        end = 0
-        for index, phase in enumerate(self.phases):
-            end += phase.epochs
-            if epoch < end:
-                return index
-        return len(self.phases) - 1
-
     def steps_per_epoch(self, num_clips: int) -> int:
         """Optimizer steps an epoch; the last one takes what is left."""
         return math.ceil(num_clips / self.clips_per_step)
@@ -286,9 +279,9 @@ def changes(before: dict[str, Any], now: Recipe, *, counted: Collection[str] = (
         counted: keys that count here although they decide nothing.
     """
     free = free_keys(Recipe, *Freedom) - set(counted)
-    was, wanted = flatten(_completed(before), free), flatten(now.to_dict(), free)
+    was, wanted = flatten(completed(Recipe, before), free), flatten(now.to_dict(), free)
     return [
-        f"{key}: {told(was, key)} in the run, {told(wanted, key)} now"
+        f"{key}: {value_text(was, key)} in the run, {value_text(wanted, key)} now"
         for key in sorted(was.keys() | wanted.keys())
         if (key in was, was.get(key)) != (key in wanted, wanted.get(key))
     ]
@@ -296,14 +289,14 @@ def changes(before: dict[str, Any], now: Recipe, *, counted: Collection[str] = (
 
 def as_begun(now: Recipe, before: dict[str, Any] | None) -> Recipe:
     """``now``, with what a run does that was begun before one of its keys existed: that run goes on as it began."""
-    if before is None or before == _completed(before):
+    if before is None:
         return now
-    return replace(now, optimizer=replace(now.optimizer, **_BEFORE_ITS_KEY))
-
-
-def _completed(before: dict[str, Any]) -> dict[str, Any]:
-    """A recipe as written, with the keys that did not exist when it was."""
-    return {**before, "optimizer": {**_BEFORE_ITS_KEY, **before.get("optimizer", {})}}
+    values, written = now.to_dict(), flatten(before)
+    for key, value in flatten(completed(Recipe, before)).items():
+        if key not in written:
+            *sections, name = key.split(".")
+            reduce(getitem, sections, values)[name] = value
+    return recipe_from_dict(values, now.name)
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -30,6 +30,14 @@ class Freedom(Enum):
     """Must be the same on all ranks, and may change when a run is resumed."""
 
 
+@dataclass(frozen=True)
+class Before:
+    """Written beside a field of a recipe that is newer than some runs."""
+
+    value: Any
+    """What every run did before the field existed."""
+
+
 Kind = TypeVar("Kind")
 _MOST = 2**31 - 1
 Count = Annotated[int, Field(ge=0, le=_MOST)]
@@ -89,6 +97,19 @@ def parse(kind: type[Kind], values: Any, inside: str = "") -> tuple[Kind | None,
         return _adapter(kind).validate_json(json.dumps(values)), []
     except ValidationError as error:
         return None, [_described(kind, item, inside) for item in error.errors()]
+
+
+def parse_options(options: type[Kind], program: str, argv: list[str]) -> Kind:
+    """A command's dataclass of options from its command line, within the bounds beside its fields.
+
+    Raises:
+        UsageError: some option is out of bounds.
+    """
+    import tyro
+
+    parsed = tyro.cli(options, prog=program, args=argv)
+    check_options(parsed)
+    return parsed
 
 
 def check_options(options: Any) -> None:
@@ -163,7 +184,10 @@ def complaint(item: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
@@ -220,6 +244,16 @@ def free_keys(kind: type, *freedoms: Freedom) -> set[str]:
     return found
 
 
+def completed(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Plain values of a checked dataclass, with what stands for each key that did not exist when they were written."""
+    found = {entry.name: mark.value for entry in entries(kind) for mark in entry.marks if isinstance(mark, Before)}
+    found |= values
+    for entry in entries(kind):
+        if entry.record is not None and isinstance(found.get(entry.name, {}), dict):
+            found[entry.name] = completed(entry.record, found.get(entry.name, {}))
+    return found
+
+
 def flatten(values: Any, free: Collection[str] = (), above: str = "") -> dict[str, Any]:
     """Plain JSON values by dotted key.
 
@@ -239,9 +273,6 @@ def flatten(values: Any, free: Collection[str] = (), above: str = "") -> dict[st
     return found
 
 
-def told(flat: dict[str, Any], key: str) -> str:
+def value_text(flat: dict[str, Any], key: str) -> str:
     """A value of ``flatten`` as JSON, cut short where it is long; ``nothing`` where there is none."""
-    if key not in flat:
-        return "nothing"
-    text = json.dumps(flat[key], ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    return _cut(json.dumps(flat[key], ensure_ascii=False)) if key in flat else "nothing"

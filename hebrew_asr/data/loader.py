@@ -34,47 +34,50 @@ _LONGEST_CLIPS = 32
 
 
 @dataclass(frozen=True)
-class LoadedMicroBatch:
-    """One micro-batch and the supervised tokens that count; 0 for one that only keeps ranks in step."""
+class MicroBatch:
+    """The clips of one forward and backward pass on one rank."""
 
     packed: PackedBatch
     num_labels: int
-
-    def pin_memory(self) -> LoadedMicroBatch:
-        """In page-locked memory; the DataLoader calls it."""
-        return replace(self, packed=self.packed.pin_memory())
+    """Supervised tokens that count; 0 for a micro-batch that only keeps this rank in step with the others."""
+    mel_CBF: torch.Tensor | None = None
+    """Log-mel features of ``packed``; None until it is on the device that makes them."""
 
 
 @dataclass(frozen=True)
-class LoadedStep:
+class StepBatch:
     """What one rank trains in one optimizer step, or why it cannot."""
 
     step: int
-    micro_batches: list[LoadedMicroBatch]
+    """From 0."""
+    micro_batches: list[MicroBatch]
+    """As many on every rank."""
     skipped: tuple[Unreadable, ...] = ()
-    """Clips of this share that are not in it."""
+    """Clips of this rank's share that could not be decoded, and are not in it."""
     error: HebrewASRError | None = None
     """Why there are no micro-batches at all."""
+    wait_s: float = 0.0
+    """How long the training thread waited for it."""
 
-    def pin_memory(self) -> LoadedStep:
-        """In page-locked memory; the DataLoader calls it."""
-        return replace(self, micro_batches=[micro.pin_memory() for micro in self.micro_batches])
+    def pin_memory(self) -> StepBatch:
+        """The step in page-locked memory; the DataLoader calls this."""
+        return replace(self, micro_batches=[replace(m, packed=m.packed.pin_memory()) for m in self.micro_batches])
 
 
-class StepDataset(Dataset[LoadedStep]):
+class StepDataset(Dataset[StepBatch]):
     """Optimizer steps of one rank, by number."""
 
     def __init__(
         self,
         clips: list[Clip],
-        plan: Batching,
+        batching: Batching,
         recipe: Recipe,
         tokenizer: Any,
         geometry: EncoderGeometry,
         rank: int,
     ):
-        """``clips`` in manifest order; ``plan`` deals them to ranks and micro-batches."""
-        self._sampler = StepSampler([clip.duration_s for clip in clips], plan, recipe.seed)
+        """``clips`` in manifest order; ``batching`` deals them to ranks and micro-batches."""
+        self._sampler = StepSampler([clip.duration_s for clip in clips], batching, recipe.seed)
         self._clips, self._rank = clips, rank
         self._seed, self._augmentation = recipe.seed, recipe.augmentation
         self._longest_samples = round(recipe.data.max_duration_s * SAMPLE_RATE_HZ)
@@ -82,10 +85,10 @@ class StepDataset(Dataset[LoadedStep]):
         self._shapes: list[Shape] = []
         self._shape_limits: tuple[int, int] | None = None
 
-    def dealt_by(self, plan: Batching) -> StepDataset:
-        """The same steps in other micro-batches."""
+    def with_batching(self, batching: Batching) -> StepDataset:
+        """The same clips at every step, dealt to other micro-batches."""
         other = copy.copy(self)
-        other._sampler = self._sampler.with_plan(plan)
+        other._sampler = self._sampler.with_batching(batching)
         if other._shape_limits is not None:
             other.fix_shapes(*other._shape_limits)
         return other
@@ -138,7 +141,7 @@ class StepDataset(Dataset[LoadedStep]):
         """Indices of the whole global batch of a step."""
         return self._sampler.clips_of_step(step)
 
-    def __getitem__(self, index: int) -> LoadedStep:
+    def __getitem__(self, index: int) -> StepBatch:
         """Decode and pack this rank's share, without the clips that cannot be decoded."""
         step = index
         epoch = step // self._sampler.steps_per_epoch
@@ -146,16 +149,16 @@ class StepDataset(Dataset[LoadedStep]):
         try:
             dealt = self._sampler.deal(step)[self._rank]
             micro_batches = [self._pack(indices, epoch, step, skipped) for indices in dealt]
-            return LoadedStep(step, micro_batches, tuple(skipped))
+            return StepBatch(step, micro_batches, tuple(skipped))
         except HebrewASRError as error:  # raised here it would reach the trainer as a page of worker traceback
-            return LoadedStep(step, [], error=error)
+            return StepBatch(step, [], error=error)
 
-    def _pack(self, indices: list[int], epoch: int, step: int, skipped: list[Unreadable]) -> LoadedMicroBatch:
+    def _pack(self, indices: list[int], epoch: int, step: int, skipped: list[Unreadable]) -> MicroBatch:
         examples = [self._example(index, epoch, skipped) for index in indices]
         readable = [example for example in examples if example is not None]
         filler = readable or [self._any_example(step, epoch)]
         packed = pack(filler, self._prompt, self._geometry, self._augmentation, self._shapes)
-        return LoadedMicroBatch(packed, packed.num_labels if readable else 0)
+        return MicroBatch(packed, packed.num_labels if readable else 0)
 
     def _any_example(self, step: int, epoch: int) -> Example:
         """Some readable clip of the step, for a micro-batch that has none of its own and must still run."""
@@ -182,7 +185,7 @@ def _samples(clip: Clip) -> int:
     return round(clip.duration_s * SAMPLE_RATE_HZ)
 
 
-def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin_memory: bool) -> Iterator[LoadedStep]:
+def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin_memory: bool) -> Iterator[StepBatch]:
     """Steps ``first`` to ``stop`` in order, read ahead by ``workers`` processes.
 
     Raises:
@@ -206,8 +209,9 @@ def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin
 
 
 def _settle_worker(_: int) -> None:
-    """One thread each. A signal meant to stop the run is for the trainer, which needs its data until it has stopped;
-    and a worker that is stuck in a read could not notice that the trainer was killed.
+    """One thread each. Workers ignore SIGTERM, SIGINT and SIGHUP: the trainer needs their data until its step is done.
+
+    They end with the trainer however it ends: a worker that is stuck in a read could not notice by itself.
     """
     torch.set_num_threads(1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -221,12 +225,12 @@ def end_workers() -> None:
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the DataLoader's own handler takes this for a fault
     if threading.excepthook is threading.__excepthook__:
-        threading.excepthook = _told_unless_cut_off
+        threading.excepthook = _report_unless_cut_off
     for worker in multiprocessing.active_children():
         worker.kill()
 
 
-def _told_unless_cut_off(error: threading.ExceptHookArgs) -> None:
+def _report_unless_cut_off(error: threading.ExceptHookArgs) -> None:
     """The DataLoader's thread for pinned memory may be receiving from a worker that is killed: no news to anybody."""
     cut_off = issubclass(error.exc_type, (ConnectionError, EOFError, FileNotFoundError))
     if not (cut_off and error.thread is not None and "_pin_memory_loop" in error.thread.name):

@@ -18,19 +18,19 @@ from hebrew_asr.config.profiles import Batching
 class StepSampler:
     """Deals the clips of any step. Pure: calls in any order, on any rank, give the same answer."""
 
-    def __init__(self, costs: Sequence[float], plan: Batching, seed: int):
+    def __init__(self, costs: Sequence[float], batching: Batching, seed: int):
         """``costs``: relative work of each clip, for example its duration in seconds."""
-        self._costs, self._plan, self._seed = np.asarray(costs, dtype=np.float64), plan, seed
+        self._costs, self._batching, self._seed = np.asarray(costs, dtype=np.float64), batching, seed
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
-    def with_plan(self, plan: Batching) -> StepSampler:
-        """The same order of clips, dealt by another plan."""
-        return StepSampler(self._costs, plan, self._seed)  # type: ignore[arg-type]
+    def with_batching(self, batching: Batching) -> StepSampler:
+        """The same clips at every step, dealt to other micro-batches."""
+        return StepSampler(self._costs, batching, self._seed)  # type: ignore[arg-type]
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps that take every clip once; the last may be smaller."""
-        return math.ceil(len(self._costs) / self._plan.clips_per_step)
+        return math.ceil(len(self._costs) / self._batching.clips_per_step)
 
     def clips_of_step(self, step: int) -> list[int]:
         """Clip indices of optimizer step ``step`` (from 0, over all epochs), in permutation order."""
@@ -38,14 +38,14 @@ class StepSampler:
         if epoch != self._epoch:
             self._order = np.random.default_rng((self._seed, epoch)).permutation(len(self._costs))
             self._epoch = epoch
-        size = self._plan.clips_per_step
+        size = self._batching.clips_per_step
         return self._order[index * size : (index + 1) * size].tolist()
 
     def deal(self, step: int) -> list[list[list[int]]]:
         """Clips of a step by [rank][micro-batch]; a micro-batch may be empty when the epoch's last step is small."""
         chosen = self.clips_of_step(step)
-        by_rank = self._balanced(chosen, self._plan.num_ranks, math.ceil(len(chosen) / self._plan.num_ranks))
-        return [self._balanced(own, self._plan.accumulation, self._plan.max_micro_batch) for own in by_rank]
+        by_rank = self._balanced(chosen, self._batching.num_ranks, math.ceil(len(chosen) / self._batching.num_ranks))
+        return [self._balanced(own, self._batching.accumulation, self._batching.max_micro_batch) for own in by_rank]
 
     def _balanced(self, clips: list[int], bins: int, capacity: int) -> list[list[int]]:
         """Longest-processing-time first into ``bins`` of at most ``capacity`` clips each."""

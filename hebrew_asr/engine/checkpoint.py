@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from hebrew_asr.engine.dist import Ranks
+from hebrew_asr.engine.optimizer_state import PartitionState, num_bytes, save_partitions
 from hebrew_asr.engine.sealed import (
     EVAL,
     FORMAT,
@@ -35,7 +36,6 @@ from hebrew_asr.engine.sealed import (
     seal_of,
     with_own_seal,
 )
-from hebrew_asr.engine.state import CarriedPartition, num_bytes, save_partitions
 from hebrew_asr.errors import CheckpointError
 from hebrew_asr.files import as_os_error, is_full, sync_folder, write_json
 
@@ -101,7 +101,7 @@ class CheckpointStore:
         """Of the checkpoint that is being written, or has been since ``finish``; None if there is none."""
 
     def save(
-        self, copy_state: Callable[[], list[CarriedPartition]], step: int, values: dict[str, Any], *, last: bool = False
+        self, copy_state: Callable[[], list[PartitionState]], step: int, values: dict[str, Any], *, last: bool = False
     ) -> Outcome | None:
         """Begin one checkpoint; collective. A disk without room costs the oldest checkpoints, not the run.
 
@@ -175,7 +175,7 @@ class CheckpointStore:
                         self._retain()
 
     def _begin(
-        self, state: list[CarriedPartition], needed: int, step: int, values: dict[str, Any], headroom: int
+        self, state: list[PartitionState], needed: int, step: int, values: dict[str, Any], headroom: int
     ) -> None:
         temporary = self.folder / f".tmp-step-{step:06d}"
         self.begun_step, self._outcome, self._begun_s = step, None, time.monotonic()
@@ -190,7 +190,7 @@ class CheckpointStore:
         self._writer = threading.Thread(target=self._write, args=(temporary, state, step, values), name="checkpoint")
         self._writer.start()
 
-    def _write(self, temporary: Path, state: list[CarriedPartition], step: int, values: dict[str, Any]) -> None:
+    def _write(self, temporary: Path, state: list[PartitionState], step: int, values: dict[str, Any]) -> None:
         """In a thread: this rank's file, then on the first rank the seal."""
         part: dict[str, Any] = {}
         error: OSError | None = None

@@ -14,25 +14,16 @@ from torch import nn
 
 from hebrew_asr.config.profiles import Batching, Profile, deepspeed_config
 from hebrew_asr.config.recipe import Recipe
+from hebrew_asr.data.loader import MicroBatch
 from hebrew_asr.engine import zero
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.engine.host_memory import HostMemory
-from hebrew_asr.engine.proof import PhaseProof
-from hebrew_asr.engine.state import CarriedPartition, StateReader, capture, restore
+from hebrew_asr.engine.optimizer_state import PartitionState, StateReader, capture, restore
+from hebrew_asr.engine.phase_proof import PhaseProof
 from hebrew_asr.errors import first_line
 from hebrew_asr.model.absent_tokens import AbsentTokens
 from hebrew_asr.model.load import build_model
-from hebrew_asr.model.phases import ParameterGroup, num_weights, set_phase
-
-
-@dataclass
-class MicroBatch:
-    """What one forward pass takes, and how many of its tokens are supervised."""
-
-    inputs: tuple[Any, ...]
-    """Positional arguments of the module's forward, which returns the SUM of token cross-entropies."""
-    num_labels: int
-    """0 in a micro-batch that only keeps this rank in step with the others; its loss then has no weight."""
+from hebrew_asr.model.phases import ParameterGroup, set_phase
 
 
 @dataclass(frozen=True)
@@ -102,19 +93,26 @@ class TrainEngine:
         asr: Any,
         recipe: Recipe,
         profile: Profile,
-        plan: Batching,
+        batching: Batching,
         ranks: Ranks,
         present_V: torch.Tensor,
     ):
-        """``module`` computes the loss sum and holds ``asr``, whose parameters are trained. No engine exists yet.
+        """No DeepSpeed engine exists yet: ``enter_phase`` builds it.
 
-        ``present_V``: (rows of the head,) bool in host memory, the tokens that occur in training, the same on every
-        rank.
+        Args:
+            module: gives the SUM of a micro-batch's token cross-entropies, from its packed batch and features.
+            asr: the native model inside it, whose parameters are trained.
+            recipe: what is learned.
+            profile: on what hardware.
+            batching: how a step is cut into micro-batches.
+            ranks: all of them.
+            present_V: (rows of the head,) bool in host memory, the tokens that occur in training; the same on every
+                rank.
         """
         self.module, self.asr, self.ranks = module, asr, ranks
         self.groups: list[ParameterGroup] = []
         self._recipe, self._profile = recipe, profile
-        self._config = deepspeed_config(profile, recipe, plan)
+        self._config = deepspeed_config(profile, recipe, batching)
         self._engine: Any = None
         frozen = recipe.optimizer.absent_tokens == "frozen"
         self._absent = AbsentTokens(asr, present_V, ranks.device, frozen=frozen)
@@ -126,63 +124,53 @@ class TrainEngine:
     # ---- phases
 
     def enter_phase(self, index: int, resume: StateReader | None = None) -> None:
-        """Train the groups of phase ``index`` from now on; a no-op step boundary is the only right moment.
+        """Train the groups of phase ``index`` from now on. Call this only between optimizer steps.
 
         Args:
             index: phase of the recipe.
             resume: a checkpoint's state, for the first engine of a resumed run.
         """
-        carried = self._take_apart()
+        states = self._take_apart()
         self.groups = set_phase(self.asr, self._recipe, self._recipe.phases[index])
         self._absent.hold()
         if resume is not None:
             resume.load_weights(dict(self.asr.named_parameters()))
-        self._assemble(carried, resume)
+        self._assemble(states, resume)
         self._proof = PhaseProof(self.asr, self.groups, self._profile.zero_stage, self.ranks)
 
-    def rebuild(self, plan: Batching) -> None:
+    def rebuild(self, batching: Batching) -> None:
         """A new engine over the same phase and state, for other micro-batches; an unfinished step leaves no trace."""
         gc.collect()  # what is left of that step holds the old engine
-        carried = self._take_apart()
+        states = self._take_apart()
         if self.ranks.device.type == "cuda":
             torch.cuda.empty_cache()
-        self._config = deepspeed_config(self._profile, self._recipe, plan)
-        self._assemble(carried, None)
+        self._config = deepspeed_config(self._profile, self._recipe, batching)
+        self._assemble(states, None)
         if self._proof is not None:
             self._proof = PhaseProof(self.asr, self.groups, self._profile.zero_stage, self.ranks)
 
-    def _take_apart(self) -> list[CarriedPartition]:
+    def _take_apart(self) -> list[PartitionState]:
         """Let go of the engine, if there is one; returns all optimizer state of this rank."""
         if self._engine is None:
             return []
-        carried = capture(self._engine, zero.partitions(self._engine, self.asr))
+        states = capture(self._engine, zero.partitions(self._engine, self.asr))
         engine, self._engine = self._engine, None
         zero.release(engine)
         del engine
         gc.collect()
-        return carried
+        return states
 
-    def _assemble(self, carried: list[CarriedPartition], resume: StateReader | None) -> None:
+    def _assemble(self, states: list[PartitionState], resume: StateReader | None) -> None:
         options, compiled = self._recipe.optimizer, self._profile.compiles
         self._engine = zero.build(self.module, self.groups, self._config, options, compiled=compiled)
         partitions = zero.partitions(self._engine, self.asr)
         for partition in partitions:
-            zero.adam_state(self._engine, partition)  # step 0, unless something is carried over or read
+            zero.adam_state(self._engine, partition)  # step 0, unless a state is carried over or read below
         if resume is None:
-            restore(self._engine, partitions, carried)
+            restore(self._engine, partitions, states)
         else:
             resume.load_partitions(self._engine, partitions)
         self._host_memory.reserve(self._saved_state())
-
-    @property
-    def num_trainable(self) -> int:
-        """Weights that this phase trains."""
-        return sum(group.num_weights for group in self.groups)
-
-    @property
-    def num_weights(self) -> int:
-        """Weights of the whole model, tied ones once."""
-        return sum(num_weights(parameter) for parameter in self.asr.parameters())
 
     def head_row_norms(self) -> dict[str, float | None]:
         """Mean L2 norm of the head's rows, of tokens ``present`` in training and of ``absent`` ones; collective."""
@@ -218,7 +206,7 @@ class TrainEngine:
             self._engine.train()
         with nullcontext() if self._proof is None else self._proof.watch(self._engine):
             for micro_batch in micro_batches:
-                loss_sum = self._bounded("forward", self._engine, *micro_batch.inputs)
+                loss_sum = self._bounded("forward", self._engine, micro_batch.packed, micro_batch.mel_CBF)
                 weighted = loss_sum * (per_token[0] if micro_batch.num_labels else 0.0)
                 total += loss_sum.detach() * bool(micro_batch.num_labels)
                 self._bounded("backward", self._engine.backward, weighted.to(loss_sum.dtype), scale_wrt_gas=False)
@@ -281,11 +269,11 @@ class TrainEngine:
 
     # ---- state
 
-    def host_state(self) -> list[CarriedPartition]:
+    def host_state(self) -> list[PartitionState]:
         """This rank's optimizer state, copied to host memory; the next call overwrites it."""
         return self._host_memory.copy(self._saved_state())
 
-    def _saved_state(self) -> list[CarriedPartition]:
+    def _saved_state(self) -> list[PartitionState]:
         """What this rank writes into a checkpoint, where it lies."""
         if self._profile.zero_stage == 0 and not self.ranks.is_main:
             return []  # without sharding every rank holds all of it: one copy is enough

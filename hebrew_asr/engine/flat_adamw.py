@@ -73,7 +73,7 @@ class FlatAdamW:
     _update: Callable[..., None] | None
     """:func:`update`, compiled."""
 
-    def _adopt(self, *, compiled: bool) -> None:
+    def _convert(self, *, compiled: bool) -> None:
         """``compiled``: whether AdamW is; otherwise it is torch's fused one, and another pass copies the weights."""
         self._holds_gradients = False
         self._update = torch.compile(update, fullgraph=True, dynamic=True) if compiled else None

@@ -22,11 +22,11 @@ class FlatZeRO1(FlatAdamW, BF16_Optimizer):
     """``BF16_Optimizer`` over its own flat buffers: gradients of a group lie end to end, a slice to every rank."""
 
     @staticmethod
-    def adopt(optimizer: Any, *, compiled: bool) -> None:
+    def convert(optimizer: Any, *, compiled: bool) -> None:
         """Turn a fresh ``BF16_Optimizer`` into this: DeepSpeed offers no way to pass one in."""
         assert not optimizer.immediate_grad_update, "its hooks would accumulate every gradient a second time"
         optimizer.__class__ = FlatZeRO1
-        optimizer._adopt(compiled=compiled)
+        optimizer._convert(compiled=compiled)
 
     def _masters(self) -> list[Tensor]:
         return self.fp32_groups_flat_partition

@@ -64,13 +64,13 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
     """Of the buckets on their way; there from the end of a backward pass to the end of its reduction."""
 
     @staticmethod
-    def adopt(optimizer: Any, *, compiled: bool) -> None:
+    def convert(optimizer: Any, *, compiled: bool) -> None:
         """Turn a fresh ``DeepSpeedZeroOptimizer`` into this: DeepSpeed offers no way to pass one in."""
         for hook in optimizer._grad_acc_hooks:
             hook.remove()
         optimizer._grad_acc_hooks.clear()
         optimizer.__class__ = FlatZeRO2
-        optimizer._adopt(compiled=compiled)
+        optimizer._convert(compiled=compiled)
         optimizer._lay_out()
 
     def _lay_out(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from hebrew_asr.engine.state import CarriedPartition
+from hebrew_asr.engine.optimizer_state import PartitionState
 from hebrew_asr.fallbacks import note_fallback
 
 
@@ -26,9 +26,9 @@ class HostMemory:
         self._locking: threading.Thread | None = None
         self._unlock: weakref.finalize | None = None
 
-    def reserve(self, carried: list[CarriedPartition]) -> None:
+    def reserve(self, states: list[PartitionState]) -> None:
         """Take memory for states of this size, if it is not that size already; returns before it is locked."""
-        tensors = [tensor for item in carried for tensor in item.tensors.values()]
+        tensors = [tensor for item in states for tensor in item.tensors.values()]
         size = sum(map(len, tensors))
         if size == len(self._buffer):
             return
@@ -41,17 +41,17 @@ class HostMemory:
             self._locking = threading.Thread(target=self._lock, args=(device,), name="host-memory", daemon=True)
             self._locking.start()
 
-    def copy(self, carried: list[CarriedPartition]) -> list[CarriedPartition]:
+    def copy(self, states: list[PartitionState]) -> list[PartitionState]:
         """A copy that no later step changes. The memory of the one before is overwritten."""
-        self.reserve(carried)
+        self.reserve(states)
         self._wait()
         copied, offset = [], 0
-        for item in carried:
+        for item in states:
             tensors = {}
             for kind, tensor in item.tensors.items():
                 tensors[kind] = self._buffer[offset : offset + len(tensor)].copy_(tensor)
                 offset += len(tensor)
-            copied.append(CarriedPartition(item.group, item.fragments, tensors, item.step))
+            copied.append(PartitionState(item.group, item.fragments, tensors, item.step))
         return copied
 
     def _lock(self, device: torch.device) -> None:

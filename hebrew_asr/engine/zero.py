@@ -81,9 +81,9 @@ def build(
         engine = deepspeed.initialize(model=module, optimizer=adamw, config=config)[0]
     zero = engine.optimizer
     if type(zero) is BF16_Optimizer:
-        FlatZeRO1.adopt(zero, compiled=compiled)
+        FlatZeRO1.convert(zero, compiled=compiled)
     elif type(zero) is DeepSpeedZeroOptimizer and _is_flat_stage2(zero):
-        FlatZeRO2.adopt(zero, compiled=compiled)
+        FlatZeRO2.convert(zero, compiled=compiled)
     elif isinstance(zero, FP16_UnfusedOptimizer):
         # It takes a step without gradients while it is built: at a rate of 0 that moves nothing, but it counts.
         inner_optimizer(engine).state.clear()

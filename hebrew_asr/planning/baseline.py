@@ -1,11 +1,10 @@
 """The same work by the usual means: Hugging Face's Trainer on the native model, every clip padded to the longest.
 
-``baseline.py '{"recipe": …, "set": […], "micro_batches": [4, 16], "steps": 3, "out": …}'``, in a process of its own.
+``baseline.py RECIPE_JSON OUT_JSON STEPS MICRO_BATCH…``, in a process of its own.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ from transformers import Qwen3ASRFeatureExtractor, Trainer, TrainerCallback, Tra
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, decode
 from hebrew_asr.audio.frames import num_audio_tokens, num_frames
-from hebrew_asr.config.recipe import load_recipe
+from hebrew_asr.config.recipe import Recipe, load_recipe
 from hebrew_asr.data.collate import IGNORED
 from hebrew_asr.data.manifest import Clip, read_manifest
 from hebrew_asr.files import write_json
@@ -86,9 +85,15 @@ class _Clock(TrainerCallback):
         self.ends.append(time.perf_counter())
 
 
-def measure(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """Clips a second of the first phase at each micro-batch, after one step of warm-up; None where it does not fit."""
-    recipe = load_recipe(spec["recipe"], spec["set"])
+def measure(recipe: Recipe, out: Path, steps: int, micro_batches: list[int]) -> None:
+    """Write clips per second of the first phase at each micro-batch, after a warm-up step; None where it does not fit.
+
+    Args:
+        recipe: of the run that is measured.
+        out: JSON file, written again after each micro-batch.
+        steps: timed ones.
+        micro_batches: clips in a micro-batch, smallest first.
+    """
     on_cuda = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_cuda else torch.float32
     with torch.device("cuda" if on_cuda and recipe.model.random_weights else "cpu"):
@@ -97,7 +102,7 @@ def measure(spec: dict[str, Any]) -> list[dict[str, Any]]:
     collator = PaddedCollator(load_tokenizer(recipe.model.path), dtype)
     clips = _Clips(read_manifest(Path(recipe.data.folder) / "train.jsonl"))
     found = []
-    for micro_batch in spec["micro_batches"]:
+    for micro_batch in micro_batches:
         torch.cuda.reset_peak_memory_stats() if on_cuda else None
         clock = _Clock()
         with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +112,7 @@ def measure(spec: dict[str, Any]) -> list[dict[str, Any]]:
                     output_dir=folder,
                     per_device_train_batch_size=micro_batch,
                     gradient_accumulation_steps=-(-recipe.clips_per_step // micro_batch),
-                    max_steps=1 + spec["steps"],
+                    max_steps=1 + steps,
                     bf16=on_cuda,
                     use_cpu=not on_cuda,
                     optim="adamw_torch_fused",
@@ -127,16 +132,15 @@ def measure(spec: dict[str, Any]) -> list[dict[str, Any]]:
                 trainer.train()
             except torch.OutOfMemoryError:
                 found.append({**result, "clips_per_s": None})
-                write_json(Path(spec["out"]), found)
+                write_json(out, found)
                 break
-        trained = micro_batch * trainer.args.gradient_accumulation_steps * spec["steps"]
+        trained = micro_batch * trainer.args.gradient_accumulation_steps * steps
         result["clips_per_s"] = trained / (clock.ends[-1] - clock.ends[0])
         result["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30 if on_cuda else 0.0
         found.append(result)
-        write_json(Path(spec["out"]), found)
+        write_json(out, found)
         del trainer
-    return found
 
 
 if __name__ == "__main__":
-    measure(json.loads(sys.argv[1]))
+    measure(load_recipe(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), [int(size) for size in sys.argv[4:]])

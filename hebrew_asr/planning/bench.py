@@ -1,50 +1,64 @@
 """Steady-state speed of the real trainer: its loader, augmentation, engine and optimizer, in every phase.
 
-The DeepSpeed launcher runs this file:
-``bench.py '{"ds": …, "recipe": …, "set": […], "run": …, "phases": ["B"], "sizes": [64, 8], "steps": 40, "out": …,
-"traces": null}'``.
+``hebrew-asr bench`` runs this file through the DeepSpeed launcher; ``BenchArguments`` are its options.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
+import tyro
 from torch.profiler import ProfilerActivity, profile
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
-from hebrew_asr.config.profiles import batching
-from hebrew_asr.data.loader import load_steps
+from hebrew_asr.config.profiles import derive_batching
+from hebrew_asr.config.values import parse_options
+from hebrew_asr.data.loader import MicroBatch, StepBatch, load_steps
 from hebrew_asr.engine import dist
-from hebrew_asr.engine.engine import MicroBatch
-from hebrew_asr.errors import HebrewASRError, leave
+from hebrew_asr.errors import exit_code_of, exit_process
 from hebrew_asr.files import write_json
 from hebrew_asr.planning.flops import step_flops
 from hebrew_asr.training.arguments import TrainArguments
 from hebrew_asr.training.evaluate import Evaluator, stratified_sample
-from hebrew_asr.training.feed import FedStep, feed
+from hebrew_asr.training.feed import feed
 from hebrew_asr.training.setup import Run, set_up
 
 WARMUP_STEPS, SPLIT_STEPS = 10, 5
 SETTLED = 3
 """Steps after which CUDA graphs have a shape: one runs as it is, one is recorded, one is replayed."""
 QUIET = 3
-"""Steps after one that recorded something until the host is ahead of the device again, and time is told."""
+"""Steps discarded after a graph recording, before timing resumes: until then the host is not ahead of the device."""
 TOKENS_PER_S = 5.0
 """What Hebrew speech takes, so what a trained model writes."""
+
+
+@dataclass
+class BenchArguments(TrainArguments):
+    """Measure phases of a run; ``hebrew-asr bench`` makes its clips and calls this on every rank."""
+
+    phases: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """Names of the phases to measure."""
+    sizes: Annotated[list[int], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """Clips per step; the sizes of a phase share what was compiled for it."""
+    steps: int = 40
+    """Timed steps."""
+    out: Path = Path("figures.json")
+    """JSON file of figures, written again after each measurement."""
+    traces: Path | None = None
+    """Folder for a profile of one step of each, if any."""
 
 
 @dataclass(frozen=True)
@@ -106,21 +120,8 @@ def matmul_ceiling_tflops(device: torch.device) -> float:
     return 2 * size**3 * repeats / (time.perf_counter() - started) / 1e12
 
 
-def measure(
-    arguments: TrainArguments, phases: list[str], sizes: list[int], steps: int, out: Path, traces: Path | None
-) -> None:
-    """Run phases for a while at each number of clips a step, and write figures to ``out`` each time; collective.
-
-    The sizes of a phase share what was compiled for it.
-
-    Args:
-        arguments: of the run that is measured.
-        phases: names of those to measure.
-        sizes: clips a step.
-        steps: timed ones.
-        out: JSON file.
-        traces: folder for a profile of one step of each, if any.
-    """
+def measure(arguments: BenchArguments) -> int:
+    """Run phases for a while at each number of clips per step; collective. Returns the exit code."""
     run = set_up(arguments)
     figures: dict[str, Any] = {
         "profile": run.profile.name,
@@ -128,26 +129,28 @@ def measure(
         "device": torch.cuda.get_device_name() if run.ranks.device.type == "cuda" else "cpu",
         "torch": torch.__version__,
         "clips_per_step": run.recipe.clips_per_step,
-        "batching": str(run.plan),
+        "batching": str(run.batching),
         "ceiling_tflops": matmul_ceiling_tflops(run.ranks.device),
         "phases": [],
     }
     for index, phase in enumerate(run.recipe.phases):
-        if phase.name not in phases:
+        if phase.name not in arguments.phases:
             continue
         run.engine.enter_phase(index)
-        for size in sizes:
+        for size in arguments.sizes:
             run.say(f"phase {phase.name}, {size} clips a step: warming up")
-            speed = _measure_phase(_with_clips(run, size), index, steps, figures["ceiling_tflops"], traces)
+            speed = _measure_phase(_with_clips(run, size), index, arguments, figures["ceiling_tflops"])
             run.say(f"phase {phase.name}, {size} clips a step: {speed.clips_per_s:.1f} clips/s")
             figures["phases"].append(asdict(speed))
             if run.ranks.is_main:
-                write_json(out, figures)
+                write_json(arguments.out, figures)
     figures["interruptions"] = asdict(_measure_interruptions(run))
     if run.ranks.is_main:
-        write_json(out, figures)
+        write_json(arguments.out, figures)
     run.tracker.close()
     run.engine.close()
+    dist.stop()
+    return 0
 
 
 def _measure_interruptions(run: Run) -> Interruptions:
@@ -177,45 +180,46 @@ def _seconds(run: Run, act: Callable[[], object]) -> float:
 def _with_clips(run: Run, clips_per_step: int) -> Run:
     """The same run with another number of clips in a step."""
     recipe = replace(run.recipe, clips_per_step=clips_per_step)
-    plan = batching(run.profile, recipe, run.ranks.size)
-    return replace(run, recipe=recipe, plan=plan, dataset=run.dataset.dealt_by(plan))
+    batching = derive_batching(run.profile, recipe, run.ranks.size)
+    return replace(run, recipe=recipe, batching=batching, dataset=run.dataset.with_batching(batching))
 
 
-def _measure_phase(run: Run, index: int, steps: int, ceiling_tflops: float, traces: Path | None) -> PhaseSpeed:
+def _measure_phase(run: Run, index: int, arguments: BenchArguments, ceiling_tflops: float) -> PhaseSpeed:
+    steps, traces = arguments.steps, arguments.traces
     device, on_cuda = run.ranks.device, run.ranks.device.type == "cuda"
     first = run.schedule.phase_starts[index]
     rates = run.schedule.rates(first)
     loaded = load_steps(run.dataset, first, 1 << 40, workers=run.recipe.data.workers, pin_memory=on_cuda)
-    fed_steps = feed(loaded, run.mel, device)
+    steps_ahead = feed(loaded, run.mel, device)
     met: Counter[Any] = Counter()
     started = time.perf_counter()
-    warmup_steps = _warm_up(run, fed_steps, rates, met)
+    warmup_steps = _warm_up(run, steps_ahead, rates, met)
     warmup_s = time.perf_counter() - started
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
-    timed: list[FedStep] = []
+    timed: list[StepBatch] = []
     seconds, quiet, before = 0.0, 0, time.perf_counter()
     while len(timed) < steps:
-        fed = next(fed_steps)
-        quiet = quiet + 1 if _is_settled(run, fed, met) else 0
-        _step(run, fed, rates, met)  # which returns when the step before it ends
+        batch = next(steps_ahead)
+        quiet = quiet + 1 if _is_settled(run, batch, met) else 0
+        _step(run, batch, rates, met)  # which returns when the step before it ends
         now = time.perf_counter()
         if quiet > QUIET:
-            timed.append(fed)
+            timed.append(batch)
             seconds += now - before
         before = now
-    parts = [_split(run, fed, rates) for fed in islice(fed_steps, SPLIT_STEPS)]
+    parts = [_split(run, batch, rates) for batch in islice(steps_ahead, SPLIT_STEPS)]
     forward_ms, backward_ms, optimizer_ms = (1e3 * sorted(part)[len(part) // 2] for part in zip(*parts, strict=True))
     if traces is not None:
         stem = f"{run.recipe.phases[index].name}-{run.recipe.clips_per_step}-rank{run.ranks.rank}"
-        _trace(run, next(fed_steps), rates, traces / stem)
-    batches = [micro.inputs[0] for fed in timed for micro in fed.micro_batches if micro.num_labels]
+        _trace(run, next(steps_ahead), rates, traces / stem)
+    packed = [micro.packed for step in timed for micro in step.micro_batches if micro.num_labels]
     own = [
-        float(sum(len(batch.tokens) for batch in batches)),
-        sum(sum(batch.samples) for batch in batches) / SAMPLE_RATE_HZ,
-        float(sum(sum(batch.tokens) for batch in batches)),
-        float(sum(len(batch.input_ids_T) for batch in batches)),
-        step_flops(run.asr, batches) / 1e12,
+        float(sum(len(batch.tokens) for batch in packed)),
+        sum(sum(batch.samples) for batch in packed) / SAMPLE_RATE_HZ,
+        float(sum(sum(batch.tokens) for batch in packed)),
+        float(sum(len(batch.input_ids_T) for batch in packed)),
+        step_flops(run.asr, packed) / 1e12,
     ]
     clips, audio_s, tokens, padded, tflop = run.ranks.sum(torch.tensor(own, dtype=torch.float64)).tolist()
     tflops = tflop / run.ranks.size / seconds
@@ -228,7 +232,7 @@ def _measure_phase(run: Run, index: int, steps: int, ceiling_tflops: float, trac
         ms_per_step=1e3 * seconds / steps,
         steps=steps,
         compile_s=max(0.0, warmup_s - warmup_steps * seconds / steps),
-        data_wait_share=sum(fed.wait_s for fed in timed) / seconds,
+        data_wait_share=sum(batch.wait_s for batch in timed) / seconds,
         forward_ms=forward_ms,
         backward_ms=backward_ms,
         optimizer_ms=optimizer_ms,
@@ -239,11 +243,11 @@ def _measure_phase(run: Run, index: int, steps: int, ceiling_tflops: float, trac
     )
 
 
-def _warm_up(run: Run, fed_steps: Iterator[FedStep], rates: dict[str, float], met: Counter[Any]) -> int:
+def _warm_up(run: Run, batches: Iterator[StepBatch], rates: dict[str, float], met: Counter[Any]) -> int:
     """Until everything is compiled and the shapes that are met most are recorded; returns the steps that it took."""
     number = 0
-    for number, fed in enumerate(fed_steps, start=1):
-        _step(run, fed, rates, met)
+    for number, batch in enumerate(batches, start=1):
+        _step(run, batch, rates, met)
         settled = sum(count for count in met.values() if count > SETTLED) > 0.9 * met.total()
         if number >= WARMUP_STEPS and not (run.profile.uses_cuda_graphs and run.ranks.any(not settled)):
             break  # on all ranks together: each meets shapes of its own
@@ -251,41 +255,42 @@ def _warm_up(run: Run, fed_steps: Iterator[FedStep], rates: dict[str, float], me
     return number
 
 
-def _is_settled(run: Run, fed: FedStep, met: Counter[Any]) -> bool:
+def _is_settled(run: Run, batch: StepBatch, met: Counter[Any]) -> bool:
     """Whether a step's shapes have all been recorded, on every rank; without CUDA graphs one graph serves all."""
     if not run.profile.uses_cuda_graphs:
         return True
-    return not run.ranks.any(any(met[_shape(micro)] < SETTLED for micro in fed.micro_batches))
+    return not run.ranks.any(any(met[_shape(micro)] < SETTLED for micro in batch.micro_batches))
 
 
 def _shape(micro: MicroBatch) -> tuple[int, ...]:
-    packed, mel_CBF = micro.inputs
+    packed, mel_CBF = micro.packed, micro.mel_CBF
+    assert mel_CBF is not None
     return len(packed.input_ids_T), len(packed.conv_positions_A), len(packed.labels_L), len(mel_CBF)
 
 
-def _step(run: Run, fed: FedStep, rates: dict[str, float], met: Counter[Any]) -> None:
+def _step(run: Run, batch: StepBatch, rates: dict[str, float], met: Counter[Any]) -> None:
     """Train one step and note the shapes it met."""
-    met.update(_shape(micro) for micro in fed.micro_batches)
-    run.engine.step(fed.micro_batches, rates)
+    met.update(_shape(micro) for micro in batch.micro_batches)
+    run.engine.step(batch.micro_batches, rates)
     run.engine.prove_phase()
 
 
-def _split(run: Run, fed: FedStep, rates: dict[str, float]) -> tuple[float, float, float]:
+def _split(run: Run, batch: StepBatch, rates: dict[str, float]) -> tuple[float, float, float]:
     """Seconds of forward, backward and optimizer of one step, waiting for the device after each."""
     device, engine = run.ranks.device, run.engine
     spent = {"forward": 0.0, "backward": 0.0, "step": 0.0}
     with engine.timed(lambda part: _clock(device, spent, part)):
         _wait(device)
-        engine.step(fed.micro_batches, rates)
+        engine.step(batch.micro_batches, rates)
     return spent["forward"], spent["backward"], spent["step"]
 
 
-def _trace(run: Run, fed: FedStep, rates: dict[str, float], stem: Path) -> None:
+def _trace(run: Run, batch: StepBatch, rates: dict[str, float], stem: Path) -> None:
     """Profile one step: ``stem.txt`` says what took the device's time, ``stem.json.gz`` opens in a trace viewer."""
     on_cuda = run.ranks.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
     with profile(activities=activities) as profiler:
-        run.engine.step(fed.micro_batches, rates).figures()
+        run.engine.step(batch.micro_batches, rates).figures()
         _wait(run.ranks.device)
     stem.parent.mkdir(parents=True, exist_ok=True)
     order = "self_device_time_total" if on_cuda else "self_cpu_time_total"
@@ -309,17 +314,9 @@ def _wait(device: torch.device) -> None:
 
 def main(argv: list[str]) -> int:
     """The launcher's entry."""
-    spec = json.loads(next(part for part in argv if not part.startswith("--local_rank")))
-    arguments = TrainArguments(ds=spec["ds"], recipe=spec["recipe"], set=spec["set"], run_dir=spec["run"])
-    try:
-        traces = Path(spec["traces"]) if spec["traces"] else None
-        measure(arguments, spec["phases"], spec["sizes"], spec["steps"], Path(spec["out"]), traces)
-    except HebrewASRError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return error.exit_code
-    dist.stop()
-    return 0
+    argv = [part for part in argv if not part.startswith("--local_rank")]
+    return exit_code_of(lambda: measure(parse_options(BenchArguments, "bench.py", argv)))
 
 
 if __name__ == "__main__":
-    leave(main(sys.argv[1:]))
+    exit_process(main(sys.argv[1:]))

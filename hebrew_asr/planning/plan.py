@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from hebrew_asr.audio.frames import EncoderGeometry
-from hebrew_asr.config.profiles import Batching, Profile, batching
+from hebrew_asr.config.profiles import Batching, Profile, derive_batching
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.manifest import Clip, read_manifest
@@ -151,15 +151,16 @@ def make_plan(
         UsageError: the model is not known, or profile and recipe contradict each other.
         DataError: the data folder has an unreadable manifest.
     """
-    plan = batching(profile, recipe, num_ranks)
+    batching = derive_batching(profile, recipe, num_ranks)
     config = config_of(recipe.model.path)
     asr = without_memory(config, torch.bfloat16 if profile.bf16 else torch.float32)
     clips, num_clips, from_data = _clips(recipe)
     steps_per_epoch = recipe.steps_per_epoch(num_clips)
     schedule = Schedule(recipe, steps_per_epoch)
-    shapes = _shapes(recipe, plan, clips, EncoderGeometry.of(config.audio_config))
+    shapes = _shapes(recipe, batching, clips, EncoderGeometry.of(config.audio_config))
     phases = [
-        _phase_memory(asr, recipe, index, profile, plan, shapes[-1], calibration) for index in range(len(recipe.phases))
+        _phase_memory(asr, recipe, index, profile, batching, shapes[-1], calibration)
+        for index in range(len(recipe.phases))
     ]
     weights = sum(parameter.numel() * parameter.element_size() for parameter in asr.parameters())
     need = disk_need(recipe, (phase.trainable for phase in phases), weights)
@@ -167,7 +168,7 @@ def make_plan(
     return RunPlan(
         recipe=recipe,
         profile=profile,
-        batching=plan,
+        batching=batching,
         shapes=shapes,
         phases=phases,
         num_clips=num_clips,
@@ -190,12 +191,12 @@ def _clips(recipe: Recipe) -> tuple[list[Clip], int, bool]:
     return draw_clips("train", _SAMPLED_CLIPS), GUIDE_CLIPS, False
 
 
-def _shapes(recipe: Recipe, plan: Batching, clips: list[Clip], geometry: EncoderGeometry) -> list[Shape]:
+def _shapes(recipe: Recipe, batching: Batching, clips: list[Clip], geometry: EncoderGeometry) -> list[Shape]:
     """Those that the trainer compiles for these clips. An eager pass meets batches up to the largest of them."""
     folder = Path(recipe.model.path)
     is_local = folder.is_dir() and any(folder.glob("*token*"))
     tokenizer: Any = load_tokenizer(recipe.model.path) if is_local else LengthTokenizer()
-    dataset = StepDataset(clips, plan, recipe, tokenizer, geometry, rank=0)
+    dataset = StepDataset(clips, batching, recipe, tokenizer, geometry, rank=0)
     return dataset.fix_shapes(recipe.epochs * dataset.steps_per_epoch)
 
 
@@ -204,15 +205,15 @@ def _phase_memory(
     recipe: Recipe,
     index: int,
     profile: Profile,
-    plan: Batching,
+    batching: Batching,
     shape: Shape,
     calibration: Calibration,
 ) -> PhaseMemory:
     phase = recipe.phases[index]
     sizes = sizes_of(asr, set_phase(asr, recipe, phase))
-    zero = zero_memory(profile, sizes, plan.num_ranks)
+    zero = zero_memory(profile, sizes, batching.num_ranks)
     footprint = trace(asr, shape)
-    moments = _moments(footprint, zero, profile, plan, calibration)
+    moments = _moments(footprint, zero, profile, batching, calibration)
     fed = round(calibration.fed_gib * GIB)
     whole_copy = sum(parameter.numel() * parameter.element_size() for parameter in asr.parameters())
     return PhaseMemory(
@@ -232,7 +233,7 @@ def _activations(footprint: Footprint, profile: Profile, calibration: Calibratio
 
 
 def _moments(
-    footprint: Footprint, zero: ZeroMemory, profile: Profile, plan: Batching, calibration: Calibration
+    footprint: Footprint, zero: ZeroMemory, profile: Profile, batching: Batching, calibration: Calibration
 ) -> dict[str, int]:
     """Bytes at each moment that can be the fullest."""
     gradients = zero.all_at_once if profile.compiles else zero.one_at_a_time
@@ -240,7 +241,7 @@ def _moments(
     # reduced one by one, an eager backward fills its bucket from the first one on, the logits' own, when the
     # activations are still whole.
     at_the_end = profile.compiles or profile.is_flat
-    beside = (zero.step_gradients if plan.accumulation > 1 else 0) + (0 if at_the_end else zero.step_buckets)
+    beside = (zero.step_gradients if batching.accumulation > 1 else 0) + (0 if at_the_end else zero.step_buckets)
     return {
         "forward and backward": zero.always + beside + _activations(footprint, profile, calibration),
         "end of backward": zero.always + gradients + zero.step_gradients + zero.step_buckets,

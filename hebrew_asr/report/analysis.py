@@ -172,7 +172,7 @@ def worst(scored: Scored, count: int) -> list[ScoredClip]:
     return sorted(wrong, key=lambda clip: (-clip.errors.wer, -clip.errors.word_edits, clip.sample.id))[:count]
 
 
-def handful(scored: Scored, count: int, without: Iterable[ScoredClip]) -> list[ScoredClip]:
+def random_clips(scored: Scored, count: int, without: Iterable[ScoredClip]) -> list[ScoredClip]:
     """Clips drawn at random, the same ones each time, beside those shown already."""
     shown = {clip.sample.id for clip in without}
     others = sorted((clip for clip in scored.clips if clip.sample.id not in shown), key=lambda clip: clip.sample.id)

@@ -16,7 +16,7 @@ from hebrew_asr.report.analysis import (
     align_clip,
     confusions,
     errors_by_group,
-    handful,
+    random_clips,
     stories,
     worst,
 )
@@ -25,7 +25,7 @@ from hebrew_asr.report.headline import Result, split_name
 from hebrew_asr.text.normalize import normalize
 from hebrew_asr.text.wer import ErrorCounts
 
-_WORST, _HANDFUL, _STORIES, _CONFUSIONS = 8, 8, 3, 12
+_WORST, _RANDOM, _STORIES, _CONFUSIONS = 8, 8, 3, 12
 _MAX_COLUMNS, _MAX_CHARS, _MAX_TELLINGS = 40, 220, 8
 
 
@@ -35,7 +35,7 @@ def samples_section(found: Result | None) -> Markup | None:
         return None
     scored = found.last_scored
     bad = worst(scored, _WORST)
-    drawn = handful(scored, _HANDFUL, bad)
+    drawn = random_clips(scored, _RANDOM, bad)
     wrong = sum(clip.errors.word_edits > 0 for clip in scored.clips)
     perfect = len(scored.clips) - wrong
     intro = (

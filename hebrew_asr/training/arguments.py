@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from hebrew_asr.config.recipe import Recipe, as_begun, changes, load_recipe
+from hebrew_asr.config.values import entries
 from hebrew_asr.locks import FolderLock
 
 SUMMARY = "summary.json"
@@ -18,12 +20,25 @@ _PLACES = ("model.path", "data.folder")
 """What lies there is compared where a run is built, not here."""
 
 
-@dataclass
-class TrainArguments:
-    """Train Qwen3-ASR for Hebrew. Usually through the launcher:
+def _resume_mode(values: Sequence[str]) -> str:
+    """``--resume`` without a value means auto."""
+    if len(values) > 1 or not {*values} <= {"auto", "never"}:
+        raise ValueError("it takes auto, never, or nothing, which means auto")
+    return values[0] if values else "auto"
 
-    deepspeed --num_gpus 8 hebrew_asr/train.py --ds ds_configs/a100x8.json
-    """
+
+_BARE_OR_MODE = tyro.constructors.PrimitiveConstructorSpec(
+    nargs="*",
+    metavar="[{auto,never}]",
+    instance_from_str=_resume_mode,
+    is_instance=lambda value: value in ("auto", "never"),
+    str_from_instance=lambda value: [value],
+)
+
+
+@dataclass
+class RecipeArguments:
+    """What is learned and on what: the options that every command about a run has in common."""
 
     ds: str
     """Hardware profile, a DeepSpeed JSON: ds_configs/a100x8.json, ds_configs/cpu.json, …"""
@@ -31,14 +46,37 @@ class TrainArguments:
     """Recipe: a JSON file, or the name of a shipped one."""
     set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """A change to the recipe, such as optimizer.weight_decay=0.1 or phases.0.epochs=1; may be given again."""
+
+    def load_recipe(self) -> Recipe:
+        """The recipe with its changes; see ``config.recipe.load_recipe`` for what it raises."""
+        return load_recipe(self.recipe, self.set)
+
+
+@dataclass
+class TrainArguments(RecipeArguments):
+    """Train Qwen3-ASR for Hebrew. Usually through the launcher:
+
+    deepspeed --num_gpus 8 hebrew_asr/train.py --ds ds_configs/a100x8.json
+    """
+
     run_dir: Annotated[str | None, tyro.conf.arg(name="run")] = None
     """Run directory; runs/<recipe name> unless given."""
-    resume: Literal["auto", "never"] = "never"
+    resume: Annotated[Literal["auto", "never"], _BARE_OR_MODE] = "never"
     """auto, or nothing: go on from the newest complete checkpoint in the run directory; start if there is none."""
 
     def folder(self, recipe: Recipe) -> Path:
         """The run directory."""
         return Path(self.run_dir or f"runs/{recipe.name}")
+
+
+def as_argv(options: Any, kind: type) -> list[str]:
+    """The command line from which tyro parses the fields of ``kind`` as they are in ``options``."""
+    argv = []
+    for entry in entries(kind):
+        name = next((mark.name for mark in entry.marks if hasattr(mark, "name")), entry.name.replace("_", "-"))
+        value = getattr(options, entry.name)
+        argv += [f"--{name}={item}" for item in (value if isinstance(value, list) else [value]) if item is not None]
+    return argv
 
 
 def lock_of(folder: Path) -> FolderLock:
@@ -50,7 +88,7 @@ def finished(arguments: TrainArguments) -> str | None:
     """What to say of a run that is to be resumed and has nothing left to do; None for any other."""
     if arguments.resume != "auto":
         return None
-    recipe = load_recipe(arguments.recipe, arguments.set)
+    recipe = arguments.load_recipe()
     folder = arguments.folder(recipe)
     try:
         summary, before, facts = (

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from hebrew_asr.config.profiles import Batching, Profile, batching, check_hardware, load_profile
-from hebrew_asr.config.recipe import Recipe, as_begun, changes, load_recipe
+from hebrew_asr.config.profiles import Batching, Profile, check_hardware, derive_batching, load_profile
+from hebrew_asr.config.recipe import Recipe, as_begun, changes
 from hebrew_asr.data.manifest import Clip, fingerprint, read_manifest
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.nested_keys import check_nested_keys
@@ -19,45 +19,51 @@ from hebrew_asr.engine.sealed import Checkpoint
 from hebrew_asr.errors import CheckpointError, DataError, UsageError
 from hebrew_asr.training.arguments import TrainArguments, lock_of
 from hebrew_asr.training.identity import BaseModel, code_version, shared_parts
-from hebrew_asr.training.memory import noted_fault
+from hebrew_asr.training.out_of_memory import earlier_out_of_memory
 from hebrew_asr.training.resuming import Resumable, find_resumable, is_used, recipe_before
-from hebrew_asr.training.state import TrainState
+from hebrew_asr.training.train_state import TrainState
 
 
-@dataclass(frozen=True)
-class Checked:
+@dataclass(kw_only=True)
+class RunSpec:
     """What the arguments name, read and found possible, before any process group exists."""
 
     recipe: Recipe
     profile: Profile
-    plan: Batching
+    batching: Batching
     folder: Path
     train_clips: list[Clip]
     eval_clips: list[Clip]
     data_fingerprint: str
+    """Of the training manifest: a checkpoint's order of clips is that of one manifest."""
     resumable: Resumable
-    noted_fault: dict[str, Any] | None
+    out_of_memory: dict[str, Any] | None
+    """Out-of-memory record of the previous session, if it limits this one's micro-batch."""
 
 
-def check(arguments: TrainArguments) -> Checked:
+def check(arguments: TrainArguments, num_ranks: int | None = None) -> RunSpec:
     """Read and check recipe, profile, hardware, run directory and manifests.
+
+    Args:
+        arguments: of the run.
+        num_ranks: ranks that will be started on this machine; those that the launcher started unless given.
 
     Raises:
         HebrewASRError: the first kind of mistake found, in words.
     """
-    num_ranks = dist.num_ranks_from_environment()
-    recipe = load_recipe(arguments.recipe, arguments.set)
-    profile = load_profile(arguments.ds)
+    recipe, profile = arguments.load_recipe(), load_profile(arguments.ds)
     check_nested_keys(profile)
-    plan = batching(profile, recipe, num_ranks)
-    check_hardware(profile, dist.local_ranks_from_environment(), torch.cuda.device_count())
+    batching = derive_batching(profile, recipe, num_ranks or dist.num_ranks_from_environment())
+    check_hardware(profile, num_ranks or dist.local_ranks_from_environment(), torch.cuda.device_count())
     folder = arguments.folder(recipe)
     lock_of(folder).refuse_if_held(f"run directory {folder}", is_main=dist.rank_from_environment() == 0)
     _refuse_foreign(folder)
-    recipe = as_begun(recipe, recipe_before(folder))
-    resumable = _resumable(folder, recipe, arguments.resume)
+    resumable = _find_resumable(folder, arguments.resume)
     resume = resumable.newest
-    plan, noted = _within_memory(plan, folder, resume) if arguments.resume == "auto" else (plan, None)
+    before = recipe_before(folder, resume)
+    recipe = as_begun(recipe, before)
+    _refuse_another_recipe(recipe, before, folder, resume)
+    batching, out_of_memory = _within_memory(batching, folder, resume, arguments.resume)
     source = Path(recipe.data.folder)
     if recipe.data.prepare:
         from hebrew_asr.corpus.prepare import ensure_prepared  # it reads parquet; training alone never does
@@ -65,16 +71,30 @@ def check(arguments: TrainArguments) -> Checked:
         ensure_prepared(source)
     train_clips = read_manifest(source / "train.jsonl", allow_outside=recipe.data.allow_outside)
     eval_clips = read_manifest(source / "eval.jsonl", allow_outside=recipe.data.allow_outside)
-    longest = max(train_clips, key=lambda clip: clip.duration_s)
-    if longest.duration_s > recipe.data.max_duration_s:
-        raise DataError(
-            f"clip {longest.id} in {source / 'train.jsonl'} lasts {longest.duration_s:.1f} s, the recipe's "
-            f"data.max_duration_s is {recipe.data.max_duration_s:g}; prepare shorter clips or raise it"
-        )
+    _refuse_long_clips(train_clips, recipe)
     data = fingerprint(train_clips)
     if resume is not None:
         _refuse_inexact(resume, profile, data)
-    return Checked(recipe, profile, plan, folder, train_clips, eval_clips, data, resumable, noted)
+    return RunSpec(
+        recipe=recipe,
+        profile=profile,
+        batching=batching,
+        folder=folder,
+        train_clips=train_clips,
+        eval_clips=eval_clips,
+        data_fingerprint=data,
+        resumable=resumable,
+        out_of_memory=out_of_memory,
+    )
+
+
+def _refuse_long_clips(train_clips: list[Clip], recipe: Recipe) -> None:
+    longest = max(train_clips, key=lambda clip: clip.duration_s)
+    if longest.duration_s > recipe.data.max_duration_s:
+        raise DataError(
+            f"clip {longest.id} in {Path(recipe.data.folder) / 'train.jsonl'} lasts {longest.duration_s:.1f} s, the "
+            f"recipe's data.max_duration_s is {recipe.data.max_duration_s:g}; prepare shorter clips or raise it"
+        )
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -103,30 +123,35 @@ def _refuse_inexact(resume: Checkpoint, profile: Profile, data: str) -> None:
         )
 
 
-def _within_memory(plan: Batching, folder: Path, resume: Checkpoint | None) -> tuple[Batching, dict[str, Any] | None]:
-    """Keep to the micro-batch that fitted before; the fault, if it is newer than the checkpoint."""
+def _within_memory(
+    batching: Batching, folder: Path, resume: Checkpoint | None, mode: str
+) -> tuple[Batching, dict[str, Any] | None]:
+    """The micro-batches that fitted before; the out-of-memory record, if it is newer than the checkpoint."""
+    if mode == "never":
+        return batching, None
     limit = None if resume is None else TrainState.of(resume).max_micro_batch
-    plan = plan if limit is None else plan.limited_to(limit)
-    noted = noted_fault(folder)
-    if noted is None or noted["max_micro_batch"] >= plan.max_micro_batch:
-        return plan, None
-    return plan.limited_to(noted["max_micro_batch"]), noted
+    batching = batching if limit is None else batching.limited_to(limit)
+    record = earlier_out_of_memory(folder)
+    if record is None or record["max_micro_batch"] >= batching.max_micro_batch:
+        return batching, None
+    return batching.limited_to(record["max_micro_batch"]), record
 
 
-def _resumable(folder: Path, recipe: Recipe, resume: str) -> Resumable:
-    """What there is to go on from; refuses a used run directory where that is not asked for.
-
-    A change of what is learned needs a new run; the recipe's fields say what may change.
-    """
+def _find_resumable(folder: Path, mode: str) -> Resumable:
+    """What there is to go on from; refuses a used run directory where that is not asked for."""
     if not is_used(folder):
         return Resumable()
-    if resume == "never":
+    if mode == "never":
         raise UsageError(f"run directory {folder} is in use; add --resume auto to go on, or give --run another name")
-    found = find_resumable(folder)
-    newest = found.newest
-    before = recipe_before(folder, newest)
+    return find_resumable(folder)
+
+
+def _refuse_another_recipe(
+    recipe: Recipe, before: dict[str, Any] | None, folder: Path, newest: Checkpoint | None
+) -> None:
+    """A change of what is learned needs a new run; the recipe's fields say what may change."""
     if before is None and newest is None:
-        return found
+        return
     if before is None:
         raise CheckpointError(
             f"run directory {folder} has checkpoints and no recipe.json that can be read, and they do not say which "
@@ -139,20 +164,19 @@ def _resumable(folder: Path, recipe: Recipe, resume: str) -> Resumable:
             f"run directory {folder} was made by another recipe ({before.get('name')}; {'; '.join(changed)}); "
             f"give --run another name, or go back to its recipe"
         )
-    return found
 
 
-def shared_by_ranks(checked: Checked, base: BaseModel) -> dict[str, dict[str, Any]]:
+def shared_by_ranks(spec: RunSpec, base: BaseModel) -> dict[str, dict[str, Any]]:
     """What every rank must have in common with the others, for ``refuse_ranks_that_differ``."""
-    profile = {**checked.profile.config, "_hardware": asdict(checked.profile.hardware)}
-    resume = checked.resumable.newest.step if checked.resumable.newest else None
+    profile = {**spec.profile.config, "_hardware": asdict(spec.profile.hardware)}
+    resume = spec.resumable.newest.step if spec.resumable.newest else None
     return {
-        "recipe": shared_parts(checked.recipe),
+        "recipe": shared_parts(spec.recipe),
         "profile": profile,
-        "data": {"train.jsonl": checked.data_fingerprint, "eval.jsonl": fingerprint(checked.eval_clips)},
+        "data": {"train.jsonl": spec.data_fingerprint, "eval.jsonl": fingerprint(spec.eval_clips)},
         "model": {"weights": base.weights_exact, "vocabulary": base.tokenizer},
         "code": code_version(),
-        "start": {"checkpoint": resume, "batching": str(checked.plan)},
+        "start": {"checkpoint": resume, "batching": str(spec.batching)},
     }
 
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
+from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
 from hebrew_asr.config.recipe import Faults
 from hebrew_asr.data.clip_audio import Unreadable
+from hebrew_asr.data.loader import MicroBatch, StepBatch
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.errors import DataError, TrainingFault
 from hebrew_asr.fallbacks import take_fallbacks
 from hebrew_asr.files import as_os_error, write_atomically, write_json
-from hebrew_asr.training.feed import FedStep
 
 
 class FaultBudget:
@@ -29,20 +30,21 @@ class FaultBudget:
         self._unreadable = set(unreadable)
         self._in_a_row = 0
 
-    def non_finite(self, fed: FedStep) -> dict[str, object]:
+    def non_finite(self, batch: StepBatch) -> dict[str, object]:
         """A step was skipped on all ranks for non-finite gradients; collective. Returns a ``fault`` record.
 
         Raises:
             TrainingFault: one more than the patience, in a row.
         """
         self._in_a_row += 1
-        ids = sorted(clip for own in self._ranks.gather(clip_ids(fed)) for clip in own)
+        ids = sorted(clip for own in self._ranks.gather(clip_ids(batch)) for clip in own)
         if self._in_a_row > self._limits.non_finite_patience:
             raise TrainingFault(
-                f"step {fed.step + 1}: gradients were NaN or infinite {self._in_a_row} steps in a row; the last clips "
-                f"were {', '.join(ids[:8])}{', …' if len(ids) > 8 else ''}. Lower the learning rates, or look at them"
+                f"step {batch.step + 1}: gradients were NaN or infinite {self._in_a_row} steps in a row; the last "
+                f"clips were {', '.join(ids[:8])}{', …' if len(ids) > 8 else ''}. Lower the learning rates, or look at "
+                "them"
             )
-        return {"event": "fault", "step": fed.step + 1, "kind": "non-finite", "clips": ids}
+        return {"event": "fault", "step": batch.step + 1, "kind": "non-finite", "clips": ids}
 
     def finite(self) -> None:
         """A step was applied: the patience starts anew."""
@@ -87,41 +89,38 @@ def fallback_records(ranks: Ranks, step: int) -> list[dict[str, Any]]:
     ]
 
 
-def clip_ids(fed: FedStep) -> list[str]:
+def clip_ids(batch: StepBatch) -> list[str]:
     """Clips of this rank's share that count."""
-    return [clip for micro in fed.micro_batches if micro.num_labels for clip in micro.inputs[0].clip_ids]
+    return [clip for micro in batch.micro_batches if micro.num_labels for clip in micro.packed.clip_ids]
 
 
-def keep_evidence(folder: Path, rank: int, error: BaseException, fed: FedStep | None) -> None:
+def keep_evidence(folder: Path, rank: int, error: BaseException, batch: StepBatch | None) -> None:
     """Write ``crash/rank<N>/``: the traceback, the step's clips with their durations and shapes, device memory.
 
-    A disk that does not take it is told, and hides nothing: the error itself is told in any case.
+    If the disk does not take it, a warning says so; the error itself is raised in any case.
     """
     folder = folder / "crash" / f"rank{rank}"
     try:
-        _write_evidence(folder, error, fed)
+        _write_evidence(folder, error, batch)
     except OSError as failure:
         print(f"warning: no evidence in {folder}: {as_os_error(failure).strerror}", file=sys.stderr)
 
 
-def _write_evidence(folder: Path, error: BaseException, fed: FedStep | None) -> None:
+def _write_evidence(folder: Path, error: BaseException, batch: StepBatch | None) -> None:
     write_atomically(folder / "error.txt", "".join(traceback.format_exception(error)))
-    if fed is not None:
-        write_json(
-            folder / "batch.json", {"step": fed.step + 1, "micro_batches": [_describe(m) for m in fed.micro_batches]}
-        )
+    if batch is not None:
+        micro_batches = [_describe(micro) for micro in batch.micro_batches]
+        write_json(folder / "batch.json", {"step": batch.step + 1, "micro_batches": micro_batches})
     if torch.cuda.is_available():
         write_atomically(folder / "memory.txt", torch.cuda.memory_summary())
 
 
-def _describe(micro: object) -> dict[str, object]:
-    from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
-
-    packed, mel_CBF = micro.inputs  # type: ignore[attr-defined]
+def _describe(micro: MicroBatch) -> dict[str, object]:
+    packed, mel_CBF = micro.packed, micro.mel_CBF
     return {
         "clips": packed.clip_ids,
         "durations_s": [round(count / SAMPLE_RATE_HZ, 3) for count in packed.samples],
         "tokens": packed.tokens,
         "labels": packed.labels_per_clip,
-        "mel_shape": list(mel_CBF.shape),
+        "mel_shape": None if mel_CBF is None else list(mel_CBF.shape),
     }

@@ -7,38 +7,22 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from hebrew_asr.audio.mel import LogMel
-from hebrew_asr.data.clip_audio import Unreadable
-from hebrew_asr.data.collate import PackedBatch
-from hebrew_asr.data.loader import LoadedStep, end_workers
-from hebrew_asr.engine.engine import MicroBatch
+from hebrew_asr.data.loader import MicroBatch, StepBatch, end_workers
 
 _CHECK_S = 0.5
 _JOIN_S = 3.0
 
 
-@dataclass(frozen=True)
-class FedStep:
-    """One rank's optimizer step, on its device."""
-
-    step: int
-    micro_batches: list[MicroBatch]
-    """``inputs`` are the packed batch and its features."""
-    wait_s: float
-    """How long the training thread waited for it."""
-    skipped: tuple[Unreadable, ...] = ()
-    """Clips of this rank's share that are not in it."""
-
-
 def feed(
-    steps: Iterator[LoadedStep], mel: LogMel, device: torch.device, give_up: Callable[[], bool] = lambda: False
-) -> Generator[FedStep]:
-    """Yield ``steps`` on ``device``, in order; on CUDA the next ones are prepared meanwhile, on a stream of their own.
+    steps: Iterator[StepBatch], mel: LogMel, device: torch.device, give_up: Callable[[], bool] = lambda: False
+) -> Generator[StepBatch]:
+    """Yield ``steps`` on ``device`` with features, in order. On CUDA two more are prepared ahead, on their own stream.
 
     Steps are loaded in a thread, so that a wait for data that never comes (a file system that hangs) can be left.
 
@@ -55,11 +39,10 @@ def feed(
     try:
         while True:
             started = time.monotonic()
-            item = source.wait(give_up)
-            if item is None:
+            batch = source.wait(give_up)
+            if batch is None:
                 return
-            loaded, micro_batches = item
-            yield FedStep(loaded.step, micro_batches, time.monotonic() - started, loaded.skipped)
+            yield replace(batch, wait_s=time.monotonic() - started)
     finally:
         source.close()
 
@@ -67,7 +50,7 @@ def feed(
 class _OnDemand:
     """A thread that loads a step when it is asked for one: a CPU that trains has no time to prepare the next."""
 
-    def __init__(self, steps: Iterator[LoadedStep], mel: LogMel, device: torch.device):
+    def __init__(self, steps: Iterator[StepBatch], mel: LogMel, device: torch.device):
         self._steps, self._mel, self._device = steps, mel, device
         self._ready: queue.Queue[Any] = queue.Queue(maxsize=1)
         self._wanted = threading.Semaphore(0)
@@ -75,7 +58,7 @@ class _OnDemand:
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
         self._thread.start()
 
-    def wait(self, give_up: Callable[[], bool]) -> tuple[LoadedStep, list[MicroBatch]] | None:
+    def wait(self, give_up: Callable[[], bool]) -> StepBatch | None:
         """The next step; None if there is none left, or ``give_up`` says so before it is ready."""
         self._wanted.release()
         while not give_up():
@@ -98,8 +81,8 @@ class _OnDemand:
     def _run(self) -> None:
         try:
             with self._on_device():
-                for loaded in self._asked_for():
-                    if not self._put(self._prepared(loaded)):
+                for batch in self._asked_for():
+                    if not self._put(self._prepared(batch)):
                         return
         except BaseException as error:  # raised again in the training thread
             self._put(error)
@@ -109,18 +92,18 @@ class _OnDemand:
     def _on_device(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def _asked_for(self) -> Iterator[LoadedStep]:
+    def _asked_for(self) -> Iterator[StepBatch]:
         while self._wanted.acquire() and not self._closed.is_set():
-            loaded = next(self._steps, None)
-            if loaded is None:
+            batch = next(self._steps, None)
+            if batch is None:
                 return
-            yield loaded
+            yield batch
 
-    def _prepared(self, loaded: LoadedStep) -> Any:
-        return loaded
+    def _prepared(self, batch: StepBatch) -> Any:
+        return batch
 
-    def _received(self, item: Any) -> tuple[LoadedStep, list[MicroBatch]]:
-        return item, _to_device(item, self._mel, self._device)
+    def _received(self, item: Any) -> StepBatch:
+        return _to_device(item, self._mel, self._device)
 
     def _put(self, item: object) -> bool:
         while not self._closed.is_set():
@@ -135,11 +118,11 @@ class _OnDemand:
 class _Ahead(_OnDemand):
     """Prepares steps on a CUDA stream of its own, at most two ahead of the one in training.
 
-    All that can be done in its thread is: each call into torch from the training thread offers Python's lock to this
-    one, and can wait for it a while.
+    As much as possible happens in its thread: every torch call in the training thread may hand the GIL to this thread
+    and wait to get it back.
     """
 
-    def __init__(self, steps: Iterator[LoadedStep], mel: LogMel, device: torch.device):
+    def __init__(self, steps: Iterator[StepBatch], mel: LogMel, device: torch.device):
         self._training_stream = torch.cuda.current_stream(device)
         super().__init__(steps, mel, device)
 
@@ -149,29 +132,27 @@ class _Ahead(_OnDemand):
         with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
             yield
 
-    def _asked_for(self) -> Iterator[LoadedStep]:
+    def _asked_for(self) -> Iterator[StepBatch]:
         return self._steps
 
-    def _prepared(self, loaded: LoadedStep) -> Any:
-        micro_batches = _to_device(loaded, self._mel, self._device)
-        for micro in micro_batches:
-            packed, mel_CBF = micro.inputs
+    def _prepared(self, batch: StepBatch) -> Any:
+        batch = _to_device(batch, self._mel, self._device)
+        for micro in batch.micro_batches:
             # The allocator must not reuse this memory for the side stream while the step still reads it.
-            packed.record_stream(self._training_stream)
-            mel_CBF.record_stream(self._training_stream)
+            micro.packed.record_stream(self._training_stream)
+            assert micro.mel_CBF is not None
+            micro.mel_CBF.record_stream(self._training_stream)
         event = torch.cuda.Event()
         event.record(self._stream)
-        return loaded, micro_batches, event
+        return batch, event
 
-    def _received(self, item: Any) -> tuple[LoadedStep, list[MicroBatch]]:
-        loaded, micro_batches, event = item
+    def _received(self, item: Any) -> StepBatch:
+        batch, event = item
         self._training_stream.wait_event(event)
-        return loaded, micro_batches
+        return batch
 
 
-def _to_device(loaded: LoadedStep, mel: LogMel, device: torch.device) -> list[MicroBatch]:
-    micro_batches = []
-    for micro in loaded.micro_batches:
-        packed: PackedBatch = micro.packed.to(device, non_blocking=True)
-        micro_batches.append(MicroBatch((packed, mel(packed)), micro.num_labels))
-    return micro_batches
+def _to_device(batch: StepBatch, mel: LogMel, device: torch.device) -> StepBatch:
+    packed = [micro.packed.to(device, non_blocking=True) for micro in batch.micro_batches]
+    pairs = zip(batch.micro_batches, packed, strict=True)
+    return replace(batch, micro_batches=[MicroBatch(there, micro.num_labels, mel(there)) for micro, there in pairs])

@@ -15,9 +15,9 @@ from torch import nn
 
 import hebrew_asr
 from hebrew_asr.config.recipe import Recipe
-from hebrew_asr.config.values import Freedom, flatten, free_keys, told
+from hebrew_asr.config.values import Freedom, flatten, free_keys, value_text
 from hebrew_asr.engine.dist import Ranks
-from hebrew_asr.engine.proof import fingerprint
+from hebrew_asr.engine.phase_proof import fingerprint
 from hebrew_asr.errors import UsageError
 from hebrew_asr.model.load import hub_commit
 
@@ -109,7 +109,7 @@ def how_ranks_differ(of_ranks: list[dict[str, dict[str, Any]]]) -> list[str]:
     for key in sorted({key for parts in flat for key in parts}):
         ranks_by_value: dict[str, list[int]] = {}
         for rank, parts in enumerate(flat):
-            ranks_by_value.setdefault(told(parts, key), []).append(rank)
+            ranks_by_value.setdefault(value_text(parts, key), []).append(rank)
         if len(ranks_by_value) > 1:
             found = ", ".join(f"{value} on {_spelt(group)}" for value, group in ranks_by_value.items())
             differences.append(f"{key.replace('.', ' ', 1)}: {found}")

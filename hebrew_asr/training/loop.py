@@ -20,12 +20,12 @@ def train(run: Run) -> None:
     session = Session(run)
     try:
         session.start()
-        for fed in session.steps():
+        for batch in session.steps():
             session.enter_phase_if_due()
-            result = session.step(fed)
+            result = session.step(batch)
             if result is None:
                 continue
-            session.record(fed, result)
+            session.record(batch, result)
             session.save_if_due()
             session.evaluate_if_due()
         session.finish()
@@ -34,7 +34,7 @@ def train(run: Run) -> None:
     except Exception as error:
         if run.stop.leaves_empty_handed():  # another rank has left already
             raise
-        keep_evidence(run.folder, run.ranks.rank, error, session.fed)
+        keep_evidence(run.folder, run.ranks.rank, error, session.batch)
         dead = run.watchdog.dead_peer()
         if dead is not None and not isinstance(error, HebrewASRError):
             raise TrainingFault(f"rank {run.ranks.rank}: rank {dead} died during step {run.state.step + 1}") from error

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hebrew_asr.files import write_atomically
-from hebrew_asr.training.state import TrainState
+from hebrew_asr.training.train_state import TrainState
 
 
 class MetricsFile:

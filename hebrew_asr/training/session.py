@@ -8,19 +8,19 @@ from typing import Any, NoReturn
 
 import torch
 
-from hebrew_asr.data.loader import load_steps
+from hebrew_asr.data.loader import StepBatch, load_steps
 from hebrew_asr.data.manifest import Clip
 from hebrew_asr.engine.checkpoint import Outcome
 from hebrew_asr.engine.engine import MicroBatchTooLarge, StepResult
-from hebrew_asr.engine.state import StateReader
+from hebrew_asr.engine.optimizer_state import StateReader
 from hebrew_asr.errors import Preempted, Unsaved
 from hebrew_asr.fallbacks import any_new_fallback
 from hebrew_asr.launching.stopping import nothing_to_save
 from hebrew_asr.training import saving
 from hebrew_asr.training.evaluate import stratified_sample, what_is_measured
 from hebrew_asr.training.faults import FaultBudget, fallback_records
-from hebrew_asr.training.feed import FedStep, feed
-from hebrew_asr.training.memory import fault_record, smaller_plan
+from hebrew_asr.training.feed import feed
+from hebrew_asr.training.out_of_memory import fault_record, smaller_batching
 from hebrew_asr.training.setup import Run
 
 
@@ -30,7 +30,7 @@ class Session:
     def __init__(self, run: Run):
         """Nothing happens yet."""
         self.run, self.state = run, run.state
-        self.fed: FedStep | None = None
+        self.batch: StepBatch | None = None
         """The step in training, for evidence if it fails."""
         self._steps_per_epoch = run.schedule.total_steps // run.recipe.epochs
         self._sample = stratified_sample(run.eval_clips, run.recipe.evaluation.sample_clips)
@@ -40,7 +40,7 @@ class Session:
         self._phase = -1
         self._started = self._step_started = time.monotonic()
         self._seconds_before = run.state.seconds
-        self._pending: list[tuple[dict[str, Any], FedStep, StepResult]] = []
+        self._pending: list[tuple[dict[str, Any], StepBatch, StepResult]] = []
         """Steps whose figures have not been read: the device may still be at them."""
         self._rows: list[dict[str, Any]] = []
         """Records to be written."""
@@ -57,21 +57,24 @@ class Session:
         run = self.run
         # A checkpoint at a phase's end is written before the switch: its groups are those of the step before.
         self._phase = run.schedule.phase_of(max(0, self.state.step - 1))
-        if run.resumed_from is None:
+        resume = run.resumable.newest
+        if resume is None:
             run.engine.enter_phase(self._phase)
             self.state.head_row_norms = run.engine.head_row_norms()
             run.say(f"step 0: {run.recipe.phases[self._phase].title}")
         else:
-            reader = StateReader(run.resumed_from.path)
+            reader = StateReader(resume.path)
             run.engine.enter_phase(self._phase, reader)
             reader.close()
         self._say_what_takes_time()
         self._mind_the_launcher()
-        for fault in run.faults:
+        for fault in run.resumable.faults:
             run.tracker.write(fault)
+        if run.out_of_memory is not None:
+            run.tracker.write({**run.out_of_memory, "step": self.state.step})
         self.evaluate_if_due()
 
-    def steps(self) -> Iterator[FedStep]:
+    def steps(self) -> Iterator[StepBatch]:
         """This rank's steps from here to the end.
 
         Before each one the ranks meet: a rank that waits for data would not hear of a stop that the others agree on.
@@ -84,10 +87,10 @@ class Session:
                 self._step_started = time.monotonic()  # so that a step's time holds its wait for data
                 too_large: MicroBatchTooLarge | None = None
                 try:
-                    self.fed = next(self._feed, None)
+                    self.batch = next(self._feed, None)
                 except torch.OutOfMemoryError as error:
-                    self.fed, too_large = None, MicroBatchTooLarge("features", [run.ranks.rank], True, str(error))
-                skipped = self.fed is not None and bool(self.fed.skipped)
+                    self.batch, too_large = None, MicroBatchTooLarge("features", [run.ranks.rank], True, str(error))
+                skipped = self.batch is not None and bool(self.batch.skipped)
                 asked, self._some_skipped, short, slower = run.ranks.any_of(
                     run.stop.is_raised(), skipped, too_large is not None, any_new_fallback()
                 )
@@ -98,8 +101,8 @@ class Session:
                 if short:
                     self._shrink(too_large or MicroBatchTooLarge("features", [], True, "told by another rank"))
                     continue
-                assert self.fed is not None
-                yield self.fed
+                assert self.batch is not None
+                yield self.batch
         finally:
             self._feed.close()
 
@@ -109,7 +112,7 @@ class Session:
             self.run.tracker.write(record)
             self.state.fallbacks.append({key: record[key] for key in ("step", "name", "reason", "ranks")})
 
-    def _open_feed(self) -> Generator[FedStep]:
+    def _open_feed(self) -> Generator[StepBatch]:
         run, first, last = self.run, self.state.step, self.run.schedule.last_step
         pin_memory = run.ranks.device.type == "cuda"
         loaded = load_steps(run.dataset, first, last, workers=run.recipe.data.workers, pin_memory=pin_memory)
@@ -134,7 +137,7 @@ class Session:
         if self.run.profile.compiles:
             self.run.say("the phase's first step compiles: two minutes, or half a minute where it was done before")
 
-    def step(self, fed: FedStep) -> StepResult | None:
+    def step(self, batch: StepBatch) -> StepResult | None:
         """One optimizer step, and the proof of phase after the first of each phase.
 
         None if device memory ran out: nothing was applied, and ``steps`` yields the step again in smaller parts.
@@ -144,7 +147,7 @@ class Session:
         """
         run, result, too_large = self.run, None, None
         try:
-            result = run.engine.step(fed.micro_batches, run.schedule.rates(self.state.step))
+            result = run.engine.step(batch.micro_batches, run.schedule.rates(self.state.step))
         except MicroBatchTooLarge as error:
             too_large = error.with_traceback(None)  # whose frames hold what is to be freed
         if too_large is not None:
@@ -162,17 +165,17 @@ class Session:
     def _shrink(self, too_large: MicroBatchTooLarge) -> None:
         """Halve the micro-batches for the rest of the run, on every rank; collective."""
         run, step = self.run, self.state.step
-        plan = smaller_plan(run.plan, too_large, step, run.folder, accumulates=run.profile.accumulates)
+        batching = smaller_batching(run.batching, too_large, step, run.folder, accumulates=run.profile.accumulates)
         self._flush()
-        run.tracker.write(fault_record(plan, too_large, step))
-        self.fed = None
+        run.tracker.write(fault_record(batching, too_large, step))
+        self.batch = None
         self._feed.close()
-        run.plan, self.state.max_micro_batch = plan, plan.max_micro_batch
-        run.dataset = run.dataset.dealt_by(plan)
-        run.engine.rebuild(plan)
+        run.batching, self.state.max_micro_batch = batching, batching.max_micro_batch
+        run.dataset = run.dataset.with_batching(batching)
+        run.engine.rebuild(batching)
         self._feed = self._open_feed()
 
-    def record(self, fed: FedStep, result: StepResult) -> None:
+    def record(self, batch: StepBatch, result: StepResult) -> None:
         """Keep the step's figures, read one step later, when they have arrived; collective.
 
         ``clips`` and ``audio_s`` (recorded seconds) are of what trained: not of clips that could not be read, and
@@ -185,7 +188,7 @@ class Session:
         run, step = self.run, self.state.step
         unreadable: list[str] = []
         if self._some_skipped:
-            fault = self._faults.unreadable(fed.step, fed.skipped)
+            fault = self._faults.unreadable(batch.step, batch.skipped)
             run.tracker.write(fault)
             unreadable, self.state.unreadable_clips = fault["clips"], self._faults.unreadable_ids
         chosen = (run.train_clips[index] for index in run.dataset.clips_of_step(step - 1))
@@ -199,9 +202,9 @@ class Session:
             "clips": len(clips),
             "audio_s": round(sum(clip.duration_s for clip in clips), 3),
             "step_s": time.monotonic() - self._step_started,
-            "data_wait_s": fed.wait_s,
+            "data_wait_s": batch.wait_s,
         }
-        self._pending.append((record, fed, result))
+        self._pending.append((record, batch, result))
         self._read(keep=1)
         if step % run.recipe.logging.every_steps == 0 or self.is_done:
             self._flush()
@@ -209,7 +212,7 @@ class Session:
     def _read(self, keep: int = 0) -> None:
         """Read the figures of all pending steps but the newest ``keep``."""
         while len(self._pending) > keep:
-            record, fed, result = self._pending.pop(0)
+            record, batch, result = self._pending.pop(0)
             figures = result.figures()
             measured = {"loss": figures.loss, "grad_norm": figures.grad_norm, "tokens": figures.num_labels}
             if figures.applied:
@@ -218,8 +221,8 @@ class Session:
                 continue
             self._rows.append({**record, **measured, "clips": 0, "audio_s": 0.0})
             self._write_rows()
-            self.fed = fed  # the evidence, should this be one too many
-            self.run.tracker.write(self._faults.non_finite(fed))
+            self.batch = batch  # the evidence, should this be one too many
+            self.run.tracker.write(self._faults.non_finite(batch))
 
     def _write_rows(self) -> None:
         for row in self._rows:

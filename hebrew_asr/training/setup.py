@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import platform
 import subprocess
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ import torch
 import hebrew_asr
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
-from hebrew_asr.config.profiles import Batching, Profile, deepspeed_config
+from hebrew_asr.config.profiles import Profile, deepspeed_config
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.manifest import Clip
 from hebrew_asr.engine import dist
-from hebrew_asr.engine.checkpoint import Checkpoint, CheckpointStore
+from hebrew_asr.engine.checkpoint import CheckpointStore
 from hebrew_asr.engine.engine import TrainEngine
 from hebrew_asr.engine.shared import require_shared
 from hebrew_asr.engine.signals import StopFlag
@@ -36,26 +36,20 @@ from hebrew_asr.report.console import Console
 from hebrew_asr.report.sinks import Tracker, WandbSink
 from hebrew_asr.text.prompt import vocabulary
 from hebrew_asr.training.arguments import SUMMARY, TrainArguments, lock_of
-from hebrew_asr.training.check import Checked, check, refuse_another_base, shared_by_ranks
+from hebrew_asr.training.check import RunSpec, check, refuse_another_base, shared_by_ranks
 from hebrew_asr.training.evaluate import Evaluator
 from hebrew_asr.training.identity import BaseModel, code_version, refuse_ranks_that_differ
 from hebrew_asr.training.outputs import MetricsFile, PatientFiles
 from hebrew_asr.training.room import disk_need, require_room
 from hebrew_asr.training.schedule import Schedule
-from hebrew_asr.training.state import TrainState
+from hebrew_asr.training.train_state import TrainState
 
 
-@dataclass
-class Run:
-    """A run, ready to train."""
+@dataclass(kw_only=True)
+class Run(RunSpec):
+    """A run, ready to train: what was checked, and what was built from it."""
 
-    recipe: Recipe
-    profile: Profile
-    plan: Batching
     ranks: dist.Ranks
-    folder: Path
-    train_clips: list[Clip]
-    eval_clips: list[Clip]
     dataset: StepDataset
     schedule: Schedule
     asr: Any
@@ -73,11 +67,6 @@ class Run:
     watchdog: Watchdog
     lock: FolderLock
     state: TrainState
-    resumed_from: Checkpoint | None
-    data_fingerprint: str
-    """Of the training manifest: a checkpoint's order of clips is that of one manifest."""
-    faults: list[dict[str, Any]]
-    """Records of what went wrong before and changes this session: memory that did not suffice, checkpoints damaged."""
 
     def say(self, text: str) -> None:
         """Print a line, on the first rank."""
@@ -92,83 +81,50 @@ def set_up(arguments: TrainArguments, request: StopRequest | None = None) -> Run
         HebrewASRError: something that the arguments name is missing, wrong or impossible.
     """
     request = request or StopRequest()
-    checked = check(arguments)
-    tokenizer = load_tokenizer(checked.recipe.model.path)
-    lock = lock_of(checked.folder)
+    spec = check(arguments)
+    tokenizer = load_tokenizer(spec.recipe.model.path)
+    lock = lock_of(spec.folder)
     request.cleanups.append(lock.release)
     if dist.rank_from_environment() == 0:
-        lock.take_or_refuse(f"run directory {checked.folder}")
+        lock.take_or_refuse(f"run directory {spec.folder}")
     try:
-        return _build(checked, tokenizer, lock, request)
+        return _build(spec, tokenizer, lock, request)
     except BaseException:
         lock.release()
         raise
 
 
-def _build(checked: Checked, tokenizer: Any, lock: FolderLock, request: StopRequest) -> Run:
-    # 1. What was checked alone.
-    recipe, profile, plan, folder = checked.recipe, checked.profile, checked.plan, checked.folder
-    if profile.hardware.accelerator == "cpu":
-        dist.share_cores()  # threads inherit it
-    # 2. The model, still whole and on the host; every phase is built once to see that it can be.
-    torch.manual_seed(recipe.seed)
-    with _drawn_on(recipe, profile):
-        asr = load_model(recipe.model, seed=recipe.seed, dtype=torch.bfloat16 if profile.bf16 else torch.float32)
-    weights_by_phase = check_phases(asr, recipe)
-    room = _require_room(checked, asr, weights_by_phase)
-    # 3. The ranks.
-    ranks = dist.start(profile.hardware.accelerator)
-    gc.freeze()  # what is imported stays: DeepSpeed collects garbage some 30 times while it builds an engine
-    request.met()
-    require_shared(folder, ranks)
+def _build(spec: RunSpec, tokenizer: Any, lock: FolderLock, request: StopRequest) -> Run:
+    recipe, profile = spec.recipe, spec.profile
+    asr = _load_model(recipe, profile)
+    weights_by_phase = check_phases(asr, recipe)  # every phase is set once, to see that it can be
+    space_warning = _require_room(spec, asr, weights_by_phase)
+    ranks = _join_ranks(spec, request)
     watchdog = Watchdog(ranks)
     mel = LogMel().to(ranks.device)
     module = CompiledASR(asr, cuda_graphs=profile.uses_cuda_graphs) if profile.compiles else PackedASR(asr)
     module.to(ranks.device)
     base = BaseModel.of(asr, tokenizer, recipe.model.path)
-    refuse_ranks_that_differ(ranks, shared_by_ranks(checked, base))
-    # 4. Position.
-    state = TrainState()
-    resumable = checked.resumable.settle(ranks)
-    resume = resumable.newest
-    if resume is not None:
-        refuse_another_base(resume, base, ranks)
-        state = TrainState.of(resume)
-    if checked.noted_fault is not None:
-        state.max_micro_batch = plan.max_micro_batch
-    # 5. Data, schedule, engine.
+    refuse_ranks_that_differ(ranks, shared_by_ranks(spec, base))
+    spec = replace(spec, resumable=spec.resumable.settle(ranks))
+    state = _state_to_start_from(spec, base, ranks)
     geometry = EncoderGeometry.of(asr.config.audio_config)
-    dataset = StepDataset(checked.train_clips, plan, recipe, tokenizer, geometry, ranks.rank)
+    dataset = StepDataset(spec.train_clips, spec.batching, recipe, tokenizer, geometry, ranks.rank)
     schedule = Schedule(recipe, dataset.steps_per_epoch)
     if profile.compiles:
         dataset.fix_shapes(schedule.total_steps)
-    present_V = _training_vocabulary(checked.train_clips, tokenizer, len(asr.lm_head.weight), ranks)
-    engine = TrainEngine(module, asr, recipe, profile, plan, ranks, present_V)
-    # 6. Outputs, on the first rank.
-    files = PatientFiles(folder)
+    present_V = _training_vocabulary(spec.train_clips, tokenizer, len(asr.lm_head.weight), ranks)
+    engine = TrainEngine(module, asr, recipe, profile, spec.batching, ranks, present_V)
+    files = PatientFiles(spec.folder)
     tracker, console = Tracker(), None
     if ranks.is_main:
-        checked = replace(checked, resumable=resumable)
-        facts = describe(checked, base, schedule, weights_by_phase, present_V)
-        tracker, console = _outputs(checked, files, schedule, state, facts)
-        if room is not None:
-            console.say(room)
-    store = CheckpointStore(
-        folder / "checkpoints",
-        ranks,
-        keep_last=recipe.checkpoints.keep_last,
-        keep_best=recipe.checkpoints.keep_best,
-        background=recipe.checkpoints.background,
-        sealed_step=None if resume is None else resume.step,
-    )
+        facts = describe(spec, base, schedule, weights_by_phase, present_V)
+        tracker, console = _outputs(spec, files, schedule, state, facts)
+        if space_warning is not None:
+            console.say(space_warning)
     return Run(
-        recipe=recipe,
-        profile=profile,
-        plan=plan,
+        **vars(spec),
         ranks=ranks,
-        folder=folder,
-        train_clips=checked.train_clips,
-        eval_clips=checked.eval_clips,
         dataset=dataset,
         schedule=schedule,
         asr=asr,
@@ -177,30 +133,65 @@ def _build(checked: Checked, tokenizer: Any, lock: FolderLock, request: StopRequ
         mel=mel,
         engine=engine,
         evaluator=Evaluator(tokenizer, recipe.evaluation, ranks, files),
-        checkpoints=store,
+        checkpoints=_checkpoint_store(spec, ranks),
         files=files,
         tracker=tracker,
         console=console,
-        stop=StopFlag(folder, ranks, request),
+        stop=StopFlag(spec.folder, ranks, request),
         watchdog=watchdog,
         lock=lock,
         state=state,
-        resumed_from=resume,
-        faults=[
-            *resumable.faults,
-            *([] if checked.noted_fault is None else [{**checked.noted_fault, "step": state.step}]),
-        ],
-        data_fingerprint=checked.data_fingerprint,
     )
 
 
-def _require_room(checked: Checked, asr: Any, weights_by_phase: dict[str, dict[str, int]]) -> str | None:
-    recipe, present = checked.recipe, checked.resumable.checkpoints
+def _load_model(recipe: Recipe, profile: Profile) -> Any:
+    """The native model, whole. Random weights are drawn on the GPU: two billion take a host 100 s, and a GPU one."""
+    if profile.hardware.accelerator == "cpu":
+        dist.share_cores()  # before any thread starts: threads inherit it
+    torch.manual_seed(recipe.seed)
+    draws_on_gpu = recipe.model.random_weights and profile.hardware.accelerator == "cuda"
+    with torch.device("cuda", dist.local_rank_from_environment()) if draws_on_gpu else nullcontext():
+        return load_model(recipe.model, seed=recipe.seed, dtype=torch.bfloat16 if profile.bf16 else torch.float32)
+
+
+def _join_ranks(spec: RunSpec, request: StopRequest) -> dist.Ranks:
+    """From here on the ranks act together: each one has found its own arguments possible. Collective."""
+    ranks = dist.start(spec.profile.hardware.accelerator)
+    gc.freeze()  # what is imported stays: DeepSpeed collects garbage some 30 times while it builds an engine
+    request.met()
+    require_shared(spec.folder, ranks)
+    return ranks
+
+
+def _state_to_start_from(spec: RunSpec, base: BaseModel, ranks: dist.Ranks) -> TrainState:
+    state, resume = TrainState(), spec.resumable.newest
+    if resume is not None:
+        refuse_another_base(resume, base, ranks)
+        state = TrainState.of(resume)
+    if spec.out_of_memory is not None:
+        state.max_micro_batch = spec.batching.max_micro_batch
+    return state
+
+
+def _checkpoint_store(spec: RunSpec, ranks: dist.Ranks) -> CheckpointStore:
+    settings, resume = spec.recipe.checkpoints, spec.resumable.newest
+    return CheckpointStore(
+        spec.folder / "checkpoints",
+        ranks,
+        keep_last=settings.keep_last,
+        keep_best=settings.keep_best,
+        background=settings.background,
+        sealed_step=None if resume is None else resume.step,
+    )
+
+
+def _require_room(spec: RunSpec, asr: Any, weights_by_phase: dict[str, dict[str, int]]) -> str | None:
+    recipe, present = spec.recipe, spec.resumable.checkpoints
     model = sum(parameter.numel() * parameter.element_size() for parameter in asr.parameters())
     need = disk_need(recipe, (sum(sizes.values()) for sizes in weights_by_phase.values()), model)
-    steps = recipe.epochs * recipe.steps_per_epoch(len(checked.train_clips))
+    steps = recipe.epochs * recipe.steps_per_epoch(len(spec.train_clips))
     is_trained = bool(present) and present[-1].step >= min(steps, recipe.max_steps or steps)
-    return require_room(need, checked.folder, present, is_trained=is_trained)
+    return require_room(need, spec.folder, present, is_trained=is_trained)
 
 
 def _training_vocabulary(clips: list[Clip], tokenizer: Any, num_rows: int, ranks: dist.Ranks) -> torch.Tensor:
@@ -210,37 +201,30 @@ def _training_vocabulary(clips: list[Clip], tokenizer: Any, num_rows: int, ranks
     return ranks.max(occurs_V).bool()
 
 
-def _drawn_on(recipe: Recipe, profile: Profile) -> AbstractContextManager[Any]:
-    """Two billion random weights take a host 100 s and a GPU one; real weights are read to the host."""
-    if recipe.model.random_weights and profile.hardware.accelerator == "cuda":
-        return torch.device("cuda", dist.local_rank_from_environment())
-    return nullcontext()
-
-
 def _outputs(
-    checked: Checked, files: PatientFiles, schedule: Schedule, state: TrainState, facts: dict[str, Any]
+    spec: RunSpec, files: PatientFiles, schedule: Schedule, state: TrainState, facts: dict[str, Any]
 ) -> tuple[Tracker, Console]:
     """Write what the run is into its directory and open its sinks."""
-    recipe, profile, plan, folder = checked.recipe, checked.profile, checked.plan, checked.folder
+    recipe, profile, batching, folder = spec.recipe, spec.profile, spec.batching, spec.folder
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("STOP", SUMMARY):  # of an earlier start: this one has not been asked to stop, and is not finished
         (folder / name).unlink(missing_ok=True)
     files.write("recipe.json", as_json(recipe.to_dict()))
-    files.write("deepspeed.json", as_json(deepspeed_config(profile, recipe, plan)))
+    files.write("deepspeed.json", as_json(deepspeed_config(profile, recipe, batching)))
     files.write("run.json", as_json(facts))
-    resumed = None if checked.resumable.newest is None else state
+    resumed = None if spec.resumable.newest is None else state
     sinks: list[Any] = [MetricsFile(folder / "metrics.jsonl", resumed)]
     if recipe.logging.wandb:
         wandb_sink = WandbSink(recipe, folder, {**recipe.to_dict(), **facts}, state.tracker_id)
         state.tracker_id = wandb_sink.run_id
         sinks.append(wandb_sink)
     console = Console(schedule.last_step, state.step)
-    _introduce(console, checked, schedule, facts)
+    _introduce(console, spec, schedule, facts)
     return Tracker(*sinks, console), console
 
 
 def describe(
-    checked: Checked,
+    spec: RunSpec,
     base: BaseModel,
     schedule: Schedule,
     weights_by_phase: dict[str, dict[str, int]],
@@ -254,13 +238,13 @@ def describe(
         "git_commit": _git_commit(),
         "code": code_version(),
         "base_model": base.to_dict(),
-        "profile": checked.profile.name,
-        "num_ranks": checked.plan.num_ranks,
+        "profile": spec.profile.name,
+        "num_ranks": spec.batching.num_ranks,
         "devices": devices or ["cpu"],
-        "batching": str(checked.plan),
-        "train_clips": len(checked.train_clips),
-        "train_hours": round(sum(clip.duration_s for clip in checked.train_clips) / 3600, 3),
-        "eval_clips": len(checked.eval_clips),
+        "batching": str(spec.batching),
+        "train_clips": len(spec.train_clips),
+        "train_hours": round(sum(clip.duration_s for clip in spec.train_clips) / 3600, 3),
+        "eval_clips": len(spec.eval_clips),
         "total_steps": schedule.total_steps,
         "phase_starts": schedule.phase_starts,
         "trainable_weights": weights_by_phase,
@@ -274,15 +258,15 @@ def _git_commit() -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _introduce(console: Console, checked: Checked, schedule: Schedule, facts: dict[str, Any]) -> None:
+def _introduce(console: Console, spec: RunSpec, schedule: Schedule, facts: dict[str, Any]) -> None:
     """Print what was derived, so that a reader can check the arithmetic."""
-    recipe, profile = checked.recipe, checked.profile
-    hours = sum(clip.duration_s for clip in checked.train_clips) / 3600
-    num_train, num_eval = len(checked.train_clips), len(checked.eval_clips)
+    recipe, profile = spec.recipe, spec.profile
+    hours = sum(clip.duration_s for clip in spec.train_clips) / 3600
+    num_train, num_eval = len(spec.train_clips), len(spec.eval_clips)
     steps, total = schedule.total_steps // recipe.epochs, schedule.total_steps
     console.say(f"recipe {recipe.name}, profile {profile.name}: ZeRO-{profile.zero_stage}, {profile.precision}")
     console.say(f"data {recipe.data.folder}: {num_train:,} training clips ({hours:.2f} h), {num_eval:,} eval clips")
-    console.say(f"{checked.plan}; {steps:,} steps an epoch, {total:,} in {recipe.epochs} epochs")
+    console.say(f"{spec.batching}; {steps:,} steps an epoch, {total:,} in {recipe.epochs} epochs")
     for index, (phase, start) in enumerate(zip(recipe.phases, schedule.phase_starts, strict=True)):
         sizes, highest = facts["trainable_weights"][phase.name], schedule.highest_rates(index)
         ends_before = "" if highest else f" (not reached: this run ends after step {schedule.last_step:,})"
@@ -292,5 +276,5 @@ def _introduce(console: Console, checked: Checked, schedule: Schedule, facts: di
             rows = f" (the rows of {facts['training_vocabulary']:,} tokens that occur in training; others stay)"
             part = rows if group == "head" and recipe.optimizer.absent_tokens == "frozen" else ""
             console.say(f"  {group} ({GROUPS[group].holds}): {size:,}{part}{rate}")
-    if checked.resumable.newest is not None:
-        console.say(f"resuming from {checked.resumable.newest.path}")
+    if spec.resumable.newest is not None:
+        console.say(f"resuming from {spec.resumable.newest.path}")

@@ -14,7 +14,7 @@ import torch
 from hebrew_asr.config.profiles import Hardware
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.host_memory import HostMemory
-from hebrew_asr.engine.state import KINDS, CarriedPartition
+from hebrew_asr.engine.optimizer_state import KINDS, PartitionState
 from tests.support import engine_worker, proof_worker
 from tests.support.gpu_task import SPEC, no_host_sync
 from tests.support.tiny_task import make_task
@@ -83,7 +83,7 @@ def test_a_checkpoints_copy_is_page_locked(ranks):
     memory = HostMemory()
     for size in (3_000_000, 5_000_000, 3_000_000, 5_000_000):
         tensors = {kind: torch.randn(size, device=ranks.device) for kind in KINDS}
-        state = [CarriedPartition("group", [], tensors, 1.0)]
+        state = [PartitionState("group", [], tensors, 1.0)]
         memory.reserve(state)
         (copied,) = memory.copy(state)
         for kind, tensor in copied.tensors.items():

@@ -9,7 +9,9 @@ import pytest
 
 from hebrew_asr import cli
 from hebrew_asr.demo.tiny import TinySpec, save_tiny
+from hebrew_asr.planning.bench import BenchArguments
 from hebrew_asr.planning.bench_corpus import make_corpus
+from hebrew_asr.training.arguments import as_argv
 from tests.support.tiny_task import ROOT, SPEC, WORDS, free_port, write_profile
 
 NEEDS_ACCELERATE = pytest.mark.skipif(find_spec("accelerate") is None, reason="Hugging Face's Trainer needs accelerate")
@@ -68,20 +70,18 @@ def test_ranks_settle_together(tmp_path, warm):
         "clips_per_step": 4,
         "unfrozen_layers": '{"llm_top": 1, "audio_top": 1}',
     }
-    spec = {
-        "ds": str(write_profile(tmp_path / "graphs.json", _hardware=hardware)),
-        "recipe": "round2",
-        "set": [f"{name}={value}" for name, value in changes.items()],
-        "run": str(tmp_path / "run"),
-        "phases": ["B", "A"],
-        "sizes": [4],
-        "steps": 5,
-        "out": str(tmp_path / "figures.json"),
-        "traces": str(tmp_path / "traces"),
-    }
-    done = warm.finish(
-        [json.dumps(spec)], ranks=2, port=free_port(), program="hebrew_asr.planning.bench", compiled=True
+    arguments = BenchArguments(
+        ds=str(write_profile(tmp_path / "graphs.json", _hardware=hardware)),
+        set=[f"{name}={value}" for name, value in changes.items()],
+        run_dir=str(tmp_path / "run"),
+        phases=["B", "A"],
+        sizes=[4],
+        steps=5,
+        out=tmp_path / "figures.json",
+        traces=tmp_path / "traces",
     )
+    options = as_argv(arguments, BenchArguments)
+    done = warm.finish(options, ranks=2, port=free_port(), program="hebrew_asr.planning.bench", compiled=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert [(phase["phase"], phase["steps"]) for phase in figures["phases"]] == [("B", 5), ("A", 5)]

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
-from hebrew_asr.config.profiles import batching
+from hebrew_asr.config.profiles import derive_batching
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.manifest import read_manifest
-from hebrew_asr.engine.state import KINDS, StateReader
+from hebrew_asr.engine.optimizer_state import KINDS, StateReader
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import set_phase
@@ -145,10 +145,10 @@ def plain_adamw(task) -> tuple[list[float], list[float], dict[str, torch.Tensor]
     """The same steps with torch alone: one process, one backward a step, param groups re-made at the switch."""
     recipe = engine_worker.task_recipe(task)
     asr, tokenizer = load_model(recipe.model), load_tokenizer(recipe.model.path)
-    plan = batching(engine_worker.profile(2, False, recipe.clips_per_step), recipe, 1)
+    batching = derive_batching(engine_worker.profile(2, False, recipe.clips_per_step), recipe, 1)
     clips = read_manifest(task / "data" / "train.jsonl")
     geometry = EncoderGeometry.of(asr.config.audio_config)
-    steps, module, mel = StepDataset(clips, plan, recipe, tokenizer, geometry, 0), PackedASR(asr), LogMel()
+    steps, module, mel = StepDataset(clips, batching, recipe, tokenizer, geometry, 0), PackedASR(asr), LogMel()
     absent_V = ~engine_worker.present_tokens(task, asr)
     settings, losses, norms, optimizer = recipe.optimizer, [], [], None
     for step, phase in enumerate(PHASES):

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hebrew_asr.config.profiles import batching, load_profile
+from hebrew_asr.config.profiles import derive_batching, load_profile
 from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.data.manifest import read_manifest
 from hebrew_asr.data.sampler import StepSampler
@@ -170,9 +170,9 @@ class HungClip:
 
     def __init__(self, task: Path, run: Path):
         recipe = load_recipe("round2", [*RECIPE_CHANGES, *CHANGES])
-        plan = batching(load_profile(CPU_PROFILE), recipe, 2)
+        batching = derive_batching(load_profile(CPU_PROFILE), recipe, 2)
         clips = read_manifest(task / "data" / "train.jsonl")
-        sampler = StepSampler([clip.duration_s for clip in clips], plan, recipe.seed)
+        sampler = StepSampler([clip.duration_s for clip in clips], batching, recipe.seed)
         self._run, self._started_ns = run, (run / "run.json").stat().st_mtime_ns
         before = {index for step in range(SWITCH + 1, STARVED) for index in sampler.clips_of_step(step)}
         self._clip = Path(clips[min(set(sampler.clips_of_step(STARVED)) - before)].audio)

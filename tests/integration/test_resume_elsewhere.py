@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from hebrew_asr.engine.checkpoint import find_checkpoints
-from hebrew_asr.engine.state import StateReader
+from hebrew_asr.engine.optimizer_state import StateReader
 from tests.support.tiny_task import BF16, NO_EVALUATION, events, free_port, train_arguments, write_profile
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]

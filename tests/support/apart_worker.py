@@ -11,7 +11,7 @@ import torch
 
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.checkpoint import CheckpointStore
-from hebrew_asr.engine.state import KINDS, CarriedPartition
+from hebrew_asr.engine.optimizer_state import KINDS, PartitionState
 from tests.support.disks import hide_from_others, unshare_mounts
 
 
@@ -32,7 +32,7 @@ def _store(folder: Path) -> int:
     """The second rank's view of the disk is in order, then read-only, then another disk."""
     ranks = dist.start("cpu")
     store = CheckpointStore(folder / "checkpoints", ranks, keep_last=9, keep_best=0, background=True)
-    state = [CarriedPartition("head", [], {kind: torch.ones(1000) for kind in KINDS}, 1.0)]
+    state = [PartitionState("head", [], {kind: torch.ones(1000) for kind in KINDS}, 1.0)]
     said = []
     for step in (1, 2, 3, 4):
         if ranks.rank == 1 and step == 2:

@@ -16,13 +16,13 @@ from torch._subclasses import FakeTensor
 
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
-from hebrew_asr.config.profiles import Hardware, Profile, batching
+from hebrew_asr.config.profiles import Hardware, Profile, derive_batching
 from hebrew_asr.config.recipe import Recipe, load_recipe
-from hebrew_asr.data.loader import StepDataset
+from hebrew_asr.data.loader import MicroBatch, StepDataset
 from hebrew_asr.data.manifest import read_manifest
 from hebrew_asr.engine import dist
-from hebrew_asr.engine.engine import MicroBatch, TrainEngine
-from hebrew_asr.engine.state import StateReader, save_partitions
+from hebrew_asr.engine.engine import TrainEngine
+from hebrew_asr.engine.optimizer_state import StateReader, save_partitions
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.text.prompt import vocabulary
@@ -73,18 +73,18 @@ class Setting:
     def micro_batches(self, step: int) -> list[MicroBatch]:
         """This rank's, with their features."""
         parts = [(part.packed.to(self.device), part.num_labels) for part in self.steps[step].micro_batches]
-        return [MicroBatch((packed, self.mel(packed)), num_labels) for packed, num_labels in parts]
+        return [MicroBatch(packed, num_labels, self.mel(packed)) for packed, num_labels in parts]
 
 
 def set_up(task: Path, ranks: dist.Ranks, zero: Profile) -> Setting:
     """As the trainer does, without a run directory."""
     recipe = task_recipe(task)
     asr = load_model(recipe.model, dtype=torch.bfloat16 if zero.bf16 else torch.float32)
-    tokenizer, plan = load_tokenizer(recipe.model.path), batching(zero, recipe, ranks.size)
+    tokenizer, batching = load_tokenizer(recipe.model.path), derive_batching(zero, recipe, ranks.size)
     clips = read_manifest(task / "data" / "train.jsonl")
     geometry = EncoderGeometry.of(asr.config.audio_config)
-    steps = StepDataset(clips, plan, recipe, tokenizer, geometry, ranks.rank)
-    engine = TrainEngine(PackedASR(asr), asr, recipe, zero, plan, ranks, present_tokens(task, asr))
+    steps = StepDataset(clips, batching, recipe, tokenizer, geometry, ranks.rank)
+    engine = TrainEngine(PackedASR(asr), asr, recipe, zero, batching, ranks, present_tokens(task, asr))
     return Setting(asr, engine, steps, LogMel().to(ranks.device), ranks.device)
 
 
@@ -136,7 +136,7 @@ def run(task: Path, ranks: dist.Ranks, spec: dict) -> None:
 def poison(micro_batches: list[MicroBatch]) -> None:
     """Make their features NaN."""
     for micro in micro_batches:
-        micro.inputs[1].fill_(torch.nan)
+        micro.mel_CBF.fill_(torch.nan)
 
 
 def alive(asr: torch.nn.Module) -> dict[str, int]:

@@ -97,8 +97,8 @@ def run(ranks: dist.Ranks, spec: dict) -> None:
         for group, shapes in SHAPES.items()
     ]
     given = profile(spec["stage"], True, 1, **spec.get("zero", {}))
-    plan = Batching(ranks.size * spec["micro_batches"], ranks.size, spec["micro_batches"], 1)
-    config = deepspeed_config(given, recipe, plan)
+    batching = Batching(ranks.size * spec["micro_batches"], ranks.size, spec["micro_batches"], 1)
+    config = deepspeed_config(given, recipe, batching)
     engine = zero.build(module, groups, config, recipe.optimizer, compiled=spec.get("compiled", False))
     assert type(engine.optimizer) is FLAT[spec["stage"]]
     zero.set_learning_rates(engine, dict.fromkeys(SHAPES, RATE))

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from hebrew_asr.engine import dist, zero
-from hebrew_asr.engine.proof import PhaseProof
+from hebrew_asr.engine.phase_proof import PhaseProof
 from hebrew_asr.errors import TrainingFault
 from hebrew_asr.model.phases import set_phase
 from tests.support.engine_worker import Setting, profile, set_up

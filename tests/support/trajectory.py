@@ -63,8 +63,8 @@ class Task:
         self.device, self.dtype = torch.device(device), torch.bfloat16 if bf16 else torch.float32
         self.tokenizer = load_tokenizer(self.recipe.model.path)
         self.prompt = PromptTokens.of(self.tokenizer)
-        self.plan = Batching(self.recipe.clips_per_step, 1, 1, self.recipe.clips_per_step)
-        self.sampler = StepSampler([clip.duration_s for clip in self.clips], self.plan, self.recipe.seed)
+        self.batching = Batching(self.recipe.clips_per_step, 1, 1, self.recipe.clips_per_step)
+        self.sampler = StepSampler([clip.duration_s for clip in self.clips], self.batching, self.recipe.seed)
         self.schedule = Schedule(self.recipe, self.sampler.steps_per_epoch)
 
     def examples(self, step: int) -> list[Example]:
@@ -142,7 +142,7 @@ def packed(*, backend: str | None = None, reverse: bool = False) -> Callable[...
     def build(task: Task, asr: Any) -> Callable[[list[Example]], Tensor]:
         module = CompiledASR(asr, backend=backend) if backend else PackedASR(asr)
         mel, geometry = LogMel().to(task.device), EncoderGeometry.of(asr.config.audio_config)
-        dataset = StepDataset(task.clips, task.plan, task.recipe, task.tokenizer, geometry, rank=0)
+        dataset = StepDataset(task.clips, task.batching, task.recipe, task.tokenizer, geometry, rank=0)
         shapes = dataset.fix_shapes(task.schedule.total_steps, 1) if backend else []
 
         def backward(examples: list[Example]) -> Tensor:

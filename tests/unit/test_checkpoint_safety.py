@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import hebrew_asr
+from hebrew_asr.engine.optimizer_state import KINDS, PartitionState, StateReader, save_partitions
 from hebrew_asr.engine.sealed import FORMAT, find_checkpoints
-from hebrew_asr.engine.state import KINDS, CarriedPartition, StateReader, save_partitions
 from hebrew_asr.engine.zero import Fragment
 from hebrew_asr.errors import CheckpointError
 
@@ -28,7 +28,7 @@ def checkpoint(tmp_path) -> Path:
     folder = tmp_path / "checkpoints" / "step-000003"
     folder.mkdir(parents=True)
     tensors = {kind: torch.arange(6, dtype=torch.float32) for kind in KINDS}
-    save_partitions(folder / OPTIMIZER, [CarriedPartition("head.decay", [Fragment("w", 0, 6, 0)], tensors, 3.0)])
+    save_partitions(folder / OPTIMIZER, [PartitionState("head.decay", [Fragment("w", 0, 6, 0)], tensors, 3.0)])
     (folder / "state.json").write_text(json.dumps({"format": FORMAT, "step": 3, "state": {}}))
     files = {name: _seal(folder / name) for name in (OPTIMIZER, "state.json")}
     (folder / "COMPLETE.json").write_text(json.dumps({"files": files}))

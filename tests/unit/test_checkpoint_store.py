@@ -9,7 +9,7 @@ import torch
 
 from hebrew_asr.engine.checkpoint import CheckpointStore, find_checkpoints
 from hebrew_asr.engine.dist import Ranks
-from hebrew_asr.engine.state import KINDS, CarriedPartition
+from hebrew_asr.engine.optimizer_state import KINDS, PartitionState
 from hebrew_asr.training.from_checkpoint import best_checkpoint
 from tests.support.disks import fill, remount, small_disk
 
@@ -17,8 +17,8 @@ SIZE = 1 << 20
 """Of a state, in bytes, within 0.5 %."""
 
 
-def state() -> list[CarriedPartition]:
-    return [CarriedPartition("head.decay", [], {kind: torch.randn(SIZE // 12) for kind in KINDS}, 1.0)]
+def state() -> list[PartitionState]:
+    return [PartitionState("head.decay", [], {kind: torch.randn(SIZE // 12) for kind in KINDS}, 1.0)]
 
 
 def store(folder: Path, ranks: Ranks, **changed) -> CheckpointStore:
@@ -116,7 +116,7 @@ def test_a_read_only_disk_is_told_with_its_reason(disk, ranks):
 def test_room_that_vanishes_during_the_write(disk, ranks):
     """As where others write on the disk too, or a quota ends: the free space that the system states was enough."""
 
-    def filled() -> list[CarriedPartition]:
+    def filled() -> list[PartitionState]:
         return state()
 
     kept = store(disk, ranks, keep_best=0)

@@ -8,11 +8,11 @@ import pytest
 
 from hebrew_asr.config.recipe import Faults
 from hebrew_asr.data.clip_audio import Unreadable
+from hebrew_asr.data.loader import StepBatch
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.errors import DataError, TrainingFault
 from hebrew_asr.training.faults import FaultBudget
-from hebrew_asr.training.feed import FedStep
-from hebrew_asr.training.state import TrainState
+from hebrew_asr.training.train_state import TrainState
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_small_set_bears_none(budget):
 
 
 def test_non_finite_steps_are_borne_in_a_row_only(ranks):
-    faults, fed = FaultBudget(Faults(non_finite_patience=2), 100, ranks), FedStep(4, [], 0.0)
+    faults, fed = FaultBudget(Faults(non_finite_patience=2), 100, ranks), StepBatch(4, [])
     for _ in range(3):
         assert [faults.non_finite(fed)["step"] for _ in range(2)] == [5, 5]
         faults.finite()

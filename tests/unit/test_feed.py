@@ -12,7 +12,7 @@ from torch.utils.data._utils import pin_memory
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.collate import pack
-from hebrew_asr.data.loader import LoadedMicroBatch, LoadedStep, end_workers
+from hebrew_asr.data.loader import MicroBatch, StepBatch, end_workers
 from hebrew_asr.errors import DataError
 from hebrew_asr.text.prompt import PromptTokens
 from hebrew_asr.training.feed import feed
@@ -21,14 +21,14 @@ from tests.support.native import build, examples
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))]
 
 
-def steps(count: int, *, fail_at: int | None = None) -> Iterator[LoadedStep]:
+def steps(count: int, *, fail_at: int | None = None) -> Iterator[StepBatch]:
     _, tokenizer = build()
     clips, prompt = examples(tokenizer), PromptTokens.of(tokenizer)
     for step in range(count):
         if step == fail_at:
             raise DataError(f"step {step} is broken")
         packed = [pack(clips[step : step + size], prompt, EncoderGeometry()) for size in (1, 2)]
-        yield LoadedStep(step, [LoadedMicroBatch(batch, batch.num_labels) for batch in packed])
+        yield StepBatch(step, [MicroBatch(batch, batch.num_labels) for batch in packed])
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -40,7 +40,7 @@ def test_steps_come_in_order_with_features(device: str):
         assert fed.wait_s >= 0
         assert [micro.num_labels for micro in fed.micro_batches] == [micro.num_labels for micro in loaded.micro_batches]
         for micro, own in zip(fed.micro_batches, loaded.micro_batches, strict=True):
-            packed, mel_CBF = micro.inputs
+            packed, mel_CBF = micro.packed, micro.mel_CBF
             assert packed.clip_ids == own.packed.clip_ids and packed.input_ids_T.device.type == device
             assert torch.allclose(mel_CBF.cpu(), log_mel(own.packed), atol=1e-4)
 

@@ -7,16 +7,14 @@ from safetensors.torch import load_file
 
 from hebrew_asr.engine.checkpoint import CheckpointStore, find_checkpoints
 from hebrew_asr.engine.host_memory import HostMemory
-from hebrew_asr.engine.state import KINDS, CarriedPartition
+from hebrew_asr.engine.optimizer_state import KINDS, PartitionState
 
 
-def state(*sizes: int) -> list[CarriedPartition]:
+def state(*sizes: int) -> list[PartitionState]:
     """Partitions of these sizes."""
     drawn = torch.Generator().manual_seed(0)
     return [
-        CarriedPartition(
-            f"group {index}", [], {kind: torch.randn(size, generator=drawn) for kind in KINDS}, float(index)
-        )
+        PartitionState(f"group {index}", [], {kind: torch.randn(size, generator=drawn) for kind in KINDS}, float(index))
         for index, size in enumerate(sizes)
     ]
 
@@ -60,7 +58,7 @@ def test_nothing_is_copied_over_a_checkpoint_that_is_still_being_written(tmp_pat
     store = CheckpointStore(tmp_path, ranks, keep_last=9, keep_best=0, background=True)
     complete = []
 
-    def copied() -> list[CarriedPartition]:
+    def copied() -> list[PartitionState]:
         complete.append([checkpoint.step for checkpoint in find_checkpoints(tmp_path)])
         return memory.copy(source)
 

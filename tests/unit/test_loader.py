@@ -29,8 +29,8 @@ def long_clips(folder: Path) -> list[Clip]:
 def test_no_clip_is_slowed_down_beyond_what_the_encoder_was_trained_on(tmp_path):
     clips, (_, tokenizer), epochs = long_clips(tmp_path), build(), 12
     recipe = load_recipe("round2", ["augmentation.speed_factors=[0.9,1.0,1.1]", f"clips_per_step={len(clips)}"])
-    plan = Batching(clips_per_step=len(clips), num_ranks=1, accumulation=1, max_micro_batch=len(clips))
-    steps = StepDataset(clips, plan, recipe, tokenizer, EncoderGeometry(), 0)
+    batching = Batching(clips_per_step=len(clips), num_ranks=1, accumulation=1, max_micro_batch=len(clips))
+    steps = StepDataset(clips, batching, recipe, tokenizer, EncoderGeometry(), 0)
     shapes = steps.fix_shapes(epochs)
     played: dict[str, set[float]] = {}
     for epoch in range(epochs):

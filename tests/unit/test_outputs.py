@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hebrew_asr.training.outputs import MetricsFile, PatientFiles
-from hebrew_asr.training.state import TrainState
+from hebrew_asr.training.train_state import TrainState
 from tests.support.disks import fill, remount, small_disk
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hebrew_asr.cli import main
-from hebrew_asr.config.profiles import Profile, batching, load_profile
+from hebrew_asr.config.profiles import Profile, derive_batching, load_profile
 from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.data.manifest import Clip, write_manifest
 from hebrew_asr.data.shapes import Shape
@@ -72,7 +72,7 @@ def test_peaks_are_those_measured_on_a_gpu(stage, ranks, clips, shape, measured_
     profile = replace(profile, config={**profile.config, "zero_optimization": zero})
     recipe = load_recipe("round2", [f"clips_per_step={clips}"])
     asr = without_memory(config_1_7b(), torch.bfloat16)
-    plan = batching(profile, recipe, ranks)
+    plan = derive_batching(profile, recipe, ranks)
     foretold = _phase_memory(asr, recipe, 0, profile, plan, shape, Calibration()).peak / GIB
     assert foretold == pytest.approx(measured_gib, rel=0.05)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hebrew_asr.config.profiles import batching, check_hardware, deepspeed_config, load_profile
+from hebrew_asr.config.profiles import check_hardware, deepspeed_config, derive_batching, load_profile
 from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.errors import EnvironmentProblem, UsageError
 
@@ -24,10 +24,10 @@ def test_the_promised_profiles_are_there():
 @pytest.mark.parametrize("ranks", [None, 1, 2, 3, 5, 8])
 def test_shipped_profiles_make_64_clips_on_any_rank_count(path, ranks):
     profile = load_profile(path)
-    plan = batching(profile, ROUND2, ranks or profile.hardware.num_ranks)
-    room = plan.max_micro_batch * plan.accumulation * plan.num_ranks
-    assert plan.clips_per_step == 64 <= room
-    assert room - plan.max_micro_batch * plan.num_ranks < 64, "one micro-batch fewer would have done"
+    batching = derive_batching(profile, ROUND2, ranks or profile.hardware.num_ranks)
+    room = batching.max_micro_batch * batching.accumulation * batching.num_ranks
+    assert batching.clips_per_step == 64 <= room
+    assert room - batching.max_micro_batch * batching.num_ranks < 64, "one micro-batch fewer would have done"
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
@@ -35,8 +35,8 @@ def test_deepspeed_takes_what_is_made_of_a_shipped_profile(path):
     from deepspeed.runtime.config import DeepSpeedConfig
 
     profile = load_profile(path)
-    plan = batching(profile, ROUND2, 1)
-    parsed = DeepSpeedConfig(deepspeed_config(profile, ROUND2, plan))
+    batching = derive_batching(profile, ROUND2, 1)
+    parsed = DeepSpeedConfig(deepspeed_config(profile, ROUND2, batching))
     assert parsed.zero_config.stage == profile.zero_stage
     assert parsed.gradient_clipping == ROUND2.optimizer.clip_grad_norm
     assert parsed.bfloat16_config.enabled == profile.bf16
@@ -52,15 +52,15 @@ def write(folder: Path, **values) -> Path:
 def test_contradicting_batch_is_told_with_its_arithmetic(tmp_path):
     profile = load_profile(write(tmp_path, gradient_accumulation_steps=3))
     with pytest.raises(UsageError, match=r"4 × 3 × 8 ranks = 96 .* set it to 2"):
-        batching(profile, ROUND2, 8)
-    assert batching(load_profile(write(tmp_path, gradient_accumulation_steps=2)), ROUND2, 8).accumulation == 2
+        derive_batching(profile, ROUND2, 8)
+    assert derive_batching(load_profile(write(tmp_path, gradient_accumulation_steps=2)), ROUND2, 8).accumulation == 2
     with pytest.raises(UsageError, match="train_batch_size 128"):
-        batching(load_profile(write(tmp_path, train_batch_size=128)), ROUND2, 8)
+        derive_batching(load_profile(write(tmp_path, train_batch_size=128)), ROUND2, 8)
 
 
 def test_more_ranks_than_clips_is_refused(tmp_path):
     with pytest.raises(UsageError, match="65 ranks cannot share 64"):
-        batching(load_profile(write(tmp_path)), ROUND2, 65)
+        derive_batching(load_profile(write(tmp_path)), ROUND2, 65)
 
 
 def test_stage_0_in_bf16_takes_a_step_in_one_micro_batch(tmp_path):
@@ -68,17 +68,17 @@ def test_stage_0_in_bf16_takes_a_step_in_one_micro_batch(tmp_path):
     values = {"bf16": {"enabled": True}, "communication_data_type": "fp32", "zero_optimization": {"stage": 0}}
     profile = load_profile(write(tmp_path, **values, data_types={}, train_micro_batch_size_per_gpu=16))
     with pytest.raises(UsageError, match=r"makes 2 micro-batches a step.*add up in bf16.*of at least 32"):
-        batching(profile, ROUND2, 2)
-    assert batching(profile, ROUND2, 4).accumulation == 1
+        derive_batching(profile, ROUND2, 2)
+    assert derive_batching(profile, ROUND2, 4).accumulation == 1
 
 
 def test_halves_keep_the_effective_batch(tmp_path):
-    plan = batching(load_profile(write(tmp_path, train_micro_batch_size_per_gpu=64)), ROUND2, 4)
+    batching = derive_batching(load_profile(write(tmp_path, train_micro_batch_size_per_gpu=64)), ROUND2, 4)
     sizes = []
-    while plan is not None:
-        sizes.append((plan.max_micro_batch, plan.accumulation))
-        assert plan.clips_per_step == 64
-        plan = plan.halved()
+    while batching is not None:
+        sizes.append((batching.max_micro_batch, batching.accumulation))
+        assert batching.clips_per_step == 64
+        batching = batching.halved()
     assert sizes == [(64, 1), (8, 2), (4, 4), (2, 8), (1, 16)]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hebrew_asr.pages.figures import Axis, fitting_axis, linear_axis
 from hebrew_asr.pages.words import duration, percent, quantity, scientific
-from hebrew_asr.report.analysis import align, confusions, errors_by_group, handful, interval, score, stories, worst
+from hebrew_asr.report.analysis import align, confusions, errors_by_group, interval, random_clips, score, stories, worst
 from hebrew_asr.report.curves import charts
 from hebrew_asr.report.gather import read_run
 from hebrew_asr.text.normalize import normalize
@@ -67,8 +67,8 @@ def test_which_clips_are_shown_and_what_is_confused(run: Path) -> None:
     assert last is not None and middle is not None
     bad = worst(last, 5)
     assert [clip.sample.id for clip in bad] == ["b", "d"], "one error in two words before two in five"
-    assert sorted(clip.sample.id for clip in handful(last, 5, bad)) == ["a", "c"]
-    assert handful(last, 1, bad) == handful(last, 1, bad)
+    assert sorted(clip.sample.id for clip in random_clips(last, 5, bad)) == ["a", "c"]
+    assert random_clips(last, 1, bad) == random_clips(last, 1, bad)
     counted = confusions(middle, 5)
     assert counted.substituted == [(("אוכל", "אכל"), 1), (("כותבת", "קותבת"), 1)]
     assert counted.deleted == [("בבית", 1)] and counted.inserted == []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hebrew_asr.audio.augment import Augmentation
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
-from hebrew_asr.config.profiles import batching, load_profile
+from hebrew_asr.config.profiles import derive_batching, load_profile
 from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.data.collate import IGNORED, Example, PackedBatch, needed_shape, pack
 from hebrew_asr.data.loader import StepDataset
@@ -96,8 +96,8 @@ def test_a_chosen_shape_holds_all_that_it_was_chosen_for(seen, count, rare):
 @pytest.mark.parametrize(("profile", "ranks", "most_percent"), [("h200x1", 1, 1.2), ("a100x8", 8, 4.6)])
 def test_few_tokens_are_padding_and_few_batches_need_the_largest_shape(profile, ranks, most_percent):
     recipe = load_recipe("round2", [])
-    plan = batching(load_profile(ROOT / "ds_configs" / f"{profile}.json"), recipe, ranks)
-    dataset = StepDataset(draw_clips("train", 20_000), plan, recipe, LengthTokenizer(), GEOMETRY, rank=0)
+    batching = derive_batching(load_profile(ROOT / "ds_configs" / f"{profile}.json"), recipe, ranks)
+    dataset = StepDataset(draw_clips("train", 20_000), batching, recipe, LengthTokenizer(), GEOMETRY, rank=0)
     shapes = dataset.fix_shapes(5 * dataset.steps_per_epoch)
     unseen = [dataset._needed_at(dataset._sampler.deal(step)[0][0], step) for step in range(1, 1500, 7)]
     found = [fitting(needed, shapes) for needed in unseen]

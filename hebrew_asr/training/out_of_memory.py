@@ -14,8 +14,8 @@ from hebrew_asr.files import write_json
 _FILE = "max_micro_batch.json"
 
 
-def smaller_plan(
-    plan: Batching, too_large: MicroBatchTooLarge, step: int, folder: Path, *, accumulates: bool = True
+def smaller_batching(
+    batching: Batching, too_large: MicroBatchTooLarge, step: int, folder: Path, *, accumulates: bool = True
 ) -> Batching:
     """Micro-batches half as large, with which to run step ``step`` (from 0) again.
 
@@ -24,7 +24,7 @@ def smaller_plan(
         TrainingFault: a micro-batch is a single clip already, or the profile does not accumulate.
     """
     where = f"step {step + 1}: rank {', '.join(map(str, too_large.ranks))} ran out of device memory in {too_large.part}"
-    smaller = plan.halved() if accumulates else None
+    smaller = batching.halved() if accumulates else None
     if smaller is None:
         why = "a micro-batch is one clip already" if accumulates else "ZeRO stage 0 with bf16 cannot split a step"
         raise TrainingFault(
@@ -35,25 +35,25 @@ def smaller_plan(
         write_json(folder / _FILE, fault_record(smaller, too_large, step))
         raise OutOfMemory(
             f"{where}, where the other ranks cannot follow; go on with --resume auto, which takes at most "
-            f"{smaller.max_micro_batch} clips at a time instead of {plan.max_micro_batch}"
+            f"{smaller.max_micro_batch} clips at a time instead of {batching.max_micro_batch}"
         )
     return smaller
 
 
-def fault_record(plan: Batching, too_large: MicroBatchTooLarge, step: int) -> dict[str, Any]:
-    """The ``fault`` record of a step that was, or will be, run again by ``plan``."""
+def fault_record(batching: Batching, too_large: MicroBatchTooLarge, step: int) -> dict[str, Any]:
+    """The ``fault`` record of a step that was, or will be, run again by ``batching``."""
     return {
         "event": "fault",
         "step": step + 1,
         "kind": "out-of-memory",
         "part": too_large.part,
         "ranks": too_large.ranks,
-        "max_micro_batch": plan.max_micro_batch,
-        "batching": str(plan),
+        "max_micro_batch": batching.max_micro_batch,
+        "batching": str(batching),
     }
 
 
-def noted_fault(folder: Path) -> dict[str, Any] | None:
+def earlier_out_of_memory(folder: Path) -> dict[str, Any] | None:
     """The record of a fault that ended an earlier session of the run, if one did."""
     path = folder / _FILE
     try:

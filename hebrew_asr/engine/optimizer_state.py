@@ -26,7 +26,7 @@ KINDS = ("master", *MOMENTS)
 
 
 @dataclass
-class CarriedPartition:
+class PartitionState:
     """A partition's state, detached from the engine that made it."""
 
     group: str
@@ -36,22 +36,22 @@ class CarriedPartition:
     step: float
 
 
-def capture(engine: Any, partitions: list[Partition]) -> list[CarriedPartition]:
+def capture(engine: Any, partitions: list[Partition]) -> list[PartitionState]:
     """Take the state of every partition. The moments are moved, not copied; the masters are what costs memory."""
-    carried = []
+    states = []
     for partition in partitions:
         step = float(adam_state(engine, partition)["step"])
-        carried.append(CarriedPartition(partition.group, partition.fragments, _flat_views(engine, partition), step))
-    return carried
+        states.append(PartitionState(partition.group, partition.fragments, _flat_views(engine, partition), step))
+    return states
 
 
-def restore(engine: Any, partitions: list[Partition], carried: list[CarriedPartition]) -> None:
-    """Put carried state into the groups that it came from, which have kept their layout; new groups stay at step 0."""
-    waiting: dict[str, list[Partition]] = {}
+def restore(engine: Any, partitions: list[Partition], states: list[PartitionState]) -> None:
+    """Put states into the groups that they came from, which have kept their layout; new groups stay at step 0."""
+    unfilled: dict[str, list[Partition]] = {}
     for partition in partitions:
-        waiting.setdefault(partition.group, []).append(partition)
-    for item in carried:
-        partition = waiting[item.group].pop(0)
+        unfilled.setdefault(partition.group, []).append(partition)
+    for item in states:
+        partition = unfilled[item.group].pop(0)
         assert partition.fragments == item.fragments, f"the layout of {item.group} has changed"
         state = adam_state(engine, partition)
         with torch.no_grad():
@@ -67,15 +67,15 @@ def _flat_views(engine: Any, partition: Partition) -> dict[str, torch.Tensor]:
     return {"master": partition.master.detach().view(-1), **{kind: state[kind].view(-1) for kind in MOMENTS}}
 
 
-def num_bytes(carried: list[CarriedPartition]) -> int:
+def num_bytes(states: list[PartitionState]) -> int:
     """Bytes that the tensors take, in memory and on disk."""
-    return sum(tensor.nbytes for item in carried for tensor in item.tensors.values())
+    return sum(tensor.nbytes for item in states for tensor in item.tensors.values())
 
 
-def save_partitions(path: Path, carried: list[CarriedPartition]) -> None:
+def save_partitions(path: Path, states: list[PartitionState]) -> None:
     """Write one rank's partitions: safetensors, with the layout as JSON in its header."""
     tensors, layout = {}, []
-    for index, item in enumerate(carried):
+    for index, item in enumerate(states):
         tensors |= {f"{index}.{kind}": tensor for kind, tensor in item.tensors.items()}
         layout.append({"group": item.group, "step": item.step, "fragments": [asdict(f) for f in item.fragments]})
     save_file(tensors, path, metadata={"layout": json.dumps(layout)})
