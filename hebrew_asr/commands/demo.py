@@ -138,35 +138,33 @@ def _train(folder: Path, data: Path, recipe: str) -> int:
     return command.run()
 
 
-def _events(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
 def _table(folder: Path, *, on_training: bool) -> None:
     """The run in one table: every epoch's end, and the switch between them."""
     from rich.console import Console
     from rich.table import Table
 
+    from hebrew_asr.report.gather import read_run
+    from hebrew_asr.report.records import PhaseRecord
+
+    run = read_run(folder)
     title = "WER on the recordings it trained on" if on_training else "WER on unseen sentences by unseen voices"
     table = Table(title=title, title_justify="left")
     for name in ("step", "epoch", "phase", "loss", "WER", "CER"):
         table.add_column(name, justify="right" if name != "phase" else "left")
-    last: dict[str, Any] = {}
-    evaluations = [event for event in _events(folder) if event["event"] == "eval"]
-    full = [event for event in evaluations if event["split"] == "eval" or not event["step"]]
-    shown = full if len(full) > 2 else evaluations
-    keep = {shown[round(i * (len(shown) - 1) / 9)]["step"] for i in range(10)}
-    for event in _events(folder):
-        if event["event"] == "train":
-            last = event
-        elif event["event"] == "phase" and event["step"]:
+    full = [record for record in run.evaluations if record.split == "eval" or not record.step]
+    shown = full if len(full) > 2 else run.evaluations
+    keep = {shown[round(i * (len(shown) - 1) / 9)].step for i in range(10)}
+    rows = [record for record in run.evaluations if record.step in keep]
+    switches = [record for record in run.proofs if record.step]
+    for record in sorted([*rows, *switches], key=lambda record: record.step):  # at one step, evaluations come first
+        if isinstance(record, PhaseRecord):
             table.add_section()
-            table.add_row(str(event["step"]), "", f"switch to {event['name']}: {event['trainable']:,} weights train")
+            table.add_row(str(record.step), "", f"switch to {record.name}: {record.trainable:,} weights train")
             table.add_section()
-        elif event["event"] == "eval" and event["step"] in keep:
-            loss, epoch = (f"{last['loss']:.3f}", str(last["epoch"])) if last else ("", "0")
-            row = (str(event["step"]), epoch, last.get("phase", "before training"), loss)
-            table.add_row(*row, f"{event['wer']:.1%}", f"{event['cer']:.1%}")
+            continue
+        before = [step for step in run.steps if step.step <= record.step][-1:]
+        cells = [(f"{step.epoch}", step.phase, f"{step.loss:.3f}") for step in before] or [("0", "before training", "")]
+        table.add_row(str(record.step), *cells[0], f"{record.wer:.1%}", f"{record.cer:.1%}")
     Console().print("\n", table)
 
 

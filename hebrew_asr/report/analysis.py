@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import jiwer
 
-from hebrew_asr.report.gather import Evaluation, RunRecord, Sample
+from hebrew_asr.report.gather import RunHistory, Sample
+from hebrew_asr.report.records import EvalRecord
 from hebrew_asr.text.normalize import Mode, normalize
 from hebrew_asr.text.wer import ErrorCounts, bootstrap_interval, per_clip_errors
 
@@ -54,7 +55,7 @@ class ScoredClip:
 class Scored:
     """An evaluation counted again from its samples."""
 
-    record: Evaluation
+    record: EvalRecord
     clips: list[ScoredClip]
 
     @property
@@ -75,7 +76,7 @@ class Scored:
         )
 
 
-def score(run: RunRecord, evaluation: Evaluation) -> Scored | None:
+def score(run: RunHistory, evaluation: EvalRecord) -> Scored | None:
     """Count an evaluation again; None without samples."""
     samples = run.samples.get(evaluation.key)
     if not samples:
@@ -84,11 +85,11 @@ def score(run: RunRecord, evaluation: Evaluation) -> Scored | None:
     return Scored(evaluation, [ScoredClip(*pair) for pair in zip(samples, errors, strict=True)])
 
 
-def _mode(evaluation: Evaluation) -> Mode:
+def _mode(evaluation: EvalRecord) -> Mode:
     return evaluation.wer_mode  # type: ignore[return-value]  # normalize() names the modes if it is none of them
 
 
-def align_clip(clip: Sample, evaluation: Evaluation) -> list[Edit]:
+def align_clip(clip: Sample, evaluation: EvalRecord) -> list[Edit]:
     """Alignment of a sample in its evaluation's own mode."""
     return align(clip.reference, clip.hypothesis, _mode(evaluation))
 
@@ -103,21 +104,21 @@ class Interval:
     """Speakers or sources drawn as wholes; None if clips were drawn, which makes it too narrow."""
 
 
-def interval(run: RunRecord, scored: Scored) -> Interval:
+def interval(run: RunHistory, scored: Scored) -> Interval:
     """Bootstrap over groups where they are known, else over clips."""
     groups = _groups(run, scored)
     low, high = bootstrap_interval([clip.errors for clip in scored.clips], groups, _SEED)
     return Interval(low, high, len(set(groups)) if groups else None)
 
 
-def _groups(run: RunRecord, scored: Scored) -> list[str] | None:
+def _groups(run: RunHistory, scored: Scored) -> list[str] | None:
     """Each clip's group, if the eval manifest is at hand and its groups are fewer than clips and more than one."""
     group_of = run.manifests.group_of if run.manifests else {}
     groups = [group_of.get(clip.sample.id, "") for clip in scored.clips]
     return groups if all(groups) and 1 < len(set(groups)) < len(groups) else None
 
 
-def errors_by_group(run: RunRecord, scored: Scored, count: int) -> list[tuple[str, ErrorCounts]]:
+def errors_by_group(run: RunHistory, scored: Scored, count: int) -> list[tuple[str, ErrorCounts]]:
     """The groups with most word errors, those first; empty where groups are not known."""
     totals: dict[str, ErrorCounts] = {}
     for group, clip in zip(_groups(run, scored) or [], scored.clips, strict=False):
@@ -156,7 +157,7 @@ class Overlap:
     """Of a sentence that some training clip has letter for letter, the former included."""
 
 
-def overlap(run: RunRecord, scored: Scored) -> Overlap | None:
+def overlap(run: RunHistory, scored: Scored) -> Overlap | None:
     """Look the evaluated clips up in the training manifest; None if the manifests are not those of the run."""
     manifests = run.manifests
     if manifests is None or any(clip.sample.id not in manifests.group_of for clip in scored.clips):
@@ -222,15 +223,15 @@ class Story:
 
     clip_id: str
     reference: str
-    heard: list[tuple[Evaluation, list[Edit]]]
+    heard: list[tuple[EvalRecord, list[Edit]]]
     """The first, then each that differs from the one before."""
     evaluations: int
 
 
-def stories(run: RunRecord, count: int) -> list[Story]:
+def stories(run: RunHistory, count: int) -> list[Story]:
     """The clips that tell most: fewest errors at the end, of a length to follow, heard in most different ways."""
     held = [evaluation for evaluation in run.evaluations if run.samples.get(evaluation.key)]
-    history: dict[str, list[tuple[Evaluation, Sample]]] = {}
+    history: dict[str, list[tuple[EvalRecord, Sample]]] = {}
     for evaluation in held:
         for sample in run.samples[evaluation.key]:
             history.setdefault(sample.id, []).append((evaluation, sample))
@@ -239,7 +240,7 @@ def stories(run: RunRecord, count: int) -> list[Story]:
     return [_story(told) for told in sorted(full, key=_telling)[:count]]
 
 
-def _telling(told: Sequence[tuple[Evaluation, Sample]]) -> tuple[int, bool, int, int, str]:
+def _telling(told: Sequence[tuple[EvalRecord, Sample]]) -> tuple[int, bool, int, int, str]:
     evaluation, sample = told[-1]
     errors = sum(edit.kind != "equal" for edit in align_clip(sample, evaluation))
     ways = len({normalize(sample.hypothesis, _mode(evaluation)) for evaluation, sample in told})
@@ -247,8 +248,8 @@ def _telling(told: Sequence[tuple[Evaluation, Sample]]) -> tuple[int, bool, int,
     return errors, not 4 <= words <= 12, -ways, -words, sample.id
 
 
-def _story(told: Sequence[tuple[Evaluation, Sample]]) -> Story:
-    heard: list[tuple[Evaluation, list[Edit]]] = []
+def _story(told: Sequence[tuple[EvalRecord, Sample]]) -> Story:
+    heard: list[tuple[EvalRecord, list[Edit]]] = []
     for evaluation, sample in told:
         edits = align_clip(sample, evaluation)
         if not heard or edits != heard[-1][1]:

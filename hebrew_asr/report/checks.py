@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hebrew_asr.pages.markup import Markup, element
 from hebrew_asr.pages.words import count, percent
 from hebrew_asr.report.analysis import compare, overlap
-from hebrew_asr.report.gather import RunRecord
+from hebrew_asr.report.gather import RunHistory
 from hebrew_asr.report.headline import Result, split_name
 from hebrew_asr.text.normalize import NORMALIZER_VERSION
 
@@ -22,7 +22,7 @@ class Check:
     text: str
 
 
-def checks_list(run: RunRecord, found: Result | None) -> Markup:
+def checks_list(run: RunHistory, found: Result | None) -> Markup:
     """The answers, those to worry about first."""
     checks = [_ended(run), *_faults(run), *_whole(run)]
     if found is not None:
@@ -34,14 +34,14 @@ def checks_list(run: RunRecord, found: Result | None) -> Markup:
     return element("ul", rows, class_="checks")
 
 
-def _ended(run: RunRecord) -> Check:
+def _ended(run: RunHistory) -> Check:
     taken = f"{run.last_step:,} of {run.planned_steps:,} steps are on record"
     if run.is_finished:
         return Check(True, f"The run has ended: {taken}.")
     return Check(False, f"The run has not ended: {taken}. Every figure here is of that part.")
 
 
-def _faults(run: RunRecord) -> list[Check]:
+def _faults(run: RunHistory) -> list[Check]:
     """What went wrong on the way and was borne."""
     checks = []
     bad = {step.step for step in run.steps if not math.isfinite(step.loss)}
@@ -63,7 +63,7 @@ def _faults(run: RunRecord) -> list[Check]:
     return checks
 
 
-def _whole(run: RunRecord) -> list[Check]:
+def _whole(run: RunHistory) -> list[Check]:
     return [
         Check(False, f"{count(lines, 'line')} of {name} could not be read and {_is_or_are(range(lines))} left out.")
         for name, lines in run.unreadable.items()
@@ -116,7 +116,7 @@ def _recount(found: Result) -> Check:
     )
 
 
-def _seen(run: RunRecord, found: Result) -> Check | None:
+def _seen(run: RunHistory, found: Result) -> Check | None:
     """Whether the measured clips are held out."""
     if found.last_scored is None:
         return None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from hebrew_asr.report.records import CheckpointRecord, EvalRecord, FaultRecord, PhaseRecord, Record, TrainRecord
 
 
 class Console:
@@ -30,70 +31,70 @@ class Console:
         """Print a line above the bar."""
         self._console.print(text, markup=False, soft_wrap=True)
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: Record) -> None:
         """Show a record."""
-        getattr(self, f"_{record['event']}")(record)
+        getattr(self, f"_{record.event}")(record)
 
     def close(self) -> None:
         """Stop the bar."""
         if self._bar is not None:
             self._bar.stop()
 
-    def _train(self, record: dict[str, Any]) -> None:
+    def _train(self, record: TrainRecord) -> None:
         now = time.monotonic()
-        pace_s = (now - self._started) / max(1, record["step"] - self._first)
+        pace_s = (now - self._started) / max(1, record.step - self._first)
         wer = "–" if self._wer is None else f"{self._wer:.1%}"
-        clips_per_s, eta = record["clips"] / record["step_s"], _clock(pace_s * (self._total - record["step"]))
+        clips_per_s, eta = record.clips / record.step_s, _clock(pace_s * (self._total - record.step))
         if self._bar is not None:  # fits beside the bar on 80 columns
-            text = f"{record['phase']} loss {record['loss']:.3f} {clips_per_s:.0f}/s WER {wer} ETA {eta}"
-            highest = max(record["lr"].values())
-            self._bar.update(self._task, completed=record["step"], description=f"{text} lr {highest:.0e}")
-        elif now - self._last_line >= self._line_every_s or record["step"] == self._total:
+            text = f"{record.phase} loss {record.loss:.3f} {clips_per_s:.0f}/s WER {wer} ETA {eta}"
+            highest = max(record.lr.values())
+            self._bar.update(self._task, completed=record.step, description=f"{text} lr {highest:.0e}")
+        elif now - self._last_line >= self._line_every_s or record.step == self._total:
             self._last_line = now
-            rates = " ".join(f"{group} {rate:.1e}" for group, rate in record["lr"].items())
+            rates = " ".join(f"{group} {rate:.1e}" for group, rate in record.lr.items())
             self.say(
-                f"step {record['step']}/{self._total} | epoch {record['epoch']} | phase {record['phase']} "
-                f"loss {record['loss']:.3f} | {clips_per_s:.0f} clips/s | WER {wer} | ETA {eta} | lr {rates}"
+                f"step {record.step}/{self._total} | epoch {record.epoch} | phase {record.phase} "
+                f"loss {record.loss:.3f} | {clips_per_s:.0f} clips/s | WER {wer} | ETA {eta} | lr {rates}"
             )
 
-    def _eval(self, record: dict[str, Any]) -> None:
-        self._wer = record["wer"]
+    def _eval(self, record: EvalRecord) -> None:
+        self._wer = record.wer
         self.say(
-            f"step {record['step']}: WER {record['wer']:.1%} CER {record['cer']:.1%} ({record['wer_mode']}) on "
-            f"{record['clips']} clips of {record['split']}: {record['substitutions']} substitutions, "
-            f"{record['deletions']} deletions, {record['insertions']} insertions in {record['words']} words"
+            f"step {record.step}: WER {record.wer:.1%} CER {record.cer:.1%} ({record.wer_mode}) on "
+            f"{record.clips} clips of {record.split}: {record.substitutions} substitutions, "
+            f"{record.deletions} deletions, {record.insertions} insertions in {record.words} words"
         )
 
-    def _phase(self, record: dict[str, Any]) -> None:
+    def _phase(self, record: PhaseRecord) -> None:
         self.say(
-            f"step {record['step']}: phase {record['name']} proved: {record['trainable']:,} weights are in the "
-            f"optimizer once, got their gradient and AdamW's step; {record['frozen']:,} stayed bit-equal. Of "
-            f"{record['compared']:,} looked at one by one {record['moved']:,} moved, and all that had to"
+            f"step {record.step}: phase {record.name} proved: {record.trainable:,} weights are in the "
+            f"optimizer once, got their gradient and AdamW's step; {record.frozen:,} stayed bit-equal. Of "
+            f"{record.compared:,} looked at one by one {record.moved:,} moved, and all that had to"
         )
 
-    def _fault(self, record: dict[str, Any]) -> None:
-        if record["kind"] == "unreadable":
-            counted = "counted as not heard" if record.get("split") else "skipped"
-            self.say(f"step {record['step']}: {counted}: {'; '.join(record['reasons'])}")
-        elif record["kind"] == "damaged checkpoint":
-            self.say(f"warning: going on from step {record['step']}, as {'; '.join(record['reasons'])}")
-        elif record["kind"] == "checkpoint":
-            self.say(f"step {record['step']}: no checkpoint could be written: {'; '.join(record['reasons'])}")
-        elif record["kind"] == "out-of-memory":
-            ranks = ", ".join(map(str, record["ranks"]))
+    def _fault(self, record: FaultRecord) -> None:
+        if record.kind == "unreadable":
+            counted = "counted as not heard" if record.split else "skipped"
+            self.say(f"step {record.step}: {counted}: {'; '.join(record.reasons)}")
+        elif record.kind == "damaged checkpoint":
+            self.say(f"warning: going on from step {record.step}, as {'; '.join(record.reasons)}")
+        elif record.kind == "checkpoint":
+            self.say(f"step {record.step}: no checkpoint could be written: {'; '.join(record.reasons)}")
+        elif record.kind == "out-of-memory":
+            ranks = ", ".join(map(str, record.ranks))
             self.say(
-                f"step {record['step']}: rank {ranks} ran out of device memory in {record['part']}; "
-                f"from here on {record['batching']}"
+                f"step {record.step}: rank {ranks} ran out of device memory in {record.part}; "
+                f"from here on {record.batching}"
             )
-        elif record["kind"] == "fallback":
-            ranks = ", ".join(map(str, record["ranks"]))
-            self.say(f"step {record['step']}: rank {ranks}: {record['name']} ({record['reason']})")
+        elif record.kind == "fallback":
+            ranks = ", ".join(map(str, record.ranks))
+            self.say(f"step {record.step}: rank {ranks}: {record.name} ({record.reason})")
         else:
-            clips = ", ".join(record["clips"][:8])
-            self.say(f"step {record['step']}: skipped by all ranks, gradients were NaN or infinite (clips {clips}, …)")
+            clips = ", ".join(record.clips[:8])
+            self.say(f"step {record.step}: skipped by all ranks, gradients were NaN or infinite (clips {clips}, …)")
 
-    def _checkpoint(self, record: dict[str, Any]) -> None:
-        self.say(f"step {record['step']}: checkpoint {record['path']}")
+    def _checkpoint(self, record: CheckpointRecord) -> None:
+        self.say(f"step {record.step}: checkpoint {record.path}")
 
 
 def _clock(seconds: float) -> str:

@@ -8,14 +8,15 @@ from itertools import groupby
 
 from hebrew_asr.pages.figures import Chart, Point, Series, Timeline, fitting_axis, linear_axis
 from hebrew_asr.pages.words import percent, quantity, scientific, whole_percent
-from hebrew_asr.report.gather import RunRecord, Step
+from hebrew_asr.report.gather import RunHistory
+from hebrew_asr.report.records import TrainRecord
 
 _MAX_POINTS = 180
 _RATE_CEILING = 1.25
 FULL_SPLIT = "eval"
 
 
-def timeline(run: RunRecord) -> Timeline:
+def timeline(run: RunHistory) -> Timeline:
     """Phases that were reached and checkpoints; a phase starts where the schedule says, or else at its first step."""
     names = [str(phase.get("name")) for phase in run.recipe.get("phases", [])]
     starts = dict(zip(names, run.facts.get("phase_starts", []), strict=False))
@@ -25,7 +26,7 @@ def timeline(run: RunRecord) -> Timeline:
     return Timeline(run.last_step, [(name, start) for start, name in reached], [c.step for c in run.checkpoints])
 
 
-def group_colors(run: RunRecord) -> dict[str, int]:
+def group_colors(run: RunHistory) -> dict[str, int]:
     """One color for each module group, in the order in which they join."""
     planned = [group for phase in run.recipe.get("phases", []) for group in phase.get("learning_rates", {})]
     return {
@@ -33,7 +34,7 @@ def group_colors(run: RunRecord) -> dict[str, int]:
     }
 
 
-def charts(run: RunRecord) -> list[Chart]:
+def charts(run: RunHistory) -> list[Chart]:
     """All charts for which there is something to draw."""
     marks = timeline(run)
     made: list[Chart | None] = [
@@ -47,10 +48,10 @@ def charts(run: RunRecord) -> list[Chart]:
     return [chart for chart in made if chart is not None]
 
 
-def _buckets(steps: Sequence[Step]) -> list[list[Step]]:
+def _buckets(steps: Sequence[TrainRecord]) -> list[list[TrainRecord]]:
     """Consecutive steps in groups of a size, never across a change of phase, so that a jump there stays sharp."""
     size = math.ceil(len(steps) / _MAX_POINTS)
-    buckets: list[list[Step]] = []
+    buckets: list[list[TrainRecord]] = []
     for _, same_phase in groupby(steps, key=lambda step: step.phase):
         members = list(same_phase)
         buckets += [members[start : start + size] for start in range(0, len(members), size)]
@@ -58,7 +59,7 @@ def _buckets(steps: Sequence[Step]) -> list[list[Step]]:
 
 
 def _points(
-    steps: Sequence[Step], value: Callable[[Step], float], total: Callable[[Sequence[Step]], float]
+    steps: Sequence[TrainRecord], value: Callable[[TrainRecord], float], total: Callable[[Sequence[TrainRecord]], float]
 ) -> list[Point]:
     """One point a bucket: ``total`` of it, with the range of ``value`` over its steps."""
     points = []
@@ -73,7 +74,7 @@ def _points(
     return points
 
 
-def _averaged(steps: Sequence[Step], value: Callable[[Step], float]) -> list[Point]:
+def _averaged(steps: Sequence[TrainRecord], value: Callable[[TrainRecord], float]) -> list[Point]:
     return _points(steps, value, lambda bucket: sum(map(value, bucket)) / len(bucket))
 
 
@@ -81,13 +82,13 @@ def _drawn(points: Sequence[Point]) -> list[float]:
     return [value for point in points for value in (point.value, point.low, point.high) if value is not None]
 
 
-def _how_averaged(points: Sequence[Point], steps: Sequence[Step]) -> list[str]:
+def _how_averaged(points: Sequence[Point], steps: Sequence[TrainRecord]) -> list[str]:
     if len(points) == len(steps) or not points:
         return []
     return [f"Line: means of {math.ceil(len(steps) / _MAX_POINTS)} steps; band: lowest to highest of them."]
 
 
-def _loss(run: RunRecord, marks: Timeline) -> Chart | None:
+def _loss(run: RunHistory, marks: Timeline) -> Chart | None:
     steps = [step for step in run.steps if math.isfinite(step.loss)]
     points = _averaged(steps, lambda step: step.loss)
     if not points:
@@ -98,7 +99,7 @@ def _loss(run: RunRecord, marks: Timeline) -> Chart | None:
     return Chart("Loss", "nats per supervised token", [series], axis, marks, notes=notes)
 
 
-def _grad_norm(run: RunRecord, marks: Timeline) -> Chart | None:
+def _grad_norm(run: RunHistory, marks: Timeline) -> Chart | None:
     norms = {s.step: s.grad_norm for s in run.steps if s.grad_norm is not None and math.isfinite(s.grad_norm)}
     steps = [step for step in run.steps if step.step in norms]
     points = _averaged(steps, lambda step: norms[step.step])
@@ -112,7 +113,7 @@ def _grad_norm(run: RunRecord, marks: Timeline) -> Chart | None:
     return Chart("Gradient norm", "global L2 norm", [series], axis, marks, level, notes=notes)
 
 
-def _learning_rates(run: RunRecord, marks: Timeline) -> Chart | None:
+def _learning_rates(run: RunHistory, marks: Timeline) -> Chart | None:
     """A line for each module group; groups that never differ share one."""
     lines: list[tuple[list[str], list[Point], int]] = []
     for group, color in group_colors(run).items():
@@ -133,7 +134,7 @@ def _learning_rates(run: RunRecord, marks: Timeline) -> Chart | None:
     return Chart("Learning rate", "by module group", series, axis, marks)
 
 
-def _throughput(run: RunRecord, marks: Timeline) -> Chart | None:
+def _throughput(run: RunHistory, marks: Timeline) -> Chart | None:
     steps = [step for step in run.steps if step.step_s > 0]
     points = _points(
         steps,
@@ -148,7 +149,7 @@ def _throughput(run: RunRecord, marks: Timeline) -> Chart | None:
     return Chart("Throughput", "clips per second", [series], axis, marks, notes=notes)
 
 
-def _rates(run: RunRecord, marks: Timeline) -> Chart | None:
+def _rates(run: RunHistory, marks: Timeline) -> Chart | None:
     if not run.evaluations:
         return None
     labels = [f"step {record.step:,}, {record.split}" for record in run.evaluations]
@@ -165,7 +166,7 @@ def _rates(run: RunRecord, marks: Timeline) -> Chart | None:
     return Chart("WER and CER", f"{modes} normalizer", series, axis, marks, notes=notes)
 
 
-def _errors(run: RunRecord, marks: Timeline) -> Chart | None:
+def _errors(run: RunHistory, marks: Timeline) -> Chart | None:
     """What the errors are, whatever their number: that is the chart of rates."""
     if not run.evaluations:
         return None

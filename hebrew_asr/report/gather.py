@@ -13,85 +13,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from hebrew_asr.data.manifest import Clip, read_manifest
 from hebrew_asr.errors import DataError
-
-
-@dataclass(frozen=True)
-class Step:
-    """A ``train`` record: one optimizer step."""
-
-    step: int
-    epoch: int
-    phase: str
-    loss: float
-    lr: dict[str, float]
-    clips: int
-    audio_s: float
-    step_s: float
-    grad_norm: float | None = None
-    data_wait_s: float | None = None
-    """Of ``step_s``, spent waiting for the loader."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """An ``eval`` record."""
-
-    step: int
-    split: str
-    wer: float
-    cer: float
-    wer_mode: str
-    substitutions: int
-    deletions: int
-    insertions: int
-    words: int
-    clips: int
-    sample_wer: float | None = None
-    """Of the sample's clips alone; None in a run of an older version."""
-    sample_clips: int | None = None
-
-    @property
-    def key(self) -> tuple[int, str]:
-        """What its samples are filed under."""
-        return self.step, self.split
-
-
-@dataclass(frozen=True)
-class Proof:
-    """A ``phase`` record: weights counted after the first step of a phase, or of a resumed part of one."""
-
-    step: int
-    name: str
-    trainable: int
-    moved: int
-    """Of those compared one by one."""
-    frozen: int
-    compared: int | None = None
-    """None in records that say of whole tensors only that something in them moved."""
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A ``checkpoint`` record."""
-
-    step: int
-    path: str
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A ``fault`` record: a skipped step, clips that could not be decoded, less memory than needed, a slower way."""
-
-    step: int
-    kind: str
-    split: str = ""
-    """Of the evaluation in which clips could not be decoded; none in training."""
-    reasons: tuple[str, ...] = ()
-    """One for each clip, if clips could not be decoded."""
-    name: str = ""
-    """What is done in a slower way since then, if that is the fault, and …"""
-    reason: str = ""
-    """… why."""
+from hebrew_asr.report.records import (
+    EVENTS,
+    CheckpointRecord,
+    EvalRecord,
+    FaultRecord,
+    PhaseRecord,
+    Record,
+    TrainRecord,
+    from_row,
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +45,7 @@ class Manifests:
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class RunHistory:
     """Everything that a run directory says, in the order of steps."""
 
     folder: Path
@@ -122,11 +53,11 @@ class RunRecord:
     profile: dict[str, Any]
     facts: dict[str, Any]
     summary: dict[str, Any]
-    steps: list[Step]
-    evaluations: list[Evaluation]
-    proofs: list[Proof]
-    checkpoints: list[Saved]
-    faults: list[Fault]
+    steps: list[TrainRecord]
+    evaluations: list[EvalRecord]
+    proofs: list[PhaseRecord]
+    checkpoints: list[CheckpointRecord]
+    faults: list[FaultRecord]
     samples: dict[tuple[int, str], list[Sample]]
     """By (step, split); an evaluation may be without."""
     manifests: Manifests | None
@@ -156,7 +87,7 @@ class RunRecord:
         return self.summary.get("steps", -1) >= self.last_step
 
 
-def read_run(folder: Path) -> RunRecord:
+def read_run(folder: Path) -> RunHistory:
     """Read a run directory.
 
     Raises:
@@ -168,7 +99,7 @@ def read_run(folder: Path) -> RunRecord:
     recipe = _json(folder / "recipe.json")
     events = _events(folder / "metrics.jsonl", unreadable)
     evaluations = events["eval"]
-    return RunRecord(
+    return RunHistory(
         folder=folder,
         recipe=recipe,
         profile=_json(folder / "deepspeed.json"),
@@ -198,13 +129,6 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-_EVENTS: dict[str, TypeAdapter[Any]] = {
-    "train": TypeAdapter(Step),
-    "eval": TypeAdapter(Evaluation),
-    "phase": TypeAdapter(Proof),
-    "checkpoint": TypeAdapter(Saved),
-    "fault": TypeAdapter(Fault),
-}
 _SAMPLE = TypeAdapter(Sample)
 
 
@@ -214,17 +138,16 @@ def _lines(path: Path) -> list[str]:
 
 def _events(path: Path, unreadable: dict[str, int]) -> dict[str, list[Any]]:
     """Records by event, in the order of steps; of two of the same step the later counts, as a resumed run redid it."""
-    kept: dict[str, dict[tuple[Any, ...], Any]] = {event: {} for event in _EVENTS}
+    kept: dict[str, dict[tuple[Any, ...], Record]] = {event: {} for event in EVENTS}
     for line in _lines(path):
         try:
-            row = json.loads(line)
-            event = row["event"]
-            record = _EVENTS[event].validate_python(row) if event in _EVENTS else None
+            record = from_row(json.loads(line))
         except (ValueError, TypeError, KeyError):  # pydantic's error is a ValueError
             unreadable[path.name] = unreadable.get(path.name, 0) + 1
             continue
         if record is not None:
-            kept[event][record.step, *(getattr(record, name, "") for name in ("split", "name", "kind"))] = record
+            key = (record.step, *(getattr(record, name, None) for name in ("split", "name", "kind")))
+            kept[record.event][key] = record
     return {event: sorted(records.values(), key=lambda record: record.step) for event, records in kept.items()}
 
 

@@ -10,15 +10,16 @@ from hebrew_asr.pages.markup import Markup, element, join
 from hebrew_asr.pages.words import count, duration, percent, quantity
 from hebrew_asr.report.analysis import Interval, Scored, interval, score
 from hebrew_asr.report.curves import FULL_SPLIT
-from hebrew_asr.report.gather import Evaluation, RunRecord
+from hebrew_asr.report.gather import RunHistory
+from hebrew_asr.report.records import EvalRecord
 
 
 @dataclass(frozen=True)
 class Result:
     """First and last evaluation, counted again from their samples where there are any."""
 
-    first: Evaluation
-    last: Evaluation
+    first: EvalRecord
+    last: EvalRecord
     first_scored: Scored | None
     last_scored: Scored | None
 
@@ -40,7 +41,7 @@ class Result:
         return None
 
 
-def result(run: RunRecord) -> Result | None:
+def result(run: RunHistory) -> Result | None:
     """None for a run that was never evaluated."""
     if not run.evaluations:
         return None
@@ -48,7 +49,7 @@ def result(run: RunRecord) -> Result | None:
     return Result(first, last, score(run, first), score(run, last))
 
 
-def headline(run: RunRecord, found: Result | None) -> Markup:
+def headline(run: RunHistory, found: Result | None) -> Markup:
     """Figures, the sentence that says what they are, and tiles."""
     state = "finished" if run.is_finished else "unfinished"
     title = element("h1", run.name, " ", element("span", state, class_=f"state {state}"))
@@ -56,7 +57,7 @@ def headline(run: RunRecord, found: Result | None) -> Markup:
     return element("header", eyebrow, title, _rates(run, found), _tiles(run))
 
 
-def _rates(run: RunRecord, found: Result | None) -> Markup:
+def _rates(run: RunHistory, found: Result | None) -> Markup:
     if found is None:
         return element("p", "No evaluation yet: the run has measured no word error rate.", class_="lead")
     spread = interval(run, found.last_scored) if found.last_scored else None
@@ -71,13 +72,13 @@ def _rates(run: RunRecord, found: Result | None) -> Markup:
     return join(element("div", figures, class_="rates"), element("p", _sentence(found, spread), class_="lead"))
 
 
-def _rate(run: RunRecord, evaluation: Evaluation, wer: float, clips: int, class_: str | None = None) -> Markup:
+def _rate(run: RunHistory, evaluation: EvalRecord, wer: float, clips: int, class_: str | None = None) -> Markup:
     size = count(clips, "clip").replace(" ", "\u00a0")
     about = f"{_when(run, evaluation)}, {size}"
     return element("div", element("b", percent(wer)), element("span", about), class_=class_)
 
 
-def _when(run: RunRecord, evaluation: Evaluation) -> str:
+def _when(run: RunHistory, evaluation: EvalRecord) -> str:
     if evaluation.step == 0:
         return "before training"
     if run.is_finished and evaluation.step == run.last_step:
@@ -85,7 +86,7 @@ def _when(run: RunRecord, evaluation: Evaluation) -> str:
     return f"step {evaluation.step:,}"
 
 
-def split_name(evaluation: Evaluation) -> str:
+def split_name(evaluation: EvalRecord) -> str:
     """What an evaluation's split is called in a sentence."""
     if evaluation.split == FULL_SPLIT:
         return "the whole eval split"
@@ -110,7 +111,7 @@ def _sentence(found: Result, spread: Interval | None) -> str:
     return f"{text}clips; errors of one speaker go together, so the true one is wider."
 
 
-def _tiles(run: RunRecord) -> Markup:
+def _tiles(run: RunHistory) -> Markup:
     tiles = [("steps", *_steps(run)), *_time(run), *_throughput(run), ("machine", *_machine(run)), *_data(run)]
     rows = [
         element("div", element("dt", name), element("dd", value, element("small", more))) for name, value, more in tiles
@@ -118,7 +119,7 @@ def _tiles(run: RunRecord) -> Markup:
     return element("dl", rows, class_="tiles")
 
 
-def _steps(run: RunRecord) -> tuple[str, str]:
+def _steps(run: RunHistory) -> tuple[str, str]:
     epochs = max((step.epoch for step in run.steps), default=0)
     planned = sum(phase.get("epochs", 0) for phase in run.recipe.get("phases", []))
     more = f"epoch {epochs} of {planned}" if planned else f"epoch {epochs}"
@@ -127,7 +128,7 @@ def _steps(run: RunRecord) -> tuple[str, str]:
     return f"{run.last_step:,}", more
 
 
-def _time(run: RunRecord) -> list[tuple[str, str, str]]:
+def _time(run: RunHistory) -> list[tuple[str, str, str]]:
     """Wall time of the whole run if it is known, and how much of it the steps took."""
     in_steps = sum(step.step_s for step in run.steps)
     total = run.summary.get("seconds") if run.is_finished else None
@@ -136,7 +137,7 @@ def _time(run: RunRecord) -> list[tuple[str, str, str]]:
     return [("time", duration(total), f"{percent(min(in_steps / total, 1), 0)} of it in training steps")]
 
 
-def _throughput(run: RunRecord) -> list[tuple[str, str, str]]:
+def _throughput(run: RunHistory) -> list[tuple[str, str, str]]:
     timed = [step for step in run.steps if step.step_s > 0]
     if not timed:
         return []
@@ -149,7 +150,7 @@ def _throughput(run: RunRecord) -> list[tuple[str, str, str]]:
     return [("clips/s", quantity(rate), more)]
 
 
-def _machine(run: RunRecord) -> tuple[str, str]:
+def _machine(run: RunHistory) -> tuple[str, str]:
     devices = Counter(run.facts.get("devices", []))
     if not devices:
         return "not on record", ""
@@ -167,7 +168,7 @@ def _machine(run: RunRecord) -> tuple[str, str]:
     return "CPU" if on_cpu else count(devices.total(), "GPU"), ", ".join(more)
 
 
-def _data(run: RunRecord) -> list[tuple[str, str, str]]:
+def _data(run: RunHistory) -> list[tuple[str, str, str]]:
     clips, hours = run.facts.get("train_clips"), run.facts.get("train_hours")
     if not clips:
         return []

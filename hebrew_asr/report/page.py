@@ -11,9 +11,10 @@ from hebrew_asr.pages.markup import Markup, element, join
 from hebrew_asr.pages.words import percent
 from hebrew_asr.report.checks import checks_list
 from hebrew_asr.report.curves import charts
-from hebrew_asr.report.gather import Evaluation, RunRecord, read_run
+from hebrew_asr.report.gather import RunHistory, read_run
 from hebrew_asr.report.headline import headline, result
 from hebrew_asr.report.proof import proof_section
+from hebrew_asr.report.records import EvalRecord
 from hebrew_asr.report.speech import confusions_section, samples_section, stories_section
 
 # Whatever a transcript may hold, the page can load nothing and send nothing.
@@ -33,7 +34,7 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
     return path
 
 
-def page(run: RunRecord) -> str:
+def page(run: RunHistory) -> str:
     """The whole document."""
     found = result(run)
     body = [
@@ -67,7 +68,7 @@ def _hatch() -> Markup:
     return element("svg", element("defs", pattern), width=0, height=0, class_="defs", aria_hidden="true")
 
 
-def _curves(run: RunRecord) -> Markup | None:
+def _curves(run: RunHistory) -> Markup | None:
     drawn = [chart.draw() for chart in charts(run)]
     if not drawn:
         return None
@@ -77,7 +78,7 @@ def _curves(run: RunRecord) -> Markup | None:
     )
 
 
-def _evaluations(run: RunRecord) -> Markup | None:
+def _evaluations(run: RunHistory) -> Markup | None:
     """Every evaluation in numbers, folded."""
     if not run.evaluations:
         return None
@@ -96,7 +97,7 @@ def _evaluations(run: RunRecord) -> Markup | None:
     )
 
 
-def _evaluation(record: Evaluation) -> Markup:
+def _evaluation(record: EvalRecord) -> Markup:
     counts = (record.clips, record.words, record.substitutions, record.deletions, record.insertions)
     numbers = [*(f"{value:,}" for value in counts), percent(record.wer), percent(record.cer)]
     return element(
@@ -107,7 +108,7 @@ def _evaluation(record: Evaluation) -> Markup:
     )
 
 
-def _details(run: RunRecord) -> Markup:
+def _details(run: RunHistory) -> Markup:
     """The files that decide what the run was, as they are."""
     files = (
         ("Recipe, resolved", run.recipe),

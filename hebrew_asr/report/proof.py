@@ -8,10 +8,11 @@ from hebrew_asr.pages.figures import COLORS
 from hebrew_asr.pages.markup import Markup, element, join
 from hebrew_asr.pages.words import count, percent, scientific
 from hebrew_asr.report.curves import group_colors, timeline
-from hebrew_asr.report.gather import Proof, RunRecord
+from hebrew_asr.report.gather import RunHistory
+from hebrew_asr.report.records import PhaseRecord
 
 
-def proof_section(run: RunRecord) -> Markup:
+def proof_section(run: RunHistory) -> Markup:
     """A card for each phase that was reached, in order."""
     planned = {str(phase.get("name")): phase for phase in run.recipe.get("phases", [])}
     cards = [
@@ -36,7 +37,7 @@ def proof_section(run: RunRecord) -> Markup:
     )
 
 
-def _card(run: RunRecord, name: str, start: int, phase: dict[str, Any], proofs: list[Proof]) -> Markup:
+def _card(run: RunHistory, name: str, start: int, phase: dict[str, Any], proofs: list[PhaseRecord]) -> Markup:
     heading = join(element("h3", f"Phase {name}"), element("p", str(phase.get("title", "")), class_="title"))
     if not proofs:
         text = "No proof on record for this phase."
@@ -59,7 +60,7 @@ def _card(run: RunRecord, name: str, start: int, phase: dict[str, Any], proofs: 
     )
 
 
-def _sizes(run: RunRecord, name: str, proof: Proof) -> dict[str, int]:
+def _sizes(run: RunHistory, name: str, proof: PhaseRecord) -> dict[str, int]:
     """Weights by module group; one nameless part if the run did not write them down."""
     return run.facts.get("trainable_weights", {}).get(name) or {"trained": proof.trainable}
 
@@ -69,7 +70,7 @@ def _row(name: str, weights: int, total: int) -> Markup:
     return element("tr", element("th", name, scope="row"), [element("td", cell) for cell in cells])
 
 
-def _bar(run: RunRecord, sizes: dict[str, int], total: int) -> Markup:
+def _bar(run: RunHistory, sizes: dict[str, int], total: int) -> Markup:
     """All weights of the model on one bar: the groups that train in their colors, the rest hatched."""
     colors, start, parts = group_colors(run), 0.0, []
     for group, size in sizes.items():
@@ -87,14 +88,14 @@ def _css(colors: dict[str, int], group: str) -> str:
     return f"c{colors.get(group, 0) % COLORS + 1}"
 
 
-def _group(run: RunRecord, group: str, size: int, phase: str) -> Markup:
+def _group(run: RunHistory, group: str, size: int, phase: str) -> Markup:
     rate = max((step.lr.get(group, 0.0) for step in run.steps if step.phase == phase), default=0.0)
     text = f"{size:,} at up to {scientific(rate)}" if rate else f"{size:,}"
     key = element("svg", element("rect", width=12, height=12, class_="bar"), viewBox="0 0 12 12", class_="swatch")
     return element("li", key, f"{group} ", element("span", text), class_=_css(group_colors(run), group))
 
 
-def _when(proofs: list[Proof], start: int) -> str:
+def _when(proofs: list[PhaseRecord], start: int) -> str:
     """On which step: the event carries the steps done before the one that is proved."""
     at_start = [proof for proof in proofs if proof.step == start]
     again = len(proofs) - len(at_start)

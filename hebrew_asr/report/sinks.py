@@ -18,6 +18,7 @@ import psutil
 
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.errors import first_line
+from hebrew_asr.report.records import Record, as_row
 
 _START_S, _LOG_S, _FINISH_S = 60.0, 10.0, 60.0
 """What a wandb that does not come back may cost: at the start, once while training, and at the end."""
@@ -91,15 +92,14 @@ class WandbSink:
         """Its id of this run, for a resume."""
         return None if self._run is None else self._run.id
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: Record) -> None:
         """Log a record under ``{event}/{name}``."""
         if self._run is None:
             return
-        event, step = record["event"], record["step"]
-        curves = {key: value for key, value in _flat(record).items() if not isinstance(value, list)}
-        flat = {f"{event}/{key}": value for key, value in curves.items() if key not in ("event", "step")}
+        curves = {key: value for key, value in _flat(as_row(record)).items() if not isinstance(value, list)}
+        flat = {f"{record.event}/{key}": value for key, value in curves.items() if key not in ("event", "step")}
         try:
-            _within(_LOG_S, lambda: self._run.log(flat, step=step))
+            _within(_LOG_S, lambda: self._run.log(flat, step=record.step))
         except _WandbError as error:
             self._give_up(error)
 
@@ -158,8 +158,8 @@ class Tracker:
         """``sinks``: objects with ``write(record)`` and ``close()``."""
         self._sinks = sinks
 
-    def write(self, record: dict[str, Any]) -> None:
-        """Send one record of the metrics schema to every sink."""
+    def write(self, record: Record) -> None:
+        """Send one record to every sink."""
         for sink in self._sinks:
             sink.write(record)
 

@@ -20,7 +20,7 @@ from hebrew_asr.report.analysis import (
     stories,
     worst,
 )
-from hebrew_asr.report.gather import RunRecord
+from hebrew_asr.report.gather import RunHistory
 from hebrew_asr.report.headline import Result, split_name
 from hebrew_asr.text.normalize import normalize
 from hebrew_asr.text.wer import ErrorCounts
@@ -103,7 +103,7 @@ def _aligned(edits: Sequence[Edit]) -> Markup:
     return _hebrew("div", columns, rest, class_="aligned")
 
 
-def stories_section(run: RunRecord) -> Markup | None:
+def stories_section(run: RunHistory) -> Markup | None:
     """The same clips at every evaluation that changed something."""
     told = [story for story in stories(run, _STORIES) if len(story.heard) > 1]
     if not told:
@@ -149,7 +149,7 @@ def _heard(edits: Sequence[Edit]) -> Markup:
     return _hebrew("span", words, class_="line")
 
 
-def confusions_section(run: RunRecord, found: Result | None) -> Markup | None:
+def confusions_section(run: RunHistory, found: Result | None) -> Markup | None:
     """Most frequent errors of the last evaluation, by word, by letter and by who speaks."""
     if found is None or found.last_scored is None or not found.last_scored.total.word_edits:
         return None

@@ -17,9 +17,10 @@ from hebrew_asr.engine import dist
 from hebrew_asr.engine.nested_keys import check_nested_keys
 from hebrew_asr.engine.sealed import Checkpoint
 from hebrew_asr.errors import CheckpointError, DataError, UsageError
+from hebrew_asr.report.records import FaultRecord
 from hebrew_asr.training.arguments import TrainArguments, lock_of
 from hebrew_asr.training.identity import BaseModel, code_version, shared_parts
-from hebrew_asr.training.out_of_memory import earlier_out_of_memory
+from hebrew_asr.training.out_of_memory import earlier_fault
 from hebrew_asr.training.resuming import Resumable, find_resumable, is_used, recipe_before
 from hebrew_asr.training.train_state import TrainState
 
@@ -37,7 +38,7 @@ class RunSpec:
     data_fingerprint: str
     """Of the training manifest: a checkpoint's order of clips is that of one manifest."""
     resumable: Resumable
-    out_of_memory: dict[str, Any] | None
+    out_of_memory: FaultRecord | None
     """Out-of-memory record of the previous session, if it limits this one's micro-batch."""
 
 
@@ -125,16 +126,15 @@ def _refuse_inexact(resume: Checkpoint, profile: Profile, data: str) -> None:
 
 def _within_memory(
     batching: Batching, folder: Path, resume: Checkpoint | None, mode: str
-) -> tuple[Batching, dict[str, Any] | None]:
+) -> tuple[Batching, FaultRecord | None]:
     """The micro-batches that fitted before; the out-of-memory record, if it is newer than the checkpoint."""
     if mode == "never":
         return batching, None
     limit = None if resume is None else TrainState.of(resume).max_micro_batch
     batching = batching if limit is None else batching.limited_to(limit)
-    record = earlier_out_of_memory(folder)
-    if record is None or record["max_micro_batch"] >= batching.max_micro_batch:
-        return batching, None
-    return batching.limited_to(record["max_micro_batch"]), record
+    record = earlier_fault(folder)
+    smaller = batching if record is None else batching.limited_to(record.max_micro_batch or batching.max_micro_batch)
+    return (batching, None) if smaller == batching else (smaller, record)
 
 
 def _find_resumable(folder: Path, mode: str) -> Resumable:

@@ -18,6 +18,7 @@ from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.engine.signals import StopFlag
 from hebrew_asr.errors import DataError, EnvironmentProblem
 from hebrew_asr.inference.transcriber import Decoding, Transcriber
+from hebrew_asr.report.records import EvalRecord, FaultRecord
 from hebrew_asr.text.normalize import NORMALIZER_VERSION
 from hebrew_asr.text.wer import ErrorCounts, per_clip_errors
 from hebrew_asr.training.outputs import PatientFiles
@@ -90,10 +91,10 @@ def _samples(clip: Clip, unreadable: list[str] | None) -> np.ndarray | None:
 class Evaluated:
     """What an evaluation found."""
 
-    records: list[dict[str, Any]]
-    """An ``eval`` record of the metrics schema, and a ``fault`` record if clips could not be read."""
-    sample_wer: float | None
-    """WER of the sample's clips alone; None if no clip could be read."""
+    record: EvalRecord | None
+    """None if no clip could be read."""
+    fault: FaultRecord | None
+    """Which clips could not be read, if some could not."""
 
 
 class _Stopped(Exception):
@@ -137,30 +138,28 @@ class Evaluator:
         sums = [sum(part, ErrorCounts()).to_list() for part in (errors, sampled)]
         total, sample = (ErrorCounts.from_list(row) for row in self._ranks.sum(torch.tensor(sums)).tolist())
         rows = [(clip.id, clip.transcript, text) for clip, text in zip(own, texts, strict=True)]
-        told = self._ranks.gather((rows, unreadable))
-        reasons = sorted(reason for _, part in told for reason in part)
-        fault = {"event": "fault", "step": step, "kind": "unreadable", "split": split, "reasons": reasons}
-        faults = [fault] if reasons else []
+        of_ranks = self._ranks.gather((rows, unreadable))
+        reasons = sorted(reason for _, part in of_ranks for reason in part)
+        fault = FaultRecord(step=step, kind="unreadable", split=split, reasons=reasons) if reasons else None
         if len(reasons) == len(clips):
-            return Evaluated(faults, None)
-        self._write_samples([row for part, _ in told for row in part], step, split)
-        record = {
-            "event": "eval",
-            "step": step,
-            "split": split,
-            "wer": total.wer,
-            "cer": total.cer,
-            "wer_mode": self._settings.wer_mode,
-            "substitutions": total.substitutions,
-            "deletions": total.deletions,
-            "insertions": total.insertions,
-            "words": total.words,
-            "clips": total.clips,
-            "unreadable": len(reasons),
-            "sample_wer": sample.wer,
-            "sample_clips": sample.clips,
-        }
-        return Evaluated([record, *faults], sample.wer)
+            return Evaluated(None, fault)
+        self._write_samples([row for part, _ in of_ranks for row in part], step, split)
+        record = EvalRecord(
+            step=step,
+            split=split,
+            wer=total.wer,
+            cer=total.cer,
+            wer_mode=self._settings.wer_mode,
+            substitutions=total.substitutions,
+            deletions=total.deletions,
+            insertions=total.insertions,
+            words=total.words,
+            clips=total.clips,
+            unreadable=len(reasons),
+            sample_wer=sample.wer,
+            sample_clips=sample.clips,
+        )
+        return Evaluated(record, fault)
 
     def _transcribe(self, asr: Any, clips: Sequence[Clip], stop: StopFlag, unreadable: list[str]) -> list[str] | None:
         """Hypotheses of this rank's share; None if the run was asked to stop."""

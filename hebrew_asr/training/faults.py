@@ -6,7 +6,6 @@ import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,6 +17,7 @@ from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.errors import DataError, TrainingFault
 from hebrew_asr.fallbacks import take_fallbacks
 from hebrew_asr.files import as_os_error, write_atomically, write_json
+from hebrew_asr.report.records import FaultRecord
 
 
 class FaultBudget:
@@ -30,8 +30,8 @@ class FaultBudget:
         self._unreadable = set(unreadable)
         self._in_a_row = 0
 
-    def non_finite(self, batch: StepBatch) -> dict[str, object]:
-        """A step was skipped on all ranks for non-finite gradients; collective. Returns a ``fault`` record.
+    def non_finite(self, batch: StepBatch) -> FaultRecord:
+        """A step was skipped on all ranks for non-finite gradients; collective.
 
         Raises:
             TrainingFault: one more than the patience, in a row.
@@ -44,7 +44,7 @@ class FaultBudget:
                 f"clips were {', '.join(ids[:8])}{', …' if len(ids) > 8 else ''}. Lower the learning rates, or look at "
                 "them"
             )
-        return {"event": "fault", "step": batch.step + 1, "kind": "non-finite", "clips": ids}
+        return FaultRecord(step=batch.step + 1, kind="non-finite", clips=ids)
 
     def finite(self) -> None:
         """A step was applied: the patience starts anew."""
@@ -55,8 +55,8 @@ class FaultBudget:
         """Training clips that could not be decoded since the run began, for its checkpoints."""
         return sorted(self._unreadable)
 
-    def unreadable(self, step: int, own: tuple[Unreadable, ...]) -> dict[str, Any]:
-        """Some rank had clips that could not be decoded; collective. Returns a ``fault`` record.
+    def unreadable(self, step: int, own: tuple[Unreadable, ...]) -> FaultRecord:
+        """Some rank had clips that could not be decoded; collective.
 
         Raises:
             DataError: more clips than the recipe bears.
@@ -69,23 +69,19 @@ class FaultBudget:
                 f"{len(self._unreadable)} unreadable clips, the recipe bears {self._max_unreadable} "
                 f"(faults.max_unreadable_share); step {step + 1}: {reasons[0]}"
             )
-        return {"event": "fault", "step": step + 1, "kind": "unreadable", "clips": ids, "reasons": reasons}
+        return FaultRecord(step=step + 1, kind="unreadable", clips=ids, reasons=reasons)
 
 
-def fallback_records(ranks: Ranks, step: int) -> list[dict[str, Any]]:
-    """``fault`` records of the slower ways that were taken since the last call, one for each; collective."""
+def fallback_records(ranks: Ranks, step: int) -> list[FaultRecord]:
+    """One record for each slower way that was taken since the last call; collective."""
     by_rank = [[(new.name, new.reason) for new in own] for own in ranks.gather(take_fallbacks())]
-    found = dict.fromkeys(new for own in by_rank for new in own)
+    ranks_of: dict[tuple[str, str], list[int]] = {}
+    for rank, own in enumerate(by_rank):
+        for fallback in dict.fromkeys(own):
+            ranks_of.setdefault(fallback, []).append(rank)
     return [
-        {
-            "event": "fault",
-            "step": step,
-            "kind": "fallback",
-            "name": name,
-            "reason": reason,
-            "ranks": [rank for rank, own in enumerate(by_rank) if (name, reason) in own],
-        }
-        for name, reason in found
+        FaultRecord(step=step, kind="fallback", name=name, reason=reason, ranks=on)
+        for (name, reason), on in ranks_of.items()
     ]
 
 

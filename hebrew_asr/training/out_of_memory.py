@@ -1,15 +1,15 @@
-"""Device memory that does not suffice: the effective batch stays, its micro-batches become smaller, and stay so."""
+"""After an out-of-memory error: halve the micro-batch for the rest of the run; ``clips_per_step`` stays."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from hebrew_asr.config.profiles import Batching
 from hebrew_asr.engine.engine import MicroBatchTooLarge
 from hebrew_asr.errors import OutOfMemory, TrainingFault
 from hebrew_asr.files import write_json
+from hebrew_asr.report.records import FaultRecord, as_row, from_row
 
 _FILE = "max_micro_batch.json"
 
@@ -32,7 +32,7 @@ def smaller_batching(
             f"offloads more (a higher ZeRO stage, offload_optimizer), or lower data.max_duration_s"
         )
     if not too_large.is_agreed:
-        write_json(folder / _FILE, fault_record(smaller, too_large, step))
+        write_json(folder / _FILE, as_row(fault_record(smaller, too_large, step)))
         raise OutOfMemory(
             f"{where}, where the other ranks cannot follow; go on with --resume auto, which takes at most "
             f"{smaller.max_micro_batch} clips at a time instead of {batching.max_micro_batch}"
@@ -40,24 +40,22 @@ def smaller_batching(
     return smaller
 
 
-def fault_record(batching: Batching, too_large: MicroBatchTooLarge, step: int) -> dict[str, Any]:
-    """The ``fault`` record of a step that was, or will be, run again by ``batching``."""
-    return {
-        "event": "fault",
-        "step": step + 1,
-        "kind": "out-of-memory",
-        "part": too_large.part,
-        "ranks": too_large.ranks,
-        "max_micro_batch": batching.max_micro_batch,
-        "batching": str(batching),
-    }
+def fault_record(batching: Batching, too_large: MicroBatchTooLarge, step: int) -> FaultRecord:
+    """Of step ``step`` (from 0), which was, or will be, run again by ``batching``."""
+    return FaultRecord(
+        step=step + 1,
+        kind="out-of-memory",
+        part=too_large.part,
+        ranks=too_large.ranks,
+        max_micro_batch=batching.max_micro_batch,
+        batching=str(batching),
+    )
 
 
-def earlier_out_of_memory(folder: Path) -> dict[str, Any] | None:
-    """The record of a fault that ended an earlier session of the run, if one did."""
-    path = folder / _FILE
+def earlier_fault(folder: Path) -> FaultRecord | None:
+    """The record that ended an earlier session of the run; None if there is none, or it cannot be read."""
     try:
-        record = json.loads(path.read_bytes())
-        return record if isinstance(record["max_micro_batch"], int) else None
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: what it says is found out again
+        record = from_row(json.loads((folder / _FILE).read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError):  # if it is damaged, what it says is found out again
         return None
+    return record if isinstance(record, FaultRecord) and record.max_micro_batch else None

@@ -11,9 +11,9 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from hebrew_asr.files import write_atomically
+from hebrew_asr.report.records import Record, as_row
 from hebrew_asr.training.train_state import TrainState
 
 
@@ -42,9 +42,9 @@ class MetricsFile:
         self._waiting: list[bytes] = []
         self._trouble = _Trouble("records", path)
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: Record) -> None:
         """Append a record, after those that wait."""
-        self._waiting.append(json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+        self._waiting.append(json.dumps(as_row(record), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
         self._write_waiting()
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.engine.sealed import Checkpoint, Damaged, newest_whole, no_checkpoint, set_aside, survey
 from hebrew_asr.errors import CheckpointError
+from hebrew_asr.report.records import FaultRecord
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,12 @@ class Resumable:
         return self.checkpoints[-1] if self.checkpoints else None
 
     @property
-    def faults(self) -> list[dict[str, Any]]:
-        """``fault`` records of what could not be used."""
+    def faults(self) -> list[FaultRecord]:
+        """Of what could not be used."""
         if not self.damaged:
             return []
         step, reasons = self.checkpoints[-1].step, [item.reason for item in self.damaged]
-        return [{"event": "fault", "step": step, "kind": "damaged checkpoint", "reasons": reasons}]
+        return [FaultRecord(step=step, kind="damaged checkpoint", reasons=reasons)]
 
     def settle(self, ranks: Ranks) -> Resumable:
         """Only what is as it was written, on every rank what the first one sees; collective.

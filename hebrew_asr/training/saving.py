@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from hebrew_asr.engine.checkpoint import CheckpointStore, Outcome
 from hebrew_asr.files import as_os_error, is_full, write_json
 from hebrew_asr.inference.export import save_native
+from hebrew_asr.report.records import CheckpointRecord, FaultRecord
 from hebrew_asr.training.arguments import SUMMARY
 from hebrew_asr.training.setup import Run
 
@@ -17,12 +18,12 @@ _SHARE_FOR_WRITING = 0.6
 """Of the launcher's patience; the rest is for the step under way and for a disk that is busier another time."""
 
 
-def checkpoint_record(outcome: Outcome, run_folder: Path) -> dict[str, Any]:
-    """The ``checkpoint`` record of one that is sealed, the ``fault`` record of one that could not be."""
-    if outcome.failure is None:
-        path = str(outcome.path.relative_to(run_folder))
-        return {"event": "checkpoint", "step": outcome.step, "path": path, "write_s": round(outcome.write_s, 3)}
-    return {"event": "fault", "step": outcome.step, "kind": "checkpoint", "reasons": [outcome.failure]}
+def checkpoint_record(outcome: Outcome, run_folder: Path) -> CheckpointRecord | FaultRecord:
+    """The record of a checkpoint that is sealed, or the fault of one that could not be."""
+    if outcome.failure is not None:
+        return FaultRecord(step=outcome.step, kind="checkpoint", reasons=[outcome.failure])
+    path = str(outcome.path.relative_to(run_folder))
+    return CheckpointRecord(step=outcome.step, path=path, write_s=round(outcome.write_s, 3))
 
 
 def slow_disk_advice(write_s: float | None, patience_s: float | None, run_folder: Path) -> str | None:

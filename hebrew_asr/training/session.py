@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, NoReturn
+from dataclasses import replace
+from typing import NoReturn
 
 import torch
 
@@ -16,6 +18,7 @@ from hebrew_asr.engine.optimizer_state import StateReader
 from hebrew_asr.errors import Preempted, Unsaved
 from hebrew_asr.fallbacks import any_new_fallback
 from hebrew_asr.launching.stopping import nothing_to_save
+from hebrew_asr.report.records import PhaseRecord, TrainRecord
 from hebrew_asr.training import saving
 from hebrew_asr.training.evaluate import stratified_sample, what_is_measured
 from hebrew_asr.training.faults import FaultBudget, fallback_records
@@ -40,10 +43,10 @@ class Session:
         self._phase = -1
         self._started = self._step_started = time.monotonic()
         self._seconds_before = run.state.seconds
-        self._pending: list[tuple[dict[str, Any], StepBatch, StepResult]] = []
+        self._pending: list[tuple[TrainRecord, StepBatch, StepResult]] = []
         """Steps whose figures have not been read: the device may still be at them."""
-        self._rows: list[dict[str, Any]] = []
-        """Records to be written."""
+        self._records: list[TrainRecord] = []
+        """To be written."""
         self._minded = False
         run.stop.request.explain = self._what_a_stop_takes
 
@@ -71,7 +74,7 @@ class Session:
         for fault in run.resumable.faults:
             run.tracker.write(fault)
         if run.out_of_memory is not None:
-            run.tracker.write({**run.out_of_memory, "step": self.state.step})
+            run.tracker.write(replace(run.out_of_memory, step=self.state.step))
         self.evaluate_if_due()
 
     def steps(self) -> Iterator[StepBatch]:
@@ -110,7 +113,8 @@ class Session:
         """Write what any rank does in a slower way since the last call; collective."""
         for record in fallback_records(self.run.ranks, self.state.step):
             self.run.tracker.write(record)
-            self.state.fallbacks.append({key: record[key] for key in ("step", "name", "reason", "ranks")})
+            kept = {key: getattr(record, key) for key in ("step", "name", "reason", "ranks")}
+            self.state.fallbacks.append(kept)
 
     def _open_feed(self) -> Generator[StepBatch]:
         run, first, last = self.run, self.state.step, self.run.schedule.last_step
@@ -157,7 +161,7 @@ class Session:
         proved = run.engine.prove_phase()
         if proved is not None:
             name = run.recipe.phases[self._phase].name
-            run.tracker.write({"event": "phase", "step": self.state.step, "name": name, **proved})
+            run.tracker.write(PhaseRecord(step=self.state.step, name=name, **proved))
         self.state.step += 1
         run.stop.request.unsaved = True
         return result
@@ -190,20 +194,20 @@ class Session:
         if self._some_skipped:
             fault = self._faults.unreadable(batch.step, batch.skipped)
             run.tracker.write(fault)
-            unreadable, self.state.unreadable_clips = fault["clips"], self._faults.unreadable_ids
+            unreadable, self.state.unreadable_clips = fault.clips, self._faults.unreadable_ids
         chosen = (run.train_clips[index] for index in run.dataset.clips_of_step(step - 1))
         clips = [clip for clip in chosen if clip.id not in unreadable]
-        record = {
-            "event": "train",
-            "step": step,
-            "epoch": (step - 1) // self._steps_per_epoch + 1,
-            "phase": run.recipe.phases[self._phase].name,
-            "lr": run.schedule.rates(step - 1),
-            "clips": len(clips),
-            "audio_s": round(sum(clip.duration_s for clip in clips), 3),
-            "step_s": time.monotonic() - self._step_started,
-            "data_wait_s": batch.wait_s,
-        }
+        record = TrainRecord(
+            step=step,
+            epoch=(step - 1) // self._steps_per_epoch + 1,
+            phase=run.recipe.phases[self._phase].name,
+            lr=run.schedule.rates(step - 1),
+            clips=len(clips),
+            audio_s=round(sum(clip.duration_s for clip in clips), 3),
+            step_s=time.monotonic() - self._step_started,
+            data_wait_s=batch.wait_s,
+            loss=math.nan,  # the figures of the device are read later
+        )
         self._pending.append((record, batch, result))
         self._read(keep=1)
         if step % run.recipe.logging.every_steps == 0 or self.is_done:
@@ -214,25 +218,25 @@ class Session:
         while len(self._pending) > keep:
             record, batch, result = self._pending.pop(0)
             figures = result.figures()
-            measured = {"loss": figures.loss, "grad_norm": figures.grad_norm, "tokens": figures.num_labels}
+            record = replace(record, loss=figures.loss, grad_norm=figures.grad_norm, tokens=figures.num_labels)
             if figures.applied:
-                self._rows.append({**record, **measured})
+                self._records.append(record)
                 self._faults.finite()
                 continue
-            self._rows.append({**record, **measured, "clips": 0, "audio_s": 0.0})
-            self._write_rows()
+            self._records.append(replace(record, clips=0, audio_s=0.0))
+            self._write_records()
             self.batch = batch  # the evidence, should this be one too many
             self.run.tracker.write(self._faults.non_finite(batch))
 
-    def _write_rows(self) -> None:
-        for row in self._rows:
-            self.run.tracker.write(row)
-        self._rows.clear()
+    def _write_records(self) -> None:
+        for record in self._records:
+            self.run.tracker.write(record)
+        self._records.clear()
 
     def _flush(self) -> None:
         """Read and write all there is."""
         self._read()
-        self._write_rows()
+        self._write_records()
         for outcome in self.run.checkpoints.take_outcomes():
             self.run.tracker.write(saving.checkpoint_record(outcome, self.run.folder))
             self.state.write_s = outcome.write_s
@@ -262,13 +266,13 @@ class Session:
             found = run.evaluator(asr, clips, state.step, split, run.stop, {clip.id for clip in self._sample})
         if found is None:
             self._stop()
-        for record in found.records:
+        for record in filter(None, (found.record, found.fault)):
             run.tracker.write(record)
         state.evaluated_step = state.step
-        if found.sample_wer is not None:
-            state.measured(found.sample_wer, self._measured)
-        if found.sample_wer is not None and split == "eval":
-            state.full = {key: found.records[0][key] for key in ("step", "wer", "cer", "clips")}
+        if found.record is not None and found.record.sample_wer is not None:
+            state.measured(found.record.sample_wer, self._measured)
+        if found.record is not None and split == "eval":
+            state.full = {key: getattr(found.record, key) for key in ("step", "wer", "cer", "clips")}
         run.checkpoints.attach(state.step, saving.values_of(run))
 
     def save_if_due(self) -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 import psutil
 from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.report import sinks
+from hebrew_asr.report.records import FaultRecord
 
 folder, hang = Path(sys.argv[1]), sys.argv[2]
 sinks._LOG_S = sinks._FINISH_S = 6.0 if hang else 60.0
@@ -36,7 +37,7 @@ if hang:
     for child in psutil.Process().children():
         child.send_signal(signal.SIGSTOP)
 for step in range(5000 if hang == "log" else 3):
-    sink.write({"event": "train", "step": step, "loss": 2.0, "text": "x" * 10_000})
+    sink.write(FaultRecord(step=step, kind="fallback", reason="x" * 10_000))
 times.append(time.monotonic())
 sink.close()
 times.append(time.monotonic())

@@ -30,8 +30,8 @@ def test_clips_are_counted_whatever_their_ids_look_like(budget, ids):
     faults = budget(0.02, 100)
     for step, clip_id in enumerate(ids[:2]):
         record = faults.unreadable(step, (Unreadable(clip_id, "cannot: be read"),))
-        assert record["clips"] == [clip_id] and record["reasons"] == [f"clip {clip_id}: cannot: be read"]
-        assert record["step"] == step + 1
+        assert record.clips == [clip_id] and record.reasons == [f"clip {clip_id}: cannot: be read"]
+        assert record.step == step + 1
     faults.unreadable(2, (Unreadable(ids[0], "another reason"),))  # the same clip in the next epoch
     assert faults.unreadable_ids == sorted(ids[:2])
     with pytest.raises(DataError, match=r"3 unreadable clips, the recipe bears 2 .*step 4: clip "):
@@ -57,7 +57,7 @@ def test_a_small_set_bears_none(budget):
 def test_non_finite_steps_are_borne_in_a_row_only(ranks):
     faults, fed = FaultBudget(Faults(non_finite_patience=2), 100, ranks), StepBatch(4, [])
     for _ in range(3):
-        assert [faults.non_finite(fed)["step"] for _ in range(2)] == [5, 5]
+        assert [faults.non_finite(fed).step for _ in range(2)] == [5, 5]
         faults.finite()
     faults.non_finite(fed), faults.non_finite(fed)
     with pytest.raises(TrainingFault, match="3 steps in a row"):

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from hebrew_asr.report.records import FaultRecord, as_row
 from hebrew_asr.training.outputs import MetricsFile, PatientFiles
 from hebrew_asr.training.train_state import TrainState
 from tests.support.disks import fill, remount, small_disk
 
 
-def record(step: int) -> dict:
-    return {"event": "train", "step": step, "text": "שלום " * 40}
+def record(step: int) -> FaultRecord:
+    return FaultRecord(step=step, kind="fallback", reason="שלום " * 40)
 
 
 def steps(path: Path) -> list[int]:
@@ -58,7 +59,7 @@ def test_a_disk_that_stays_full_is_told_at_the_end(disk, capsys):
 
 def test_a_resume_cuts_what_is_made_again_even_on_a_full_disk(disk):
     path = disk / "metrics.jsonl"
-    whole = b"".join(json.dumps(record(step), ensure_ascii=False).encode() + b"\n" for step in range(1, 9))
+    whole = b"".join(json.dumps(as_row(record(step)), ensure_ascii=False).encode() + b"\n" for step in range(1, 9))
     path.write_bytes(whole[:-99])  # within a letter of two bytes, or not: one of the two is
     ballast = fill(disk)
     MetricsFile(path, TrainState(step=6)).close()
@@ -72,7 +73,7 @@ def test_a_resume_cuts_what_is_made_again_even_on_a_full_disk(disk):
 @pytest.mark.parametrize("damage", [b"{torn\n", b"\xff\xfe\n", b"\n", b"[]\n", b'"\xd7"\n'])
 def test_a_damaged_line_in_the_middle_is_cut_and_the_others_stay(tmp_path, damage):
     path = tmp_path / "metrics.jsonl"
-    lines = [json.dumps(record(step)).encode() + b"\n" for step in (1, 2)]
+    lines = [json.dumps(as_row(record(step))).encode() + b"\n" for step in (1, 2)]
     path.write_bytes(lines[0] + damage + lines[1].rstrip())
     metrics = MetricsFile(path, TrainState(step=2))
     metrics.write(record(3))
