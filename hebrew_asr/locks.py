@@ -8,7 +8,6 @@ import fcntl
 import json
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,6 +15,7 @@ from typing import Any, TextIO
 import psutil
 
 from hebrew_asr.errors import EnvironmentProblem, UsageError
+from hebrew_asr.logs import log
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _HELD = (errno.EACCES, errno.EAGAIN)
@@ -127,11 +127,9 @@ class FolderLock:
             os.pwrite(stream.fileno(), f"{json.dumps(who)}\n".encode(), 0)
 
     def _warn(self, error: OSError) -> None:
-        print(
-            f"warning: the file system of {self.path.parent} has no locks ({error.strerror}): "
-            "a second process that writes there would not be noticed",
-            file=sys.stderr,
-            flush=True,
+        log.warning(
+            "the file system of %s has no locks (%s): a second process that writes there would not be noticed",
+            *(self.path.parent, error.strerror),
         )
 
 

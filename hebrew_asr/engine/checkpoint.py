@@ -15,7 +15,6 @@ import errno
 import os
 import re
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -38,6 +37,7 @@ from hebrew_asr.engine.sealed import (
 )
 from hebrew_asr.errors import CheckpointError
 from hebrew_asr.files import as_os_error, is_full, sync_folder, write_json
+from hebrew_asr.logs import log
 
 _HEADROOM_BYTES = 64 << 20
 """Left free for metrics and samples while training goes on."""
@@ -266,7 +266,7 @@ class CheckpointStore:
     def drop_oldest(self) -> bool:
         """Delete the oldest checkpoint that is neither the newest nor among the best; whether there was one."""
         for path in self._droppable():
-            print(f"warning: disk is full; dropping the oldest checkpoint {path}", file=sys.stderr)
+            log.warning("disk is full; dropping the oldest checkpoint %s", path)
             _remove(path)
             return not _own_files(path)
         return False

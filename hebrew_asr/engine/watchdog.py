@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import threading
 
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.errors import TrainingFault
 from hebrew_asr.launching.processes import has_ended, process_of
+from hebrew_asr.logs import log
 
 _POLL_S = 1.0
 
@@ -42,5 +42,5 @@ class Watchdog:
             dead = self.dead_peer()
             # A rank that leaves with an error of its own says so; give the main thread a moment to notice and tell.
             if dead is not None and not self._ended.wait(5 * _POLL_S):
-                print(f"error: rank {self._rank}: rank {dead} is gone; leaving too", file=sys.stderr, flush=True)
+                log.error("rank %d is gone; rank %d leaves too", dead, self._rank)
                 os._exit(TrainingFault.exit_code)

@@ -7,6 +7,7 @@ import time
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from hebrew_asr.logs import log, log_line
 from hebrew_asr.report.records import CheckpointRecord, EvalRecord, FaultRecord, PhaseRecord, Record, TrainRecord
 
 
@@ -28,8 +29,11 @@ class Console:
             self._bar.start()
 
     def say(self, text: str) -> None:
-        """Print a line above the bar."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        """Log a line; on a terminal, above the bar."""
+        if self._bar is None:
+            log.info(text)
+        else:
+            self._console.print(log_line(text), markup=False, soft_wrap=True)
 
     def write(self, record: Record) -> None:
         """Show a record."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ import psutil
 
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.errors import first_line
+from hebrew_asr.logs import log
 from hebrew_asr.report.records import Record, as_row
 
 _START_S, _LOG_S, _FINISH_S = 60.0, 10.0, 60.0
@@ -82,10 +82,7 @@ class WandbSink:
             return
         if outage:
             kept = Path(self._run.settings.sync_dir)
-            print(
-                f"warning: wandb is kept offline ({outage}); to send it later: wandb sync {shlex.quote(str(kept))}",
-                file=sys.stderr,
-            )
+            log.warning("wandb is kept offline (%s); to send it later: wandb sync %s", outage, shlex.quote(str(kept)))
 
     @property
     def run_id(self) -> str | None:
@@ -123,7 +120,7 @@ class WandbSink:
             with contextlib.suppress(psutil.Error):
                 if child.name().startswith(_SERVICE):
                     child.kill()  # stuck, it would be waited for as the interpreter ends
-        print(f"warning: wandb failed ({error}); training goes on, metrics.jsonl has everything", file=sys.stderr)
+        log.warning("wandb failed (%s); training goes on, metrics.jsonl has everything", error)
 
 
 def _start(options: dict[str, Any]) -> tuple[Any, str | None]:

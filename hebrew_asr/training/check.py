@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from hebrew_asr.engine import dist
 from hebrew_asr.engine.nested_keys import check_nested_keys
 from hebrew_asr.engine.sealed import Checkpoint
 from hebrew_asr.errors import CheckpointError, DataError, UsageError
+from hebrew_asr.logs import log
 from hebrew_asr.report.records import FaultRecord
 from hebrew_asr.training.arguments import TrainArguments, lock_of
 from hebrew_asr.training.identity import BaseModel, code_version, shared_parts
@@ -189,10 +189,10 @@ def refuse_another_base(resume: Checkpoint, base: BaseModel, ranks: dist.Ranks) 
     written = resume.values.get("base_model")
     if written is None:
         if ranks.is_main:
-            print(
-                f"warning: {resume.path} does not say which base model it was trained on, so whether the frozen "
-                f"weights are the same is not known; {base} is taken",
-                file=sys.stderr,
+            log.warning(
+                "%s does not say which base model it was trained on, so whether the frozen weights are the same is "
+                "not known; %s is taken",
+                *(resume.path, base),
             )
         return
     before = BaseModel(**written)

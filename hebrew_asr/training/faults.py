@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +16,7 @@ from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.errors import DataError, TrainingFault
 from hebrew_asr.fallbacks import take_fallbacks
 from hebrew_asr.files import as_os_error, write_atomically, write_json
+from hebrew_asr.logs import log
 from hebrew_asr.report.records import FaultRecord
 
 
@@ -99,7 +99,7 @@ def keep_evidence(folder: Path, rank: int, error: BaseException, batch: StepBatc
     try:
         _write_evidence(folder, error, batch)
     except OSError as failure:
-        print(f"warning: no evidence in {folder}: {as_os_error(failure).strerror}", file=sys.stderr)
+        log.warning("no evidence in %s: %s", folder, as_os_error(failure).strerror)
 
 
 def _write_evidence(folder: Path, error: BaseException, batch: StepBatch | None) -> None:

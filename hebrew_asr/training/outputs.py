@@ -9,10 +9,10 @@ import contextlib
 import errno
 import json
 import os
-import sys
 from pathlib import Path
 
 from hebrew_asr.files import write_atomically
+from hebrew_asr.logs import log
 from hebrew_asr.report.records import Record, as_row
 from hebrew_asr.training.train_state import TrainState
 
@@ -52,7 +52,7 @@ class MetricsFile:
         self._write_waiting()
         os.close(self._handle)
         if self._waiting:
-            print(f"warning: {self._path} lacks the last {len(self._waiting)} records", file=sys.stderr)
+            log.warning("%s lacks the last %d records", self._path, len(self._waiting))
 
     def _write_waiting(self) -> None:
         try:
@@ -88,7 +88,7 @@ class PatientFiles:
         """Try a last time; tells what is lost."""
         self._write_waiting()
         if self._waiting:
-            print(f"warning: not written in {self._folder}: {', '.join(self._waiting)}", file=sys.stderr)
+            log.warning("not written in %s: %s", self._folder, ", ".join(self._waiting))
 
     def _write_waiting(self) -> None:
         try:
@@ -109,16 +109,15 @@ class _Trouble:
 
     def tell(self, error: OSError) -> None:
         if not self._is_told:
-            print(
-                f"warning: {self._what} cannot be written in {self._where} ({error.strerror or error}); training "
-                "goes on, they wait in memory",
-                file=sys.stderr,
+            log.warning(
+                "%s cannot be written in %s (%s); training goes on, they wait in memory",
+                *(self._what, self._where, error.strerror or error),
             )
         self._is_told = True
 
     def end(self) -> None:
         if self._is_told:
-            print(f"{self._what} in {self._where} are written again; none is missing", file=sys.stderr)
+            log.info("%s in %s are written again; none is missing", self._what, self._where)
         self._is_told = False
 
 

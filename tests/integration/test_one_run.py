@@ -183,4 +183,4 @@ def test_a_checkpoint_that_does_not_know_its_base_model(resume, task, tmp_path):
     (resume.run / "recipe.json").write_bytes(made_by)
     code, lines = resume()
     assert code == 0 and any("resuming from" in line for line in lines), lines
-    assert any(line.startswith("warning: ") and "which base model it was trained on" in line for line in lines)
+    assert any("| warning: " in line and "which base model it was trained on" in line for line in lines)

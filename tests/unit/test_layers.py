@@ -10,7 +10,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "hebrew_asr"
 FLOORS = [
-    {"cores", "errors", "files", "streams", "__init__"},
+    {"cores", "errors", "files", "logs", "streams", "__init__"},
     {"text", "config", "pages", "fallbacks", "locks"},
     {"audio", "launching"},
     {"data", "sources"},

@@ -43,7 +43,7 @@ def test_records_wait_for_a_full_disk_in_order(disk, capsys):
     ballast.unlink()
     metrics.write(record(40))
     assert steps(path) == list(range(1, 41))
-    assert "written again" in capsys.readouterr().err
+    assert "written again" in capsys.readouterr().out
     metrics.close()
 
 
