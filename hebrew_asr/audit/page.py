@@ -16,8 +16,8 @@ from hebrew_asr.audit.checks import PROBLEM_KINDS, Suspect, describe
 from hebrew_asr.audit.clips import Measured
 from hebrew_asr.audit.figures import histogram, share_bar, text_against_duration, waveform
 from hebrew_asr.files import write_atomically, write_json
-from hebrew_asr.pages.assets import STYLE
-from hebrew_asr.pages.markup import Markup, element
+from hebrew_asr.pages.document import document
+from hebrew_asr.pages.markup import Markup, element, join
 from hebrew_asr.pages.words import count, duration, percent, quantity
 
 _STYLE = """
@@ -57,8 +57,8 @@ td.id { overflow-wrap: anywhere; text-align: left }
 .problems td { text-align: left; overflow-wrap: anywhere }
 .problems td.id { width: 38%; padding-right: 24px }
 """
-# Whatever a transcript may hold, the page can load nothing but its own clips.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; media-src 'self' file:"
+_POLICY = "media-src 'self' file:"
+"""The page loads its own clips, and nothing else."""
 _SHOWN_PROBLEMS = 30
 _SHOWN_GROUPS = 12
 
@@ -84,16 +84,7 @@ def render_page(found: Audit, page_folder: Path) -> str:
         _characters(found),
         _details(found),
     ]
-    head = [
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("title", f"{name}: data audit"),
-        element("style", Markup(STYLE + _STYLE)),
-    ]
-    content = element("body", element("main", body))
-    return "<!doctype html>\n" + element("html", element("head", head), content, lang="en") + "\n"
+    return document(f"{name}: data audit", join(body), style=_STYLE, policy=_POLICY)
 
 
 def _seconds(clips: Sequence[Measured]) -> float:

@@ -151,7 +151,6 @@ def pack(
     shape = fitting(needed, shapes) if shapes else needed
     first_token = _bounds(tokens)[:-1]
     last_labels = np.add(first_token, tokens)
-    waveforms = [example.samples for example in examples]
     return PackedBatch(
         clip_ids=[example.clip_id for example in examples],
         samples=samples,
@@ -161,13 +160,8 @@ def pack(
         labels_per_clip=labels_per_clip,
         max_window_tokens=shape.longest_window,
         max_clip_tokens=shape.longest_clip,
-        waveform_S=torch.from_numpy(np.concatenate(waveforms)),
-        mel=plan_mel(
-            [len(waveform) for waveform in waveforms],
-            [example.speed for example in examples],
-            _masks(examples, frames, augmentation),
-            padding_chunks=shape.chunks - needed.chunks,
-        ),
+        waveform_S=torch.from_numpy(np.concatenate([example.samples for example in examples])),
+        mel=_mel(examples, frames, augmentation, shape.chunks - needed.chunks),
         conv_positions_A=_padded(_conv_positions(frames, audio_tokens), shape.audio_tokens, 0),
         window_cu_seqlens_W1=_cu_seqlens(windows, shape.audio_tokens, shape.windows),
         input_ids_T=_padded(torch.tensor(list(chain.from_iterable(clips))), shape.tokens, prompt.end_of_turn),
@@ -214,6 +208,13 @@ def _needed(
         longest_window=max(windows),
         longest_clip=max(tokens),
     )
+
+
+def _mel(
+    examples: Sequence[Example], frames: Sequence[int], augmentation: Augmentation | None, padding_chunks: int
+) -> MelPlan:
+    lengths, speeds = [len(example.samples) for example in examples], [example.speed for example in examples]
+    return plan_mel(lengths, speeds, _masks(examples, frames, augmentation), padding_chunks=padding_chunks)
 
 
 def _masks(examples: Sequence[Example], frames: Sequence[int], augmentation: Augmentation | None) -> list[Masks] | None:

@@ -6,13 +6,17 @@ import html
 from collections.abc import Iterable
 from typing import TypeAlias
 
-_VOID = {"meta", "br", "col"}
+_VOID = {"br", "col"}
 
 
 class Markup(str):
     """Text that is HTML already."""
 
     __slots__ = ()
+
+    def __html__(self) -> str:
+        """What Jinja2 puts into a page as it is."""
+        return self
 
 
 Child: TypeAlias = "str | int | float | Iterable[Child] | None"
@@ -21,7 +25,7 @@ Child: TypeAlias = "str | int | float | Iterable[Child] | None"
 def element(name: str, /, *children: Child, **attributes: str | int | float | None) -> Markup:
     """One element. ``class_`` is ``class``, ``stroke_width`` is ``stroke-width``; None leaves an attribute out."""
     given = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(_plain(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{html.escape(plain(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
@@ -41,10 +45,10 @@ def _render(child: Child) -> str:
     if isinstance(child, Markup):
         return child
     if isinstance(child, str | int | float):
-        return html.escape(_plain(child), quote=False)
+        return html.escape(plain(child), quote=False)
     return join(*child)
 
 
-def _plain(value: str | int | float) -> str:
+def plain(value: str | int | float) -> str:
     """Coordinates keep two decimals, which is finer than any screen; NUL has no place in HTML."""
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value).replace("\0", "\ufffd")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from hebrew_asr.files import write_atomically
-from hebrew_asr.pages.assets import SCRIPT, STYLE
+from hebrew_asr.pages.document import asset, document
 from hebrew_asr.pages.markup import Markup, element, join
 from hebrew_asr.pages.words import percent
 from hebrew_asr.report.checks import checks_list
@@ -16,9 +16,6 @@ from hebrew_asr.report.headline import headline, result
 from hebrew_asr.report.proof import proof_section
 from hebrew_asr.report.records import EvalRecord
 from hebrew_asr.report.speech import confusions_section, samples_section, stories_section
-
-# Whatever a transcript may hold, the page can load nothing and send nothing.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 def write_report(run_folder: Path, out: Path | None = None) -> Path:
@@ -38,6 +35,7 @@ def page(run: RunHistory) -> str:
     """The whole document."""
     found = result(run)
     body = [
+        _hatch(),
         headline(run, found),
         checks_list(run, found),
         proof_section(run),
@@ -48,17 +46,7 @@ def page(run: RunHistory) -> str:
         confusions_section(run, found),
         _details(run),
     ]
-    head = [
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("title", f"{run.name}: training report"),
-        element("style", Markup(STYLE)),
-    ]
-    script = element("script", Markup(SCRIPT))
-    content = element("body", _hatch(), element("main", body), script)
-    return "<!doctype html>\n" + element("html", element("head", head), content, lang="en") + "\n"
+    return document(f"{run.name}: training report", join(body), script=asset("cursor.js"))
 
 
 def _hatch() -> Markup:

@@ -23,7 +23,6 @@ from hebrew_asr.engine import dist
 from hebrew_asr.engine.checkpoint import CheckpointStore
 from hebrew_asr.engine.engine import TrainEngine
 from hebrew_asr.engine.shared import require_shared
-from hebrew_asr.engine.signals import StopFlag
 from hebrew_asr.engine.watchdog import Watchdog
 from hebrew_asr.files import as_json
 from hebrew_asr.launching.stopping import StopRequest
@@ -42,6 +41,7 @@ from hebrew_asr.training.identity import BaseModel, code_version, refuse_ranks_t
 from hebrew_asr.training.outputs import MetricsFile, PatientFiles
 from hebrew_asr.training.room import disk_need, require_room
 from hebrew_asr.training.schedule import Schedule
+from hebrew_asr.training.stop_flag import StopFlag
 from hebrew_asr.training.train_state import TrainState
 
 

@@ -50,7 +50,7 @@ def whole_run(task, warm, tmp_path_factory) -> Path:
 def test_learning_rates_are_printed_as_they_are_taken(whole_run):
     train = events(whole_run, "train")
     told = re.findall(
-        r"^phase (\w+) from|^  (\w+) \(.*\): [\d,]+(?: \(.*\))?, learning rate up to (\S+)$",
+        r"^.* \| phase (\w+) from|^.* \|   (\w+) \(.*\): [\d,]+(?: \(.*\))?, learning rate up to (\S+)$",
         whole_run.with_suffix(".stdout").read_text(encoding="utf-8"),
         re.MULTILINE,
     )

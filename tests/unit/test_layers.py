@@ -22,7 +22,7 @@ FLOORS = [
 ]
 """A room imports only rooms of lower floors."""
 NO_TORCH = ("text", "config")
-MAX_LINES, MAX_ROOM_LINES = 350, 2500
+MAX_LINES, MAX_ROOM_LINES, MAX_FUNCTION_LINES = 350, 2500, 60
 
 
 def room_of(path: Path) -> str:
@@ -69,6 +69,16 @@ def test_guarded_imports():
         if (is_root(name, "deepspeed", "torch.distributed") and room_of(path) != "engine")
         or (is_root(name, "torch") and room_of(path) in NO_TORCH)
     ]
+
+
+def test_functions_stay_readable():
+    long = [
+        f"{path.relative_to(PACKAGE)}:{node.name}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= MAX_FUNCTION_LINES
+    ]
+    assert not long
 
 
 def test_files_and_rooms_stay_readable():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hebrew_asr.cli import main
 from hebrew_asr.errors import DataError
-from hebrew_asr.pages.assets import SCRIPT
+from hebrew_asr.pages.document import asset
 from hebrew_asr.pages.markup import element
 from hebrew_asr.pages.words import percent
 from hebrew_asr.report.gather import read_run
@@ -120,7 +120,7 @@ def test_nothing_in_a_run_becomes_markup(run: Path) -> None:
     (run / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
     page = page_of(run)
     tags = [tag for tag, _ in page.tags]
-    assert tags.count("script") == 1 and "".join(page.text["script"]) == SCRIPT
+    assert tags.count("script") == 1 and "".join(page.text["script"]).strip() == asset("cursor.js").strip()
     assert not {"img", "b"} & {tag for tag, attributes in page.tags if "onerror" in attributes or tag == "img"}
     assert evil in "".join(page.text["h1"])
 

@@ -13,22 +13,22 @@ from hebrew_asr.data.sampler import StepSampler
 costs = st.lists(st.floats(0.5, 30.0), min_size=1, max_size=120)
 
 
-def plan(clips_per_step: int, ranks: int, micro: int) -> Batching:
+def batching(clips_per_step: int, ranks: int, micro: int) -> Batching:
     return Batching(clips_per_step, ranks, math.ceil(clips_per_step / (ranks * micro)), micro)
 
 
 @given(costs, st.integers(1, 40), st.integers(1, 6), st.integers(1, 8), st.integers(0, 2**32))
 def test_an_epoch_is_every_clip_once_on_any_rank_count(durations, clips_per_step, ranks, micro, seed):
     ranks = min(ranks, clips_per_step)
-    sampler = StepSampler(durations, plan(clips_per_step, ranks, micro), seed)
-    alone = StepSampler(durations, plan(clips_per_step, 1, clips_per_step), seed)
+    sampler = StepSampler(durations, batching(clips_per_step, ranks, micro), seed)
+    alone = StepSampler(durations, batching(clips_per_step, 1, clips_per_step), seed)
     for epoch in (0, 3):
         seen = []
         for step in range(epoch * sampler.steps_per_epoch, (epoch + 1) * sampler.steps_per_epoch):
             dealt = sampler.deal(step)
             flat = [clip for own in dealt for batch in own for clip in batch]
             assert sorted(flat) == sorted(alone.clips_of_step(step)), "the step's clips depend on the rank count"
-            assert {len(own) for own in dealt} == {sampler._plan.accumulation}
+            assert {len(own) for own in dealt} == {sampler._batching.accumulation}
             assert all(len(batch) <= micro for own in dealt for batch in own)
             sizes = [sum(map(len, own)) for own in dealt]
             assert max(sizes) - min(sizes) <= max(1, math.ceil(len(flat) / ranks))
@@ -38,19 +38,19 @@ def test_an_epoch_is_every_clip_once_on_any_rank_count(durations, clips_per_step
 
 @given(costs, st.integers(0, 100), st.integers(0, 100))
 def test_a_step_is_a_pure_function_of_its_number(durations, one, other):
-    sampler, fresh = (StepSampler(durations, plan(8, 2, 4), 7) for _ in range(2))
+    sampler, fresh = (StepSampler(durations, batching(8, 2, 4), 7) for _ in range(2))
     sampler.deal(other)
     assert sampler.deal(one) == fresh.deal(one)
 
 
 def test_epochs_and_seeds_differ():
-    sampler = StepSampler([1.0] * 200, plan(50, 1, 50), 1)
+    sampler = StepSampler([1.0] * 200, batching(50, 1, 50), 1)
     assert sampler.clips_of_step(0) != sampler.clips_of_step(sampler.steps_per_epoch)
-    assert sampler.clips_of_step(0) != StepSampler([1.0] * 200, plan(50, 1, 50), 2).clips_of_step(0)
+    assert sampler.clips_of_step(0) != StepSampler([1.0] * 200, batching(50, 1, 50), 2).clips_of_step(0)
 
 
 def test_long_clips_are_spread_over_ranks():
     durations = [30.0] * 4 + [1.0] * 60
-    sampler = StepSampler(durations, plan(64, 4, 16), 0)
+    sampler = StepSampler(durations, batching(64, 4, 16), 0)
     loads = [sum(durations[clip] for batch in own for clip in batch) for own in sampler.deal(0)]
     assert max(loads) / min(loads) < 1.05

@@ -1,4 +1,4 @@
-"""Ranks agree on a stop at a step's end, whichever of them was asked: by ``StopRequest``, or by a file ``STOP``."""
+"""The ranks stop together: at a step's end they agree whether any of them was asked, by a signal or a file ``STOP``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.launching.stopping import StopRequest
 
 _LOOK_EVERY_S = 0.5
-"""Pace at which the file is looked for: asked at every step, a slow file system would cost a share of it."""
+"""How often the file is looked for: at every step, a slow file system would take a share of the step."""
 
 
 class StopFlag:
