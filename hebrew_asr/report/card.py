@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hebrew_asr.pages.words import duration
-from hebrew_asr.report.gather import RunRecord
+from hebrew_asr.report.gather import RunHistory
 from hebrew_asr.text.normalize import NORMALIZER_VERSION
 from hebrew_asr.text.scoring import SCORING_MODES, Transcript, figures
 
@@ -66,7 +66,7 @@ print(model.generate([request], SamplingParams(temperature=0.0, max_tokens=512))
 """
 
 
-def model_card(run: RunRecord | None, *, name: str, repo: str, step: int | None, thinker: bool, dtype: str) -> str:
+def model_card(run: RunHistory | None, *, name: str, repo: str, step: int | None, thinker: bool, dtype: str) -> str:
     """Markdown with the hub's metadata in front.
 
     Args:
@@ -105,7 +105,7 @@ def _metadata(base: str, thinker: bool) -> str:
     return "\n".join([*lines, "---"])
 
 
-def _figures(run: RunRecord | None, step: int | None) -> str:
+def _figures(run: RunHistory | None, step: int | None) -> str:
     if run is None:
         return "None are known: the model was exported without the run that made it. `hebrew-asr eval` measures them."
     at = step if step is not None else int(run.summary.get("final_step", run.last_step))
@@ -146,7 +146,7 @@ def _row(mode: str, found: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _training(run: RunRecord | None, base: str) -> str:
+def _training(run: RunHistory | None, base: str) -> str:
     if run is None:
         return "Not known here: the model was exported without the run that made it."
     lines = [f"- base model: {base or 'not written down'}"]
