@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
-    from hebrew_asr.report.gather import RunRecord
+    from hebrew_asr.report.gather import RunHistory
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Command:
         export(out, asr, tokenizer, cards, base)
         print(f"{out / HF}: for transformers; {out / THINKER}: for qwen-asr and vLLM; {dtype}, loaded again and equal")
 
-    def _source(self) -> tuple[Any, Any, RunRecord | None, int | None]:
+    def _source(self) -> tuple[Any, Any, RunHistory | None, int | None]:
         """Model and tokenizer, the run that they are of, and the step if it is not the run's final one."""
         from hebrew_asr.config.recipe import Model
         from hebrew_asr.engine.sealed import SEAL, find_checkpoints
@@ -103,7 +103,7 @@ class Command:
         asr = load_model(Model(str(folder)), dtype=stored_dtype(folder))
         return asr, load_tokenizer(str(folder)), read_run(path) if is_run else None, None
 
-    def _base(self, run: RunRecord | None) -> Path | None:
+    def _base(self, run: RunHistory | None) -> Path | None:
         from hebrew_asr.errors import UsageError
         from hebrew_asr.inference.thinker import has_tokenizer_files
 
