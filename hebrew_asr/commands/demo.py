@@ -80,7 +80,8 @@ def _made_from(source: str | None, folder: Path) -> dict[str, Any]:
     for shard in opened.shards:
         for unit in shard.units():
             for _, row in unit.rows():
-                content.update(hashlib.sha256(row.audio_bytes()).digest())
+                if row.problem is None:
+                    content.update(hashlib.sha256(row.audio_bytes()).digest())
     return {"data": str(own), "revision": opened.revision, "sound": content.hexdigest()}
 
 

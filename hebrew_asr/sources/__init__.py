@@ -5,14 +5,17 @@ Imports text and audio.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from hebrew_asr.errors import DataError, UsageError
-from hebrew_asr.sources.folder import LISTING_SUFFIXES, open_folder
+from hebrew_asr.sources.folder import open_folder
 from hebrew_asr.sources.hub import HUB_ID, open_hub
+from hebrew_asr.sources.listings import LISTING_SUFFIXES
 from hebrew_asr.sources.parquet import open_parquet
 from hebrew_asr.sources.rows import Row, Shard, Source, Unit, unit_name
+from hebrew_asr.sources.walk import files_in
 
 __all__ = [
     "PUBLIC_TEST_SETS",
@@ -33,6 +36,9 @@ PUBLIC_TEST_SETS = frozenset(("ivrit-ai/eval-d1", "ivrit-ai/eval-whatsapp", "ivr
 PUBLIC_TEST_SOURCES = frozenset(("Mindset", "SmallBigHistory"))
 """Podcasts that ivrit.ai keeps for the test split of crowd-transcribe (upload-training-ds.py)."""
 
+_IN_CACHE = re.compile(r"/datasets--[^/]+?--(?P<name>[^/]+)/snapshots/[0-9a-f]+$")
+"""A dataset as the hub's client keeps it, in a folder named by its commit."""
+
 
 def open_source(spec: str, *, held_out: bool = False, pinned: str | None = None) -> Source:
     """Open a hub id, a folder of parquet shards, a folder of audio and text, or one parquet, JSONL, CSV or TSV file.
@@ -47,7 +53,8 @@ def open_source(spec: str, *, held_out: bool = False, pinned: str | None = None)
         DataError, EnvironmentProblem: it cannot be read, by name.
     """
     if is_local(spec):
-        return _open_local(Path(spec).resolve(), source_name(spec), held_out)
+        # Not resolved: in the hub's cache a file is a link to one with a hash for its name.
+        return _open_local(Path(os.path.normpath(Path(spec).absolute())), source_name(spec), held_out)
     source_name(spec)
     if spec.partition("@")[0].partition(":")[0] in PUBLIC_TEST_SETS and not held_out:
         raise UsageError(f"--source {spec} is a public test set: training on it voids its scores. Give it to --exclude")
@@ -56,28 +63,32 @@ def open_source(spec: str, *, held_out: bool = False, pinned: str | None = None)
 
 def is_local(spec: str) -> bool:
     """Whether a source is a file or folder on this machine rather than a hub id."""
-    return Path(spec).exists()
+    return os.path.exists(spec)  # noqa: PTH110 (Path's raises for a name that is too long)
 
 
 def source_name(spec: str) -> str:
     """Short name of a source, by which its clips are called. Raises UsageError when it can be no source."""
     if is_local(spec):
-        path = Path(spec).resolve()
-        return re.sub(r"[^\w.-]+", "-", path.name if path.is_dir() else path.stem)
+        path = Path(os.path.normpath(Path(spec).absolute()))
+        cached = _IN_CACHE.search(path.as_posix()) if path.is_dir() else None
+        return re.sub(r"[^\w.-]+", "-", cached["name"] if cached else path.name if path.is_dir() else path.stem)
     match = HUB_ID.fullmatch(spec)
     if match is None or spec.startswith("."):
-        raise UsageError(f"source {spec}: no such file or folder, and not a hub id of the form owner/name")
+        raise UsageError(f"source {spec[:200]}: no such file or folder, and not a hub id of the form owner/name")
     return match["repo"].split("/")[1]
 
 
 def _open_local(path: Path, name: str, held_out: bool) -> Source:
-    if path.is_dir():
-        shards = sorted(path.rglob("*.parquet"))
-        if shards:
-            return open_parquet(name, shards, path, all_held_out=held_out)
-        return open_folder(name, path, held_out=held_out)
-    if path.suffix == ".parquet":
-        return open_parquet(name, [path], path.parent, all_held_out=held_out)
-    if path.suffix in LISTING_SUFFIXES:
-        return open_folder(name, path, held_out=held_out)
+    try:
+        if path.is_dir():
+            shards = [found for found in files_in(path) if found.suffix == ".parquet"]
+            if shards:
+                return open_parquet(name, shards, path, all_held_out=held_out)
+            return open_folder(name, path, held_out=held_out)
+        if path.suffix == ".parquet":
+            return open_parquet(name, [path], path.parent, all_held_out=held_out)
+        if path.suffix.lower() in LISTING_SUFFIXES:
+            return open_folder(name, path, held_out=held_out)
+    except OSError as error:
+        raise DataError(f"source {path}: cannot read {error.filename or 'it'}: {error.strerror or error}") from error
     raise DataError(f"source {path}: neither a folder, nor a .parquet, {', '.join(LISTING_SUFFIXES)} file")

@@ -6,6 +6,9 @@ ivrit-ai/asr-training for the *-whisper-training family; cards of Common Voice, 
 
 from __future__ import annotations
 
+import ast
+import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +45,9 @@ class Adapter:
 
     def columns_in(self, available: Iterable[str]) -> list[str]:
         """The columns worth reading from a file that has ``available``."""
-        return [column for column in available if column in self.required or column in self.optional]
+        found = list(available)
+        whole = {column for column in _STRUCTS if not any(other.startswith(f"{column}.") for other in found)}
+        return [column for column in found if column in self.required or column in self.optional or column in whole]
 
 
 def choose_adapter(columns: Iterable[str], *, where: str) -> Adapter:
@@ -82,30 +87,32 @@ def _audio(row: dict[str, Any], place: Place) -> bytes | str:
 
 
 def _uuid_row(row: dict[str, Any], place: Place) -> Row:
-    extra = row.get("extra_data") or {}
-    uuid = str(row["uuid"] or "")
+    extra, problem = _struct(row, "extra_data", place)
     attributes = extra.get("attributes") or {}
+    uuid = str(row["uuid"] or "")
     return Row(
         id=uuid or place.id,
         text=_text(row),
         audio=_audio(row, place),
         groups=uuid_groups(uuid) if uuid else (),
-        flags=tuple(flag for flag in FLAGS if extra.get(flag)),
-        stated_duration_s=extra.get("duration"),
-        retake=bool(row.get("is_retranscribe") or attributes.get("retranscribe")),
+        flags=_flags(row, extra),
+        stated_duration_s=number(extra.get("duration")),
+        retake=_is_true(row.get("is_retranscribe")) or _is_true(attributes.get("retranscribe")),
+        problem=problem,
     )
 
 
 def _slice_row(row: dict[str, Any], place: Place) -> Row:
-    metadata = row.get("metadata") or {}
+    metadata, problem = _struct(row, "metadata", place)
     entry = metadata.get("entry_id")
-    text = str(row["transcript"] or "")
+    text = str(row["transcript"]) if row.get("transcript") else _text(row)
     return Row(
         id=place.id,
         text=text,
         audio=_audio(row, place),
         groups=(f"session:{entry}",) if entry else (),
         timed=has_timestamps(text),  # metadata.duration is the nominal slice length, not that of the audio
+        problem=problem,
     )
 
 
@@ -113,36 +120,83 @@ def _plain_row(row: dict[str, Any], place: Place) -> Row:
     samples = row.get("num_samples")  # FLEURS: at 16 kHz
     groups = [f"speaker:{row[column]}" for column in SPEAKER_COLUMNS if row.get(column) not in (None, "")]
     groups += [f"session:{row[column]}" for column in SESSION_COLUMNS if row.get(column) not in (None, "")]
+    text = _text(row)
     return Row(
         id=place.id,
-        text=_text(row),
+        text=text,
         audio=_audio(row, place),
         groups=tuple(groups),
-        stated_duration_s=samples / 16_000 if isinstance(samples, int) else row.get("duration_s"),
+        flags=_flags(row, {}),
+        stated_duration_s=samples / 16_000 if isinstance(samples, int) else number(row.get("duration_s")),
+        timed=has_timestamps(text),
     )
 
 
+def _struct(row: dict[str, Any], column: str, place: Place) -> tuple[dict[str, Any], tuple[str, str] | None]:
+    """A column of fields, as a struct or written out as JSON or as Python does; and what is wrong with it."""
+    value = row.get(column)
+    if isinstance(value, str) and value.strip():
+        for read in (json.loads, ast.literal_eval):
+            try:
+                value = read(value)
+                break
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+    if isinstance(value, list):  # a map, as pyarrow gives it
+        value = dict(pair for pair in value if isinstance(pair, tuple) and len(pair) == 2)
+    if value is None or value == "":
+        return {}, None
+    if isinstance(value, dict):
+        return value, None
+    return {}, (
+        "unreadable metadata",
+        f"row {place.id}: {column} is {str(value)[:80]!r}, which is neither fields nor JSON",
+    )
+
+
+def _flags(row: dict[str, Any], extra: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(flag for flag in FLAGS if _is_true(extra.get(flag)) or _is_true(row.get(flag)))
+
+
+def _is_true(value: Any) -> bool:
+    """Of a check-box, whose value may have gone through a text."""
+    if isinstance(value, str):
+        return value.strip().lower() in ("true", "1", "1.0", "yes", "t", "y")
+    return bool(value)
+
+
+def number(value: Any) -> float | None:
+    """A finite number, perhaps written as a text; None for anything else."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
+
+
 def _text(row: dict[str, Any]) -> str:
-    for column in TEXT_COLUMNS:
-        if row.get(column) is not None:
-            return str(row[column])
-    return ""
+    """The first text that is not empty: a table may have several such columns, and fill one of them."""
+    texts = (str(row[column]) for column in TEXT_COLUMNS if row.get(column) is not None)
+    return next((text for text in texts if text.strip()), "")
 
 
 def _plain(name: str, *required: str, optional: tuple[str, ...] = ()) -> Adapter:
-    more = (*SPEAKER_COLUMNS, *SESSION_COLUMNS, *optional)
+    more = (*SPEAKER_COLUMNS, *SESSION_COLUMNS, *TEXT_COLUMNS, *FLAGS, *optional)
     return Adapter(name, frozenset(("audio", *required)), more, _plain_row)
 
 
+_STRUCTS = ("extra_data", "metadata")
+"""Read whole where they are texts, and by their fields where they are structs."""
 _EXTRA = (
     "extra_data.duration",
     "extra_data.attributes.retranscribe",
     *(f"extra_data.{flag}" for flag in FLAGS),
 )
+_UUID_OPTIONAL = ("is_retranscribe", *TEXT_COLUMNS, *FLAGS, *_EXTRA)
 ADAPTERS = (
-    Adapter("crowd-transcribe", frozenset(("audio", "uuid", "sentence")), ("is_retranscribe", *_EXTRA), _uuid_row),
-    Adapter("uuid and text", frozenset(("audio", "uuid", "text")), (), _uuid_row),
-    Adapter("whisper slices", frozenset(("audio", "transcript")), ("metadata",), _slice_row),
+    Adapter("crowd-transcribe", frozenset(("audio", "uuid", "sentence")), _UUID_OPTIONAL, _uuid_row),
+    Adapter("uuid and text", frozenset(("audio", "uuid", "text")), _UUID_OPTIONAL, _uuid_row),
+    Adapter("whisper slices", frozenset(("audio", "transcript")), ("metadata", *TEXT_COLUMNS), _slice_row),
     _plain("Common Voice, hebrew_speech_kan", "sentence"),
     _plain("FLEURS", "transcription", optional=("num_samples",)),
     _plain("SASPEECH", "text", optional=("duration_s",)),

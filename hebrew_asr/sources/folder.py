@@ -1,24 +1,26 @@
-"""Your own recordings: ``x.wav`` beside ``x.txt``, or audio named by a listing (JSONL, CSV, TSV)."""
+"""Your own recordings: a listing of them, a data folder of Kaldi, or texts of the same name beside them."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
+import os
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hebrew_asr.errors import DataError
-from hebrew_asr.sources.columns import Place, choose_adapter
+from hebrew_asr.sources.kaldi import WAV_SCP, kaldi_rows
+from hebrew_asr.sources.listed import listed_rows
+from hebrew_asr.sources.listings import LISTING_SUFFIXES
 from hebrew_asr.sources.rows import ROWS_PER_UNIT, Row, Source, Unit
-from hebrew_asr.text.prompt import parse_target
+from hebrew_asr.sources.sidecars import has_pairs, is_audio, is_text, paired_rows
+from hebrew_asr.sources.walk import files_in
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".webm")
 LISTING_NAMES = ("clips.jsonl", "metadata.jsonl", "metadata.csv", "metadata.tsv")
-LISTING_SUFFIXES = (".jsonl", ".csv", ".tsv")
-_AUDIO_COLUMNS = ("audio", "file_name", "audio_filepath", "path", "file")  # ours, datasets' AudioFolder, NeMo, TSVs
+_SPLITS = ("train", "test", "testing", "dev", "val", "valid", "validation", "eval")
+_COMMON_VOICE = ("validated.tsv", "train.tsv")
+_UNNAMED = ("not in the listing", "the listing of its folder does not name it")
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,10 @@ class ListedUnit:
     """Rows that a listing named; the audio is read where the unit is converted."""
 
     dataset: str
+    shard: int
     first_row: int
     held_out: bool
     listed: tuple[Row, ...]
-
-    shard = 0
 
     @property
     def num_rows(self) -> int:
@@ -43,9 +44,10 @@ class ListedUnit:
 
 @dataclass(frozen=True)
 class Listing:
-    """All rows of a folder, as one shard."""
+    """Rows of a folder, as one shard."""
 
     dataset: str
+    index: int
     name: str
     held_out: bool
     listed: tuple[Row, ...]
@@ -56,132 +58,129 @@ class Listing:
     def units(self) -> list[Unit]:
         """Units of ``ROWS_PER_UNIT`` rows."""
         return [
-            ListedUnit(self.dataset, first, self.held_out, self.listed[first : first + ROWS_PER_UNIT])
+            ListedUnit(self.dataset, self.index, first, self.held_out, self.listed[first : first + ROWS_PER_UNIT])
             for first in range(0, len(self.listed), ROWS_PER_UNIT)
         ]
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What a folder holds: rows by the name of their part, and whether that part is test data."""
+
+    parts: tuple[tuple[str, bool, list[Row]], ...]
+    notes: tuple[str, ...] = ()
+
+
 def open_folder(name: str, path: Path, *, held_out: bool) -> Source:
-    """Open a listing file, or a folder that holds one, or a folder of audio files with texts of the same name.
+    """Open a listing, or a folder of recordings in one of the layouts of this file's first line.
 
     Raises:
-        DataError: there is nothing to read, a line is wrong, or an audio file has no text (the first few are named).
+        DataError: there is nothing to read, or a listing cannot be.
     """
-    listing = path if path.is_file() else _listing_in(path)
-    rows = _listed_rows(listing) if listing else _paired_rows(path)
-    sizes = [_size_of(row) for row in rows]
+    found = _Found(((path.name, False, listed_rows(path)),)) if path.is_file() else _found_in(path)
     content = hashlib.sha256()
-    for row, size in zip(rows, sizes, strict=True):
-        content.update(f"{row.id}\0{row.text}\0{size}\n".encode())
-    shard = Listing(name, listing.name if listing else path.name, held_out, tuple(rows), sum(sizes))
-    return Source(name, f"sha256:{content.hexdigest()}", (shard,))
+    shards = []
+    for index, (part, is_test, rows) in enumerate(found.parts):
+        sizes = [_size_of(row) for row in rows]
+        for row, size in zip(rows, sizes, strict=True):
+            content.update(
+                f"{row.id}\0{row.text}\0{size}\0{row.timing or ''}{row.span_s or ''}\n".encode(errors="replace")
+            )
+        shards.append(Listing(name, index, part, held_out or is_test, tuple(rows), sum(sizes)))
+    if not any(shard.listed for shard in shards):
+        raise DataError(f"source {path}: it holds no rows")
+    return Source(name, f"sha256:{content.hexdigest()}", tuple(shards), found.notes)
 
 
-def _listing_in(folder: Path) -> Path | None:
+def _found_in(folder: Path) -> _Found:
+    files = files_in(folder)
+    if (folder / WAV_SCP).is_file():
+        return _with_the_rest(
+            _Found(((WAV_SCP, False, kaldi_rows(folder)),), ("a data folder of Kaldi",)), files, folder
+        )
+    listings = _listings_of(folder, files)
+    if len(listings) > 1 and not has_pairs(files):
+        return _with_the_rest(_common_voice(folder, listings), files, folder)
+    if len(listings) == 1 and (listings[0].name in LISTING_NAMES or not has_pairs(files)):
+        found = _Found(((listings[0].name, False, listed_rows(listings[0])),), (f"listed in {listings[0].name}",))
+        return _with_the_rest(found, files, folder)
+    return _pairs(folder, files, listings)
+
+
+def _listings_of(folder: Path, files: list[Path]) -> list[Path]:
+    """The listings in the folder itself, or the only one below it. A table of one recording's name is its own."""
     for name in LISTING_NAMES:
         if (folder / name).is_file():
-            return folder / name
-    found = sorted(path for path in folder.iterdir() if path.suffix in LISTING_SUFFIXES)
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise DataError(f"source {folder}: several listings ({names}); name one of them with --source")
-    return found[0] if found else None
+            return [folder / name]
+    recordings = {path.with_suffix("") for path in files if is_audio(path)}
+    tables = [
+        path for path in files if path.suffix.lower() in LISTING_SUFFIXES and path.with_suffix("") not in recordings
+    ]
+    tables = [path for path in tables if path.suffix.lower() != ".json"] or tables  # which hold all kinds of things
+    here = [path for path in tables if path.parent == folder]
+    return here or (tables if len(tables) == 1 else [])
+
+
+def _common_voice(folder: Path, listings: list[Path]) -> _Found:
+    """What Common Voice's volunteers confirmed, less the speakers of its test sets.
+
+    Raises:
+        DataError: the listings are others, and which one is meant cannot be told.
+    """
+    names = [path.name for path in listings]
+    main = next((name for name in _COMMON_VOICE if name in names), None)
+    tests = [name for name in ("dev.tsv", "test.tsv") if name in names]
+    if main is None or not (folder / "clips").is_dir() or (main == "train.tsv" and not tests):
+        raise DataError(f"source {folder}: several listings ({', '.join(names)}); name one of them with --source")
+    parts = [(main, False, listed_rows(folder / main)), *((name, True, listed_rows(folder / name)) for name in tests)]
+    kept_out = f", and what {' and '.join(tests)} hold is kept out" if tests else ""
+    return _Found(tuple(parts), (f"Common Voice: {main} is taken{kept_out}",))
+
+
+def _pairs(folder: Path, files: list[Path], listings: list[Path]) -> _Found:
+    if not any(is_audio(path) for path in files):
+        suffixes = ", ".join(sorted({path.suffix for path in files if path.suffix})[:8]) or "nothing"
+        raise DataError(
+            f"source {folder}: no parquet files, no listing ({', '.join(LISTING_NAMES)}), no {WAV_SCP} and no "
+            f"recording in it; found: {suffixes}"
+        )
+    rows = paired_rows(folder, files)
+    sides = {is_test: [row for row in rows if _is_test(row) == is_test] for is_test in (False, True)}
+    if not sides[False]:  # all of it: then the name says nothing
+        sides = {False: rows, True: []}
+    notes = [f"{table.name} is not read, since recordings have texts beside them" for table in listings]
+    notes += [f"{len(sides[True])} files in folders called as test sets are kept out"] if sides[True] else []
+    other = Counter(path.suffix.lower() or path.name for path in files if not (is_audio(path) or is_text(path)))
+    for table in listings:
+        other[table.suffix.lower()] -= 1
+    passed = ", ".join(f"{count} {suffix}" for suffix, count in other.most_common(8) if count > 0)
+    notes += [f"passed over: {passed}"] if passed else []
+    parts = [(folder.name, False, sides[False]), *([("test", True, sides[True])] if sides[True] else [])]
+    return _Found(tuple(parts), tuple(notes))
+
+
+def _is_test(row: Row) -> bool:
+    """Whether the folder nearest to a file that is called after a split is called after one of evaluation."""
+    words = [part.lower() for part in Path(row.id).parent.parts if part.lower() in (*_SPLITS, "training")]
+    return bool(words) and not words[-1].startswith("train")
+
+
+def _with_the_rest(found: _Found, files: list[Path], folder: Path) -> _Found:
+    """And the recordings in the folder that no row of a listing names."""
+    named = {os.path.normpath(str(row.audio)) for _, _, rows in found.parts for row in rows if row.audio}
+    lost = [path for path in files if is_audio(path) and str(path) not in named]
+    if lost:  # perhaps named by another path
+        real = {os.path.realpath(name) for name in named if "\0" not in name}
+        lost = [path for path in lost if os.path.realpath(path) not in real]
+    if not lost:
+        return found
+    (name, is_test, rows), *others = found.parts
+    rows = [*rows, *(Row(path.relative_to(folder).as_posix(), "", str(path), problem=_UNNAMED) for path in lost)]
+    return _Found(((name, is_test, rows), *others), found.notes)
 
 
 def _size_of(row: Row) -> int:
     try:
-        return Path(str(row.audio)).stat().st_size
-    except OSError as error:
-        raise DataError(f"audio file not found: {row.audio} (named for {row.id!r})") from error
-
-
-def _paired_rows(folder: Path) -> list[Row]:
-    audio = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
-    if not audio:
-        suffixes = " ".join(AUDIO_SUFFIXES)
-        raise DataError(f"source {folder}: no parquet files, no listing ({', '.join(LISTING_NAMES)}) and no {suffixes}")
-    silent = [path.name for path in audio if not path.with_suffix(".txt").is_file()]
-    if silent:
-        raise DataError(f"source {folder}: no .txt beside {len(silent)} audio files: {', '.join(silent[:5])}")
-    speakers = {_subfolder(path, folder) for path in audio}
-    return [
-        Row(
-            id=str(path.relative_to(folder)),
-            text=_read_text(path.with_suffix(".txt")),
-            audio=str(path),
-            # One subfolder per speaker or session is the usual layout; a single one says nothing.
-            groups=(f"session:{_subfolder(path, folder)}",) if len(speakers) > 1 else (),
-        )
-        for path in audio
-    ]
-
-
-def _subfolder(path: Path, folder: Path) -> str:
-    return str(path.parent.relative_to(folder))
-
-
-def _listed_rows(listing: Path) -> list[Row]:
-    rows: list[Row] = []
-    seen: set[str] = set()
-    for number, record in _records(listing):
-        where = f"{listing}, line {number}"
-        audio = next((record[column] for column in _AUDIO_COLUMNS if record.get(column)), None)
-        if not isinstance(audio, str):
-            raise DataError(f"{where}: no audio path (looked for {', '.join(_AUDIO_COLUMNS)})")
-        identity = str(record.get("id") or audio)
-        if identity in seen:
-            raise DataError(f"{where}: {identity!r} was listed before")
-        seen.add(identity)
-        duration_s = _number(record.get("duration_s", record.get("duration")))
-        record |= {"audio": str(_located(audio, listing.parent)), "duration_s": duration_s}
-        row = choose_adapter(record, where=where).convert(record, Place(identity, listing.parent))
-        # The official fine-tuning schema wraps the transcript; unwrapped here, wrapped again when written.
-        rows.append(replace(row, text=parse_target(row.text)[1]))
-    if not rows:
-        raise DataError(f"listing {listing} holds no rows")
-    return rows
-
-
-def _located(audio: str, folder: Path) -> Path:
-    """Common Voice keeps its clips one folder further down than its TSV files say."""
-    path = folder / audio
-    return path if path.exists() or not (folder / "clips" / audio).exists() else folder / "clips" / audio
-
-
-def _records(listing: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with listing.open(encoding="utf-8-sig", newline="") as lines:
-        try:
-            if listing.suffix == ".jsonl":
-                for number, line in enumerate(lines, 1):
-                    if line.strip():
-                        yield number, _json_object(line, f"{listing}, line {number}")
-            else:
-                reader = csv.DictReader(lines, delimiter="\t" if listing.suffix == ".tsv" else ",", restkey="(no name)")
-                for record in reader:
-                    yield reader.line_num, record
-        except UnicodeDecodeError as error:
-            raise DataError(f"listing {listing} is not UTF-8: {error}") from error
-
-
-def _json_object(line: str, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: not a JSON object")
-    return record
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"transcript {path} is not UTF-8: {error}") from error
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
+        return Path(str(row.audio)).stat().st_size if row.audio and not row.problem else 0
+    except OSError:
+        return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from hebrew_asr.errors import DataError
+from hebrew_asr.sources.timestamps import TimedText
 
 ROWS_PER_UNIT = 100
 """Half a second of work, and one row group as the hub writes them: little to lose by a kill or to wait for at the end,
@@ -33,8 +34,16 @@ class Row:
     """What its annotator said is wrong with it (``noisy``, ``skipped``, …)."""
     stated_duration_s: float | None = None
     """Length that its metadata claims; audio that decodes to much less is truncated."""
+    states_all: bool = False
+    """The stated length is that of all that the text holds, so much longer audio holds speech that it does not."""
     timed: bool = False
     """The text holds timestamp tokens at which the audio can be cut."""
+    timing: TimedText | None = None
+    """When what is said, where that stands beside the text: subtitles, a TextGrid."""
+    span_s: tuple[float, float | None] | None = None
+    """The stretch of the audio that is this recording, from and to in seconds; None for its end."""
+    problem: tuple[str, str] | None = None
+    """Why it can be no clip, where its source shows that already: the reason, and what exactly is wrong."""
     retake: bool = False
     """A second transcription of audio that was already given to another annotator."""
 
@@ -43,6 +52,8 @@ class Row:
         if isinstance(self.audio, bytes):
             return self.audio
         try:
+            if not Path(self.audio).is_file():  # a pipe or a device might never end
+                raise DataError(f"cannot read audio {self.audio}: it is not a regular file, or not there")
             return Path(self.audio).read_bytes()
         except OSError as error:
             raise DataError(f"cannot read audio {self.audio}: {error.strerror}") from error
@@ -96,6 +107,8 @@ class Source:
     revision: str
     """Commit of a hub repository, or ``sha256:…`` of what the local files are called and hold."""
     shards: tuple[Shard, ...]
+    notes: tuple[str, ...] = ()
+    """What its user should know of how it was read, a sentence each."""
 
 
 def is_held_out(relative_path: str) -> bool:

@@ -8,6 +8,7 @@ cutting the audio there would train the model to stay silent while hearing speec
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 OVERLAP_TOLERANCE_S = 0.05
@@ -23,6 +24,8 @@ class Segment:
     start_s: float
     end_s: float
     text: str
+    fault: str = ""
+    """Why it can be in no clip, nor any clip reach across it: nobody wrote down what is heard there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,28 @@ def parse_timestamps(text: str) -> TimedText:
         pending = piece
     # An unclosed segment leaves nothing to say where its text ends, so it counts as not covered either.
     return TimedText(tuple(segments), open_since)
+
+
+def from_cues(cues: Iterable[Segment]) -> TimedText:
+    """A timed text of subtitles or intervals, which come in any order and overlap.
+
+    Where cues overlap by more than rounding, no cut parts their words: they become one segment, in order of their
+    starts. A cue that was listed before, word for word at the same time, is left out. What ends before it starts is a
+    segment with a fault.
+    """
+    segments: list[Segment] = []
+    for cue in sorted(dict.fromkeys(cues), key=lambda cue: (cue.start_s, cue.end_s)):
+        if cue.end_s <= cue.start_s:
+            cue = Segment(cue.start_s, cue.start_s, cue.text, "ends before it starts")
+        last = segments[-1] if segments else None
+        if last is None or cue.start_s >= last.end_s:
+            segments.append(cue)
+        elif cue.start_s >= last.end_s - OVERLAP_TOLERANCE_S and cue.end_s > last.end_s:
+            segments.append(Segment(last.end_s, cue.end_s, cue.text, cue.fault))
+        else:
+            text = f"{last.text} {cue.text}".strip()
+            segments[-1] = Segment(last.start_s, max(last.end_s, cue.end_s), text, last.fault or cue.fault)
+    return TimedText(tuple(segments), None)
 
 
 def _close(before: list[Segment], start_s: float, end_s: float, text: str) -> Segment:

@@ -10,6 +10,7 @@ import wave
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,8 @@ from hebrew_asr.text.normalize import normalize
 
 _FLAC_FASTEST = 0.0  # libFLAC level 0: 2 % larger than its default here, and 10 % faster
 _MORE_S = 0.1
+_CLOCK_TOLERANCE_S = 0.5
+"""A last stretch may be stated to end this much after its audio: people round to whole or half seconds."""
 _FLAC_MD5 = slice(26, 42)  # of the file: the MD5 of the samples, last field of the stream info block (RFC 9639)
 
 
@@ -65,6 +68,10 @@ def convert_unit(unit: Unit, options: PrepareOptions, folder: Path, work: Path) 
 def convert_row(row: Row, unit: Unit, position: int, options: PrepareOptions) -> Iterator[tuple[Record, bytes | None]]:
     """Yield the record of every clip of a row, with its encoded audio when it is kept."""
     blank = Record("dropped", f"{unit.dataset}/{row.id}", unit.shard, position, groups=row.groups, retake=row.retake)
+    if row.problem:
+        blank.reason, blank.detail = row.problem
+        yield blank, None
+        return
     if unit.held_out or any(f"source:{name}" in row.groups for name in PUBLIC_TEST_SOURCES):
         yield _held_out(row, blank), None
         return
@@ -75,7 +82,7 @@ def convert_row(row: Row, unit: Unit, position: int, options: PrepareOptions) ->
         yield blank, None
         return
     try:
-        samples = decode(row.audio, name=blank.id, longest_s=_longest_s(row, options))
+        samples = _heard(row, blank.id, options)
     except AudioError as error:
         blank.reason, blank.detail = error.reason, error.cause
         if isinstance(error, TooLong):
@@ -83,19 +90,37 @@ def convert_row(row: Row, unit: Unit, position: int, options: PrepareOptions) ->
         yield blank, None
         return
     blank.duration_s = _seconds(samples)
-    blank.reason = audio_fault(row, samples) or ""
+    blank.reason, blank.detail = audio_fault(row, samples) or ("", "")
+    if not blank.reason and row.span_s:
+        samples = _stretch(samples, row.span_s, blank)
     if blank.reason:
         yield blank, None
-    elif row.timed:
+    elif row.timed or row.timing:
         yield from _recut_row(row, blank, samples, unit, options)
     else:
         reason = length_fault(blank.duration_s, blank.transcript, options)
         yield _finish(blank, samples, reason, unit, "", options)
 
 
-def _longest_s(row: Row, options: PrepareOptions) -> float:
-    """Longest recording to hold in memory; :func:`length_fault` says what is too long to a sample."""
-    return LONGEST_S if row.timed else options.max_duration_s + _MORE_S
+def _heard(row: Row, name: str, options: PrepareOptions) -> np.ndarray:
+    """A row's samples. Stretches of one file follow each other, so the last file of which some were cut is kept."""
+    if row.span_s and isinstance(row.audio, str):
+        return _last_file(row.audio, _changed_ns(row.audio))
+    # What exactly is too long, to a sample, ``length_fault`` says.
+    longest_s = LONGEST_S if row.timed or row.timing else options.max_duration_s + _MORE_S
+    return decode(row.audio, name=name, longest_s=longest_s)
+
+
+@lru_cache(maxsize=1)
+def _last_file(path: str, _changed_ns: int) -> np.ndarray:
+    return decode(path, name=Path(path).name, longest_s=LONGEST_S)
+
+
+def _changed_ns(path: str) -> int:
+    try:
+        return Path(path).stat().st_mtime_ns
+    except OSError:  # for the decoder to tell
+        return 0
 
 
 def _held_out(row: Row, blank: Record) -> Record:
@@ -118,7 +143,7 @@ def _recut_row(
 ) -> Iterator[tuple[Record, bytes | None]]:
     blank.whole = False
     try:
-        timed = parse_timestamps(row.text)
+        timed = row.timing or parse_timestamps(row.text)
     except ValueError as error:
         blank.reason, blank.detail = "malformed timestamps", str(error)
         yield blank, None
@@ -138,6 +163,19 @@ def _recut_row(
     if not cuts and not unused:
         blank.reason = "no closed segment"
         yield blank, None
+
+
+def _stretch(samples: np.ndarray, span_s: tuple[float, float | None], record: Record) -> np.ndarray:
+    """The samples of one stretch, whose length the record gets, or the reason why there are none."""
+    lasts_s = len(samples) / SAMPLE_RATE_HZ
+    start_s, end_s = span_s[0], lasts_s if span_s[1] is None else span_s[1]
+    if end_s > lasts_s + _CLOCK_TOLERANCE_S or start_s >= lasts_s:
+        record.reason = "past the end of the audio"
+        record.detail = f"{start_s:.2f} to {end_s:.2f} s of {lasts_s:.2f} s"
+        return samples[:0]
+    piece = samples[round(start_s * SAMPLE_RATE_HZ) : round(end_s * SAMPLE_RATE_HZ)]
+    record.duration_s, record.whole = _seconds(piece), False
+    return piece
 
 
 def _part_of(whole: Record, suffix: str, text: str, duration_s: float) -> Record:

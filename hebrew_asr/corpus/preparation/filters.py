@@ -14,6 +14,7 @@ FREE_SILENCE_S = 2.0
 """A short word may stand in this much silence before its clip counts as incompletely transcribed."""
 
 _HEBREW_LETTER = re.compile("[\u05d0-\u05ea]")
+_LONGER_S = 1.0  # of audio than its listing states, besides what rounding explains
 _SHARE_HEARD = 0.8  # of the stated duration; rounding and mp3 padding stay far above, half a file far below
 
 
@@ -29,13 +30,15 @@ def text_fault(row: Row, transcript: str, options: PrepareOptions) -> str | None
     return None
 
 
-def audio_fault(row: Row, samples: np.ndarray) -> str | None:
-    """Reason to drop a row whose audio decoded, but not to what its text says; or None."""
-    duration_s = len(samples) / SAMPLE_RATE_HZ
-    if duration_s < _SHARE_HEARD * (row.stated_duration_s or 0):
-        return "truncated audio"
+def audio_fault(row: Row, samples: np.ndarray) -> tuple[str, str] | None:
+    """Reason and detail to drop a row whose audio decoded, but not to what its text says; or None."""
+    duration_s, stated_s = len(samples) / SAMPLE_RATE_HZ, row.stated_duration_s or 0.0
+    if duration_s < _SHARE_HEARD * stated_s:
+        return "truncated audio", f"{duration_s:.2f} s, and {stated_s:.2f} s are stated"
+    if row.states_all and stated_s and duration_s > stated_s / _SHARE_HEARD + _LONGER_S:
+        return "longer than stated", f"{duration_s:.2f} s, and the listing says {stated_s:.2f} s"
     if not samples.any():
-        return "silent audio"
+        return "silent audio", ""
     return None
 
 

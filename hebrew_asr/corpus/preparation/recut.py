@@ -61,7 +61,7 @@ def recut(timed: TimedText, duration_s: float, *, min_s: float, max_s: float) ->
     for index, segment in enumerate(segments):
         if index not in taken:
             too_long = segment.end_s - segment.start_s > max_s
-            unused.append(Unused(segment, "segment too long" if too_long else "segment too short"))
+            unused.append(Unused(segment, segment.fault or f"segment too {'long' if too_long else 'short'}"))
     return cuts, unused
 
 
@@ -72,6 +72,8 @@ def _best_runs(segments: Sequence[Segment], end_s: float, min_s: float, max_s: f
         dropped_s, clips, runs = best[last]
         choice = (dropped_s + segment.end_s - segment.start_s, clips, runs)
         for first in range(last, -1, -1):
+            if segments[first].fault:
+                break
             if first < last and segments[first + 1].start_s - segments[first].end_s > LONGEST_PAUSE_S:
                 break
             if segment.end_s - segments[first].start_s > max_s:

@@ -19,6 +19,8 @@ def print_plan(sources: list[Source], need: DiskNeed, folder: Path) -> None:
         size = gib(sum(shard.size_bytes for shard in source.shards))
         tests = f", {test} of them test or validation data" if test else ""
         print(f"source {source.name} at {source.revision[:19]}: {len(source.shards)} shards{tests}, {size}")
+        for note in source.notes:
+            print(f"  {note}")
     downloads = f" and {gib(need.downloads)} of downloads" if need.downloads else ""
     print(f"disk: about {gib(need.clips)} of clips in {folder}{downloads}", flush=True)
 

@@ -14,12 +14,12 @@ from hebrew_asr.sources import Row
 from hebrew_asr.sources.folder import ListedUnit
 from tests.support import corpora
 
-UNIT = ListedUnit("set", 0, False, ())
+UNIT = ListedUnit("set", 0, 0, False, ())
 TEXT = "שלום לכולם וברוכים הבאים"
 
 
 def convert(row: Row, *, held_out: bool = False, **options) -> list[Record]:
-    unit = ListedUnit("set", 0, held_out, ())
+    unit = ListedUnit("set", 0, 0, held_out, ())
     return [record for record, _ in convert_row(row, unit, 0, PrepareOptions(**options))]
 
 

@@ -1,0 +1,163 @@
+"""From the lines of a listing to rows: where the audio lies, which stretch of it, who speaks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hebrew_asr.errors import DataError
+from hebrew_asr.sources.columns import Place, choose_adapter, number
+from hebrew_asr.sources.listings import TEXTS, Line, read_listing, unknown_columns
+from hebrew_asr.sources.rows import Row
+from hebrew_asr.sources.walk import AUDIO_SUFFIXES, file_problem
+from hebrew_asr.text.prompt import parse_target
+
+_FOLDERS = ("", "clips", "wavs", "wav", "audio")
+"""Where audio lies that a listing names without its folder: Common Voice, LJSpeech, and habits."""
+_GROUPS = ("speaker", "session", "source", "episode")
+
+
+def listed_rows(listing: Path) -> list[Row]:
+    """A row for every line of a listing, the wrong ones with their problem; stretches of one file stand together.
+
+    Raises:
+        DataError: the listing cannot be read.
+    """
+    folder = listing.parent
+    lines = read_listing(listing, lambda value: located(value, folder).is_file())
+    _require_columns(listing, lines)
+    rows: dict[str, Row] = {}
+    for line in lines:
+        row = _row_of(line, listing)
+        if row.id in rows:
+            row = _again(row, rows[row.id], line, listing)
+        rows[row.id] = row
+    return in_stretches(_without_constant_source(rows.values()))
+
+
+def located(audio: str, folder: Path) -> Path:
+    """The file that a listing in ``folder`` means, or where it should be.
+
+    Tried are the path itself, with Windows' backslashes turned, below the folders where clips usually lie, and with
+    the suffix of audio where it has none.
+    """
+    turned = audio.replace("\\", "/")
+    ends = AUDIO_SUFFIXES if Path(turned).suffix.lower() not in AUDIO_SUFFIXES else ()
+    for name in dict.fromkeys((audio, turned)):
+        for below in _FOLDERS:
+            for end in ("", *ends):
+                path = folder / below / f"{name}{end}"
+                if os.path.lexists(path) and not path.is_dir():
+                    return path
+    return folder / turned
+
+
+def in_stretches(rows: Iterable[Row]) -> list[Row]:
+    """The rows in their order, but those of one file in a row from its first on: it is decoded once for all of them."""
+    ordered = list(rows)
+    first: dict[bytes | str, int] = {}
+    for place, row in enumerate(ordered):
+        if row.span_s:
+            first.setdefault(row.audio, place)
+    places = sorted(range(len(ordered)), key=lambda at: (first.get(ordered[at].audio, at), at))
+    return [ordered[place] for place in places]
+
+
+def _require_columns(listing: Path, lines: list[Line]) -> None:
+    known = {name for line in lines for name in line.values}
+    if not lines:
+        raise DataError(f"listing {listing} holds no rows")
+    if "audio" not in known or known.isdisjoint(TEXTS):
+        wrong = "; ".join(f"{line.where}: {line.problem}" for line in lines[:3] if line.problem)
+        raise DataError((wrong and f"listing {listing}: {wrong}") or unknown_columns(listing, sorted(known)))
+
+
+def _row_of(line: Line, listing: Path) -> Row:
+    place = f"{listing.name}, {line.where}"
+    if line.problem:
+        return Row(place, "", "", problem=("malformed line", f"{place}: {line.problem}"))
+    values = line.values
+    audio = values.get("audio")
+    audio = audio.get("path") if isinstance(audio, dict) else audio
+    if not isinstance(audio, str) or not audio.strip():
+        return Row(place, "", "", problem=("malformed line", f"{place}: no path of a recording"))
+    path = located(audio.strip(), listing.parent)
+    identity = str(values["id"]) if values.get("id") not in (None, "") else audio.strip()
+    try:
+        span_s = _span_of(values)
+    except ValueError as error:
+        return Row(identity, "", str(path), problem=("malformed times", f"{place}: {error}"))
+    if span_s and values.get("id") in (None, ""):
+        identity = f"{identity}@{span_s[0]:g}"
+    values = values | {"audio": str(path), "duration_s": None if span_s else number(_stated(values))}
+    present = [name for name in TEXTS if values.get(name) not in (None, "")]
+    if not present:
+        return Row(identity, "", str(path), problem=("no text", place))
+    row = choose_adapter(values, where=place).convert(values, Place(identity, listing.parent))
+    groups = [*row.groups, *(f"{kind}:{values[kind]}" for kind in _GROUPS if values.get(kind) not in (None, ""))]
+    groups += [f"recording:{audio.strip()}"] if span_s or row.timed else []
+    return replace(
+        row,
+        id=row.id if "uuid" in values else identity,
+        # The official fine-tuning schema wraps the transcript; unwrapped here, wrapped again when written.
+        text=parse_target(row.text)[1],
+        groups=tuple(dict.fromkeys(groups)),
+        span_s=span_s,
+        states_all=not span_s,
+        problem=row.problem or file_problem(path),
+    )
+
+
+def _again(row: Row, before: Row, line: Line, listing: Path) -> Row:
+    """A row whose id was listed before: of one recording it is dropped, of another one it gets an id of its own."""
+    identity = f"{row.id} ({listing.name}, {line.where})"
+    if (row.audio, row.span_s, row.problem) == (before.audio, before.span_s, before.problem):
+        return replace(
+            row, id=identity, problem=row.problem or ("listed twice", f"{line.where}: {row.id!r} was listed before")
+        )
+    return replace(row, id=identity)
+
+
+def _stated(values: dict[str, Any]) -> Any:
+    return values.get("duration_s") if values.get("duration_s") not in (None, "") else values.get("duration")
+
+
+def _span_of(values: dict[str, Any]) -> tuple[float, float | None] | None:
+    """The stretch that a line names by offset and duration, as NeMo does, or by start and end; None for all of it.
+
+    Raises:
+        ValueError: a time is no number, or they run backwards.
+    """
+    start_s, end_s = (_time(values.get(name), name) for name in ("start_s", "end_s"))
+    if start_s is None and end_s is None:
+        return None
+    start_s = start_s or 0.0
+    lasts_s = number(_stated(values))
+    if end_s is None and lasts_s is not None and lasts_s > 0:
+        end_s = start_s + lasts_s
+    if start_s < 0 or (end_s is not None and end_s <= start_s):
+        raise ValueError(f"from {start_s:g} to {end_s:g} s")
+    return start_s, end_s
+
+
+def _time(value: Any, name: str) -> float | None:
+    """Seconds, or hours, minutes and seconds with colons."""
+    if value in (None, ""):
+        return None
+    try:
+        parts = [float(part) for part in str(value).replace(",", ".").split(":")]
+    except ValueError:
+        raise ValueError(f"{name} is {value!r}") from None
+    return sum(part * 60**place for place, part in enumerate(reversed(parts)))
+
+
+def _without_constant_source(rows: Iterable[Row]) -> list[Row]:
+    """A source that all rows share says nothing about what belongs together."""
+    rows = list(rows)
+    sources = {group for row in rows for group in row.groups if group.startswith("source:")}
+    if len(sources) != 1 or len(rows) == 1:
+        return rows
+    return [replace(row, groups=tuple(group for group in row.groups if group not in sources)) for row in rows]

@@ -1,0 +1,48 @@
+"""Text files as people's programs write them: which encoding, which line ends."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+
+from hebrew_asr.errors import DataError
+
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it starts with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+)
+_MOST_BYTES = 2**30
+
+
+def read_text(path: Path) -> str:
+    """A text file with its lines ended by ``\\n``: UTF-8, or what its byte order mark says (Praat writes UTF-16).
+
+    Raises:
+        DataError: it cannot be read, is larger than 1 GiB, or is in an encoding that it does not name.
+    """
+    try:
+        if not path.is_file():
+            raise DataError(f"{path} is not a file")
+        if path.stat().st_size > _MOST_BYTES:
+            raise DataError(f"{path} is larger than 1 GiB: is it a text?")
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"{path} is not {encoding.removesuffix('-sig').upper()} (line {line}): save it as UTF-8; Hebrew from "
+            "Windows is converted by `iconv -f CP1255 -t UTF-8`"
+        ) from error
+    if "\0" in text:
+        raise DataError(
+            f"{path} holds NUL characters: it is no text, or UTF-16 without a byte order mark, which "
+            "`iconv -f UTF-16LE -t UTF-8` converts"
+        )
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -1,0 +1,70 @@
+"""Subtitles, SRT and WebVTT, as the times of a long recording's words.
+
+Both are blocks with a line of two times, so one reader serves both, and what is neither: times without hours, a full
+stop in an SRT, a comma in a WebVTT. Libraries read one of them each, strictly, and leave markup in the text.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+
+from hebrew_asr.sources.timestamps import Segment
+
+_TIME = r"(?:(\d+):)?(\d{1,3}):(\d{1,2})(?:[.,:](\d{1,3}))?"
+_TIMES = re.compile(rf"^{_TIME}\s*-+>\s*{_TIME}(?:\s.*)?$")
+_MARKS = re.compile("[\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+"""Direction marks and joiners: invisible, and some editors put them into the times too."""
+_WITHIN = re.compile(r"<\d+:[\d:.]+>")
+_TAG = re.compile(r"</?[A-Za-z][^<>]*>|</>|\{\\[^{}]*\}")
+_TURN = re.compile(r"^\s*[-–—]\s+", re.M)
+_NO_SPEECH = re.compile(r"\[[^\[\]]*\]|\([^()]*\)|[♪♫#][^♪♫#]*[♪♫#]|[♪♫\s]")
+
+
+def parse_subtitles(text: str) -> list[Segment]:
+    """The cues of an SRT or WebVTT file in the order of the file, without markup; empty ones are left out.
+
+    A cue that is all sound description, ``[מוזיקה]`` or ``♪``, is a segment with a fault: it is heard but not said.
+
+    Raises:
+        ValueError: there is no line of times, or one of them is not a time of day.
+    """
+    rolling = _WITHIN.search(text) is not None
+    cues, said_before = [], ""
+    for start_s, end_s, lines in _blocks(_MARKS.sub("", text).split("\n")):
+        if rolling and lines and _plain(lines[0]) == said_before:  # YouTube shows a line twice: as it comes, and again
+            lines = lines[1:]
+        words = _plain("\n".join(lines))
+        said_before = _plain(lines[-1]) if lines else said_before
+        if words:
+            cues.append(Segment(start_s, end_s, words, "" if _NO_SPEECH.sub("", words) else "not speech"))
+    return cues
+
+
+def _blocks(lines: list[str]) -> Iterator[tuple[float, float, list[str]]]:
+    """Times and text lines of each cue. A blank line ends a cue, and so does the next line of times."""
+    places = [(number, match) for number, line in enumerate(lines) if (match := _TIMES.match(line.strip()))]
+    if not places:
+        raise ValueError("no line with two times, as 00:00:01,000 --> 00:00:02,500")
+    for (number, match), following in zip(places, [*(place for place, _ in places[1:]), len(lines)], strict=True):
+        body = lines[number + 1 : following]
+        blank = next((at for at, line in enumerate(body) if not line.strip()), None)
+        if blank is not None:
+            body = body[:blank]
+        elif following < len(lines) and body and body[-1].strip().isdigit():
+            body = body[:-1]  # the next cue's number, where no blank line parts them
+        yield _seconds(match.groups()[:4], number), _seconds(match.groups()[4:], number), body
+
+
+def _seconds(parts: tuple[str | None, ...], line: int) -> float:
+    hours, minutes, seconds, fraction = parts
+    if int(seconds or 0) > 59:
+        raise ValueError(f"line {line + 1}: {seconds} seconds")
+    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + int(seconds or 0) + float(f"0.{fraction or 0}")
+
+
+def _plain(text: str) -> str:
+    """Without tags, entities and the dashes that mark a change of speaker; on one line."""
+    bare = _TAG.sub("", _WITHIN.sub("", text))
+    return " ".join(_TURN.sub("", _MARKS.sub("", html.unescape(bare))).split())

@@ -1,0 +1,75 @@
+"""Which files a folder holds, as its owner sees it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from hebrew_asr.errors import DataError
+
+AUDIO_SUFFIXES = (
+    *(".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".oga", ".webm", ".mp4", ".mkv", ".mka", ".mov", ".aac"),
+    *(".wma", ".amr", ".aiff", ".aif", ".aifc", ".caf", ".3gp", ".m4b", ".mp2", ".au", ".w64", ".rf64", ".wv", ".ac3"),
+    *(".weba", ".m4v", ".avi", ".asf"),
+)
+"""What is taken for a recording, by its name; whether it is one is the decoder's to say. Lossless ones first."""
+_OF_ARCHIVERS = ("__MACOSX", "lost+found")
+
+
+def files_in(folder: Path) -> list[Path]:
+    """All files below a folder, sorted: linked folders are followed, hidden files and folders passed over.
+
+    Each folder is read once, under its own path where it lies below ``folder`` itself, so a link that leads back ends
+    there. ``._x.flac``, which macOS leaves beside ``x.flac`` on foreign disks, is hidden as every ``.name`` is.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        links: list[Path] = []
+        for start in waiting:
+            for path, is_linked_folder in _plain_below(start, seen):
+                (links if is_linked_folder else found).append(path)
+        waiting = sorted(links)
+    return sorted(found)
+
+
+def _plain_below(start: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, bool]]:
+    """Files below a folder, and the linked folders there, which are not entered."""
+    stack = [start]
+    while stack:
+        folder = stack.pop()
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as entries:
+                inside = [entry for entry in entries if entry.name[0] != "." and entry.name not in _OF_ARCHIVERS]
+                for entry in inside:
+                    if not entry.is_dir():
+                        yield folder / entry.name, False
+                    elif entry.is_symlink():
+                        yield folder / entry.name, True
+                    else:
+                        stack.append(folder / entry.name)
+        except OSError as error:
+            raise DataError(f"cannot read folder {folder}: {error.strerror}") from error
+
+
+def file_problem(path: Path) -> tuple[str, str] | None:
+    """Why there is no sound to read at a path: reason and detail; None for a regular file that holds something."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return "no audio file", f"{path.name} is not there"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in a name
+        return "no audio file", f"{path.name[:80]}: {getattr(error, 'strerror', None) or error}"
+    if not stat.S_ISREG(status.st_mode):
+        return "no audio file", f"{path.name} is not a regular file"
+    return None if status.st_size else ("empty audio file", f"{path.name} has 0 bytes")

@@ -1,0 +1,412 @@
+"""A stranger's folder of recordings: every layout and habit, and every row of it either read or named."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from hebrew_asr.errors import DataError
+from hebrew_asr.sources import Row, open_source
+from hebrew_asr.sources.subtitles import parse_subtitles
+from hebrew_asr.sources.textgrid import parse_textgrid
+from hebrew_asr.sources.timestamps import Segment, from_cues
+from tests.support import corpora
+
+
+def rows_of(spec: Path, *, held_out: bool | None = None) -> list[Row]:
+    shards = [shard for shard in open_source(str(spec)).shards if held_out in (None, shard.held_out)]
+    return [row for shard in shards for unit in shard.units() for _, row in unit.rows()]
+
+
+def problems_of(rows: list[Row]) -> dict[str, str]:
+    return {row.id: row.problem[0] for row in rows if row.problem}
+
+
+def files(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+# -- listings
+
+
+def test_a_tsv_has_no_quoting(tmp_path):
+    """One quotation mark must not swallow the rows after it, and every row is there."""
+    files(tmp_path, *(f"clips/{i}.mp3" for i in range(40)))
+    texts = [f'"שלום {i}' if i % 7 == 0 else f'צה"ל "אמר" {i}' for i in range(40)]
+    lines = [f"c{i}\t{i}.mp3\t{text}\t2" for i, text in enumerate(texts)]
+    write(tmp_path / "validated.tsv", "\r\n".join(["client_id\tpath\tsentence\tup_votes", *lines, ""]), "utf-8-sig")
+    rows = rows_of(tmp_path / "validated.tsv")
+    assert [row.text for row in rows] == texts and not problems_of(rows)
+    assert rows[3].groups == ("speaker:c3",)
+
+
+def test_a_tsv_row_that_lost_a_field_is_named(tmp_path):
+    files(tmp_path, "a.wav", "b.wav")
+    write(tmp_path / "x.tsv", "path\tsentence\tvotes\na.wav\tשלום\t1\nb.wav\tשלום\nc.wav\tשלום\t1\t2\n")
+    assert problems_of(rows_of(tmp_path / "x.tsv")) == {
+        "x.tsv, line 3": "malformed line",
+        "x.tsv, line 4": "malformed line",
+    }
+
+
+@pytest.mark.parametrize(
+    "row", ['a.wav,"שלום', 'a.wav,"מה" שאל', 'a.wav,"שלום\nb.wav,עולם\nc.wav,"לילה"', 'a.wav,"שלום\nb.wav,עולם"']
+)
+def test_a_csv_in_which_a_quotation_mark_swallows_rows_is_an_error(tmp_path, row):
+    files(tmp_path, "a.wav", "b.wav", "c.wav")
+    write(tmp_path / "m.csv", f"path,text\n{row}\n")
+    with pytest.raises(DataError, match=r"m\.csv, line 2: .*as \.tsv"):
+        open_source(str(tmp_path / "m.csv"))
+
+
+def test_a_csv_may_hold_quoted_line_ends(tmp_path):
+    files(tmp_path, "a.wav", "b.wav")
+    write(tmp_path / "m.csv", 'path,text\na.wav,"שלום\nעולם, ""טוב"""\n\nb.wav,צה"ל\n')
+    assert [row.text for row in rows_of(tmp_path / "m.csv")] == ['שלום\nעולם, "טוב"', 'צה"ל']
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.csv", "{0}|טקסט כתוב|שלום\n"),  # LJSpeech
+        ("m.csv", "File_Name;Transcription;Speaker ID\n{0}.wav;שלום;dana\n"),
+        ("m.csv", "\ufeffPath,Sentence\r\n{0}.wav,שלום\r\n"),
+        ("m.csv", "wav\ttranscript\r{0}.wav\tשלום\r"),
+        ("m.tsv", "audio_filepath\ttext\n.\\wavs\\{0}.wav\tשלום\n"),
+        ("m.csv", "קובץ,תמלול\n{0}.wav,שלום\n"),
+        ("m.psv", "file|text\n{0}|שלום\n"),
+        ("m.json", '[{{"audio": {{"path": "{0}.wav"}}, "text": "שלום"}}]'),
+        ("m.json", '{{"audio_filepath": "wavs/{0}.wav", "text": "שלום", "duration": 1.5}}\n'),
+        ("m.ndjson", '\ufeff{{"PATH": "wavs\\\\{0}.wav", "Text": null, "sentence": "שלום"}}\r\n'),
+        ("metadata.csv", "file_name,text,sentence\n{0}.wav,,שלום\n"),
+    ],
+)
+def test_common_shapes_of_listings(tmp_path, name, content):
+    files(tmp_path, "wavs/LJ-1.wav")
+    write(tmp_path / name, content.format("LJ-1"))
+    for source in (tmp_path, tmp_path / name):
+        (row,) = rows_of(source)
+        assert (row.text, row.problem) == ("שלום", None)
+        assert Path(str(row.audio)).samefile(tmp_path / "wavs" / "LJ-1.wav")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1255"])
+@pytest.mark.parametrize("name", ["m.jsonl", "m.csv"])
+def test_encodings_of_listings_are_read_or_told(tmp_path, encoding, name):
+    """A byte order mark says how to read a file; without one nothing is guessed."""
+    files(tmp_path, "a.wav")
+    listing = {"m.jsonl": '{"audio": "a.wav", "text": "שלום"}\n', "m.csv": "path,text\na.wav,שלום\n"}[name]
+    write(tmp_path / name, listing, encoding)
+    if encoding in ("utf-16", "utf-32"):
+        assert [row.text for row in rows_of(tmp_path)] == ["שלום"]
+    else:
+        with pytest.raises(DataError, match=rf"{name}.*iconv -f"):
+            open_source(str(tmp_path))
+
+
+def test_rows_that_are_wrong_are_named_one_by_one(tmp_path):
+    files(tmp_path, "good.wav", "other.wav", "empty.wav", "unlisted.wav")
+    (tmp_path / "empty.wav").write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "folder.wav").mkdir()
+    lines = [
+        {"id": 0, "audio": "good.wav", "text": "שלום"},
+        {"id": 0, "audio": "other.wav", "text": "שלום"},  # its id is taken, its recording is not
+        {"audio": "good.wav", "text": "אחר", "id": 0},
+        {"audio": "gone.wav", "text": "שלום"},
+        {"audio": "x" * 5000 + ".wav", "text": "שלום"},
+        {"audio": "pipe.wav", "text": "שלום"},
+        {"audio": "folder.wav", "text": "שלום"},
+        {"audio": "empty.wav", "text": "שלום"},
+        {"audio": "good\0.wav", "text": "שלום"},
+        {"text": "שלום"},
+        {"audio": "good.wav", "start": 2, "end": 1, "text": "שלום"},
+        {"audio": "good.wav", "offset": "soon", "text": "שלום"},
+    ]
+    written = "".join(f"{json.dumps(line)}\n" for line in lines)
+    write(tmp_path / "clips.jsonl", written + "{nonsense\n" + '"text"\n')
+    rows = rows_of(tmp_path)
+    assert [row.id for row in rows if not row.problem] == ["0", "0 (clips.jsonl, line 2)"]
+    found = [row.problem[0] for row in rows if row.problem]
+    assert found[:1] == ["listed twice"] and found.count("no audio file") == 5
+    assert found.count("malformed times") == 2 and found.count("malformed line") == 3
+    assert found[-1] == "not in the listing" and rows[-1].id == "unlisted.wav"
+    assert "empty audio file" in found and len(rows) == len(lines) + 3
+
+
+def test_stretches_of_a_file_are_cut_and_stay_together(tmp_path):
+    files(tmp_path, "long.wav", "b.wav")
+    lines = [
+        {"audio_filepath": "long.wav", "offset": 1.0, "duration": 1.5, "text": "א", "id": 0},
+        {"audio_filepath": "b.wav", "text": "ב", "duration": 2},
+        {"audio_filepath": "long.wav", "start": "0:02.5", "end": "00:00:04", "text": "ג"},
+        {"audio_filepath": "long.wav", "offset": 5, "duration": None, "text": "ד"},
+    ]
+    write(tmp_path / "manifest.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
+    rows = rows_of(tmp_path)
+    assert [(row.id, row.span_s) for row in rows] == [
+        ("0", (1.0, 2.5)),
+        ("long.wav@2.5", (2.5, 4.0)),
+        ("long.wav@5", (5.0, None)),
+        ("b.wav", None),
+    ]
+    assert {row.groups for row in rows[:3]} == {("recording:long.wav",)} and rows[3].stated_duration_s == 2
+
+
+def test_common_voice_takes_what_is_validated_and_keeps_its_tests_out(tmp_path):
+    files(tmp_path, "clips/a.mp3", "clips/b.mp3", "clips/c.mp3")
+    head = "client_id\tpath\tsentence\n"
+    for name, rows in {"train": "a", "test": "b", "dev": "", "validated": "ab", "other": "c"}.items():
+        write(tmp_path / f"{name}.tsv", head + "".join(f"s{r}\t{r}.mp3\tשלום\n" for r in rows) or head)
+    (tmp_path / "dev.tsv").unlink()
+    assert [row.id for row in rows_of(tmp_path, held_out=True)] == ["b.mp3"]
+    kept = rows_of(tmp_path, held_out=False)
+    assert [row.id for row in kept if not row.problem] == ["a.mp3", "b.mp3"]
+    assert problems_of(kept) == {"clips/c.mp3": "not in the listing"}
+
+
+def test_kaldi(tmp_path):
+    data = tmp_path / "exp" / "data" / "train"
+    files(tmp_path / "exp", "wav/r1.wav")
+    write(data / "wav.scp", f"r1 wav/r1.wav\nr2 sox {tmp_path}/x.wav -t wav - |\nr3 a.ark:17\nr4 gone.wav\n")
+    write(
+        data / "segments",
+        "u1 r1 0.5 2.25\nu2 r1 3 -1\nu3 r2 0 1\nu4 r3 0 1\nu5 r4 0 1\nu6 r1 4 3\nu7 r9 0 1\nu8 r1 6 7\n",
+    )
+    write(data / "text", "u1 שלום  לכם\nu2 עולם\n" + "".join(f"u{i} כן\n" for i in (3, 4, 5, 6, 7)) + "lost שלום\n")
+    write(data / "utt2spk", "u1 dana\nu2 noam\n")
+    rows = rows_of(data)
+    good = [row for row in rows if not row.problem]
+    assert [(row.id, row.text, row.span_s) for row in good] == [
+        ("u1", "שלום  לכם", (0.5, 2.25)),
+        ("u2", "עולם", (3.0, None)),
+    ]
+    assert good[0].groups == ("speaker:dana", "recording:r1")
+    assert Path(str(good[0].audio)).samefile(tmp_path / "exp/wav/r1.wav")
+    assert problems_of(rows) == {
+        "u3": "a command, not a file",
+        "u4": "an archive, not a file",
+        "u5": "no audio file",
+        "u6": "malformed times",
+        "u7": "no recording",
+        "u8": "no text",
+        "lost": "no recording",
+    }
+
+
+# -- texts beside recordings
+
+
+def test_every_recording_is_taken_or_named(tmp_path):
+    suffixes = "wav flac mp3 ogg opus m4a mp4 webm mkv mov aac wma amr aiff caf oga mka"
+    suffixes = suffixes.split()
+    for number, suffix in enumerate(suffixes):
+        files(tmp_path, f"r{number}.{suffix.upper() if number % 2 else suffix}")
+        write(tmp_path / f"r{number}.TXT", "שלום")
+    files(tmp_path, "._r0.flac", ".trash/x.wav", "__MACOSX/r0.wav", "silent.wav", "r0.mp3", "notes.pdf")
+    write(tmp_path / "alone.txt", "שלום")
+    write(tmp_path / "win.txt", "שלום", "cp1255")
+    files(tmp_path, "win.wav")
+    rows = rows_of(tmp_path)
+    assert len([row for row in rows if not row.problem]) == len(suffixes)
+    assert problems_of(rows) == {
+        "r0.mp3": "recorded in two files",
+        "silent.wav": "no text",
+        "alone.txt": "no recording",
+        "win.wav": "unreadable text",
+    }
+    assert any("1 .pdf" in note for note in open_source(str(tmp_path)).notes)
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    data, store = tmp_path / "data", tmp_path / "store"
+    for place in (data / "spk0", store / "spk1", store / "spk2"):
+        corpora.write_pairs(place, {"a.wav": (b"1", "שלום")})
+    for name in ("spk1", "spk2"):
+        (data / name).symlink_to(f"../store/{name}")
+    (data / "again").symlink_to(data)
+    (data / "spk0" / "up").symlink_to("..")
+    (data / "spk0" / "b.wav").symlink_to(store / "spk1" / "a.wav")
+    (data / "spk0" / "b.txt").symlink_to(store / "spk1" / "a.txt")
+    (data / "spk0" / "nowhere").symlink_to("gone")
+    rows = rows_of(data)
+    assert [(row.id, row.groups) for row in rows] == [
+        ("spk0/a.wav", ("session:spk0",)),
+        ("spk0/b.wav", ("session:spk0",)),
+        ("spk1/a.wav", ("session:spk1",)),
+        ("spk2/a.wav", ("session:spk2",)),
+    ]
+
+
+def test_groups_are_the_outermost_folders_that_differ(tmp_path):
+    names = ("audio/train/dana/1/a.wav", "audio/train/dana/2/a.wav", "audio/train/noam/1/a.wav", "audio/test/x/1/a.wav")
+    corpora.write_pairs(tmp_path, dict.fromkeys(names, (b"1", "שלום")))
+    assert [row.groups for row in rows_of(tmp_path, held_out=False)] == [
+        ("session:dana",),
+        ("session:dana",),
+        ("session:noam",),
+    ]
+    assert len(rows_of(tmp_path, held_out=True)) == 1
+
+
+def test_names_with_accents_taken_apart_and_with_languages(tmp_path):
+    files(tmp_path, "re\u0301sume\u0301.wav", "talk.mp4", "x.wav")
+    write(tmp_path / "r\u00e9sum\u00e9.txt", "שלום")
+    write(tmp_path / "talk.he.srt", "1\n00:00:01,000 --> 00:00:02,000\nשלום\n")
+    write(tmp_path / "x.wav.txt", "שלום")
+    rows = rows_of(tmp_path)
+    assert not problems_of(rows) and [row.text for row in rows] == ["שלום"] * 3
+
+
+def test_timed_texts_become_segments_of_their_recording(tmp_path):
+    files(tmp_path, "a.wav", "b.wav", "c.wav", "d.wav")
+    write(tmp_path / "a.srt", "1\n00:00:01,000 --> 00:00:02,000\nשלום\n")
+    write(tmp_path / "a.txt", "this is not read")
+    write(tmp_path / "b.vtt", "WEBVTT\n\n00:01.000 --> 00:02.000\nשלום\n")
+    write(tmp_path / "c.TextGrid", textgrid(("text", [(0, 1, ""), (1, 2, "שלום")])), "utf-16")
+    write(tmp_path / "d.srt", "no times at all\n")
+    rows = rows_of(tmp_path)
+    for row in rows[:3]:
+        assert row.timing is not None and row.timing.segments == (Segment(1.0, 2.0, "שלום"),)
+        assert row.text == "שלום" and row.groups == (f"recording:{row.id}",)
+    assert problems_of(rows) == {"d.wav": "unreadable text"}
+
+
+SRT = """\ufeff1\r
+\u200f00:00:00,500 --> 00:00:02,000\u200f X1:100 X2:200\r
+<i>שלום</i> {\\an8}<font color="red">לכם</font>\r
+- שורה שנייה\u200f\r
+\r
+2\r
+0:00:02.500 --> 00:00:03,5\r
+\r
+3\r
+00:03 --> 00:04\r
+AT&amp;T &lt;3\r
+4\r
+00:00:05,000 -> 00:00:06,000\r
+[מוזיקה]\r
+\r
+5\r
+01:00:00,000 --> 01:00:01,000\r
+שעה\r
+"""
+VTT = """WEBVTT - title
+
+STYLE
+::cue { color: red }
+
+NOTE 00:00:00 is no cue
+and this is a comment
+
+intro
+00:00.500 --> 00:02.000 align:start position:0%
+<v Dana>שלום <c.loud>לכם</c></v>
+&nbsp;שורה שנייה
+
+00:02.500 --> 00:03.500
+
+2
+00:03.000 --> 00:04.000
+AT&amp;T &lt;3
+
+00:05.000 --> 00:06.000
+♪ לה לה ♪
+
+01:00:00.000 --> 01:00:01.000
+שעה
+"""
+
+
+@pytest.mark.parametrize("text", [SRT, VTT, VTT.replace("\n", "\r\n")])
+def test_subtitles_as_they_are(text):
+    cues = parse_subtitles(text.replace("\r\n", "\n"))
+    assert [(cue.start_s, cue.end_s, cue.text) for cue in cues if not cue.fault] == [
+        (0.5, 2.0, "שלום לכם שורה שנייה"),
+        (3.0, 4.0, "AT&T <3"),
+        (3600.0, 3601.0, "שעה"),
+    ]
+    assert [cue.start_s for cue in cues if cue.fault == "not speech"] == [5.0]
+
+
+def test_captions_that_roll_say_each_line_once():
+    """As YouTube writes them: a cue of a line as it comes, word by word, and the line before above it."""
+    text = (
+        "WEBVTT\n\n00:00.000 --> 00:02.000\n \nשלום<00:00:01.000><c> לכם</c>\n\n"
+        "00:02.000 --> 00:02.010\nשלום לכם\n \n\n"
+        "00:02.010 --> 00:04.000\nשלום לכם\nמה<00:00:03.000><c> שלומכם</c>\n"
+    )
+    assert " ".join(cue.text for cue in parse_subtitles(text)) == "שלום לכם מה שלומכם"
+
+
+def textgrid(*tiers: tuple[str, list[tuple[float, float, str]]], short: bool = False) -> str:
+    """A TextGrid as Praat saves it, long or short."""
+
+    def quoted(text: str) -> str:
+        return '"' + text.replace('"', '""') + '"'
+
+    if short:
+        lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "0", "9", "<exists>", str(len(tiers))]
+        for name, intervals in tiers:
+            lines += ['"IntervalTier"', quoted(name), "0", "9", str(len(intervals))]
+            lines += [part for a, b, text in intervals for part in (str(a), str(b), quoted(text))]
+        return "\n".join(lines)
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0 ", "xmax = 9 ", "tiers? <exists> "]
+    lines += [f"size = {len(tiers) + 1} ", "item []: ", "    item [1]:", '        class = "TextTier" ']
+    lines += ['        name = "bell" ', "        xmin = 0 ", "        xmax = 9 ", "        points: size = 1 "]
+    lines += ["        points [1]:", "            number = 1.5 ", '            mark = "x" ']
+    for number, (name, intervals) in enumerate(tiers, 2):
+        lines += [f"    item [{number}]:", '        class = "IntervalTier" ', f"        name = {quoted(name)} "]
+        lines += ["        xmin = 0 ", "        xmax = 9 ", f"        intervals: size = {len(intervals)} "]
+        for at, (a, b, text) in enumerate(intervals, 1):
+            lines += [f"        intervals [{at}]:", f"            xmin = {a} ", f"            xmax = {b} "]
+            lines += [f"            text = {quoted(text)} "]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_textgrids(short):
+    said = [(0, 1.25, "sil"), (1.25, 2, 'אמר "שלום"\nלכם'), (2, 3, "spn"), (3, 4.5, "עולם"), (4.5, 9, "")]
+    text = textgrid(("phones", [(0, 9, "S a")]), ("utterances", said), ("note", [(0, 9, "!")]), short=short)
+    assert parse_textgrid(text) == [
+        Segment(1.25, 2.0, 'אמר "שלום" לכם'),
+        Segment(2.0, 3.0, "spn", "not speech"),
+        Segment(3.0, 4.5, "עולם"),
+    ]
+    with pytest.raises(ValueError, match="dana, noam"):
+        parse_textgrid(textgrid(("dana", [(0, 1, "א")]), ("noam", [(1, 2, "ב")]), short=short))
+    for broken in (text[: len(text) // 2], "", "hello", text.replace("IntervalTier", "IntervalTier\n", 1)[:200]):
+        with pytest.raises(ValueError):
+            parse_textgrid(broken)
+
+
+def test_cues_that_overlap_become_one_segment():
+    """No cut could part their words. What is rounding stays apart, and a cue without a length is in no clip."""
+    cues = [
+        Segment(4, 5, "ד"),
+        Segment(0, 1.02, "א"),
+        Segment(1, 2, "ב"),
+        Segment(1.5, 3, "ג"),
+        Segment(4, 5, "ד"),
+        Segment(7, 6, "ה"),
+        Segment(8, 9, "ו"),
+    ]
+    assert from_cues(cues).segments == (
+        Segment(0, 1.02, "א"),
+        Segment(1.02, 3, "ב ג"),
+        Segment(4, 5, "ד"),
+        Segment(7, 7, "ה", "ends before it starts"),
+        Segment(8, 9, "ו"),
+    )
