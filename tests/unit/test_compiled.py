@@ -61,8 +61,8 @@ def test_the_profile_says_whether_to_compile(tmp_path, hardware, stage, compiles
 def test_every_phase_gets_its_own_gradients(monkeypatch):
     """One graph a phase, kept: any switch and the way back give exactly the weights that train their gradients."""
     monkeypatch.setattr(packed_module, "varlen_attention", dense_attention)
-    # One layer at the top that trains and one below it that stays: more take as much longer to trace.
-    model, tokenizer = build(TinySpec(encoder_layers=2, num_hidden_layers=2))
+    # Of the LLM one layer trains and one below it stays, as the encoder's convolutions do: more take longer to trace.
+    model, tokenizer = build(TinySpec(encoder_layers=1, num_hidden_layers=2))
     batches = packed_in_sizes(tokenizer)
     compiled, eager = CompiledASR(model, backend="aot_eager"), PackedASR(model)
     tower, language_model = model.model.audio_tower, model.model.language_model
@@ -71,7 +71,7 @@ def test_every_phase_gets_its_own_gradients(monkeypatch):
     (head,) = [name for name, parameter in model.named_parameters() if parameter is model.lm_head.weight]
     phase_b = [model.model.multi_modal_projector, language_model.layers[-1], model.lm_head]
     phase_a = [*phase_b, tower.layers[-1]]
-    phases = [phase_b, phase_a, [language_model.layers[-1]], [tower.layers[-1]], phase_b]
+    phases = [phase_b, phase_a, [tower.layers[-1]], phase_b]
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()  # which reset leaves
     seen: list[str] = []
@@ -102,7 +102,7 @@ def test_every_phase_gets_its_own_gradients(monkeypatch):
         for name, gradient in expected.items():
             assert torch.allclose(gradients[name], gradient, rtol=1e-4, atol=1e-5), name
     assert compiled.is_compiled
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4, "no phase is compiled twice, for any size"
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3, "no phase is compiled twice, for any size"
 
 
 def packed_in_sizes(tokenizer) -> list[PackedBatch]:
