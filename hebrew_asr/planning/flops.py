@@ -2,7 +2,9 @@
 
 Counted from the modules: 2 for each weight and row forward, 2 more where a gradient passes through, and 2 more for each
 weight that trains (Kaplan et al. 2020, arXiv 2001.08361, appendix B), plus attention's two products. Logits count at
-supervised positions only; nothing is counted for norms, activations and padding.
+supervised positions only; nothing is counted for norms, activations and padding. The last layer counts whole, although
+the packed pass needs its output projection and MLP at supervised positions only: with 25 labels in 103 tokens, the sum
+is 2 % more than what the full-size model does.
 """
 
 from __future__ import annotations
@@ -37,11 +39,12 @@ def _batch_flops(asr: Any, batch: PackedBatch) -> float:
     parts.append((2.0 * _weights(projector) * audio_tokens, _trains([projector, tower.ln_post])))
     parts += [(2.0 * _weights(layer) * tokens + decoder_scores, _trains([layer])) for layer in language_model.layers]
     parts.append((2.0 * asr.lm_head.weight.numel() * labels, _trains([asr.lm_head])))
-    total, below_trains = 0.0, False
+    total, gradient_passes = 0.0, False
     for forward, trains in parts:
-        # Forward; the gradient of the input, if something below trains; the gradient of the weights, if they train.
-        total += forward * (1 + below_trains + trains)
-        below_trains = below_trains or trains
+        # Forward; the gradient of the input, if something below trains or a norm of this part, which lies before its
+        # matrices; the gradient of the weights, if they train.
+        gradient_passes = gradient_passes or trains
+        total += forward * (1 + gradient_passes + trains)
     return total
 
 

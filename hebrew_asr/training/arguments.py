@@ -75,7 +75,9 @@ def as_argv(options: Any, kind: type) -> list[str]:
     for entry in entries(kind):
         name = next((mark.name for mark in entry.marks if hasattr(mark, "name")), entry.name.replace("_", "-"))
         value = getattr(options, entry.name)
-        argv += [f"--{name}={item}" for item in (value if isinstance(value, list) else [value]) if item is not None]
+        for item in value if isinstance(value, list) else [] if value is None else [value]:
+            text = str(item)
+            argv += [f"--{name}={text}"] if text.startswith("-") else [f"--{name}", text]
     return argv
 
 

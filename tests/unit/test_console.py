@@ -1,0 +1,77 @@
+"""What a person sees of a run: lines with time and rank in a log file; every kind of record has its words."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from hebrew_asr.logs import log
+from hebrew_asr.report.console import Console
+from hebrew_asr.report.records import CheckpointRecord, EvalRecord, FaultRecord, PhaseRecord, Record, TrainRecord
+
+STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d rank 3 \| ")
+TRAIN = TrainRecord(
+    step=7, epoch=1, phase="B", lr={"head": 1e-4}, clips=8, audio_s=20.0, step_s=2.0, loss=1.25, grad_norm=1.0, tokens=9
+)
+EVAL = EvalRecord(
+    step=4, split="sample", wer=0.25, cer=0.1, wer_mode="strict",
+    substitutions=1, deletions=2, insertions=3, words=24, clips=5,
+)  # fmt: skip
+OUT_OF_MEMORY = FaultRecord(
+    step=2, kind="out-of-memory", part="forward", ranks=[1, 2], max_micro_batch=2, batching="8 clips per step = …"
+)
+
+
+@pytest.fixture
+def lines(capsys, monkeypatch):
+    """Shows a record and gives the lines that it printed, without their stamps."""
+    monkeypatch.setenv("RANK", "3")
+    console = Console(8, 0, line_every_s=0.0)
+
+    def show(record: Record) -> list[str]:
+        console.write(record)
+        printed = capsys.readouterr().out.splitlines()
+        assert all(STAMP.match(line) for line in printed)
+        return [STAMP.sub("", line) for line in printed]
+
+    return show
+
+
+def test_a_step_names_its_rates_and_what_is_left(lines):
+    lines(EVAL)
+    (line,) = lines(TRAIN)
+    assert re.fullmatch(
+        r"step 7/8 \| epoch 1 \| phase B loss 1\.250 \| 4 clips/s \| WER 25\.0% \| ETA \d+:\d\d \| lr head 1\.0e-04",
+        line,
+    )
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (EVAL, "WER 25.0% CER 10.0% (strict) on 5 clips of sample: 1 substitutions, 2 deletions, 3 insertions in 24"),
+        (PhaseRecord(step=6, name="A", trainable=1000, compared=9, moved=8, frozen=5), "phase A proved: 1,000 weights"),
+        (CheckpointRecord(step=4, path="checkpoints/step-000004"), "step 4: checkpoint checkpoints/step-000004"),
+        (FaultRecord(step=3, kind="non-finite", clips=["a", "b"]), "gradients were NaN or infinite (clips a, b"),
+        (FaultRecord(step=3, kind="unreadable", clips=["a"], reasons=["clip a: gone"]), "skipped: clip a: gone"),
+        (
+            FaultRecord(step=3, kind="unreadable", split="eval", reasons=["clip a: gone"]),
+            "counted as not heard: clip a",
+        ),
+        (FaultRecord(step=2, kind="damaged checkpoint", reasons=["x is torn"]), "going on from step 2, as x is torn"),
+        (FaultRecord(step=2, kind="checkpoint", reasons=["disk full"]), "no checkpoint could be written: disk full"),
+        (OUT_OF_MEMORY, "rank 1, 2 ran out of device memory in forward; from here on 8 clips per step"),
+        (FaultRecord(step=1, kind="fallback", name="slow", reason="why", ranks=[0]), "rank 0: slow (why)"),
+    ],
+)
+def test_every_record_has_its_words(lines, record, words):
+    (line,) = lines(record)
+    assert words in line
+
+
+def test_warnings_go_to_stderr_and_no_rank_is_named_outside_a_job(capsys, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    log.warning("disk of %s is full", "x")
+    printed = capsys.readouterr()
+    assert re.fullmatch(r"[\d-]{10} [\d:]{8} \| warning: disk of x is full\n", printed.err) and not printed.out
