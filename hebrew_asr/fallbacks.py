@@ -1,4 +1,4 @@
-"""Slower ways that were taken because a faster one failed: warned of at once, and kept for the run's records.
+"""Slower ways that are taken because a faster one failed: each is a warning at once, and kept for the run's records.
 
 Any room may note one. Training takes them from here into ``metrics.jsonl`` and ``summary.json``; commands that keep no
 records leave it at the warning.
@@ -14,7 +14,7 @@ from hebrew_asr.errors import on_one_line
 
 @dataclass(frozen=True)
 class Fallback:
-    """One of them."""
+    """A slower way that is taken."""
 
     name: str
     """What is done in the slower way, and how much slower that is."""

@@ -48,13 +48,13 @@ def as_json(value: Any) -> str:
 
 
 def as_os_error(error: Exception) -> OSError:
-    """What went wrong with a file, as the operating system's error; safetensors tells its number within a text."""
+    """What went wrong with a file, as the operating system's error; safetensors gives its number within a text."""
     if isinstance(error, OSError) and error.errno is not None:
         where = f": {error.filename}" if error.filename else ""
         return OSError(error.errno, f"{error.strerror}{where}")
-    told = (str(error).strip() or type(error).__name__).splitlines()[0]
-    number = re.search(r"\(os error (\d+)\)", told)
-    return OSError(int(number[1]) if number else errno.EIO, told)
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    number = re.search(r"\(os error (\d+)\)", text)
+    return OSError(int(number[1]) if number else errno.EIO, text)
 
 
 def is_full(error: OSError) -> bool:

@@ -1,4 +1,4 @@
-"""A folder that one process at a time may write, held by a lock that no end of its holder can leave behind."""
+"""A lock on a folder, so that one process at a time writes there. The kernel frees it however its holder ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hebrew_asr.logs import log
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _HELD = (errno.EACCES, errno.EAGAIN)
 _PATIENCE_S = 2.0
-"""A process that only looks whether a lock is held shares it for an instant."""
+"""Seconds to try again: a process that only looks whether a lock is held shares it for an instant."""
 
 
 class FolderLock:
@@ -91,7 +91,7 @@ class FolderLock:
                     fcntl.lockf(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except OSError as error:
                     return None if error.errno in _UNSUPPORTED else _read(stream)
-        except OSError:  # not there; or what ails the disk is told where the lock is taken
+        except OSError:  # not there; taking the lock reports any other fault of the disk
             pass
         return None
 
@@ -122,7 +122,7 @@ class FolderLock:
     def _sign(self, stream: TextIO) -> None:
         command = " ".join(psutil.Process().cmdline()[:3])
         who = {"host": socket.gethostname(), "pid": os.getpid(), "command": command, "job": job()}
-        with contextlib.suppress(OSError):  # a full disk: who holds it is not told then, but it is held
+        with contextlib.suppress(OSError):  # a full disk: the lock is held, its file does not say by whom
             os.ftruncate(stream.fileno(), 0)
             os.pwrite(stream.fileno(), f"{json.dumps(who)}\n".encode(), 0)
 

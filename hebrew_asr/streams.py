@@ -12,7 +12,7 @@ class _Lasting(io.FileIO):
     """Writes to a file descriptor. What cannot be written is dropped."""
 
     def write(self, content: Any, /) -> int:
-        """The number of bytes dealt with."""
+        """The number of bytes written, or dropped."""
         try:
             return super().write(content)
         except OSError:

@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     is_main = os.environ.get("RANK", "0") == "0"
     outlive_the_terminal()
     job = Job.of_this_rank()
-    stop = StopRequest(tells=is_main, report=job.report)
+    stop = StopRequest(prints=is_main, report=job.report)
     stop.install()
     job.join()
     code = 1

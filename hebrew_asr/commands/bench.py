@@ -38,7 +38,7 @@ class Command(RecipeArguments):
     also_clips: Annotated[list[PositiveInt], tyro.conf.UseAppendAction] = field(default_factory=list)
     """Also measure steps of so many clips, such as the 8 that each of 8 GPUs takes of 64; may be given again."""
     steps: PositiveInt = 40
-    """Timed steps a phase, after a warm-up."""
+    """Timed steps per phase, after a warm-up."""
     baseline: bool = False
     """Also measure Hugging Face's Trainer on the padded native model, in the recipe's first phase, on one GPU."""
     baseline_steps: PositiveInt = 3
@@ -144,17 +144,17 @@ def _print_phases(figures: dict[str, Any]) -> None:
         title=f"{figures['num_ranks']} × {figures['device']}, profile {figures['profile']}", title_justify="left"
     )
     rows = {
-        "clips a step": ("clips_per_step", "d"),
+        "clips per step": ("clips_per_step", "d"),
         "clips/s": ("clips_per_s", ".1f"),
         "audio s/s": ("audio_s_per_s", ".0f"),
         "tokens/s": ("tokens_per_s", ".0f"),
-        "ms a step": ("ms_per_step", ".1f"),
+        "ms per step": ("ms_per_step", ".1f"),
         "  forward ms": ("forward_ms", ".1f"),
         "  backward ms": ("backward_ms", ".1f"),
         "  optimizer ms": ("optimizer_ms", ".1f"),
         "waiting for data": ("data_wait_share", ".1%"),
         "padding": ("padding_share", ".1%"),
-        "TFLOP/s a device": ("tflops", ".3g"),
+        "TFLOP/s per device": ("tflops", ".3g"),
         "of its matrix rate": ("mfu", ".1%"),
         "peak GiB": ("peak_gib", ".1f"),
         "first compile s": ("compile_s", ".0f"),

@@ -102,7 +102,7 @@ def _print_memory(plan: RunPlan) -> None:
     )
     host = max(phase.zero.host for phase in plan.phases)
     if host:
-        print(f"host memory for the offloaded optimizer: {_gib(host)} GiB a rank")
+        print(f"host memory for the offloaded optimizer: {_gib(host)} GiB per rank")
 
 
 def _rows(phases: list[PhaseMemory]) -> dict[str, list[str]]:
@@ -125,14 +125,14 @@ def _print_run(plan: RunPlan, clips_per_s: float | None) -> None:
     largest = plan.shapes[-1]
     print(f"{plan.batching}; largest batch {largest.tokens:,} tokens, {largest.labels:,} labels")
     print(
-        f"{plan.num_clips:,} clips ({lengths}): {plan.steps_per_epoch:,} steps an epoch, "
+        f"{plan.num_clips:,} clips ({lengths}): {plan.steps_per_epoch:,} steps per epoch, "
         f"{plan.total_steps:,} in {recipe.epochs} epochs"
     )
     for phase, start in zip(recipe.phases[1:], plan.phase_starts[1:], strict=True):
         print(f"switch to phase {phase.name} after step {start:,}")
     kept = recipe.checkpoints.keep_last + recipe.checkpoints.keep_best
     print(
-        f"disk: {_gib(plan.checkpoint_bytes)} GiB a checkpoint; {_gib(plan.disk_bytes)} GiB in all "
+        f"disk: {_gib(plan.checkpoint_bytes)} GiB per checkpoint; {_gib(plan.disk_bytes)} GiB in all "
         f"({kept} kept, one being written, the final model)"
     )
     print(f"host memory of all ranks, which checkpoints are written from: {_gib(plan.checkpoint_bytes)} GiB")

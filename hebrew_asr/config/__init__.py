@@ -1,4 +1,4 @@
-"""What is learned (recipes) and on what (hardware profiles), as checked records.
+"""Recipes (what is learned) and hardware profiles (on what), as checked records.
 
 Imports no torch, and of ours only the ground.
 """

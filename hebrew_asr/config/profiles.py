@@ -1,6 +1,6 @@
-"""Hardware profiles: ``ds_configs/*.json``, plain DeepSpeed JSON. Which keys one owns, and how it meets the recipe.
+"""Hardware profiles: ``ds_configs/*.json``, plain DeepSpeed JSON, checked and joined with a recipe.
 
-A profile says how the work lies on the hardware: ZeRO stage, offload, precision, communication, micro-batch,
+A profile says how the work is spread over the hardware: ZeRO stage, offload, precision, communication, micro-batch,
 accumulation. What is learned (optimizer, learning rate, clipping, phases) belongs to the recipe and is refused here, so
 every number has one owner. Keys that start with ``_`` are notes; ``_hardware`` is read, DeepSpeed never sees it.
 """
@@ -82,7 +82,7 @@ OWNED = frozenset(entry.name for entry in fields(DeepSpeedKeys))
 
 @dataclass(frozen=True)
 class Batching:
-    """How the clips of one optimizer step lie on ranks and micro-batches."""
+    """How the clips of one optimizer step are dealt to ranks and micro-batches."""
 
     clips_per_step: int
     num_ranks: int
@@ -139,7 +139,7 @@ class Profile:
 
     @property
     def accumulates(self) -> bool:
-        """Whether a step may have several micro-batches: DeepSpeed has no fp32 accumulation at stage 0 with bf16."""
+        """Whether a step may have several micro-batches: at stage 0 with bf16 DeepSpeed cannot accumulate in fp32."""
         return self.zero_stage > 0 or not self.bf16
 
     @property
@@ -191,7 +191,7 @@ def _note_problems(values: dict[str, Any]) -> list[str]:
 
 
 def _key_problems(config: dict[str, Any]) -> list[str]:
-    """What is wrong with the keys by themselves; with how they go together, where nothing is."""
+    """What is wrong with single keys; if nothing is, what is wrong with their combination."""
     problems = [f"{key} does not belong here: {REFUSED[key]}" for key in config if key in REFUSED]
     automatic = _auto_keys(config)
     problems += [f"{key} is 'auto': give a value, nothing fills it in" for key in automatic]
@@ -202,7 +202,7 @@ def _key_problems(config: dict[str, Any]) -> list[str]:
 
 
 def _contradictions(config: dict[str, Any]) -> list[str]:
-    """Things that DeepSpeed 0.19.8 accepts in silence and that then go wrong."""
+    """Combinations that DeepSpeed 0.19.8 accepts without a word and that go wrong later."""
     problems = []
     stage = config.get("zero_optimization", {}).get("stage")
     if stage is None:
@@ -277,7 +277,7 @@ def deepspeed_config(profile: Profile, recipe: Recipe, batching: Batching) -> di
     config["managed_gradient_accumulation"] = False
     config["gradient_clipping"] = recipe.optimizer.clip_grad_norm
     config.setdefault("steps_per_print", 10**9)
-    # On by default, and it waits for the device twice a step; with it one H100 idled for 7 % of a step of 64 clips.
+    # On by default, and it waits for the device twice per step; with it one H100 idled for 7 % of a step of 64 clips.
     config["timers"] = {"throughput": {"enabled": False}}
     if profile.offloads_optimizer:
         config.setdefault("zero_force_ds_cpu_optimizer", False)

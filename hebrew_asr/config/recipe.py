@@ -58,12 +58,12 @@ class Data:
     folder: Annotated[str, Freedom.PLACE] = "qwen3_asr_round2_data"
     """Folder with ``train.jsonl`` and ``eval.jsonl``."""
     prepare: Annotated[bool, Freedom.PLACE] = False
-    """Make the folder from the ivrit.ai corpora first when it is missing, once a node."""
+    """Make the folder from the ivrit.ai corpora first when it is missing, once per node."""
     workers: Annotated[Count, Freedom.PLACE] = 4
-    """Loader processes a rank; 0 decodes in the training process."""
+    """DataLoader workers per rank; 0 decodes in the training process."""
     max_duration_s: Annotated[float, Field(gt=0, le=1200)] = 30.0
-    """Longer training clips stop the run before it starts, and no clip is slowed down beyond it: the encoder was
-    trained on 30 s at most."""
+    """A longer training clip stops the run before it starts, and no clip is slowed down until it is longer: the encoder
+    was trained on 30 s at most."""
     allow_outside: Annotated[bool, Freedom.PLACE] = False
     """Accept audio files outside the folder, as manifests of other tools name them."""
 
@@ -74,14 +74,14 @@ class Augmentation:
 
     __pydantic_config__ = CHECKED
     speed_factors: Annotated[tuple[Annotated[float, Field(ge=0.5, le=2)], ...], Field(min_length=1)] = (0.9, 1.0, 1.1)
-    """One is drawn a clip; 1.1 is faster and higher, by resampling (Ko et al. 2015). A factor that would make a clip
-    longer than ``data.max_duration_s`` is not drawn for it: 0.9 not above 27 s."""
+    """One is drawn per clip and epoch; 1.1 is faster and higher, by resampling (Ko et al. 2015). A factor that would
+    make a clip longer than ``data.max_duration_s`` is not drawn for it: with 30 s, no 0.9 above 27 s."""
     num_freq_masks: Count = 2
-    """Frequency masks a clip (SpecAugment, arXiv 1904.08779)."""
+    """Frequency masks per clip (SpecAugment, arXiv 1904.08779)."""
     max_freq_width_bins: Annotated[int, Field(ge=0, le=128)] = 27
     """Widest frequency mask, of 128 mel bins."""
     num_time_masks: Count = 2
-    """Time masks a clip."""
+    """Time masks per clip."""
     max_time_width_s: Annotated[float, Field(ge=0, le=1200)] = 1.0
     """Widest time mask in seconds …"""
     max_time_share: Share = 0.15
@@ -167,7 +167,7 @@ class Checkpoints:
     keep_best: Count = 1
     """Checkpoints with the lowest WER kept besides."""
     background: bool = True
-    """Write while training goes on; it waits only for the copy to host memory."""
+    """Write files in a thread; training waits only while the state is copied to host memory."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,8 @@ class Logging:
 
     __pydantic_config__ = CHECKED
     every_steps: PositiveInt = 10
-    """Steps between writes; there is a record of every step, but reading a loss off the device waits for it."""
+    """Steps between writes. Every step has its record; they are written together, since reading a loss waits for the
+    device."""
     wandb: bool = True
     """Log to Weights & Biases; offline when there is no login."""
 
@@ -204,7 +205,7 @@ class Recipe:
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
     """Seeds weights that are drawn, the order of clips and the augmentation."""
     clips_per_step: PositiveInt = 64
-    """Effective batch: clips an optimizer step, on any number of ranks."""
+    """Effective batch: clips per optimizer step, on any number of ranks."""
     unfrozen_layers: dict[Literal["llm_top", "audio_top"], PositiveInt] = field(
         default_factory=lambda: {"llm_top": 12, "audio_top": 8}
     )
@@ -224,7 +225,7 @@ class Recipe:
         return sum(phase.epochs for phase in self.phases)
 
     def steps_per_epoch(self, num_clips: int) -> int:
-        """Optimizer steps an epoch; the last one takes what is left."""
+        """Optimizer steps per epoch; the last one takes what is left."""
         return math.ceil(num_clips / self.clips_per_step)
 
     def to_dict(self) -> dict[str, Any]:

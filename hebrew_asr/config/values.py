@@ -1,5 +1,7 @@
-"""Values that people write, in recipes, profiles and options: types and bounds stand beside each field, as pydantic's
-annotations, and are checked here. What is wrong is told in words, all at once, with the nearest right key.
+"""Checks what people write in recipes, profiles and options.
+
+Types and bounds stand beside each field, as pydantic's annotations. All mistakes are named at once, each in words and
+with the nearest key that exists.
 """
 
 from __future__ import annotations

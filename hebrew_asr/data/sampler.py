@@ -1,4 +1,4 @@
-"""Which clips a step takes and who gets them: a pure function of (seed, epoch, step), so resuming costs nothing.
+"""Which clips per step takes and who gets them: a pure function of (seed, epoch, step), so resuming costs nothing.
 
 Every step takes ``clips_per_step`` clips of the epoch's permutation. They are dealt to ranks by cost, longest first to
 the least loaded, and cut into the same number of micro-batches on every rank.

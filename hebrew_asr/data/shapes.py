@@ -1,8 +1,8 @@
-"""A handful of static shapes for packed batches, so that a compiled graph is built once for each and then reused.
+"""Pads batches to at most 32 shapes, so that CUDA graphs and allocator blocks are reused.
 
-A batch is padded up to the smallest shape that holds it. The padding is whole segments of its own after the last clip:
-no clip attends to it, no label lies in it, so loss and gradients stay those of the batch alone. The shapes follow from
-the lengths of the data, the batching and the recipe only: every rank and every resumed run finds the same ones.
+A batch is padded to the smallest shape that holds it. The padding is whole segments after the last clip: no clip
+attends to them and they have no label, so loss and gradients stay those of the batch alone. The shapes follow from the
+lengths of the data, the batching and the recipe alone: every rank and every resumed run finds the same ones.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 NUM_SHAPES = 32
-"""Each costs a recording where CUDA graphs are used, and an allocation pattern where not. Padding is then 1 % of the
-tokens at 64 clips a step and 4 % at 8."""
+"""Each costs a graph recording where CUDA graphs are used, and an allocation pattern elsewhere. Padding is then 1 % of
+the tokens at 64 clips per step and 4 % at 8."""
 _ALIGNMENT = 64
 """Rows of a matrix product: whole tiles."""
 _GROWTH = 1.25

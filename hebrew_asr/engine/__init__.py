@@ -9,5 +9,5 @@ import os
 import torch
 
 if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed looks for one and warns, once a process
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed looks for one and warns, once per process
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

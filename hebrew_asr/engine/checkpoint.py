@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written under a temporary name, fsynced, hashed, renamed.
+"""Writes checkpoints that are whole or absent: under a temporary name, then fsync, hash, rename.
 
 ``checkpoints/step-000500/`` holds one ``optimizer-rankNNNNN.safetensors`` a rank (masters and moments of what trains;
 frozen weights come from the base model), ``state.json`` and, written last, ``COMPLETE.json`` with every file's size and
@@ -91,7 +91,7 @@ class CheckpointStore:
         self._writers = ranks.apart(timeout_s=_WRITERS_TIMEOUT_S)
         self._writer: threading.Thread | None = None
         self._outcome: Outcome | None = None
-        self._told: list[Outcome] = []
+        self._outcomes: list[Outcome] = []
         self._has_dropped = False
         self._attached: dict[int, dict[str, Any]] = {}
         self._attaching = threading.Lock()
@@ -141,18 +141,18 @@ class CheckpointStore:
         if self._writer is not None:
             self._writer.join()
             self._writer = None
-        outcome = self._ranks.broadcast(self._outcome)  # the first rank's word: it seals
+        outcome = self._ranks.broadcast(self._outcome)  # as the first rank says, which seals
         self.begun_step = None
         if outcome.failure is None:
             self.sealed_step = outcome.step
-        # There was room, said the system, which does not see a quota.
+        # The system said that there was room, but it does not know of quotas.
         self._has_dropped = self._ranks.is_main and wrote and outcome.is_full and self.drop_oldest()
         return outcome
 
     def take_outcomes(self) -> list[Outcome]:
         """Of the checkpoints sealed or given up since the last call; on the first rank."""
-        told, self._told = self._told, []
-        return told
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
 
     def attach(self, step: int, values: dict[str, Any]) -> None:
         """Add what was measured after the checkpoint of ``step`` was begun: ``values`` replace those given to ``save``.
@@ -216,13 +216,13 @@ class CheckpointStore:
             self._write_attached()
 
     def _settle(self, step: int, error: OSError | None) -> None:
-        """Keep what became of the checkpoint that was begun."""
+        """Note what became of the checkpoint that was begun."""
         path, write_s = self.folder / f"step-{step:06d}", time.monotonic() - self._begun_s
         if error is None:
             self._outcome = Outcome(step, path, write_s=write_s)
         else:
             self._outcome = Outcome(step, path, error.strerror, is_full(error), write_s)
-        self._told.append(self._outcome)
+        self._outcomes.append(self._outcome)
 
     def _seal(self, temporary: Path, files: dict[str, Any], step: int, values: dict[str, Any]) -> None:
         for name, seal in files.items():
@@ -320,7 +320,7 @@ def _sync(file: Path) -> None:
 
 
 def _raise_first(parts: list[tuple[dict[str, Any], OSError | None]]) -> None:
-    """Tell the failures of ranks as one."""
+    """Raise the failures of all ranks as one."""
     failed = [(rank, error) for rank, (_, error) in enumerate(parts) if error is not None]
     if failed:
         rank, error = failed[0]

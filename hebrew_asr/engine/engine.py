@@ -257,7 +257,7 @@ class TrainEngine:
         """After the phase's first effective step: what should train did, and nothing else; collective.
 
         Returns:
-            The counts of ``PhaseProof.conclude``, once a phase; None when there is nothing to prove.
+            The counts of ``PhaseProof.conclude``, once per phase; None when there is nothing to prove.
 
         Raises:
             TrainingFault: naming the parameters at fault.

@@ -1,4 +1,4 @@
-"""AdamW over ZeRO's flat buffers for bf16 weights: what stages 1 and 2 have in common, of which both are subclasses.
+"""AdamW over ZeRO's flat buffers for bf16 weights: the base class of stages 1 and 2.
 
 Both lay the weights of a param group end to end and give each rank one slice of them, with its fp32 masters. DeepSpeed
 0.19.8 then takes the norm tensor by tensor, and makes pass after pass over gradients, masters and weights. Here a step
@@ -42,7 +42,7 @@ def update(
         master: (weights,) fp32; so are ``gradient``, ``exp_avg`` and ``exp_avg_sq``. All but the gradient change.
         step: scalar, steps taken so far; changes too.
         weights: (weights,) bf16, overwritten.
-        learning_rate: scalar on the device, for as a number it would be compiled in.
+        learning_rate: scalar on the device; a number would be compiled into the kernel.
         grad_scale: scalar that gradients are divided by.
         found_inf: scalar; anything but 0 leaves all as it was.
         betas, eps, weight_decay: of ``torch.optim.AdamW``.
@@ -61,7 +61,7 @@ def update(
 
 
 class FlatAdamW:
-    """A ZeRO optimizer's step; a subclass says where its stage keeps what, and brings the gradients there."""
+    """The step of a ZeRO optimizer; a subclass says where its stage keeps masters, gradients and weights."""
 
     # What both of DeepSpeed's classes hold.
     optimizer: torch.optim.Optimizer
@@ -74,7 +74,7 @@ class FlatAdamW:
     """:func:`update`, compiled."""
 
     def _convert(self, *, compiled: bool) -> None:
-        """``compiled``: whether AdamW is; otherwise it is torch's fused one, and another pass copies the weights."""
+        """``compiled``: if AdamW is not, torch's fused one runs, and another pass copies the weights."""
         self._holds_gradients = False
         self._update = torch.compile(update, fullgraph=True, dynamic=True) if compiled else None
 
@@ -145,7 +145,7 @@ class FlatAdamW:
         _wait(sent)
 
     def _take(self, parameters: list[Tensor], buffers: list[Tensor]) -> None:
-        """Put a micro-batch's gradients into fp32 buffers, one a parameter, or add them to what is there; drop them."""
+        """Put a micro-batch's gradients into fp32 buffers, one per parameter, or add them to these; then drop them."""
         sums, fresh = [], []
         for parameter, buffer in zip(parameters, buffers, strict=True):
             if parameter.grad is not None:

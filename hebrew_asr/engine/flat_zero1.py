@@ -1,7 +1,7 @@
 """DeepSpeed's ZeRO-1 for bf16 weights, with fewer passes over memory and less to send.
 
 ``BF16_Optimizer`` (deepspeed 0.19.8, ``runtime/bf16_optimizer.py``) adds gradients to an fp32 buffer parameter by
-parameter, zeroes that buffer twice a step, and lets all ranks reduce all of it. The layout is kept; what is done with
+parameter, zeroes that buffer twice per step, and lets all ranks reduce all of it. The layout is kept; what is done with
 it becomes, for each weight that trains: one copy of its bf16 gradient to fp32, and AdamW on the rank that owns it. 74
 bytes read and written a weight become 40 on one rank, and on several each sends half as much: a reduce-scatter instead
 of an all-reduce.
@@ -48,7 +48,7 @@ class FlatZeRO1(FlatAdamW, BF16_Optimizer):
 
     @torch.no_grad()
     def reduce_gradients(self, pipeline_parallel: bool = False) -> None:
-        """Mean over ranks, each rank's slice to its owner; the engine calls it once a step, before ``step``."""
+        """Mean over ranks, each rank's slice to its owner; the engine calls it once per step, before ``step``."""
         if self.num_ranks == 1:
             return
         for own, flat in zip(self.fp32_groups_gradient_flat_partition, self.fp32_groups_gradients_flat, strict=True):

@@ -1,8 +1,8 @@
-"""Optimizer state that outlives its engine: fp32 masters, exp_avg, exp_avg_sq and step, by parameter name.
+"""Carries optimizer state over a rebuilt engine, to disk and back: fp32 masters, exp_avg, exp_avg_sq and step.
 
-Within a process (the phase switch) the partitions of a group keep their layout, so carrying is a rank-local copy. On
-disk every rank writes its partitions with their fragments, and any rank count or ZeRO stage can read them: a reader
-takes the elements it needs from whichever files hold them.
+In a phase switch the partitions of a group keep their layout, so each rank copies its own. On disk every rank writes
+its partitions with their fragments, and any rank count or ZeRO stage can read them: a reader takes the elements it
+needs from whichever files hold them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Proof of phase: its first step trained all that it should, on every rank, and nothing else.
+"""Proves that the first step of a phase trained all that it should, on every rank, and nothing else.
 
-Whether a weight moved says little: the gradient of a key's bias is 0 but for rounding, since softmax ignores what is
-added to all keys, and a small step of a large norm weight rounds away. So every link of the chain is looked at, for
-each parameter that should train:
+Whether a weight moved says little. The gradient of a key's bias is 0 but for rounding, since softmax ignores what is
+added to all keys; and a small step of a large norm weight is lost in rounding. So every link of the chain is checked,
+for each parameter that should train:
 
 1. it lies in one param group and, each element once, in the partitions of all ranks together;
 2. autograd gave it a gradient, on every rank;
@@ -12,8 +12,8 @@ each parameter that should train:
 
 All other weights have the bits that they had before, and all ranks hold the same ones.
 
-Single elements are compared in 3, 4 and 5: all of a small model's, and of a large one's so many that a rank remembers
-256 MiB at most. 1, 2, the step count and frozen weights are checked without exception.
+3, 4 and 5 compare single elements: all of a small model, and a sample of a large one, so that a rank remembers 256 MiB
+at most. 1, 2, the step count and frozen weights are checked without exception.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from hebrew_asr.model.phases import ParameterGroup, num_weights
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _CHUNK = 1 << 24
-"""Elements of which there is an int64 copy at a time …"""
+"""Elements that are copied to int64 at a time, on a GPU …"""
 _CHUNK_IN_CACHE = 1 << 18
-"""… and on a CPU, which takes five times as long where they leave its cache."""
+"""… and on a CPU, which takes five times as long when they do not fit its cache."""
 _MOST_COMPARED = 1 << 25
-"""Elements that a rank compares, about; it remembers 8 bytes of each."""
+"""About how many elements a rank compares; it remembers 8 bytes of each."""
 _COMPARED_WHOLE = 1 << 14
-"""Fragments of up to so many elements are."""
+"""Fragments of up to so many elements are compared whole."""
 _ENOUGH = 8
 """Elements with a gradient that a fragment's moments must show: rounding noise in fewer may cancel between ranks."""
 _ROUNDING = 1e-6
@@ -107,14 +107,14 @@ class _Findings:
             for what, names in found.items():
                 names_of.setdefault(what, {}).update(dict.fromkeys(names))
                 ranks_of.setdefault(what, []).append(rank)
-        told = []
+        problems = []
         for what, names in names_of.items():
             some = len(ranks_of[what]) < self._ranks.size
             where = f" on rank {', '.join(map(str, ranks_of[what]))}" if some else ""
             first, more = ", ".join([*names][:5]), ", …" if len(names) > 5 else ""
-            told.append(f"{len(names)} parameters {what}{where} ({first}{more})")
-        if told:
-            raise TrainingFault("phase proof failed: " + "; ".join(told))
+            problems.append(f"{len(names)} parameters {what}{where} ({first}{more})")
+        if problems:
+            raise TrainingFault("phase proof failed: " + "; ".join(problems))
 
 
 class PhaseProof:

@@ -1,4 +1,4 @@
-"""Checkpoints as they lie on disk: which are complete, what they say, whether they are as they were written.
+"""Finds checkpoints on disk: which are complete, what they say, whether they are as they were written.
 
 A folder ``step-NNNNNN`` counts once it holds ``COMPLETE.json``, which is written last and states the size and SHA-256
 of every other file.
@@ -102,12 +102,12 @@ def _damage(checkpoint: Checkpoint, ranks: Ranks) -> str | None:
     """Why it is not as it was written, if it is not: its files are dealt to the ranks of each machine."""
     hosts = ranks.gather(socket.gethostname())
     here = [rank for rank, host in enumerate(hosts) if host == hosts[ranks.rank]]
-    told = None
+    reason = None
     try:
         checkpoint.verify(here.index(ranks.rank), len(here))
     except CheckpointError as error:
-        told = str(error)
-    return next(filter(None, ranks.gather(told)), None)
+        reason = str(error)
+    return next(filter(None, ranks.gather(reason)), None)
 
 
 def no_checkpoint(damaged: list[Damaged]) -> str:

@@ -1,4 +1,4 @@
-"""A rank that dies takes the others down in seconds: NCCL would let them wait for it for minutes."""
+"""Ends the other ranks of this machine seconds after one has died; under NCCL they would wait for it for minutes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._ended.wait(_POLL_S):
             dead = self.dead_peer()
-            # A rank that leaves with an error of its own says so; give the main thread a moment to notice and tell.
+            # A rank that leaves with an error of its own says so: give the main thread time to notice it.
             if dead is not None and not self._ended.wait(5 * _POLL_S):
                 log.error("rank %d is gone; rank %d leaves too", dead, self._rank)
                 os._exit(TrainingFault.exit_code)

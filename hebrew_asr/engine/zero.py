@@ -1,4 +1,4 @@
-"""DeepSpeed's private parts: where ZeRO keeps its fp32 masters and Adam moments. ``flat_*.py`` know the others.
+"""All use of DeepSpeed's private attributes but for ``flat_*.py``: where ZeRO keeps its fp32 masters and Adam moments.
 
 Read from the source of deepspeed 0.19.8 (the pinned release); ``tests/integration/test_engine.py`` notices a change.
 ZeRO flattens each param group and gives every rank a slice of it, so a parameter's master may be cut across ranks. A
@@ -93,7 +93,7 @@ def build(
 class _WholeAdamW(torch.optim.AdamW):
     """AdamW on whole fp32 weights, which DeepSpeed steps as it is at stage 0: without a norm, and with NaN as well.
 
-    As at the other stages, a step clips, leaves all as it was where the norm is not finite, and tells that norm.
+    As at the other stages, a step clips, leaves all as it was where the norm is not finite, and gives that norm.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, clip_grad_norm: float, **options: Any):
@@ -170,7 +170,7 @@ def _consecutive(params: list[nn.Parameter]) -> list[tuple[nn.Parameter, int]]:
 
 
 def _sliced(layout: list[Any], groups: list[str], names: dict[int, str]) -> list[Partition]:
-    """Stages 1 and 2: every group is one flat buffer, cut into equal slices, one a rank."""
+    """Stages 1 and 2: every group is one flat buffer, cut into equal slices, one per rank."""
     rank = torch_dist.get_rank()
     found = []
     for group, (master, placed) in zip(groups, layout, strict=True):

@@ -1,4 +1,4 @@
-"""Starting ranks, and being one of those that were started: processes, stop requests, ports.
+"""Starts ranks and stops them: the launcher, its processes, stop requests, ports.
 
 Imports config.
 """

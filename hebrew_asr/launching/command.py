@@ -1,4 +1,4 @@
-"""Ranks under DeepSpeed's launcher: started, stopped and judged by one process that waits for them."""
+"""Starts ranks by DeepSpeed's launcher, passes stops on to them, and returns the exit code that they give."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from hebrew_asr.launching.stopping import nothing_to_save
 
 _PACE_S = 0.1
 _LEAVE_S = 40.0
-"""For launchers to end after a stop that came before any rank could take it; launch.py waits 30 s for its children."""
+"""Seconds for launchers to end after a stop before any rank was there; launch.py waits 30 s for its children."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What is started."""
+    """A command of DeepSpeed's launcher."""
 
     script: Path
     arguments: list[str]
@@ -50,7 +50,7 @@ class Launch:
 def launch_for(
     hardware: Hardware, script: Path, arguments: list[str], num_ranks: int | None, port: int | None
 ) -> Launch:
-    """On so many ranks, else one on each GPU, else as many as the profile says."""
+    """``num_ranks`` of them if given; else one on each GPU; else as many as the profile says."""
     import torch
 
     on_gpus = hardware.accelerator == "cuda"
@@ -59,14 +59,14 @@ def launch_for(
 
 
 def run(launch: Launch) -> int:
-    """Run it to its end and return its exit code, by what the ranks themselves say.
+    """Run it to its end; returns the exit code that the ranks gave.
 
     SIGTERM, SIGINT and SIGHUP are passed on to the ranks, which save and leave by themselves, and waited for as long as
     that takes. The launcher hears nothing of them: it would kill the ranks after 30 s.
 
     Raises:
         Preempted: stopped before any rank had begun.
-        EnvironmentProblem: ranks ended without a word, as from SIGKILL.
+        EnvironmentProblem: a rank ended without giving its exit code, as after SIGKILL.
     """
     with tempfile.TemporaryDirectory(prefix="hebrew-asr-job-") as folder:
         job = Job(Path(folder))
@@ -82,7 +82,7 @@ def run(launch: Launch) -> int:
 
 
 class _Signals:
-    """Those that ask for a stop, kept for the ranks; one that was ignored at the start (nohup) stays so."""
+    """Signals that ask for a stop, kept for the ranks; one that was ignored at the start (nohup) stays ignored."""
 
     def __init__(self) -> None:
         self.heard: list[int] = []
@@ -102,7 +102,7 @@ class _Signals:
         self.heard.append(number)
 
     def pass_on(self, process: subprocess.Popen, job: Job) -> None:
-        """To each rank what it has not been sent; while there is no rank, to the launcher, whose end is the job's."""
+        """Send each rank the signals that it has not got yet; while there is no rank, end the launcher."""
         pids = job.pids().values()
         for pid in pids:
             for number in self.heard[self._sent.get(pid, 0) :]:

@@ -1,4 +1,4 @@
-"""What ``hebrew-asr train`` and its ranks tell each other, past DeepSpeed's launcher, whose exit codes say little.
+"""How ``hebrew-asr train`` learns its ranks' process ids and exit codes; those of DeepSpeed's launcher say little.
 
 A folder holds the process id of each rank that can take a signal, and its exit code when it leaves. The variable
 ``HEBREW_ASR_JOB`` names the folder, and the process that made it (``processes.py``).
@@ -15,10 +15,10 @@ from hebrew_asr.launching.processes import JOB_VARIABLE
 
 
 class Job:
-    """A job's folder, seen from either side."""
+    """A job's folder: the ranks write it, ``hebrew-asr train`` reads it."""
 
     def __init__(self, folder: Path | None):
-        """Nothing is told where ``folder`` is None."""
+        """``folder``: None for ranks that another launcher started; then nothing is written."""
         self._folder = folder
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The launcher processes above this one: what DeepSpeed's and torch's leave behind when they die goes on for ever.
+"""Processes: the launchers above this one, which it must not outlive, and how to watch any other.
 
 DeepSpeed's runner.py has no handler for SIGTERM and SIGHUP, and neither it nor launch.py can answer SIGKILL: the ranks
 would train on, with nobody to stop them.
@@ -26,7 +26,7 @@ _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 class Launchers:
-    """Watched from when this is made. An ordinary parent, such as a shell under nohup, may end; a launcher may not."""
+    """The launchers above this process. When one of them ends, this process must end; a shell (nohup) may end."""
 
     def __init__(self) -> None:
         """Looks at the processes above this one."""
@@ -41,16 +41,16 @@ class Launchers:
         """How long the launcher waits for a rank that it was asked to stop; None where nothing limits it."""
 
     def gone(self) -> str | None:
-        """One that has ended, in words; None while all are there."""
+        """Which launcher has ended, in words; None while all are running."""
         if self._missing is not None:
             return self._missing
         return next((f"the launcher (pid {process.pid})" for process in self._watched if has_ended(process)), None)
 
 
 def end_with_the_parent() -> None:
-    """From here on the kernel kills this process when the thread that started it ends, where it is Linux's.
+    """On Linux, have the kernel kill this process when the thread that started it ends.
 
-    Elsewhere a loader process looks after its parent itself, every few seconds while it waits for work (torch).
+    On other systems a DataLoader worker checks its parent itself, every few seconds while it waits for work (torch).
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,11 +1,12 @@
-"""Asked from outside to stop: by a signal, or because the launcher that started this process is gone.
+"""Requests to stop from outside: a signal, or the end of the launcher that started this process.
 
-A thread listens, so that a request is heard while the main thread is in a library that takes minutes (a compiler, ranks
-that wait for each other). Before anything is trained that could be lost the thread ends the process itself; later the
-trainer is told, which saves first.
+A thread listens, so that a request is noticed while the main thread is in a library that takes minutes (a compiler,
+ranks that wait for each other). As long as no training could be lost, the thread ends the process itself. Later it
+only sets a flag: the trainer saves, and then leaves.
 
-All that comes within ``GRACE_S`` is one request: a Ctrl-C reaches a rank as SIGINT from the terminal and again as
-SIGTERM from DeepSpeed's launcher, and a lost terminal adds SIGHUP. A SIGINT after that is impatience.
+Signals within ``GRACE_S`` of the first one are the same request: a Ctrl-C reaches a rank as SIGINT from the terminal
+and again as SIGTERM from DeepSpeed's launcher, and a lost terminal adds SIGHUP. A SIGINT after that leaves without
+saving.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from hebrew_asr.errors import Preempted
 from hebrew_asr.launching.processes import Launchers
 
 GRACE_S = 5.0
-"""Signals after the first that mean the same."""
+"""Seconds after the first signal in which further ones are the same request."""
 AGREE_S = 5.0
-"""For the ranks to agree on stopping, where nothing would be lost without that."""
+"""Seconds that the ranks have to agree on stopping, while nothing could be lost without that."""
 _SLOW_S = 2.0
 """A stop that takes longer than this says what it waits for."""
 _LOOK_S, _LOOK_WHEN_ASKED_S = 1.0, 0.1
@@ -36,24 +37,24 @@ _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SI
 class StopRequest:
     """Whether this process was asked to stop, and what becomes of it if so."""
 
-    def __init__(self, *, tells: bool = True, report: Callable[[int], object] = lambda _: None):
+    def __init__(self, *, prints: bool = True, report: Callable[[int], object] = lambda _: None):
         """Nothing is caught before ``install``.
 
         Args:
-            tells: whether this process prints, for all ranks.
+            prints: whether this process prints, for all ranks.
             report: called with the exit code before the thread ends the process.
         """
         self.reason: str | None = None
-        """What asked, once something did."""
+        """What asked for the stop; None while nothing did."""
         self.unsaved = False
         """Whether leaving at once would lose training."""
         self.patience_s: float | None = None
-        """How long whoever passes a request on waits before it kills this process; None where nobody does."""
+        """Seconds until the launcher kills this process after it passed a request on; None if it never does."""
         self.cleanups: list[Callable[[], object]] = []
         """Called before ``report``."""
         self.explain: Callable[[], str] = lambda: "stopping"
-        """What a stop that takes long is waiting for."""
-        self._tells, self._report = tells, report
+        """Says what a slow stop is waiting for."""
+        self._prints, self._report = prints, report
         self._met = self._explained = False
         self._code: int | None = None
         self._asked_s = 0.0
@@ -78,11 +79,11 @@ class StopRequest:
             self.reason = reason
 
     def met(self) -> None:
-        """The ranks have met: one that leaves without agreement would be missed."""
+        """The process group exists: from now on the others would wait for a rank that left alone."""
         self._met = True
 
     def leaving(self, code: int) -> None:
-        """The process is about to end with ``code`` by itself: only impatience hastens it."""
+        """The process is about to end by itself, with ``code``: only a second Ctrl-C ends it earlier."""
         self._code = code
 
     def _listen(self) -> None:
@@ -123,7 +124,7 @@ class StopRequest:
 
     def say(self, text: str) -> None:
         """Print a line, if this process prints for all ranks."""
-        if self._tells:
+        if self._prints:
             print(text, file=sys.stderr, flush=True)
 
 

@@ -55,7 +55,7 @@ class CompiledASR(PackedASR):
         return super().forward(batch, mel_CBF)
 
     def _traced(self, batch: PackedBatch, mel_CBF: Tensor, phase: str) -> Tensor:
-        assert phase  # a value that is read is guarded
+        assert phase  # reading it makes Dynamo guard on it: one graph per phase
         return super().forward(batch, mel_CBF)
 
     def _phase(self) -> str:

@@ -30,7 +30,7 @@ from hebrew_asr.model.folder import (
 from hebrew_asr.model.layouts import native_key_mapping
 from hebrew_asr.text.prompt import ASR_TEXT, AUDIO_PAD, END_OF_TURN
 
-transformers_logging.disable_progress_bar()  # one bar a rank would tear the console apart
+transformers_logging.disable_progress_bar()  # one bar per rank would tear the console apart
 
 NUM_WEIGHTS_1_7B = 2_038_052_480
 

@@ -1,4 +1,4 @@
-"""One markup and chart kit for every HTML page: a run's report and the audit of a set.
+"""Frame, markup and charts of every HTML page: the report of a run and the audit of a set.
 
 Imports nothing of ours.
 """

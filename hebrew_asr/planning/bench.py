@@ -138,9 +138,9 @@ def measure(arguments: BenchArguments) -> int:
             continue
         run.engine.enter_phase(index)
         for size in arguments.sizes:
-            run.say(f"phase {phase.name}, {size} clips a step: warming up")
+            run.say(f"phase {phase.name}, {size} clips per step: warming up")
             speed = _measure_phase(_with_clips(run, size), index, arguments, figures["ceiling_tflops"])
-            run.say(f"phase {phase.name}, {size} clips a step: {speed.clips_per_s:.1f} clips/s")
+            run.say(f"phase {phase.name}, {size} clips per step: {speed.clips_per_s:.1f} clips/s")
             figures["phases"].append(asdict(speed))
             if run.ranks.is_main:
                 write_json(arguments.out, figures)

@@ -28,7 +28,7 @@ from hebrew_asr.planning.bench_corpus import draw_clips
 from hebrew_asr.planning.footprint import Footprint, trace
 from hebrew_asr.planning.zero_memory import ZeroMemory, sizes_of, zero_memory
 from hebrew_asr.text.prompt import parse_target
-from hebrew_asr.training.room import disk_need
+from hebrew_asr.training.disk_space import disk_need
 from hebrew_asr.training.schedule import Schedule
 
 GIB = 2**30

@@ -131,7 +131,7 @@ def _stage2(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
     partition = padded // num_ranks
     bucket, buffers = _buckets(profile)
     buffers = buffers * bucket if zero.get("contiguous_gradients", True) else 0
-    # Slices of the large parameter, one a rank, are sent together until the bucket is full.
+    # Slices of the large parameter, one per rank, are sent together until the bucket is full.
     message = max(min(bucket, sizes.trainable), min(sizes.largest, bucket + sizes.largest // num_ranks))
     offloads = profile.offloads_optimizer
     return ZeroMemory(

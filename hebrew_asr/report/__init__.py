@@ -1,4 +1,4 @@
-"""TELL about a run: the sinks of its records, the console, its HTML page.
+"""TELL about a run: its records, where they are sent, the console, the HTML page.
 
 Imports text, config, pages and data.
 """

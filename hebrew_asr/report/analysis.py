@@ -229,29 +229,29 @@ class Story:
 
 
 def stories(run: RunHistory, count: int) -> list[Story]:
-    """The clips that tell most: fewest errors at the end, of a length to follow, heard in most different ways."""
+    """The most telling clips: fewest errors at the end, of a length to follow, heard in most different ways."""
     held = [evaluation for evaluation in run.evaluations if run.samples.get(evaluation.key)]
     history: dict[str, list[tuple[EvalRecord, Sample]]] = {}
     for evaluation in held:
         for sample in run.samples[evaluation.key]:
             history.setdefault(sample.id, []).append((evaluation, sample))
-    most = max((len(told) for told in history.values()), default=0)
-    full = [told for told in history.values() if len(told) == most and most > 1]
-    return [_story(told) for told in sorted(full, key=_telling)[:count]]
+    most = max((len(versions) for versions in history.values()), default=0)
+    full = [versions for versions in history.values() if len(versions) == most and most > 1]
+    return [_story(versions) for versions in sorted(full, key=_interest)[:count]]
 
 
-def _telling(told: Sequence[tuple[EvalRecord, Sample]]) -> tuple[int, bool, int, int, str]:
-    evaluation, sample = told[-1]
+def _interest(versions: Sequence[tuple[EvalRecord, Sample]]) -> tuple[int, bool, int, int, str]:
+    evaluation, sample = versions[-1]
     errors = sum(edit.kind != "equal" for edit in align_clip(sample, evaluation))
-    ways = len({normalize(sample.hypothesis, _mode(evaluation)) for evaluation, sample in told})
+    ways = len({normalize(sample.hypothesis, _mode(evaluation)) for evaluation, sample in versions})
     words = len(sample.reference.split())
     return errors, not 4 <= words <= 12, -ways, -words, sample.id
 
 
-def _story(told: Sequence[tuple[EvalRecord, Sample]]) -> Story:
+def _story(versions: Sequence[tuple[EvalRecord, Sample]]) -> Story:
     heard: list[tuple[EvalRecord, list[Edit]]] = []
-    for evaluation, sample in told:
+    for evaluation, sample in versions:
         edits = align_clip(sample, evaluation)
         if not heard or edits != heard[-1][1]:
             heard.append((evaluation, edits))
-    return Story(told[-1][1].id, told[-1][1].reference, heard, len(told))
+    return Story(versions[-1][1].id, versions[-1][1].reference, heard, len(versions))

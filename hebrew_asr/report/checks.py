@@ -1,4 +1,4 @@
-"""What a careful reader would ask of the figures, answered from the run's own files."""
+"""Answers what a careful reader would ask about the figures, from the run's own files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hebrew_asr.text.normalize import NORMALIZER_VERSION
 
 @dataclass(frozen=True)
 class Check:
-    """An answer: whether it is as one hopes, and the sentence."""
+    """An answer: whether it is good news, and the sentence."""
 
     good: bool
     text: str
@@ -42,7 +42,7 @@ def _ended(run: RunHistory) -> Check:
 
 
 def _faults(run: RunHistory) -> list[Check]:
-    """What went wrong on the way and was borne."""
+    """Faults that the run tolerated."""
     checks = []
     bad = {step.step for step in run.steps if not math.isfinite(step.loss)}
     bad |= {fault.step for fault in run.faults if fault.kind == "non-finite"}

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes: a live bar on a terminal, plain lines in a log file."""
+"""What a person sees of a running training: a live bar on a terminal, plain lines in a log file."""
 
 from __future__ import annotations
 

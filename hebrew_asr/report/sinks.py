@@ -21,9 +21,9 @@ from hebrew_asr.logs import log
 from hebrew_asr.report.records import Record, as_row
 
 _START_S, _LOG_S, _FINISH_S = 60.0, 10.0, 60.0
-"""What a wandb that does not come back may cost: at the start, once while training, and at the end."""
+"""Seconds to wait for a wandb that hangs: at the start, once while training, and at the end."""
 _ANSWER_S = 10
-"""What its server gets to answer, as one of wandb's own settings."""
+"""Seconds that its server gets to answer: one of wandb's own settings."""
 _SERVICE = "wandb-core"
 """wandb's process, which talks to the network; it is a child of this one."""
 
@@ -35,7 +35,7 @@ class _WandbError(Exception):
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
-    """``call()`` in a thread: it can neither take longer than that here, nor end this process.
+    """``call()`` in a thread, so that it can neither take longer than ``seconds``, nor end this process.
 
     Raises:
         _WandbError: in words, whatever it raised, ``SystemExit`` too.

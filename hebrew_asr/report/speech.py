@@ -105,11 +105,11 @@ def _aligned(edits: Sequence[Edit]) -> Markup:
 
 def stories_section(run: RunHistory) -> Markup | None:
     """The same clips at every evaluation that changed something."""
-    told = [story for story in stories(run, _STORIES) if len(story.heard) > 1]
-    if not told:
+    shown = [story for story in stories(run, _STORIES) if len(story.heard) > 1]
+    if not shown:
         return None
     intro = "The same clip at evaluations that heard it differently, under what was said. A gap is a deleted word."
-    cards = [_story(story) for story in told]
+    cards = [_story(story) for story in shown]
     return element("section", element("h2", "How a sentence is learned"), element("p", intro, class_="note"), cards)
 
 

@@ -1,4 +1,4 @@
-"""TRAIN: the loop, the session behind its lines, set-up, schedule, feed, evaluation, faults.
+"""TRAIN a model: the loop, what its lines do, set-up, schedule, feed, evaluation, faults.
 
 Imports every room but planning, demo and commands.
 """

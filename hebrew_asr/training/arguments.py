@@ -17,7 +17,7 @@ from hebrew_asr.locks import FolderLock
 SUMMARY = "summary.json"
 """Written last, into the run directory: the run has trained all its steps and its model is there."""
 _PLACES = ("model.path", "data.folder")
-"""What lies there is compared where a run is built, not here."""
+"""Weights and clips at these places are compared when the run is built, not here."""
 
 
 def _resume_mode(values: Sequence[str]) -> str:
@@ -98,6 +98,6 @@ def finished(arguments: TrainArguments) -> str | None:
         )
         last = min(facts["total_steps"], recipe.max_steps or facts["total_steps"])
         is_done = summary["steps"] >= last and not changes(before, as_begun(recipe, before), counted=_PLACES)
-    except (OSError, ValueError, KeyError, TypeError):  # no finished run; whatever is wrong is told by the checks
+    except (OSError, ValueError, KeyError, TypeError):  # no finished run; training checks the rest
         return None
     return f"{folder} is a finished run: {summary['steps']} steps, model in {folder / 'final'}" if is_done else None

@@ -1,4 +1,4 @@
-"""What a run's arguments name, read and found possible before a model is loaded or the ranks meet."""
+"""Reads what a run's arguments name and checks that it is possible, before a model is loaded or the ranks meet."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _refuse_long_clips(train_clips: list[Clip], recipe: Recipe) -> None:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """A folder without a recipe and checkpoints is no run: what one would write over there is somebody else's."""
+    """Refuse a folder with a run's file names and neither recipe nor checkpoints: its files are somebody else's."""
     written = ("final", "samples", "metrics.jsonl", "summary.json", "run.json", "deepspeed.json")
     found = [name for name in written if os.path.lexists(folder / name)]
     is_run = (folder / "recipe.json").is_file() or any(folder.glob("checkpoints/step-*"))
@@ -110,7 +110,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _refuse_inexact(resume: Checkpoint, profile: Profile, data: str) -> None:
-    """Rank count, ZeRO stage, offload and micro-batch may differ from the checkpoint's; these two may not."""
+    """Refuse another precision or training manifest than the checkpoint's; ranks, ZeRO stage and offload may differ."""
     written = resume.values.get("precision", profile.precision)
     if written != profile.precision:
         raise CheckpointError(

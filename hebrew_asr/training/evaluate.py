@@ -1,4 +1,4 @@
-"""WER and CER while training: every rank decodes its share, edits and words are summed before dividing."""
+"""WER and CER while training: every rank decodes its share; edits and words are summed over ranks, then divided."""
 
 from __future__ import annotations
 
@@ -114,15 +114,15 @@ class Evaluator:
     ) -> Evaluated | None:
         """Decode ``clips`` with ``asr`` over all ranks; collective.
 
-        A clip that cannot be read counts as if nothing had been heard in it: all its words are deletions. So the rate
-        is of the same clips and words each time. If no clip can be read at all, nothing is measured.
+        A clip that cannot be read counts as silence: all its words are deletions. So every evaluation is of the same
+        clips and words. If no clip can be read at all, nothing is measured.
 
         Args:
             asr: the model, whole on this rank.
             clips: all of them, on every rank.
             step: optimizer steps done.
             split: their name in the record.
-            stop: asked once a batch.
+            stop: asked once per batch.
             sample_ids: clips among them whose WER is also counted by itself.
 
         Returns:
@@ -164,7 +164,7 @@ class Evaluator:
     def _transcribe(self, asr: Any, clips: Sequence[Clip], stop: StopFlag, unreadable: list[str]) -> list[str] | None:
         """Hypotheses of this rank's share; None if the run was asked to stop."""
         own = clips[self._ranks.rank :: self._ranks.size]
-        # Ranks agree on stopping once a batch, so each asks as often as the one with most batches.
+        # Ranks agree on stopping once per batch, so each asks as often as the one with most batches.
         most = -(-len(clips[:: self._ranks.size]) // self._settings.batch_clips)
         asked = 0
 

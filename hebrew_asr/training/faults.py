@@ -1,4 +1,4 @@
-"""What goes wrong in a run: how much is borne, and what is kept as evidence when it is too much."""
+"""Faults of a run: how many it tolerates, and the evidence that it keeps when there are too many."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FaultBudget:
     """Counts skipped steps and unreadable clips, the same on every rank, and gives up past the recipe's limits."""
 
     def __init__(self, limits: Faults, num_clips: int, ranks: Ranks, unreadable: Iterable[str] = ()):
-        """``num_clips``: training clips, of which a share may be unreadable; ``unreadable``: ids found so before."""
+        """``num_clips``: of the training set, a share of which may be unreadable; ``unreadable``: ids found before."""
         self._limits, self._ranks = limits, ranks
         self._max_unreadable = int(limits.max_unreadable_share * num_clips)
         self._unreadable = set(unreadable)
@@ -47,7 +47,7 @@ class FaultBudget:
         return FaultRecord(step=batch.step + 1, kind="non-finite", clips=ids)
 
     def finite(self) -> None:
-        """A step was applied: the patience starts anew."""
+        """A step was applied: skipped steps in a row are counted from 0 again."""
         self._in_a_row = 0
 
     @property

@@ -1,4 +1,4 @@
-"""Steps made ready before they are wanted: copied to the device and turned into features beside the running step."""
+"""Brings steps to the device and makes their features, on CUDA while the step before is running."""
 
 from __future__ import annotations
 

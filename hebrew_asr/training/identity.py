@@ -1,4 +1,4 @@
-"""What makes a run one run: its ranks must share it, and so must those who resume it."""
+"""What all ranks of a run must have in common, and what a resumed run must have in common with its beginning."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def code_version() -> dict[str, str]:
 
 
 def refuse_ranks_that_differ(ranks: Ranks, parts: dict[str, dict[str, Any]]) -> None:
-    """Compare what the ranks are about to train; collective. Where all agree, one short text a rank is gathered.
+    """Compare what the ranks are about to train; collective. If all agree, only a hash per rank is sent.
 
     Args:
         ranks: all of them.

@@ -1,6 +1,6 @@
 """What a run writes while it trains, on a disk that may be full or gone for a while.
 
-Nothing here stops training: what cannot be written is told once, kept in memory, and written when the disk takes it.
+Nothing here stops training. What cannot be written is kept in memory until the disk takes it; one warning says so.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from hebrew_asr.training.train_state import TrainState
 
 
 class MetricsFile:
-    """One JSON object a line, in order; what will be made again is cut first.
+    """``metrics.jsonl``: one JSON object per line, in order. A resume cuts the steps that will be run again.
 
     A record is about half a KiB: a run of 100,000 steps whose disk never recovers holds 50 MiB of them.
     """
 
     def __init__(self, path: Path, resumed: TrainState | None = None):
-        """``resumed``: the checkpoint's state; None where the run starts from nothing.
+        """``resumed``: the checkpoint's state; None where the run starts from step 0.
 
         Raises:
             OSError: the file can be neither read nor made.
@@ -38,17 +38,17 @@ class MetricsFile:
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
         os.ftruncate(self._handle, len(kept))  # which needs no room
         self._end = len(kept)
-        """Behind the last whole record. What a failed write left there is written over."""
+        """End of the last whole record, in bytes. What a failed write left behind it is overwritten."""
         self._waiting: list[bytes] = []
         self._trouble = _Trouble("records", path)
 
     def write(self, record: Record) -> None:
-        """Append a record, after those that wait."""
+        """Append a record, after those that could not be written yet."""
         self._waiting.append(json.dumps(as_row(record), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
         self._write_waiting()
 
     def close(self) -> None:
-        """Close the file; tells how many records it lacks, if it does."""
+        """Close the file; a warning says how many records it lacks, if any."""
         self._write_waiting()
         os.close(self._handle)
         if self._waiting:
@@ -65,7 +65,7 @@ class MetricsFile:
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._handle, self._end)
-            self._trouble.tell(error)
+            self._trouble.begin(error)
         else:
             self._trouble.end()
 
@@ -80,12 +80,12 @@ class PatientFiles:
         self._trouble = _Trouble("files", folder)
 
     def write(self, name: str, text: str) -> None:
-        """Write ``name``, and what waits."""
+        """Write ``name``, and the files that could not be written yet."""
         self._waiting[name] = text
         self._write_waiting()
 
     def close(self) -> None:
-        """Try a last time; tells what is lost."""
+        """Try a last time; a warning names what is lost."""
         self._write_waiting()
         if self._waiting:
             log.warning("not written in %s: %s", self._folder, ", ".join(self._waiting))
@@ -96,33 +96,33 @@ class PatientFiles:
                 write_atomically(self._folder / name, text)
                 del self._waiting[name]
         except OSError as error:
-            self._trouble.tell(error)
+            self._trouble.begin(error)
         else:
             self._trouble.end()
 
 
 class _Trouble:
-    """Tells once that a disk does not take something, and once that it does again."""
+    """Warns once that a disk does not take something, and says once that it does again."""
 
     def __init__(self, what: str, where: Path):
-        self._what, self._where, self._is_told = what, where, False
+        self._what, self._where, self._is_known = what, where, False
 
-    def tell(self, error: OSError) -> None:
-        if not self._is_told:
+    def begin(self, error: OSError) -> None:
+        if not self._is_known:
             log.warning(
                 "%s cannot be written in %s (%s); training goes on, they wait in memory",
                 *(self._what, self._where, error.strerror or error),
             )
-        self._is_told = True
+        self._is_known = True
 
     def end(self) -> None:
-        if self._is_told:
+        if self._is_known:
             log.info("%s in %s are written again; none is missing", self._what, self._where)
-        self._is_told = False
+        self._is_known = False
 
 
 def _is_kept(line: bytes, resumed: TrainState) -> bool:
-    """Whether a line tells of what the checkpoint holds and will not be made again."""
+    """Whether a line is of a step that the checkpoint holds, so that it will not be run again."""
     try:
         record = json.loads(line)
         step = float(record["step"]) + (record["event"] == "phase")  # proved by the first step of the phase
@@ -130,4 +130,4 @@ def _is_kept(line: bytes, resumed: TrainState) -> bool:
             return resumed.evaluated_step == resumed.step  # else the evaluation is made up for
         return step <= resumed.step
     except (ValueError, KeyError, TypeError):
-        return False  # torn by a kill, in a letter too
+        return False  # cut off by a kill, perhaps within a letter

@@ -18,7 +18,7 @@ class Resumable:
     """Where a run can go on."""
 
     checkpoints: list[Checkpoint] = field(default_factory=list)
-    """Complete ones, oldest first. Their files are hashed when the ranks have met: see ``settle``."""
+    """Complete ones, oldest first. Their files are not hashed yet: ``settle`` does, when the ranks have met."""
     damaged: list[Damaged] = field(default_factory=list)
     """Newer ones that are of no use."""
 
@@ -36,7 +36,7 @@ class Resumable:
         return [FaultRecord(step=step, kind="damaged checkpoint", reasons=reasons)]
 
     def settle(self, ranks: Ranks) -> Resumable:
-        """Only what is as it was written, on every rank what the first one sees; collective.
+        """Only checkpoints that are as they were written, the same on every rank; collective.
 
         Damaged checkpoints newer than the one to go on from are renamed, so that a run can go on unattended.
 
@@ -61,12 +61,12 @@ def _kept_aside(item: Damaged) -> str:
 
 
 def is_used(folder: Path) -> bool:
-    """Whether a run has been in a directory, however little of it is left."""
+    """Whether a run has written into a directory, however little of it is left."""
     return any((folder / name).exists() for name in ("recipe.json", "metrics.jsonl", "checkpoints"))
 
 
 def find_resumable(folder: Path) -> Resumable:
-    """What there is in the run directory ``folder``.
+    """The checkpoints in the run directory ``folder``.
 
     Raises:
         CheckpointError: there are checkpoints, but none that says what it is: a run must not start over unasked.

@@ -1,4 +1,4 @@
-"""What a run leaves behind when it ends: what is said of its checkpoints, and the finished model."""
+"""The end of a run: its summary, the finished model, and what is said of checkpoints that could not be written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hebrew_asr.training.arguments import SUMMARY
 from hebrew_asr.training.setup import Run
 
 _SHARE_FOR_WRITING = 0.6
-"""Of the launcher's patience; the rest is for the step under way and for a disk that is busier another time."""
+"""Share of the launcher's patience that a checkpoint may take; the rest is for the step under way and a busier disk."""
 
 
 def checkpoint_record(outcome: Outcome, run_folder: Path) -> CheckpointRecord | FaultRecord:
@@ -67,10 +67,10 @@ def unsaved(store: CheckpointStore, step: int, failure: str) -> str:
 
 def without_model(run: Run, step: int, failure: str, checkpoint_failure: str | None) -> str:
     """What there is of a trained run whose model could not be written, and what to do."""
-    told = f"all {step} steps are trained, but the model could not be written to {run.folder / 'final'} ({failure})"
+    state = f"all {step} steps are trained, but the model could not be written to {run.folder / 'final'} ({failure})"
     if checkpoint_failure is not None:
-        return f"{told}, and {unsaved(run.checkpoints, step, checkpoint_failure)}"
-    return f"{told}. Nothing is lost: make room, and the same command with --resume auto writes it"
+        return f"{state}, and {unsaved(run.checkpoints, step, checkpoint_failure)}"
+    return f"{state}. Nothing is lost: make room, and the same command with --resume auto writes it"
 
 
 def summary_of(run: Run, seconds: float, head_row_norms: dict[str, float | None]) -> dict[str, Any]:

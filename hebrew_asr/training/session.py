@@ -1,4 +1,4 @@
-"""One process's part of a run: what the loop's lines do, from start or resume to finish or stop."""
+"""What each line of ``loop.py`` does, in one process, from start or resume to finish or stop."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Session:
         """Steps whose figures have not been read: the device may still be at them."""
         self._records: list[TrainRecord] = []
         """To be written."""
-        self._minded = False
+        self._slow_disk_known = False
         run.stop.request.explain = self._what_a_stop_takes
 
     @property
@@ -58,7 +58,7 @@ class Session:
     def start(self) -> None:
         """Build the first engine or restore a resumed one, and measure what is still to be measured at this step."""
         run = self.run
-        # A checkpoint at a phase's end is written before the switch: its groups are those of the step before.
+        # A checkpoint at a phase's end is written before the switch, with the groups of the step before it.
         self._phase = run.schedule.phase_of(max(0, self.state.step - 1))
         resume = run.resumable.newest
         if resume is None:
@@ -70,7 +70,7 @@ class Session:
             run.engine.enter_phase(self._phase, reader)
             reader.close()
         self._say_what_takes_time()
-        self._mind_the_launcher()
+        self._warn_of_a_slow_disk()
         for fault in run.resumable.faults:
             run.tracker.write(fault)
         if run.out_of_memory is not None:
@@ -78,10 +78,10 @@ class Session:
         self.evaluate_if_due()
 
     def steps(self) -> Iterator[StepBatch]:
-        """This rank's steps from here to the end.
+        """This rank's steps, from the present one to the last.
 
-        Before each one the ranks meet: a rank that waits for data would not hear of a stop that the others agree on.
-        A step that needed more memory than there is comes again, in smaller micro-batches.
+        Before each step the ranks agree whether to stop: one that waits for data would not notice that the others do.
+        After an out-of-memory error the same step is yielded again, in smaller micro-batches.
         """
         run = self.run
         self._feed = self._open_feed()
@@ -102,7 +102,7 @@ class Session:
                 if asked:
                     self._stop()
                 if short:
-                    self._shrink(too_large or MicroBatchTooLarge("features", [], True, "told by another rank"))
+                    self._shrink(too_large or MicroBatchTooLarge("features", [], True, "reported by another rank"))
                     continue
                 assert self.batch is not None
                 yield self.batch
@@ -110,7 +110,7 @@ class Session:
             self._feed.close()
 
     def _record_fallbacks(self) -> None:
-        """Write what any rank does in a slower way since the last call; collective."""
+        """Write a record of each slower way that any rank has taken since the last call; collective."""
         for record in fallback_records(self.run.ranks, self.state.step):
             self.run.tracker.write(record)
             kept = {key: getattr(record, key) for key in ("step", "name", "reason", "ranks")}
@@ -180,10 +180,7 @@ class Session:
         self._feed = self._open_feed()
 
     def record(self, batch: StepBatch, result: StepResult) -> None:
-        """Keep the step's figures, read one step later, when they have arrived; collective.
-
-        ``clips`` and ``audio_s`` (recorded seconds) are of what trained: not of clips that could not be read, and
-        nothing where the step was skipped.
+        """Make the step's record. Its figures are read one step later, when the device has them; collective.
 
         Raises:
             TrainingFault: gradients were not finite for too many steps.
@@ -234,23 +231,23 @@ class Session:
         self._records.clear()
 
     def _flush(self) -> None:
-        """Read and write all there is."""
+        """Read and write all pending records, and those of checkpoints."""
         self._read()
         self._write_records()
         for outcome in self.run.checkpoints.take_outcomes():
             self.run.tracker.write(saving.checkpoint_record(outcome, self.run.folder))
             self.state.write_s = outcome.write_s
-            self._mind_the_launcher()
+            self._warn_of_a_slow_disk()
 
-    def _mind_the_launcher(self) -> None:
+    def _warn_of_a_slow_disk(self) -> None:
         request = self.run.stop.request
-        told = saving.slow_disk_advice(self.state.write_s, request.patience_s, self.run.folder)
-        if told is not None and not self._minded:
-            self.run.say(told)
-        self._minded = told is not None
+        advice = saving.slow_disk_advice(self.state.write_s, request.patience_s, self.run.folder)
+        if advice is not None and not self._slow_disk_known:
+            self.run.say(advice)
+        self._slow_disk_known = advice is not None
 
     def evaluate_if_due(self) -> None:
-        """The whole eval split at an epoch's end, the sample every so many steps, at the start and at the end."""
+        """Measure the whole eval split at an epoch's end; the sample at the start, every few steps and at the end."""
         settings, step = self.run.recipe.evaluation, self.state.step
         if self.state.evaluated_step == step:
             return
@@ -290,9 +287,9 @@ class Session:
         return store.save(self.run.engine.host_state, state.step, saving.values_of(self.run), last=last)
 
     def _save_for_good(self) -> str | None:
-        """See that a checkpoint of this step is sealed; why not, if it cannot be. Collective.
+        """Write a checkpoint of this step and wait until it is sealed; returns why it is not, if it fails. Collective.
 
-        One that is being written is waited for, and written again if that fails.
+        If one of this step is being written, this waits for it, and writes it again if that fails.
         """
         self.run.checkpoints.finish()
         outcome = self._save(last=True)
@@ -335,8 +332,8 @@ class Session:
         run.stop.request.leaving(0)
         summary = saving.summary_of(run, self._seconds(), run.engine.head_row_norms())
         with run.engine.whole_model() as asr:
-            told = saving.write_result(run, asr, summary) if run.ranks.is_main else None
-            model_failure = run.ranks.broadcast(told)
+            failed = saving.write_result(run, asr, summary) if run.ranks.is_main else None
+            model_failure = run.ranks.broadcast(failed)
         if model_failure is not None:
             raise Unsaved(saving.without_model(run, state.step, model_failure, failure))
         run.say(f"done: {state.step} steps in {self._seconds():.0f} s; model in {run.folder / 'final'}")

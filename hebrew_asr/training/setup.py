@@ -36,10 +36,10 @@ from hebrew_asr.report.sinks import Tracker, WandbSink
 from hebrew_asr.text.prompt import vocabulary
 from hebrew_asr.training.arguments import SUMMARY, TrainArguments, lock_of
 from hebrew_asr.training.check import RunSpec, check, refuse_another_base, shared_by_ranks
+from hebrew_asr.training.disk_space import disk_need, require_disk_space
 from hebrew_asr.training.evaluate import Evaluator
 from hebrew_asr.training.identity import BaseModel, code_version, refuse_ranks_that_differ
 from hebrew_asr.training.outputs import MetricsFile, PatientFiles
-from hebrew_asr.training.room import disk_need, require_room
 from hebrew_asr.training.schedule import Schedule
 from hebrew_asr.training.stop_flag import StopFlag
 from hebrew_asr.training.train_state import TrainState
@@ -98,7 +98,7 @@ def _build(spec: RunSpec, tokenizer: Any, lock: FolderLock, request: StopRequest
     recipe, profile = spec.recipe, spec.profile
     asr = _load_model(recipe, profile)
     weights_by_phase = check_phases(asr, recipe)  # every phase is set once, to see that it can be
-    space_warning = _require_room(spec, asr, weights_by_phase)
+    space_warning = _require_disk_space(spec, asr, weights_by_phase)
     ranks = _join_ranks(spec, request)
     watchdog = Watchdog(ranks)
     mel = LogMel().to(ranks.device)
@@ -185,13 +185,13 @@ def _checkpoint_store(spec: RunSpec, ranks: dist.Ranks) -> CheckpointStore:
     )
 
 
-def _require_room(spec: RunSpec, asr: Any, weights_by_phase: dict[str, dict[str, int]]) -> str | None:
+def _require_disk_space(spec: RunSpec, asr: Any, weights_by_phase: dict[str, dict[str, int]]) -> str | None:
     recipe, present = spec.recipe, spec.resumable.checkpoints
     model = sum(parameter.numel() * parameter.element_size() for parameter in asr.parameters())
     need = disk_need(recipe, (sum(sizes.values()) for sizes in weights_by_phase.values()), model)
     steps = recipe.epochs * recipe.steps_per_epoch(len(spec.train_clips))
     is_trained = bool(present) and present[-1].step >= min(steps, recipe.max_steps or steps)
-    return require_room(need, spec.folder, present, is_trained=is_trained)
+    return require_disk_space(need, spec.folder, present, is_trained=is_trained)
 
 
 def _training_vocabulary(clips: list[Clip], tokenizer: Any, num_rows: int, ranks: dist.Ranks) -> torch.Tensor:
@@ -266,7 +266,7 @@ def _introduce(console: Console, spec: RunSpec, schedule: Schedule, facts: dict[
     steps, total = schedule.total_steps // recipe.epochs, schedule.total_steps
     console.say(f"recipe {recipe.name}, profile {profile.name}: ZeRO-{profile.zero_stage}, {profile.precision}")
     console.say(f"data {recipe.data.folder}: {num_train:,} training clips ({hours:.2f} h), {num_eval:,} eval clips")
-    console.say(f"{spec.batching}; {steps:,} steps an epoch, {total:,} in {recipe.epochs} epochs")
+    console.say(f"{spec.batching}; {steps:,} steps per epoch, {total:,} in {recipe.epochs} epochs")
     for index, (phase, start) in enumerate(zip(recipe.phases, schedule.phase_starts, strict=True)):
         sizes, highest = facts["trainable_weights"][phase.name], schedule.highest_rates(index)
         ends_before = "" if highest else f" (not reached: this run ends after step {schedule.last_step:,})"

@@ -31,9 +31,9 @@ class StopFlag:
         return self.request.reason is not None
 
     def agreed(self) -> bool:
-        """Whether any rank was, the same answer on every rank; collective."""
+        """Whether any rank was asked to stop: the same answer on every rank; collective."""
         return self._ranks.any(self.is_raised())
 
     def leaves_empty_handed(self) -> bool:
-        """Whether this rank was asked, and has trained nothing that could be lost."""
+        """Whether this rank was asked to stop, and has trained nothing that could be lost."""
         return self.request.reason is not None and not self.request.unsaved

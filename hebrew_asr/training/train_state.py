@@ -1,4 +1,4 @@
-"""What a run knows about itself besides weights: small, explicit, and in every checkpoint."""
+"""Position and history of a run, besides weights: small, and in every checkpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TrainState:
     step: int = 0
     """Optimizer steps done."""
     wer_of: str | None = None
-    """What the rates below were measured on, and how; they start anew where that changes."""
+    """What the rates below were measured on, and how; when that changes, they start anew."""
     wer_first: float | None = None
     """First WER of the sample measured in this run, …"""
     wer_last: float | None = None
@@ -47,7 +47,7 @@ class TrainState:
     """Run id of the experiment tracker, so that a resumed run continues its curves."""
 
     fallbacks: list[dict[str, Any]] = field(default_factory=list)
-    """Slower ways that any rank took in any session: step, name, reason, ranks."""
+    """Slower ways that any rank took, in any session: step, name, reason, ranks."""
 
     def measured(self, wer: float, of: str) -> None:
         """Note the sample's WER at this step; ``of`` says what was measured and how."""

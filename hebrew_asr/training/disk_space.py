@@ -1,4 +1,4 @@
-"""Disk space: what a run will write, and whether the disk of its directory has room for it."""
+"""Disk space: what a run will write, and whether it fits on the disk of the run directory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class DiskNeed:
 
 
 def disk_need(recipe: Recipe, trainable: Iterable[int], model: int) -> DiskNeed:
-    """What a run will write.
+    """Bytes that a run will write.
 
     Args:
         recipe: says how many checkpoints are kept.
@@ -46,14 +46,14 @@ def disk_need(recipe: Recipe, trainable: Iterable[int], model: int) -> DiskNeed:
     )
 
 
-def require_room(need: DiskNeed, folder: Path, present: list[Checkpoint], *, is_trained: bool) -> str | None:
+def require_disk_space(need: DiskNeed, folder: Path, present: list[Checkpoint], *, is_trained: bool) -> str | None:
     """Compare what a run will write into ``folder`` with what is free there.
 
     Args:
         need: of the whole run.
         folder: the run directory, which need not exist yet.
-        present: its checkpoints, oldest first, which make room for new ones in time.
-        is_trained: only the model is still to be written.
+        present: its checkpoints, oldest first; old ones are deleted to make room for new ones.
+        is_trained: whether only the model is still to be written.
 
     Returns:
         A warning where room may run short; None where all will fit.
@@ -64,14 +64,15 @@ def require_room(need: DiskNeed, folder: Path, present: list[Checkpoint], *, is_
     sizes = [sum(seal.get("size", 0) for seal in checkpoint.files.values()) for checkpoint in present]
     free = shutil.disk_usage(nearest_existing(folder)).free
     least = need.model if is_trained else need.checkpoint + need.model
-    told = (
-        f"{need.checkpoint / _MIB:,.1f} MiB a checkpoint, {need.model / _MIB:,.1f} MiB for the final model, "
+    figures = (
+        f"{need.checkpoint / _MIB:,.1f} MiB per checkpoint, {need.model / _MIB:,.1f} MiB for the final model, "
         f"{need.total / _MIB:,.1f} MiB in all; {free / _MIB:,.1f} MiB are free in {folder}"
     )
     if free + sum(sizes[:-1]) < least:
         raise EnvironmentProblem(
-            f"no disk space for one checkpoint and the model: {told}. Make room, or give --run a folder on another disk"
+            f"no disk space for one checkpoint and the model: {figures}. Make room, or give --run a folder on another "
+            "disk"
         )
     if not is_trained and free + sum(sizes) < need.total:
-        return f"warning: the disk may fill up, which will cost checkpoints: {told}"
+        return f"warning: the disk may fill up, which will cost checkpoints: {figures}"
     return None
