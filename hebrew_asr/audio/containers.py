@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Literal
 
 from hebrew_asr.audio.mpeg import id3_size, is_mpeg
@@ -16,8 +18,10 @@ _MOST_CHUNKS = 10_000
 _PLACEHOLDER = 0x7FFF0000
 """sox writes this much to a pipe as a length and others more, 0 or all ones: it was not known yet."""
 _W64_HEADER_BYTES = 24
+_ASF, _ASF_PROPERTIES = b"\x30\x26\xb2\x75", bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_HEAD_BYTES = 1 << 16
 _OGG_HEADER_BYTES = 27
-_CHUNK_BYTES = 1 << 16
+_CHUNK_BYTES = 1 << 18
 
 
 def kind_of(source: Opened) -> Kind:
@@ -91,6 +95,17 @@ def _chunk(source: Opened, position: int, name: bytes, layout: str, more: int, a
     return None
 
 
+def stated_size(source: Opened) -> int:
+    """Bytes that an avi or ASF (wma) file has by its own header; 0 for other files, and where it does not say."""
+    head = source.read_at(0, _ASF_HEAD_BYTES)
+    stated = 0
+    if head[:4] == b"RIFF":
+        stated = int.from_bytes(head[4:8], "little") + 8
+    elif head[:4] == _ASF and (at := head.find(_ASF_PROPERTIES)) >= 0:
+        stated = int.from_bytes(head[at + 40 : at + 48], "little")
+    return 0 if _unknown(stated, source.size) else stated
+
+
 def flac_total(source: Opened) -> int:
     """Samples of a channel by the stream info block; 0 where the encoder did not know them (RFC 9639, 8.2)."""
     start = 0
@@ -108,6 +123,8 @@ class Ogg:
     """First bytes of the first packet."""
     streams: int = 0
     """Logical ones, beside or after each other."""
+    links: list[int] = field(default_factory=list)
+    """Where each Ogg file begins, of those that were joined to make this one."""
     ends: bool = False
     """The last page is whole and says that it is the last."""
     gaps: bool = False
@@ -131,13 +148,14 @@ class Ogg:
 def ogg_pages(source: Opened) -> Ogg:
     """Walk the pages of a file."""
     found = Ogg()
-    position, expected = 0, 0
+    position, expected, began = 0, 0, False
     while position < source.size:
         page = source.read_at(position, _OGG_HEADER_BYTES + 255)
         if page[:4] != b"OggS" or len(page) < _OGG_HEADER_BYTES:
             found.gaps = True
             position = _next_page(source, position + 1)
             continue
+        start = position
         flags, granule, _serial, sequence = struct.unpack_from("<BqII", page, 5)
         segments = page[_OGG_HEADER_BYTES : _OGG_HEADER_BYTES + page[26]]
         body = position + _OGG_HEADER_BYTES + page[26]
@@ -145,10 +163,12 @@ def ogg_pages(source: Opened) -> Ogg:
         found.ends = bool(flags & 4) and position <= source.size
         if flags & 2:
             found.streams += 1
+            if not began:
+                found.links.append(start)
             found.codec = found.codec or source.read_at(body, 40)
         elif found.streams == 1 and sequence != expected:
             found.gaps = True
-        expected = sequence + 1
+        began, expected = bool(flags & 2), sequence + 1
         if granule > 0:
             found.first_granule = found.first_granule or granule
             found.last_granule = granule
@@ -156,10 +176,22 @@ def ogg_pages(source: Opened) -> Ogg:
 
 
 def _next_page(source: Opened, position: int) -> int:
+    return next(_places(source, re.compile(b"OggS"), position), source.size)
+
+
+def flac_starts(source: Opened) -> list[int]:
+    """Where each FLAC file begins, of those that were joined to make this one (RFC 9639, 6)."""
+    return list(_places(source, re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"), 0))
+
+
+def _places(source: Opened, magic: re.Pattern[bytes], position: int) -> Iterator[int]:
+    """Positions of some bytes, at most eight of them, from ``position`` on."""
     while position < source.size:
         chunk = source.read_at(position, _CHUNK_BYTES)
-        at = chunk.find(b"OggS")
-        if at >= 0:
-            return position + at
-        position += max(len(chunk) - 3, 1)
-    return source.size
+        last = -1
+        for found in magic.finditer(chunk):
+            last = found.start()
+            yield position + last
+        if len(chunk) < _CHUNK_BYTES:
+            return
+        position += max(last + 1, len(chunk) - 8)

@@ -177,15 +177,19 @@ def _follow(window: _Window, position: int, run: _Run) -> int:
 
 
 def _next_frame(window: _Window, position: int) -> int:
-    """Where the next frame starts that another one of its kind follows; the end of the file if there is none."""
-    size = window.source.size
+    """Where the next frame starts that another one of its kind follows; the end of the file if there is none.
+
+    There is none at ``position`` itself, unless there is a tag.
+    """
+    size, looked = window.source.size, 1
     while position + 4 <= size:
         index = window.at(position)
         content = window.bytes
         if tag := id3_size(content[index : index + 10]):
-            position += tag
+            position, looked = position + tag, 0
             continue
-        index = content.find(b"\xff", index if content[index] != 0xFF else index + 1)
+        index = content.find(b"\xff", index + looked)
+        looked = 1
         if index < 0:
             position = window.start + len(content)
             continue

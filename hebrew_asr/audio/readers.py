@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
@@ -18,7 +18,7 @@ import av.error
 import numpy as np
 import soundfile
 
-from hebrew_asr.audio.containers import flac_total, kind_of, ogg_pages, pcm_end
+from hebrew_asr.audio.containers import flac_starts, flac_total, kind_of, ogg_pages, pcm_end, stated_size
 from hebrew_asr.audio.mpeg import frames_of
 from hebrew_asr.audio.source import AudioError, Opened
 from hebrew_asr.errors import first_line
@@ -36,13 +36,15 @@ _FORMATS = (
     "tak,mpc,mpc8,voc,nistsphere,ircam,rm,nut,dsf,oma,wtv,mmf,qcp,sox,gsm"
 )
 """Files that hold their own sound. FFmpeg's playlists, which name other files, are not read."""
-_STATES_LENGTH = {"mov", "matroska", "asf", "avi", "wv", "tta", "ape", "dsf", "caf", "voc"}
-"""Formats whose length is stated; of others FFmpeg gives an estimate."""
+_STATES_LENGTH = {"mov": True, "matroska": True, "asf": True, "wv": False, "tta": False, "ape": False, "dsf": False}
+"""Formats that state their length, and whether their packets have times, so that pauses need no packets. Of other
+formats FFmpeg gives an estimate."""
 _ENCRYPTED_TAGS = {"enca", "drms", "aavd"}
 _INTEGERS = {"u8": 128.0, "s16": 32_768.0, "s32": 2_147_483_648.0, "s64": 9_223_372_036_854_775_808.0}
 _LOST_SHARE, _LOST_PACKETS = 0.02, 2
-_SHORT_S, _SHORT_SHARE = 0.3, 0.02
+_SHORT_S, _SHORT_SHARE = 0.15, 0.01
 _OGG_TOLERANCE_S = 0.1
+_LARGEST_PART = 1 << 28
 
 
 @dataclass(slots=True)
@@ -94,6 +96,9 @@ def blocks_of(reading: Reading) -> Iterator[Block]:
     """
     with _faults_named(reading):
         plan = _plan_of(reading)
+        if len(plan.parts) > 1:
+            yield from _joined(plan.parts, reading)
+            return
         found = False
         if plan.by_libsndfile:
             try:
@@ -113,12 +118,25 @@ def seconds_of(reading: Reading) -> float:
     with _faults_named(reading):
         plan = _plan_of(reading)
         try:
-            stated_s = _libsndfile_s(reading) if plan.by_libsndfile else 0.0
+            stated_s = plan.lasts_s or (_libsndfile_s(reading) if plan.by_libsndfile and len(plan.parts) < 2 else 0.0)
         except soundfile.LibsndfileError:
             if not plan.else_ffmpeg:
                 raise
             stated_s = 0.0
     return stated_s or sum(len(samples) / rate_hz for samples, rate_hz in blocks_of(reading))
+
+
+def _joined(starts: Sequence[int], reading: Reading) -> Iterator[Block]:
+    """Files that were joined, one after the other; they may differ in rate and channels."""
+    source = reading.source
+    for start, end in zip(starts, [*starts[1:], source.size], strict=True):
+        if end - start > _LARGEST_PART:
+            raise reading.fault(f"it is several files one after another, of {end - start:,} bytes and less: part them")
+        part = Reading(Opened(io.BytesIO(source.read_at(start, end - start)), end - start, source.label))
+        if reading.longest_s is not None:
+            part.longest_s = max(reading.longest_s - reading.lasts_s, 0.0)
+        yield from _counted(blocks_of(part), reading)
+        reading.cut = reading.cut or part.cut
 
 
 @contextmanager
@@ -156,6 +174,10 @@ class _Plan:
     """From the seconds that were decoded: how it is seen that sound is missing at the end, or nothing."""
     else_ffmpeg: bool = False
     """FFmpeg reads it where libsndfile gets nothing out of it."""
+    parts: Sequence[int] = ()
+    """Where the files begin that were joined to make this one, if there are several: each is read alone."""
+    lasts_s: float | None = None
+    """What libsndfile would read, where its own header does not say."""
 
 
 def _plan_of(reading: Reading) -> _Plan:
@@ -182,7 +204,11 @@ def _ogg(reading: Reading) -> _Plan:
         return ""
 
     simple = pages.streams == 1 and not pages.gaps
-    return _Plan(simple and pages.codec.startswith((b"OpusHead", b"\x01vorbis")), cut)
+    return _Plan(simple and pages.codec.startswith((b"OpusHead", b"\x01vorbis")), cut, parts=pages.links)
+
+
+def _flac(reading: Reading) -> _Plan:
+    return _Plan(flac_total(reading.source) > 0, parts=flac_starts(reading.source))
 
 
 def _mp3(reading: Reading) -> _Plan:
@@ -191,22 +217,29 @@ def _mp3(reading: Reading) -> _Plan:
     cut = ""
     if frames.is_cut_off:
         cut = f"its tag counts {frames.stated_frames} frames, and it has {frames.frames}"
-    return _Plan(whole or not frames.frames, lambda _lasts_s: cut)
+    lasts_s = frames.lasts_s if whole and frames.stated_frames is None else None
+    return _Plan(whole or not frames.frames, lambda _lasts_s: cut, lasts_s=lasts_s)
+
+
+def _other(reading: Reading) -> _Plan:
+    size, stated = reading.source.size, stated_size(reading.source)
+    cut = f"the file has {size:,} bytes, and by its header {stated:,}" if stated > size + 1 else ""
+    return _Plan(False, lambda _lasts_s: cut)
 
 
 _PLANS: dict[str, Callable[[Reading], _Plan]] = {
     "pcm": _pcm,
-    "flac": lambda reading: _Plan(flac_total(reading.source) > 0),
+    "flac": _flac,
     "ogg": _ogg,
     "mp3": _mp3,
-    "other": lambda _reading: _Plan(False),
+    "other": _other,
 }
 
 
 def _libsndfile_s(reading: Reading) -> float:
-    """How much libsndfile would read: what a tag says, or an estimate."""
+    """How much libsndfile would read: what a tag says, or an estimate; 0 for mp3 in wav, of which it knows nothing."""
     file = reading.libsndfile()
-    return file.frames / file.samplerate
+    return 0.0 if file.format.startswith("WAV") and file.subtype.startswith("MPEG") else file.frames / file.samplerate
 
 
 def _by_libsndfile(reading: Reading) -> Iterator[Block]:
@@ -295,9 +328,10 @@ def _samples(frame: Any, reading: Reading) -> np.ndarray:
 
 def _compare(container: Any, end_s: float, reading: Reading) -> None:
     """Notice a container that goes on for longer, by its header, than its last packet of any track."""
-    if container.duration is None or container.format.name.split(",")[0] not in _STATES_LENGTH:
+    timed = _STATES_LENGTH.get(container.format.name.split(",")[0])
+    if container.duration is None or timed is None:
         return
     stated_s = container.duration / av.time_base
-    end_s -= max((container.start_time or 0) / av.time_base, 0.0)
+    end_s = end_s - max((container.start_time or 0) / av.time_base, 0.0) if timed else reading.lasts_s
     if end_s and end_s < stated_s - max(_SHORT_S, _SHORT_SHARE * stated_s):
         reading.cut = f"it states {stated_s:.2f} s, and ends after {end_s:.2f} s"

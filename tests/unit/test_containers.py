@@ -1,0 +1,299 @@
+"""One sound in every container and encoding that people bring is heard whole; one that is cut off is named."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import time
+import tracemalloc
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soxr
+
+from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, Sound, decode, decode_blocks, duration_s
+from hebrew_asr.audio.source import AudioError, TooLong, TruncatedAudio
+from tests.support import corpora, sounds
+from tests.support.sounds import CODED, EXACT, LASTS_S, by_ffmpeg, by_libsndfile, voice
+
+
+def likeness(got: np.ndarray, wanted: np.ndarray) -> float:
+    """Largest normalized correlation at any delay of up to 0.1 s."""
+    size = len(got) + len(wanted)
+    crossed = np.fft.irfft(np.fft.rfft(got, size) * np.conj(np.fft.rfft(wanted, size)), size)
+    near = np.concatenate([crossed[:1600], crossed[-1600:]])
+    return float(near.max() / np.sqrt(np.square(got).sum() * np.square(wanted).sum()))
+
+
+@pytest.fixture(scope="module")
+def reference() -> np.ndarray:
+    return voice(SAMPLE_RATE_HZ)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_the_same_samples_from_every_lossless_file(name, reference, tmp_path):
+    content = EXACT[name]()
+    got = decode(content)
+    assert got.shape == reference.shape
+    np.testing.assert_allclose(got, reference, atol=1.01 / 32768)
+    (tmp_path / "x").write_bytes(content)
+    assert np.array_equal(decode(tmp_path / "x"), got)
+    assert np.array_equal(np.concatenate(list(decode_blocks(io.BytesIO(content)))), got)
+    assert duration_s(tmp_path / "x") == pytest.approx(LASTS_S, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", CODED)
+def test_much_the_same_from_every_coded_file(name, tmp_path):
+    make, tolerance_s = CODED[name]
+    content = make()
+    sound = Sound(content)
+    got = np.concatenate(list(sound))
+    assert len(got) / SAMPLE_RATE_HZ == pytest.approx(LASTS_S, abs=tolerance_s + 1e-6)
+    wanted = soxr.resample(voice(sound.rate_hz), sound.rate_hz, SAMPLE_RATE_HZ)
+    assert likeness(got, wanted) > (0.75 if sound.rate_hz == 8_000 else 0.97)
+    (tmp_path / "x").write_bytes(content)
+    assert np.array_equal(decode(tmp_path / "x"), got)
+    assert duration_s(tmp_path / "x") == pytest.approx(sound.lasts_s, abs=0.001)
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 22_050, 32_000, 44_100, 48_000, 96_000, 192_000])
+def test_every_rate(rate_hz):
+    got = decode(by_libsndfile(voice(rate_hz), rate_hz, "WAV", "FLOAT"))
+    assert np.array_equal(got, soxr.resample(voice(rate_hz), rate_hz, SAMPLE_RATE_HZ))
+
+
+JOINED = {
+    "mp3": lambda rate_hz: by_libsndfile(voice(rate_hz), rate_hz, "MP3", "MPEG_LAYER_III"),
+    "ogg": lambda rate_hz: by_libsndfile(voice(rate_hz), rate_hz, "OGG", "VORBIS"),
+    "opus": lambda rate_hz: by_libsndfile(voice(48_000), 48_000, "OGG", "OPUS"),
+    "aac": lambda rate_hz: by_ffmpeg(voice(rate_hz), rate_hz, "adts", "aac"),
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+@pytest.mark.parametrize("rates_hz", [(44_100, 44_100), (44_100, 22_050), (16_000, 48_000, 32_000)])
+def test_joined_files_are_heard_to_the_end(name, rates_hz):
+    content = b"".join(JOINED[name](rate_hz) for rate_hz in rates_hz)
+    got = decode(content)
+    assert len(got) / SAMPLE_RATE_HZ == pytest.approx(LASTS_S * len(rates_hz), abs=0.16 * len(rates_hz))
+    last = got[-int(2.5 * SAMPLE_RATE_HZ) :]
+    assert likeness(last, voice(SAMPLE_RATE_HZ)[-len(last) :]) > 0.9
+
+
+def test_joined_mp3_with_tags_and_junk_between():
+    one = JOINED["mp3"](44_100)
+    tag = b"TAG" + bytes(125)
+    id3 = b"ID3\x04\x00\x00\x00\x00\x0f\x76" + b"\xff\xfb" * 1019
+    for between in (b"", tag, id3, tag + id3, bytes(3_000), b"RIFF junk " * 50):
+        assert len(decode(id3 + one + between + one + tag)) / SAMPLE_RATE_HZ == pytest.approx(2 * LASTS_S, abs=0.1)
+
+
+def test_joined_wavs_are_refused_by_name():
+    one = by_libsndfile(voice(16_000), 16_000, "WAV", "PCM_16")
+    with pytest.raises(AudioError, match="several wav files"):
+        decode(one + one)
+
+
+def test_joined_flacs_are_heard_to_the_end():
+    one = by_libsndfile(voice(16_000), 16_000, "FLAC", "PCM_16")
+    other = by_ffmpeg(voice(44_100), 44_100, "flac", "flac", piped=True)
+    got = decode(one + other + one)
+    assert len(got) == 3 * LASTS_S * SAMPLE_RATE_HZ
+    assert likeness(got[-48_000:], voice(16_000)) > 0.999
+
+
+KNOWN_LENGTH = [name for name in {**EXACT, **CODED} if "pipe" not in name and "live" not in name]
+NO_LENGTH = {"mp2", "aac", "aac in mpegts", "aac in flv", "amr", "ac3", "mp4 in fragments"}
+"""These state no length: the end of a cut file cannot be told from the end of a whole one."""
+
+
+@pytest.mark.parametrize("name", [name for name in KNOWN_LENGTH if name not in NO_LENGTH])
+def test_what_is_cut_off_is_named(name):
+    content = EXACT[name]() if name in EXACT else CODED[name][0]()
+    for share in (0.9, 0.5):
+        with pytest.raises(AudioError) as caught:
+            decode(content[: int(share * len(content))], name="clip 7")
+        assert "clip 7" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["wav 16 bit", "rf64", "w64", "aiff", "au", "caf", "mp3", "vorbis", "opus in webm"])
+def test_all_sound_comes_before_the_word_that_it_is_cut_off(name):
+    content = EXACT[name]() if name in EXACT else CODED[name][0]()
+    heard = []
+    with pytest.raises(TruncatedAudio, match="cut off"):
+        heard.extend(decode_blocks(content[: len(content) * 3 // 4]))
+    assert sum(map(len, heard)) / SAMPLE_RATE_HZ == pytest.approx(0.75 * LASTS_S, abs=0.25)
+
+
+@pytest.mark.parametrize("name", sorted(NO_LENGTH))
+def test_what_states_no_length_is_heard_as_far_as_it_goes(name):
+    content = CODED[name][0]()
+    try:
+        got = decode(content[: len(content) // 2])
+    except AudioError:
+        return
+    assert 0.2 * LASTS_S < len(got) / SAMPLE_RATE_HZ <= 0.6 * LASTS_S
+
+
+def test_an_absurd_length_in_a_flac_header_sizes_nothing():
+    content = bytearray(by_libsndfile(voice(16_000), 16_000, "FLAC", "PCM_16"))
+    for total in (0, 2**36 - 1, 2**35, 10**9):
+        field = int.from_bytes(content[18:26], "big") >> 36 << 36 | total
+        content[18:26] = field.to_bytes(8, "big")
+        tracemalloc.start()
+        try:
+            assert len(decode(bytes(content))) == LASTS_S * SAMPLE_RATE_HZ and total == 0
+        except AudioError:
+            assert total
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("channels", [2, 6])
+@pytest.mark.parametrize("container", ["WAV", "FLAC"])
+def test_channels_that_cancel_are_not_summed(channels, container):
+    mono = voice(16_000)
+    planes = np.zeros((len(mono), channels), np.float32)
+    planes[:, 0], planes[:, 1] = mono, -mono
+    sound = Sound(by_libsndfile(planes, 16_000, container, "PCM_16"))
+    got = np.concatenate(list(sound))
+    assert sound.canceled and sound.channels == channels
+    np.testing.assert_allclose(got, mono, atol=1.01 / 32768)
+
+
+def test_channels_that_nearly_cancel_and_those_that_do_not():
+    one, other = voice(16_000), corpora.voice(9, LASTS_S, 16_000)
+    for left, right, cancels in ((one, -0.8 * one, True), (one, other, False), (one, 0 * one, False)):
+        sound = Sound(by_libsndfile(np.stack([left, right], axis=1), 16_000, "WAV", "FLOAT"))
+        got = np.concatenate(list(sound))
+        assert sound.canceled is cancels
+        np.testing.assert_allclose(got, left if cancels else (left + right) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [127.0, 32_768.0, 2.0**23, 2.0**31])
+def test_samples_in_units_of_integers_are_refused_by_name(scale):
+    with pytest.raises(AudioError, match="where 1 is full scale"):
+        decode(by_libsndfile(voice(16_000) * scale, 16_000, "WAV", "FLOAT"))
+
+
+def test_the_first_audio_track_is_taken():
+    stereo = by_ffmpeg(voice(16_000), 16_000, "matroska", "flac", tracks=2)
+    np.testing.assert_allclose(decode(stereo), voice(16_000), atol=1.01 / 32768)
+
+
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "fifo.wav")
+    (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
+    (tmp_path / "gone.wav").symlink_to("nowhere")
+    for path, told in (
+        (tmp_path / "fifo.wav", "a pipe"),
+        (tmp_path / "folder.wav", "a folder"),
+        (Path("/dev/zero"), "a device"),
+        (Path("/dev/null"), "a device"),
+        (tmp_path / "loop.wav", "symbolic links"),
+        (tmp_path / "gone.wav", "not found"),
+        (tmp_path / ("x" * 300 + ".wav"), "File name too long"),
+        (tmp_path / "n\0l.wav", "no file can have this name"),
+    ):
+        with pytest.raises(AudioError, match=told):
+            decode(path)
+
+
+def test_what_is_no_sound_says_so(tmp_path):
+    video = io.BytesIO()
+    import av
+
+    with av.open(video, "w", format="mp4") as file:
+        stream = file.add_stream("mpeg4", rate=25, width=64, height=64, pix_fmt="yuv420p")
+        frame = av.VideoFrame(64, 64, "yuv420p")
+        file.mux([*stream.encode(frame), *stream.encode(None)])
+    encrypted = by_ffmpeg(voice(44_100), 44_100, "ipod", "aac").replace(b"mp4a", b"drms")
+    playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n/etc/passwd\n#EXT-X-ENDLIST\n"
+    for content, told in (
+        (b"", "empty"),
+        (video.getvalue(), "no audio track"),
+        (encrypted, "DRM"),
+        ("שלום לכולם\n".encode() * 200, "no sound file"),
+        (playlist, "no sound file"),
+        (b"ffconcat version 1.0\nfile /etc/passwd\n", "no sound file"),
+        (np.random.default_rng(1).bytes(50_000), "clip 7"),
+        (bytes(50_000), "clip 7"),
+        (b"\xff" * 50_000, "clip 7"),
+        (b"<html><body>404 Not Found</body></html>" * 20, "no sound file"),
+        (by_libsndfile(voice(16_000)[:0], 16_000, "WAV", "PCM_16"), "no samples|no sound"),
+    ):
+        with pytest.raises(AudioError, match=told):
+            decode(content, name="clip 7")
+
+
+def test_absurd_headers_are_refused_before_anything_is_allocated():
+    wav = bytearray(by_libsndfile(voice(16_000), 16_000, "WAV", "PCM_16"))
+    for offset, size, value in ((22, 2, 65_535), (22, 2, 0), (24, 4, 2**31 - 1), (24, 4, 1), (24, 4, 0)):
+        changed = bytearray(wav)
+        changed[offset : offset + size] = value.to_bytes(size, "little")
+        with pytest.raises(AudioError):
+            decode(bytes(changed))
+
+
+def test_too_long_is_known_without_holding_it():
+    """Eight channels at 192 kHz: a few hundred kilobytes that decode to 370 MB."""
+    silence = np.zeros((192_000, 8), np.int16)
+    out = io.BytesIO()
+    import soundfile
+
+    with soundfile.SoundFile(out, "w", 192_000, 8, format="FLAC", subtype="PCM_16") as file:
+        for _ in range(60):
+            file.write(silence)
+    tracemalloc.start()
+    with pytest.raises(TooLong, match="longer than 15 s") as caught:
+        decode(out.getvalue(), longest_s=15.0)
+    assert tracemalloc.get_traced_memory()[1] < 60e6
+    tracemalloc.stop()
+    assert caught.value.lasts_s == pytest.approx(60)
+
+
+def test_an_hour_is_heard_in_blocks(tmp_path):
+    with wave.open(str(tmp_path / "hour.wav"), "wb") as file:
+        file.setparams((2, 2, 8_000, 0, "NONE", ""))
+        second = (voice(8_000)[:8_000] * 32_767).astype("<i2")
+        for _ in range(3_600):
+            file.writeframes(np.stack([second, second], axis=1).tobytes())
+    tracemalloc.start()
+    seconds = sum(map(len, decode_blocks(tmp_path / "hour.wav"))) / SAMPLE_RATE_HZ
+    assert tracemalloc.get_traced_memory()[1] < 40e6
+    tracemalloc.stop()
+    assert seconds == pytest.approx(3_600)
+
+
+def test_a_stream_is_read_to_its_end():
+    reading, writing = os.pipe()
+    content = by_ffmpeg(voice(44_100), 44_100, "ipod", "aac")  # its index is at the end
+
+    def feed() -> None:
+        with os.fdopen(writing, "wb") as pipe:
+            for start in range(0, len(content), 10_000):
+                pipe.write(content[start : start + 10_000])
+                time.sleep(0.001)
+
+    writer = threading.Thread(target=feed)
+    writer.start()
+    with os.fdopen(reading, "rb") as pipe:
+        got = decode(pipe)
+    writer.join()
+    assert np.array_equal(got, decode(content))
+
+
+def test_a_fault_is_itself_in_another_process():
+    import pickle
+
+    for fault in (AudioError("a", "b"), TruncatedAudio("a", "b"), TooLong("a", "b", 3.0)):
+        again = pickle.loads(pickle.dumps(fault))
+        assert (type(again), str(again), vars(again)) == (type(fault), str(fault), vars(fault))
+
+
+def test_what_is_made_covers_what_is_promised():
+    assert len(sounds.EXACT) + len(sounds.CODED) >= 20
