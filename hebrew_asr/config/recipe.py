@@ -123,7 +123,8 @@ class Optimizer:
     absent_tokens: Annotated[Literal["frozen", "trained"], Before("trained")] = "frozen"
     """Rows of the head, so of the input embedding, whose tokens occur in no training target or prompt. ``trained``
     moves them all by full steps of AdamW, since softmax gives each a gradient: in the demo their norm grew from 0.56
-    to 2.6, that of the rows in use to 0.98. ``frozen`` zeroes that gradient, and they stay bit-equal."""
+    to 2.6, that of the rows in use to 0.98. ``frozen`` zeroes that gradient, and they stay bit-equal. The demo, which
+    begins at random weights and has nothing to keep, trains them, and hears better for it."""
     clip_grad_norm: PositiveFloat = 1.0
     """Global gradient norm above which gradients are scaled down."""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.02
