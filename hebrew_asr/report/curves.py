@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from hebrew_asr.pages.figures import Chart, Point, Series, Timeline, fitting_axis, linear_axis
+from hebrew_asr.pages.figures import Axis, Chart, Point, Series, Timeline, fitting_axis, linear_axis
 from hebrew_asr.pages.words import percent, quantity, scientific, whole_percent
 from hebrew_asr.report.gather import RunHistory
 from hebrew_asr.report.records import TrainRecord
@@ -91,26 +91,33 @@ def _how_averaged(points: Sequence[Point], steps: Sequence[TrainRecord]) -> list
 def _loss(run: RunHistory, marks: Timeline) -> Chart | None:
     steps = [step for step in run.steps if math.isfinite(step.loss)]
     points = _averaged(steps, lambda step: step.loss)
-    if not points:
-        return None
     series = Series("training loss", points, 0)
-    axis = fitting_axis(_drawn(points), quantity)
-    notes = _how_averaged(points, steps)
-    return Chart("Loss", "nats per supervised token", [series], axis, marks, notes=notes)
+    return _line_chart("Loss", "nats per supervised token", series, steps, marks, fitting_axis)
 
 
 def _grad_norm(run: RunHistory, marks: Timeline) -> Chart | None:
     norms = {s.step: s.grad_norm for s in run.steps if s.grad_norm is not None and math.isfinite(s.grad_norm)}
     steps = [step for step in run.steps if step.step in norms]
-    points = _averaged(steps, lambda step: norms[step.step])
-    if not points:
-        return None
+    series = Series("before clipping", _averaged(steps, lambda step: norms[step.step]), 1)
     limit = run.recipe.get("optimizer", {}).get("clip_grad_norm")
     level = (float(limit), f"clipped to {limit:g}") if limit else None
-    notes = _how_averaged(points, steps)
-    series = Series("before clipping", points, 1)
-    axis = fitting_axis(_drawn(points), quantity)
-    return Chart("Gradient norm", "global L2 norm", [series], axis, marks, level, notes=notes)
+    return _line_chart("Gradient norm", "global L2 norm", series, steps, marks, fitting_axis, level)
+
+
+def _line_chart(
+    title: str,
+    unit: str,
+    series: Series,
+    steps: Sequence[TrainRecord],
+    marks: Timeline,
+    axis: Callable[..., Axis],
+    level: tuple[float, str] | None = None,
+) -> Chart | None:
+    """One line over ``steps``; None without points."""
+    if not series.points:
+        return None
+    scale, notes = axis(_drawn(series.points), quantity), _how_averaged(series.points, steps)
+    return Chart(title, unit, [series], scale, marks, level, notes=notes)
 
 
 def _learning_rates(run: RunHistory, marks: Timeline) -> Chart | None:
@@ -141,12 +148,7 @@ def _throughput(run: RunHistory, marks: Timeline) -> Chart | None:
         lambda step: step.clips / step.step_s,
         lambda bucket: sum(step.clips for step in bucket) / sum(step.step_s for step in bucket),
     )
-    if not points:
-        return None
-    series = Series("clips trained", points, 2)
-    axis = linear_axis(_drawn(points), quantity)
-    notes = _how_averaged(points, steps)
-    return Chart("Throughput", "clips per second", [series], axis, marks, notes=notes)
+    return _line_chart("Throughput", "clips per second", Series("clips trained", points, 2), steps, marks, linear_axis)
 
 
 def _rates(run: RunHistory, marks: Timeline) -> Chart | None:

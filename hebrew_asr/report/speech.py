@@ -154,12 +154,24 @@ def confusions_section(run: RunHistory, found: Result | None) -> Markup | None:
     if found is None or found.last_scored is None or not found.last_scored.total.word_edits:
         return None
     counted = confusions(found.last_scored, _CONFUSIONS)
+    groups = errors_by_group(run, found.last_scored, _CONFUSIONS)
     tables = [
-        _pairs("Words substituted", ("said", "heard"), counted.substituted),
-        _pairs("Single letters substituted", ("said", "heard"), counted.letters, mark_sound=True),
-        _singles("Words deleted", counted.deleted),
-        _singles("Words inserted", counted.inserted),
-        _speakers(errors_by_group(run, found.last_scored, _CONFUSIONS)),
+        _counted(
+            "Words substituted", ["said", "heard"], [(times, _words(*pair)) for pair, times in counted.substituted]
+        ),
+        _counted(
+            "Single letters substituted",
+            ["said", "heard", ""],
+            [(times, [*_words(*pair), _same_sound(pair)]) for pair, times in counted.letters],
+        ),
+        _counted("Words deleted", ["word"], [(times, _words(word)) for word, times in counted.deleted]),
+        _counted("Words inserted", ["word"], [(times, _words(word)) for word, times in counted.inserted]),
+        _counted(
+            "Errors by speaker or source",
+            ["", "WER"],
+            [(errors.word_edits, _group(name, errors)) for name, errors in groups],
+            of="errors",
+        ),
     ]
     note = None
     if counted.letters_total:
@@ -176,49 +188,22 @@ def confusions_section(run: RunHistory, found: Result | None) -> Markup | None:
     )
 
 
-def _pairs(
-    title: str, names: tuple[str, str], rows: list[tuple[tuple[str, str], int]], mark_sound: bool = False
-) -> Markup | None:
+def _words(*words: str) -> list[Markup]:
+    return [element("td", _hebrew("span", word)) for word in words]
+
+
+def _same_sound(pair: tuple[str, str]) -> Markup:
+    return element("td", "♪" if frozenset(pair) in SAME_SOUND else "")
+
+
+def _group(name: str, errors: ErrorCounts) -> list[Markup]:
+    return [element("td", element("bdi", name), class_="group"), element("td", percent(errors.wer), class_="number")]
+
+
+def _counted(title: str, names: list[str], rows: list[tuple[int, list[Markup]]], of: str = "times") -> Markup | None:
+    """A table of how often each of ``rows`` occurred; None without rows."""
     if not rows:
         return None
-    body = [
-        element(
-            "tr",
-            element("td", f"{times:,}", class_="number"),
-            [element("td", _hebrew("span", side)) for side in pair],
-            element("td", "♪" if frozenset(pair) in SAME_SOUND else "") if mark_sound else None,
-        )
-        for pair, times in rows
-    ]
-    return _counted(title, [*names, ""] if mark_sound else list(names), body)
-
-
-def _singles(title: str, rows: list[tuple[str, int]]) -> Markup | None:
-    if not rows:
-        return None
-    body = [
-        element("tr", element("td", f"{times:,}", class_="number"), element("td", _hebrew("span", word)))
-        for word, times in rows
-    ]
-    return _counted(title, ["word"], body)
-
-
-def _speakers(rows: list[tuple[str, ErrorCounts]]) -> Markup | None:
-    if not rows:
-        return None
-    body = [
-        element(
-            "tr",
-            element("td", f"{errors.word_edits:,}", class_="number"),
-            element("td", element("bdi", group), class_="group"),
-            element("td", percent(errors.wer), class_="number"),
-        )
-        for group, errors in rows
-    ]
-    return _counted("Errors by speaker or source", ["", "WER"], body, of="errors")
-
-
-def _counted(title: str, names: list[str], body: list[Markup], of: str = "times") -> Markup:
     head = element("tr", element("th", of, class_="number"), [element("th", name) for name in names])
-    table = element("table", element("thead", head), element("tbody", body))
-    return element("div", element("h3", title), table)
+    body = [element("tr", element("td", f"{number:,}", class_="number"), cells) for number, cells in rows]
+    return element("div", element("h3", title), element("table", element("thead", head), element("tbody", body)))
