@@ -1,76 +1,133 @@
-"""``hebrew-asr eval``: WER and CER of a model on a manifest."""
+"""``hebrew-asr eval``: WER and CER of a model on a manifest, or on the leaderboard's sets."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from hebrew_asr.config.values import PositiveInt
+
+if TYPE_CHECKING:
+    from hebrew_asr.inference.evaluating import Utterance
+    from hebrew_asr.text.scoring import Transcript
 
 
 @dataclass
 class Command:
-    """Decode a manifest and count word and character errors, by the path that training measures with."""
+    """Decode recordings and count word and character errors, by the path that training measures with.
+
+    Every rate is told in three normalizers, each by its name: ivrit (the leaderboard's), strict and lenient.
+    """
 
     model: str
-    """Folder or hub id of a Qwen3-ASR model, such as runs/round2/final."""
-    data: str
+    """Folder or hub id of a Qwen3-ASR model, such as runs/round2/final, or a run directory that holds a final/."""
+    data: str | None = None
     """Manifest (JSONL), such as qwen3_asr_round2_data/eval.jsonl."""
+    set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """A set of the Hebrew leaderboard: eval-d1, eval-whatsapp, saspeech, fleurs, common-voice, hebrew-speech-kan; or
+    NAME=PATH, or PATH of a copy here (parquet). May be given again."""
+    out: Path | None = None
+    """Folder for hypotheses.jsonl, figures.json, clips.csv and clips.html."""
     mode: Literal["strict", "ivrit", "lenient"] = "strict"
-    """Normalizer in which errors are counted."""
+    """Normalizer of the rates that --json gives outside "modes"."""
     language: str = "Hebrew"
     """Language that the model is told, or auto to let it say."""
     batch: PositiveInt = 32
     """Clips decoded together."""
-    hypotheses: str | None = None
-    """Also write one JSON object a clip here: id, reference, hypothesis."""
+    hypotheses: Path | None = None
+    """Also write one JSON object a clip here: id, reference, hypothesis, and what is known of the clip."""
     allow_outside: bool = False
     """Accept audio files outside the manifest's folder."""
     json: bool = False
     """Print the figures as one JSON object."""
 
     def run(self) -> int:
-        from hebrew_asr.data.manifest import read_manifest
-        from hebrew_asr.files import write_atomically
+        from hebrew_asr.errors import DataError, UsageError
+        from hebrew_asr.inference.evaluating import LONG, UNREADABLE, heard
         from hebrew_asr.inference.load import load_transcriber
-        from hebrew_asr.text.normalize import NORMALIZER_VERSION
-        from hebrew_asr.text.wer import ErrorCounts, bootstrap_interval, per_clip_errors
-        from hebrew_asr.training.evaluate import transcribe_clips
+        from hebrew_asr.inference.progress import sound_progress
+        from hebrew_asr.text.scoring import figures
 
-        clips = read_manifest(self.data, allow_outside=self.allow_outside)
-        texts = transcribe_clips(load_transcriber(self.model, self.language), clips, self.batch)
-        errors = per_clip_errors([clip.transcript for clip in clips], texts, mode=self.mode)
-        total = sum(errors, ErrorCounts())
-        low, high = bootstrap_interval(errors, [clip.group or clip.id for clip in clips], seed=0)
-        if self.hypotheses:
-            rows = (
-                {"id": clip.id, "reference": clip.transcript, "hypothesis": text}
-                for clip, text in zip(clips, texts, strict=True)
-            )
-            write_atomically(Path(self.hypotheses), "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
-        figures = {
-            "model": self.model,
-            "data": self.data,
-            "wer": total.wer,
-            "wer_low_95": low,
-            "wer_high_95": high,
-            "cer": total.cer,
-            "wer_mode": self.mode,
-            "normaliser": NORMALIZER_VERSION,
-            "substitutions": total.substitutions,
-            "deletions": total.deletions,
-            "insertions": total.insertions,
-            "words": total.words,
-            "clips": total.clips,
+        if bool(self.data) == bool(self.set):
+            raise UsageError("give --data, a manifest, or --set, one or more sets of the leaderboard")
+        utterances, total_s = self._utterances()
+        run_folder = Path(self.model)
+        is_run = not (run_folder / "config.json").exists() and (run_folder / "final").is_dir()
+        transcribe = load_transcriber(str(run_folder / "final") if is_run else self.model, self.language)
+        sounds: dict[str, str] = {}
+        with sound_progress(total_s) as progress:
+            found = list(heard(transcribe, _noting(utterances, sounds), self.batch, progress.add, progress.tell))
+        if not found:
+            raise DataError("the sets hold no clips")
+        found.sort(key=lambda transcript: transcript.id)
+        self._write_hypotheses(found)
+        counted = figures(found)
+        own_mode = {key: value for key, value in counted["modes"][self.mode].items() if key != "slices"}
+        long, unreadable = ([t for t in found if t.note.startswith(begins)] for begins in (LONG, UNREADABLE))
+        told: dict[str, Any] = {
+            **{"model": self.model, "data": self.data or self.set, "language": self.language},
+            **{**counted, "wer_mode": self.mode, **own_mode},
+            **{"longer_than_30_s": len(long), "unreadable": len(unreadable)},
         }
-        if self.json:
-            print(json.dumps(figures, ensure_ascii=False))
-        else:
-            print(
-                f"WER {total.wer:.2%} (95 % interval by group {low:.2%} to {high:.2%}), CER {total.cer:.2%}, "
-                f"{self.mode} normalizer {NORMALIZER_VERSION}, {total.clips} clips: {total.substitutions} "
-                f"substitutions, {total.deletions} deletions, {total.insertions} insertions in {total.words} words"
-            )
-        return 0
+        self._tell(found, told, sounds)
+        if long:
+            print(f"{len(long)} of {len(found)} clips were longer than 30 s and decoded in pieces", file=sys.stderr)
+        if unreadable:
+            print(f"warning: {len(unreadable)} of {len(found)} clips could not be read", file=sys.stderr)
+        return DataError.exit_code if unreadable else 0
+
+    def _utterances(self) -> tuple[Iterator[Utterance], float | None]:
+        """All of them, and their seconds where those are known."""
+        from itertools import chain
+
+        from hebrew_asr.data.manifest import read_manifest
+        from hebrew_asr.inference.evaluating import utterances_of
+        from hebrew_asr.inference.test_sets import open_test_set
+
+        if self.data is not None:
+            clips = read_manifest(self.data, allow_outside=self.allow_outside)
+            return iter(utterances_of(clips, "")), sum(clip.duration_s for clip in clips)
+        return chain.from_iterable([open_test_set(spec) for spec in self.set]), None
+
+    def _write_hypotheses(self, found: list[Transcript]) -> None:
+        """Before anything is counted: hours of decoding are not lost to a mistake in a table."""
+        from hebrew_asr.files import write_atomically
+        from hebrew_asr.text.transcripts import HYPOTHESES, as_json_lines
+
+        for path in (self.hypotheses, self.out and self.out / HYPOTHESES):
+            if path is not None:
+                write_atomically(path, as_json_lines(found))
+
+    def _tell(self, found: list[Transcript], told: dict[str, Any], sounds: dict[str, str]) -> None:
+        from hebrew_asr.files import write_atomically, write_json
+        from hebrew_asr.report.clip_page import clips_csv, clips_page, figures_text
+
+        if self.out is not None:
+            write_json(self.out / "figures.json", told)
+            write_atomically(self.out / "clips.csv", clips_csv(found))
+            title = f"{self.model} on {self.data or ', '.join(self.set)}"
+            addresses = {key: _address(file, self.out) for key, file in sounds.items()}
+            page = clips_page(found, told, title, addresses)
+            write_atomically(self.out / "clips.html", page.encode("utf-8", "replace"))
+        print(json.dumps(told, ensure_ascii=False) if self.json else figures_text(told))
+
+
+def _noting(utterances: Iterator[Utterance], sounds: dict[str, str]) -> Iterator[Utterance]:
+    for utterance in utterances:
+        if utterance.audio:
+            sounds[utterance.id] = utterance.audio
+        yield utterance
+
+
+def _address(file: str, folder: Path) -> str:
+    """Of an audio file, from a page in ``folder``."""
+    from urllib.parse import quote
+
+    return quote(os.path.relpath(os.path.realpath(file), os.path.realpath(folder)))

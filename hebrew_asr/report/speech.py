@@ -46,13 +46,13 @@ def samples_section(found: Result | None) -> Markup | None:
         "section",
         element("h2", "What it hears"),
         element("p", intro, class_="note"),
-        _key(),
+        key_of_colors(),
         [element("h3", "Worst first"), _table(bad, scored)] if bad else None,
         [element("h3", "Drawn at random, the rest"), _table(drawn, scored)] if drawn else None,
     )
 
 
-def _key() -> Markup:
+def key_of_colors() -> Markup:
     kinds = (("substitute", "substituted"), ("delete", "deleted"), ("insert", "inserted"))
     return element("p", [element("span", name, class_=kind) for kind, name in kinds], class_="keys")
 
@@ -76,7 +76,7 @@ def _row(clip: ScoredClip, scored: Scored) -> Markup:
     raw = None
     if not normalize(sample.hypothesis, mode):  # type: ignore[arg-type]
         raw = element("p", "heard, as written: ", element("bdi", _cut(written)) if written else "nothing", class_="raw")
-    return element("tr", element("td", tally, class_="tally"), element("td", _aligned(edits), raw))
+    return element("tr", element("td", tally, class_="tally"), element("td", aligned(edits), raw))
 
 
 def _cut(text: str) -> str:
@@ -87,7 +87,7 @@ def _hebrew(name: str, *children: Child, class_: str | None = None) -> Markup:
     return element(name, *children, class_=class_, dir="rtl", lang="he")
 
 
-def _aligned(edits: Sequence[Edit]) -> Markup:
+def aligned(edits: Sequence[Edit]) -> Markup:
     """Column by column from the right: the word said over the word heard."""
     columns = [
         element(

@@ -156,6 +156,11 @@ def test_final_model_is_native_and_transcribes(task, warm, whole_run):
     assert {key: figures[key] for key in ("wer", "cer", "words", "clips")} == {
         key: last[key] for key in ("wer", "cer", "words", "clips")
     }, "the command line and the loop measure differently"
+    heard = whole_run / "samples" / f"step-{last['step']:06d}-{last['split']}.jsonl"
+    done = command(warm, "score", str(heard), "--json")
+    assert done.returncode == 0, done.stderr
+    scored = json.loads(done.stdout)["modes"][last["wer_mode"]]
+    assert (scored["wer"], scored["cer"]) == (last["wer"], last["cer"]), "score and the loop measure differently"
 
 
 def command(warm: WarmStart, *arguments: str) -> subprocess.CompletedProcess:

@@ -1,0 +1,46 @@
+"""``hebrew-asr score``: the figures of ``eval`` for anybody's transcripts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass
+class Command:
+    """Count word and character errors of transcripts, whoever made them, as eval counts its own.
+
+    Text files are matched line by line; JSON lines, CSV and TSV by id. A manifest is a file of references, and what
+    eval writes holds both. Every rate is told in three normalizers, each by its name.
+    """
+
+    reference: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="REF")]
+    """What was said: .txt, .jsonl, .csv or .tsv."""
+    hypothesis: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="HYP")] = None
+    """What was heard; not needed where REF holds both."""
+    out: Path | None = None
+    """Folder for hypotheses.jsonl, figures.json, clips.csv and clips.html."""
+    json: bool = False
+    """Print the figures as one JSON object."""
+
+    def run(self) -> int:
+        from hebrew_asr.files import write_atomically, write_json
+        from hebrew_asr.report.clip_page import clips_csv, clips_page, figures_text
+        from hebrew_asr.text.scoring import figures
+        from hebrew_asr.text.transcripts import HYPOTHESES, as_json_lines, read_pairs
+
+        found = read_pairs(self.reference, self.hypothesis)
+        if self.out is not None:
+            write_atomically(self.out / HYPOTHESES, as_json_lines(found))
+        told = figures(found)
+        if self.out is not None:
+            write_json(self.out / "figures.json", told)
+            write_atomically(self.out / "clips.csv", clips_csv(found))
+            page = clips_page(found, told, f"{self.hypothesis or self.reference}", {})
+            write_atomically(self.out / "clips.html", page.encode("utf-8", "replace"))
+        print(json.dumps(told, ensure_ascii=False) if self.json else figures_text(told))
+        return 0

@@ -1,0 +1,39 @@
+"""A bar of the sound that is decoded, with the real-time factor, where a person looks at the terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class SoundProgress:
+    """What :func:`sound_progress` gives."""
+
+    def __init__(self, bar: Progress, total_s: float | None):
+        """``total_s``: seconds of sound that are to be decoded; None if that is not known."""
+        self._bar, self._started, self._done_s = bar, time.monotonic(), 0.0
+        self._task = bar.add_task("decoding", total=total_s, told="")
+
+    def add(self, seconds: float) -> None:
+        """So much sound more is decoded."""
+        self._done_s += seconds
+        factor = self._done_s / max(time.monotonic() - self._started, 1e-9)
+        told = f"{self._done_s / 60:.1f} min of sound, {factor:.1f} × real time"
+        self._bar.update(self._task, advance=seconds, told=told)
+
+    def tell(self, text: str) -> None:
+        """A line on its own, above the bar."""
+        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def sound_progress(total_s: float | None) -> Iterator[SoundProgress]:
+    """A bar on standard error; no bar where that is no terminal, but lines that are told."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        yield SoundProgress(bar, total_s)

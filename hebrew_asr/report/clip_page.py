@@ -1,0 +1,125 @@
+"""What an evaluation found, for people: a table in the terminal, every clip as CSV, and an HTML page to listen to."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hebrew_asr.pages.assets import STYLE
+from hebrew_asr.pages.markup import Markup, element, join
+from hebrew_asr.pages.words import count, percent
+from hebrew_asr.report.analysis import align
+from hebrew_asr.report.speech import aligned, key_of_colors
+from hebrew_asr.text.normalize import Mode
+from hebrew_asr.text.scoring import SCORING_MODES, Transcript, errors_of
+
+_MOST_CLIPS = 2000
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; media-src 'self' file:"
+_COUNTS = ("substitutions", "deletions", "insertions", "words", "clips")
+
+
+def figures_text(found: Mapping[str, Any]) -> str:
+    """The rates of all modes as lines of a table, slices below; every line says its normalizer."""
+    lines = [f"normalizer {'WER':>8} {'95 % interval':>20} {'CER':>8} {'WIL':>8}    S    D    I  words, clips"]
+    for mode, rates in found["modes"].items():
+        lines.append(_line(mode, rates))
+    for mode, rates in found["modes"].items():
+        for kind, parts in rates["slices"].items():
+            lines += [f"{_line(mode, part)}  {kind}: {value or 'none'}" for value, part in parts.items()]
+    lines.append(f"normalizers of version {found['normalizer_version']}; interval: {found['interval']}")
+    made_up = {key: value for key, value in found["invention"].items() if value}
+    if made_up:
+        lines.append(", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in made_up.items()))
+    return "\n".join(lines)
+
+
+def _line(mode: str, rates: Mapping[str, Any]) -> str:
+    interval = f"{rates['wer_low_95']:.2%} to {rates['wer_high_95']:.2%}"
+    edits = " ".join(f"{rates[key]:>4}" for key in _COUNTS[:3])
+    sizes = f"{rates['words']}, {rates['clips']}"
+    return f"{mode:<10} {rates['wer']:>8.2%} {interval:>20} {rates['cer']:>8.2%} {rates['wil']:>8.2%} {edits}  {sizes}"
+
+
+def clips_csv(transcripts: Sequence[Transcript]) -> str:
+    """Every clip with its counts in every mode. It begins with a byte order mark, else Excel breaks the Hebrew."""
+    errors = {mode: errors_of(transcripts, mode) for mode in SCORING_MODES}
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream)
+    counted = [f"{name}_{mode}" for mode in SCORING_MODES for name in ("wer", *_COUNTS[:4])]
+    writer.writerow(["id", "source", "group", "duration_s", *counted, "reference", "hypothesis", "note"])
+    for index, clip in enumerate(transcripts):
+        numbers: list[Any] = []
+        for mode in SCORING_MODES:
+            of_clip = errors[mode][index]
+            numbers += [round(of_clip.wer, 4), of_clip.substitutions, of_clip.deletions, of_clip.insertions]
+            numbers.append(of_clip.words)
+        seconds = "" if clip.duration_s is None else clip.duration_s
+        told = [clip.id, clip.source, clip.group, seconds, *numbers, clip.reference, clip.hypothesis, clip.note]
+        writer.writerow(told)
+    return "\ufeff" + stream.getvalue()
+
+
+def clips_page(
+    transcripts: Sequence[Transcript], found: Mapping[str, Any], title: str, sounds: Mapping[str, str]
+) -> str:
+    """The worst clips first, aligned from right to left, with a player where there is a file.
+
+    Args:
+        transcripts: all clips; 2,000 are shown at most.
+        found: their :func:`hebrew_asr.text.scoring.figures`.
+        title: what was evaluated.
+        sounds: address of a clip's audio file by its id.
+    """
+    mode: Mode = "strict"
+    scored = list(zip(transcripts, errors_of(transcripts, mode), strict=True))
+    scored.sort(key=lambda pair: (-pair[1].word_edits / max(pair[1].words, 1), -pair[1].word_edits, pair[0].id))
+    shown = scored[:_MOST_CLIPS]
+    rows = []
+    for clip, errors in shown:
+        address = sounds.get(clip.id)
+        player = element("audio", controls="", preload="none", src=address) if address else None
+        tally = join(element("b", f"{errors.word_edits}"), f" in {errors.words}")
+        note = element("p", clip.note, class_="raw") if clip.note else None
+        small = element("small", element("bdi", clip.id))
+        text = aligned(align(clip.reference, clip.hypothesis, mode))
+        rows.append(element("tr", element("td", tally, small, player, class_="tally"), element("td", text, note)))
+    head = element("tr", element("th", "errors in words"), element("th", "said, and heard below"))
+    told = f"{count(len(transcripts), 'clip')}, worst first, normalized ({mode})."
+    if len(shown) < len(scored):
+        told += f" The worst {len(shown):,} are shown; clips.csv holds all."
+    body = element(
+        "main",
+        element("h1", title),
+        _rates(found),
+        element("p", f"Interval: {found['interval']}.", class_="note"),
+        element("section", element("h2", "Clip by clip"), element("p", told, class_="note"), key_of_colors()),
+        element("table", element("thead", head), element("tbody", rows), class_="samples"),
+    )
+    style = STYLE + "\n.samples audio { display: block; width: 260px; height: 32px; margin-top: 6px }"
+    meta = [
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("title", title),
+        element("style", Markup(style)),
+    ]
+    return "<!doctype html>\n" + element("html", element("head", meta), element("body", body), lang="en") + "\n"
+
+
+def _rates(found: Mapping[str, Any]) -> Markup:
+    names = ("normalizer", "WER", "95 % interval", "CER", "WIL", "substituted", "deleted", "inserted", "words", "clips")
+    head = element("tr", [element("th", name, class_=None if name == "normalizer" else "number") for name in names])
+    rows = []
+    for mode, rates in found["modes"].items():
+        parts = [("", rates)]
+        for kind, values in rates["slices"].items():
+            parts += [(f", {kind.replace('_', ' ')}: {value or 'none'}", part) for value, part in values.items()]
+        for name, part in parts:
+            interval = f"{percent(part['wer_low_95'])} to {percent(part['wer_high_95'])}"
+            cells = [percent(part["wer"]), interval, percent(part["cer"]), percent(part["wil"])]
+            cells += [f"{part[key]:,}" for key in _COUNTS]
+            numbers = [element("td", cell, class_="number") for cell in cells]
+            rows.append(element("tr", element("td", f"{mode}{name}"), numbers))
+    return element("table", element("thead", head), element("tbody", rows), class_="evaluations")

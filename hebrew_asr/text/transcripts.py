@@ -1,0 +1,168 @@
+"""Files of transcripts, ours and anybody's: text line by line, JSON lines by id, CSV and TSV by id."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path, PurePath
+from typing import Any
+
+from hebrew_asr.errors import DataError, UsageError
+from hebrew_asr.text.prompt import parse_target
+from hebrew_asr.text.scoring import Transcript
+
+HYPOTHESES = "hypotheses.jsonl"
+"""Of the folder that ``hebrew-asr eval --out`` writes."""
+
+_IDS = ("id", "clip_id", "utt_id", "file", "audio", "audio_filepath", "path", "filename")
+_REFERENCES = ("reference", "ref", "transcript", "transcription", "sentence", "text")
+_HYPOTHESES = ("hypothesis", "hyp", "prediction", "pred_text", "text", "transcript", "transcription")
+_MAX_NAMED = 3
+
+Row = dict[str, Any]
+
+
+def read_pairs(reference: str | Path, hypothesis: str | Path | None) -> list[Transcript]:
+    """References and hypotheses, matched by id, or line by line where both files are plain text.
+
+    Args:
+        reference: a file, or a folder that ``eval --out`` wrote.
+        hypothesis: likewise; None where the first file holds both.
+
+    Raises:
+        DataError: a file cannot be read or says nothing of the kind, or a clip has no hypothesis.
+    """
+    rows = _rows(Path(reference))
+    if hypothesis is None:
+        return _both(Path(reference), rows)
+    others = _rows(Path(hypothesis))
+    if isinstance(rows, list) and isinstance(others, list):
+        if len(rows) != len(others):
+            raise DataError(f"{reference} has {len(rows)} lines and {hypothesis} {len(others)}; each needs its partner")
+        numbered = enumerate(zip(rows, others, strict=True), 1)
+        return [Transcript(str(number), said, heard) for number, (said, heard) in numbered]
+    if isinstance(rows, list) or isinstance(others, list):
+        raise DataError(f"{reference} and {hypothesis}: one is by line and one by id; give two of one kind")
+    return _matched(Path(reference), rows, Path(hypothesis), others)
+
+
+def _both(file: Path, rows: list[str] | dict[str, Row]) -> list[Transcript]:
+    if isinstance(rows, list) or not all("reference" in row and "hypothesis" in row for row in rows.values()):
+        raise DataError(f"{file} does not hold both reference and hypothesis of each clip; give a second file")
+    return [
+        _transcript(key, row, _text(file, key, row, ("reference",)), _text(file, key, row, ("hypothesis",)))
+        for key, row in rows.items()
+    ]
+
+
+def _matched(file: Path, rows: dict[str, Row], other: Path, others: dict[str, Row]) -> list[Transcript]:
+    if not rows.keys() & others.keys():  # one may name files and the other clips
+        rows, others = _by_stem(file, rows), _by_stem(other, others)
+    lacking = [key for key in rows if key not in others]
+    if lacking:
+        named = ", ".join(lacking[:_MAX_NAMED]) + (", …" if len(lacking) > _MAX_NAMED else "")
+        raise DataError(
+            f"{other} has no hypothesis for {len(lacking)} of {len(rows)} clips of {file} ({named}); an empty one "
+            f"counts as deletions, but must be there"
+        )
+    return [
+        _transcript(key, row, _text(file, key, row, _REFERENCES), _text(other, key, others[key], _HYPOTHESES))
+        for key, row in rows.items()
+    ]
+
+
+def _transcript(key: str, row: Row, reference: str, hypothesis: str) -> Transcript:
+    try:
+        seconds = float(row.get("duration_s") or row.get("duration") or 0) or None
+    except (TypeError, ValueError):
+        seconds = None
+    group, source = (str(row.get(name) or "") for name in ("group", "source"))
+    return Transcript(key, reference, hypothesis, group, source, seconds, str(row.get("note") or ""))
+
+
+def _text(file: Path, key: str, row: Row, names: Iterable[str]) -> str:
+    for name in names:
+        if name in row:
+            value = row[name]
+            if value is None:
+                return ""
+            if not isinstance(value, str):
+                raise DataError(f"{file}: {name} of {key} is no text")
+            return parse_target(value)[1]
+    raise DataError(f"{file}: clip {key} has none of {', '.join(names)}")
+
+
+def _by_stem(file: Path, rows: dict[str, Row]) -> dict[str, Row]:
+    return _unique(file, ((PurePath(key).stem, row) for key, row in rows.items()))
+
+
+def _rows(file: Path) -> list[str] | dict[str, Row]:
+    if file.is_dir():
+        file = file / HYPOTHESES
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 (byte {error.start}); convert it, for example by iconv") from error
+    match file.suffix.lower():
+        case ".jsonl" | ".json" | ".ndjson":
+            found: list[str] | dict[str, Row] = _unique(file, _json_lines(file, text))
+        case ".csv" | ".tsv":
+            found = _unique(file, _table(file, text, "\t" if file.suffix.lower() == ".tsv" else ","))
+        case ".txt" | "":
+            found = text.removesuffix("\n").split("\n") if text else []
+        case other:
+            raise UsageError(f"{file}: {other} is no kind of transcripts that is read; give .txt, .jsonl, .csv or .tsv")
+    if not found:
+        raise DataError(f"{file} holds no transcripts")
+    return [line.rstrip("\r") for line in found] if isinstance(found, list) else found
+
+
+def _json_lines(file: Path, text: str) -> Iterable[tuple[str, Row]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{file}, line {number} is not JSON") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{file}, line {number} holds no JSON object")
+        yield _key(file, number, row), row
+
+
+def _table(file: Path, text: str, delimiter: str) -> Iterable[tuple[str, Row]]:
+    try:
+        reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+        for number, row in enumerate(reader, 2):
+            if None in row or None in row.values():
+                raise DataError(f"{file}, row {number} has another number of columns than the first line")
+            yield _key(file, number, row), row
+    except csv.Error as error:
+        raise DataError(f"{file} is no CSV with a line of names first ({error})") from error
+
+
+def _key(file: Path, number: int, row: Row) -> str:
+    for name in _IDS:
+        if isinstance(row.get(name), str | int) and row[name] != "":
+            return str(row[name])
+    raise DataError(f"{file}, line {number} has no id; name it by one of {', '.join(_IDS)}")
+
+
+def _unique(file: Path, rows: Iterable[tuple[str, Row]]) -> dict[str, Row]:
+    found: dict[str, Row] = {}
+    for key, row in rows:
+        if key in found:
+            raise DataError(f"{file} holds {key} twice")
+        found[key] = row
+    return found
+
+
+def as_json_lines(transcripts: Iterable[Transcript]) -> str:
+    """The form in which ``eval`` keeps what was heard; ``read_pairs`` reads it."""
+    rows = ({key: value for key, value in asdict(clip).items() if value not in ("", None)} for clip in transcripts)
+    needed = {"id": "", "reference": "", "hypothesis": ""}
+    return "".join(json.dumps({**needed, **row}, ensure_ascii=False) + "\n" for row in rows)

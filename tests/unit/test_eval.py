@@ -1,0 +1,119 @@
+"""``eval``: the same numbers as ``score`` of what it heard; long, broken and nameless recordings are told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from hebrew_asr.cli import main
+from hebrew_asr.demo.tiny import save_tiny
+from hebrew_asr.inference.test_sets import open_test_set
+from tests.support.tiny_task import SPEC, WORDS
+
+TEXTS = ["שלום עולם", "ילדה כותבת סיפור", "היום בבית"]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    save_tiny(folder / "final", SPEC, [" ".join(WORDS)], 0)
+    return folder
+
+
+def sound(seconds: float, seed: int) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal(int(16_000 * seconds)) * 0.1).astype(np.float32)
+
+
+def write_manifest(folder: Path, seconds: tuple[float, ...], broken: bool = False) -> Path:
+    rows = []
+    for index, length in enumerate(seconds):
+        name = f"a & b {index}.wav"
+        soundfile.write(folder / name, sound(length, index), 16_000)
+        text = f"language Hebrew<asr_text>{TEXTS[index % 3]}"
+        rows.append({"audio": name, "text": text, "id": f"clip{index}", "duration_s": length, "group": f"g{index % 2}"})
+    if broken:
+        (folder / rows[-1]["audio"]).write_bytes(b"RIFF no sound")
+    (folder / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder / "eval.jsonl"
+
+
+def test_eval_is_score_of_what_it_heard(run_folder, tmp_path, capfd):
+    manifest, out = write_manifest(tmp_path, (0.7, 1.3, 0.4, 31.0)), tmp_path / "out"
+    arguments = ["eval", "--model", str(run_folder), "--data", str(manifest), "--batch", "3"]
+    assert main([*arguments, "--out", str(out), "--json"]) == 0
+    told = capfd.readouterr()
+    found = json.loads(told.out)
+    assert found["wer"] == found["modes"]["strict"]["wer"] and found["clips"] == 4
+    assert found["longer_than_30_s"] == 1 and "clip3: longer than 30 s (31.0 s): decoded in 2 pieces" in told.err
+    for scored in ([str(out)], [str(manifest), str(out / "hypotheses.jsonl")]):
+        assert main(["score", *scored, "--json"]) == 0
+        assert json.loads(capfd.readouterr().out)["modes"]["strict"]["wer"] == found["wer"]
+    page = (out / "clips.html").read_text(encoding="utf-8")
+    assert 'src="../a%20%26%20b%200.wav"' in page and page.count("<audio") == 4
+    assert (out / "clips.csv").read_bytes().startswith(b"\xef\xbb\xbf")
+    # Batch mates change nothing, and neither does the order.
+    assert main([*arguments[:-1], "1", "--hypotheses", str(tmp_path / "h.jsonl")]) == 0
+    assert (tmp_path / "h.jsonl").read_text() == (out / "hypotheses.jsonl").read_text()
+    assert main(["compare", str(out), str(tmp_path / "h.jsonl")]) == 0
+
+
+def test_a_recording_that_cannot_be_read_is_told_and_counts_as_heard_empty(run_folder, tmp_path, capfd):
+    manifest, out = write_manifest(tmp_path, (0.7, 1.3), broken=True), tmp_path / "out"
+    model = str(run_folder / "final")
+    assert main(["eval", "--model", model, "--data", str(manifest), "--out", str(out), "--json"]) == 3
+    told = capfd.readouterr()
+    assert json.loads(told.out)["unreadable"] == 1 and "a & b 1.wav" in told.err and "heard empty" in told.err
+    rows = [json.loads(line) for line in (out / "hypotheses.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert rows[1]["hypothesis"] == "" and rows[1]["note"].startswith("unreadable")
+
+
+def parquet(folder: Path, name: str, text: str = "text", clips: int = 2) -> Path:
+    """A set as the leaderboard's are published."""
+    from datasets import Audio, Dataset
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for index in range(clips):
+        soundfile.write(folder / "a.flac", sound(0.5 + index, index), 16_000)
+        audio = {"bytes": (folder / "a.flac").read_bytes(), "path": None}
+        rows.append({"audio": audio, text: TEXTS[index], "uuid": f"u{index}", "speaker_id": index})
+    (folder / "a.flac").unlink()
+    Dataset.from_list(rows).cast_column("audio", Audio(decode=False)).to_parquet(str(folder / name))
+    return folder / name
+
+
+def test_a_copy_of_the_leaderboards_sets(run_folder, tmp_path, capfd, monkeypatch):
+    parquet(tmp_path / "d1" / "data", "test-00000-of-00001.parquet")
+    parquet(tmp_path / "d1" / "data", "train-00000-of-00001.parquet", clips=3)
+    kan = parquet(tmp_path / "kan", "validation.parquet", "sentence")
+    sets = ["--set", f"eval-d1={tmp_path / 'd1'}", "--set", str(kan)]
+    assert main(["eval", "--model", str(run_folder), *sets, "--json", "--out", str(tmp_path / "out")]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["clips"] == 4 and set(found["modes"]["ivrit"]["slices"]["source"]) == {"eval-d1", "validation"}
+    rows = [json.loads(line) for line in (tmp_path / "out" / "hypotheses.jsonl").read_text().splitlines()]
+    assert [row["reference"] for row in rows] == TEXTS[:2] * 2 and rows[0]["id"] == "eval-d1/u0"
+    assert rows[0]["group"] == "eval-d1/0"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for wrong, code in ((["--set", "eval-d2"], 2), (["--set", "saspeech=nowhere"], 3), ([], 2)):
+        assert main(["eval", "--model", str(run_folder), *wrong]) == code
+    assert "eval-d1?" in capfd.readouterr().err
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 and no more")
+    parquet(tmp_path, "other.parquet", "words")
+    for name in ("bad", "other"):
+        assert main(["eval", "--model", str(run_folder), "--set", str(tmp_path / f"{name}.parquet")]) == 3
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_saved_data_set_is_read_too(tmp_path):
+    from datasets import DatasetDict, load_dataset
+
+    held = load_dataset("parquet", data_files=str(parquet(tmp_path, "a.parquet")), cache_dir=str(tmp_path / "cache"))
+    assert isinstance(held, DatasetDict)
+    held["train"].save_to_disk(str(tmp_path / "one"))
+    DatasetDict(test=held["train"]).save_to_disk(str(tmp_path / "dict"))
+    for name in ("one", "dict"):
+        assert [utterance.reference for utterance in open_test_set(str(tmp_path / name))] == TEXTS[:2]

@@ -1,0 +1,174 @@
+"""Figures of transcripts, files of anybody's transcripts, and the comparison of two systems."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import jiwer
+import numpy as np
+import pytest
+
+from hebrew_asr.cli import main
+from hebrew_asr.errors import DataError, HebrewASRError
+from hebrew_asr.text.scoring import Transcript, comparison, figures
+from hebrew_asr.text.transcripts import as_json_lines, read_pairs
+from hebrew_asr.text.wer import ErrorCounts, count_errors, paired_difference
+
+PAIRS = [
+    ("אבא בא הביתה", "אבא בא הביתה"),
+    ("קניתי 3 תפוחים", "קניתי שלושה תפוחים"),
+    ("שלחתי לו email אתמול", "שלחתי לו אימייל אתמול"),
+    ("", "תודה רבה"),
+]
+CLIPS = [
+    Transcript(f"c{i}", said, heard, f"speaker{i % 2}", "kan" if i < 2 else "d1", 1.0 + 9 * i)
+    for i, (said, heard) in enumerate(PAIRS)
+]
+
+
+def test_word_information_lost_is_jiwers():
+    for said, heard in [*PAIRS[:3], ("אבא בא", ""), ("א ב ג ד", "א ג ד ה ו")]:
+        assert count_errors([said], [heard]).wil == pytest.approx(jiwer.process_words([said], [heard]).wil)
+    assert (count_errors([""], ["אבא"]).wil, count_errors([""], [""]).wil) == (1.0, 0.0)
+
+
+def test_every_mode_and_slice_is_counted_by_itself():
+    found = figures(CLIPS)
+    assert list(found["modes"]) == ["ivrit", "strict", "lenient"]
+    for mode, rates in found["modes"].items():
+        total = count_errors([c.reference for c in CLIPS], [c.hypothesis for c in CLIPS], mode)
+        assert (rates["wer"], rates["cer"], rates["wil"]) == (total.wer, total.cer, total.wil)
+        assert rates["wer_low_95"] <= rates["wer"] <= rates["wer_high_95"]
+        assert rates["cer_low_95"] <= rates["cer"] <= rates["cer_high_95"]
+        for parts in rates["slices"].values():
+            assert sum(part["clips"] for part in parts.values()) == 4
+            assert sum(part["words"] for part in parts.values()) == rates["words"]
+        digits = rates["slices"]["digits"]["with digits"]
+        assert (digits["clips"], digits["substitutions"]) == (1, 0 if mode == "lenient" else 1)
+        assert rates["slices"]["code_switch"]["with Latin letters"]["clips"] == 1
+        assert set(rates["slices"]["source"]) == {"kan", "d1"}
+        assert list(rates["slices"]["duration"]) == ["00 to 02 s", "05 to 10 s", "10 to 20 s", "20 to 30 s"]
+    assert found["invention"] == {"silent_clips": 1, "silent_clips_with_words": 1, "repetitive_hypotheses": 0}
+    assert "2 groups" in found["interval"]
+    loop = [Transcript("x", "שלום", "תותים " * 60)]
+    assert figures(loop)["invention"]["repetitive_hypotheses"] == 1 and "over clips" in figures(loop)["interval"]
+
+
+def test_the_paired_interval_is_of_the_same_clips():
+    """B errs once less in each of 40 clips, which differ much: certain, though the rates' own intervals overlap."""
+    rng = np.random.default_rng(0)
+    first = [ErrorCounts(substitutions=int(k), words=20, clips=1) for k in rng.integers(1, 20, 40)]
+    second = [ErrorCounts(substitutions=clip.substitutions - 1, words=20, clips=1) for clip in first]
+    found = paired_difference(first, second, None, 0)
+    assert (found.wer, found.low, found.high) == pytest.approx((-0.05,) * 3) and found.share_better == 1
+    groups = ["a"] * 20 + ["b"] * 20
+    mixed = [*second[:20], *first[20:]]
+    grouped = paired_difference(first, mixed, groups, 0)
+    assert (grouped.low, grouped.high) == pytest.approx((-0.05, 0), abs=1e-9)
+    with pytest.raises(DataError, match="40 clips"):
+        paired_difference(first, second[1:], None, 0)
+
+
+def test_compare_needs_the_same_clips(tmp_path, capfd):
+    other = [*CLIPS[:-1], Transcript("c3", "", "", "speaker1", "d1", 28.0)]
+    assert comparison(CLIPS, other)["modes"]["strict"]["difference"] < 0
+    for name, clips in (("a", CLIPS), ("b", other), ("c", CLIPS[1:])):
+        (tmp_path / f"{name}.jsonl").write_text(as_json_lines(clips), encoding="utf-8")
+    a, b, c = (str(tmp_path / f"{name}.jsonl") for name in "abc")
+    assert main(["compare", a, b]) == 0
+    assert "strict" in (told := capfd.readouterr().out) and "points" in told
+    assert main(["compare", a, b, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["modes"]["ivrit"]["clips"] == 4
+    assert main(["compare", a, c]) == 3
+
+
+def written(folder: Path) -> list[tuple[Path, Path | None]]:
+    """The same three pairs in every form that is read."""
+    rows = [(f"c{i}", said, heard) for i, (said, heard) in enumerate(PAIRS[:3])]
+
+    def lines(name: str, content: list[str], encoding: str = "utf-8") -> Path:
+        (folder / name).write_bytes("".join(f"{line}\n" for line in content).encode(encoding))
+        return folder / name
+
+    def table(name: str, column: str, texts: list[int], delimiter: str = ",") -> Path:
+        with (folder / name).open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream, delimiter=delimiter)
+            writer.writerow(["file", column])
+            writer.writerows([row[0], row[texts[0]]] for row in reversed(rows))
+        return folder / name
+
+    reference = lines("ref.jsonl", [json.dumps({"id": i, "text": r}) for i, r, _ in rows])
+    by_id = lines("hyp.jsonl", [json.dumps({"clip_id": i, "pred_text": h}) for i, _, h in reversed(rows)])
+    manifest = lines(
+        "eval.jsonl",
+        [json.dumps({"audio": f"clips/{i}.wav", "text": f"language Hebrew<asr_text>{r}"}) for i, r, _ in rows],
+    )
+    heard = lines("transcribed.jsonl", [json.dumps({"file": f"/elsewhere/{i}.flac", "text": h}) for i, _, h in rows])
+    both = lines("both.jsonl", [json.dumps({"id": i, "reference": r, "hypothesis": h}) for i, r, h in rows])
+    return [
+        (lines("ref.txt", [r for _, r, _ in rows], "utf-8-sig"), lines("hyp.txt", [h for *_, h in rows])),
+        (lines("ref2.txt", [f"{r}\r" for _, r, _ in rows]), folder / "hyp.txt"),
+        (reference, by_id),
+        (reference, table("hyp.csv", "hypothesis", [2])),
+        (table("ref.tsv", "sentence", [1], "\t"), folder / "hyp.csv"),
+        (manifest, heard),
+        (both, None),
+    ]
+
+
+def test_anybodys_files_give_the_same_counts(tmp_path):
+    said, heard = zip(*PAIRS[:3], strict=True)
+    expected = count_errors(said, heard)
+    for reference, hypothesis in written(tmp_path):
+        clips = read_pairs(reference, hypothesis)
+        assert count_errors([c.reference for c in clips], [c.hypothesis for c in clips]) == expected, reference
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "told"),
+    [
+        (("r.txt", "א\nב\n"), ("h.txt", "א\n"), "2 lines"),
+        (("r.txt", "א\n"), ("h.jsonl", '{"id": 1, "text": "א"}\n'), "by line and one by id"),
+        (("r.jsonl", '{"id": 1, "text": "א"}\n{"id": 2, "text": "ב"}\n'), ("h.jsonl", '{"id": 1, "text": "א"}\n'), "2"),
+        (("r.jsonl", '{"id": 1, "text": "א"}\n{"id": 1, "text": "ב"}\n'), ("h.txt", "א\n"), "1 twice"),
+        (("r.jsonl", '{"id": 1, "text": "א"\n'), ("h.txt", "א\n"), "line 1 is not JSON"),
+        (("r.jsonl", "[1]\n"), ("h.txt", "א\n"), "no JSON object"),
+        (("r.jsonl", '{"text": "א"}\n'), ("h.txt", "א\n"), "has no id"),
+        (("r.jsonl", '{"id": 1}\n'), ("h.jsonl", '{"id": 1, "text": "א"}\n'), "none of reference"),
+        (("r.csv", "id,text\n1,א,extra\n"), ("h.txt", "א\n"), "row 2 has another number"),
+        (("r.docx", "א"), ("h.txt", "א\n"), "no kind of transcripts"),
+        (("r.txt", ""), ("h.txt", "א\n"), "holds no transcripts"),
+        (("r.jsonl", '{"id": 1, "text": 7}\n'), ("h.jsonl", '{"id": 1, "text": "א"}\n'), "is no text"),
+    ],
+)
+def test_files_that_cannot_be_scored_are_told(tmp_path, capfd, reference, hypothesis, told):
+    for name, content in (reference, hypothesis):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(HebrewASRError, match=told):
+        read_pairs(tmp_path / reference[0], tmp_path / hypothesis[0])
+    assert main(["score", str(tmp_path / reference[0]), str(tmp_path / hypothesis[0])]) in (2, 3)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_text_of_another_encoding_is_refused(tmp_path):
+    (tmp_path / "r.txt").write_bytes("שלום".encode("cp1255"))
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_pairs(tmp_path / "r.txt", tmp_path / "r.txt")
+
+
+def test_score_writes_every_clip(tmp_path, capfd):
+    (tmp_path / "all.jsonl").write_text(as_json_lines(CLIPS), encoding="utf-8")
+    assert main(["score", str(tmp_path / "all.jsonl"), "--out", str(tmp_path / "out"), "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert told == json.loads((tmp_path / "out" / "figures.json").read_text(encoding="utf-8")) == figures(CLIPS)
+    with (tmp_path / "out" / "clips.csv").open(encoding="utf-8-sig", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["reference"] for row in rows] == [clip.reference for clip in CLIPS]
+    strict = told["modes"]["strict"]
+    assert sum(int(row["substitutions_strict"]) for row in rows) == strict["substitutions"]
+    page = (tmp_path / "out" / "clips.html").read_text(encoding="utf-8")
+    assert 'dir="rtl"' in page and "אימייל" in page and "<audio" not in page
+    assert main(["score", str(tmp_path / "out")]) == 0
+    assert f"{strict['wer']:.2%}" in capfd.readouterr().out
