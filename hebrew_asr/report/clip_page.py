@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hebrew_asr.pages.assets import STYLE
+from hebrew_asr.pages.document import document
 from hebrew_asr.pages.markup import Markup, element, join
 from hebrew_asr.pages.words import count, percent
 from hebrew_asr.report.analysis import align
@@ -16,7 +16,8 @@ from hebrew_asr.text.normalize import Mode
 from hebrew_asr.text.scoring import SCORING_MODES, Transcript, errors_of
 
 _MOST_CLIPS = 2000
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; media-src 'self' file:"
+_POLICY = "media-src 'self' file:"
+_STYLE = ".samples audio { display: block; width: 260px; height: 32px; margin-top: 6px }\n"
 _COUNTS = ("substitutions", "deletions", "insertions", "words", "clips")
 
 
@@ -89,23 +90,14 @@ def clips_page(
     told = f"{count(len(transcripts), 'clip')}, worst first, normalized ({mode})."
     if len(shown) < len(scored):
         told += f" The worst {len(shown):,} are shown; clips.csv holds all."
-    body = element(
-        "main",
+    body = join(
         element("h1", title),
         _rates(found),
         element("p", f"Interval: {found['interval']}.", class_="note"),
         element("section", element("h2", "Clip by clip"), element("p", told, class_="note"), key_of_colors()),
         element("table", element("thead", head), element("tbody", rows), class_="samples"),
     )
-    style = STYLE + "\n.samples audio { display: block; width: 260px; height: 32px; margin-top: 6px }"
-    meta = [
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", title),
-        element("style", Markup(style)),
-    ]
-    return "<!doctype html>\n" + element("html", element("head", meta), element("body", body), lang="en") + "\n"
+    return document(title, body, style=_STYLE, policy=_POLICY)
 
 
 def _rates(found: Mapping[str, Any]) -> Markup:
