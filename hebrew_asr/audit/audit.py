@@ -41,6 +41,8 @@ class Audit:
     """Character, count, id of the first clip with it."""
     shared: dict[str, int]
     """For each kind of key, how many are on both sides."""
+    unchecked: dict[str, str]
+    """For each kind of problem that could not be looked for, or not wholly: why not, in words."""
     manifest: dict[str, Any]
     """manifest.json of ``prepare``; empty for a folder of another making."""
 
@@ -68,7 +70,7 @@ def audit(folder: str | Path, *, processes: int | None = None, suspects: int = 4
     sides = {
         side: read_manifest(folder / f"{side}.jsonl", check_audio=False, allow_outside=True)
         for side in SIDES
-        if side == "train" or (folder / f"{side}.jsonl").is_file()
+        if side == "train" or _holds_clips(folder / f"{side}.jsonl")
     }
     clips = measure_all(sides, processes)
     manifest = _manifest_of(folder)
@@ -79,8 +81,28 @@ def audit(folder: str | Path, *, processes: int | None = None, suspects: int = 4
         suspects=find_suspects(clips, suspects),
         charset=charset(clips),
         shared=shared_by_kind(clips),
+        unchecked=_unchecked(clips, manifest),
         manifest=manifest,
     )
+
+
+def _holds_clips(path: Path) -> bool:
+    """Whether there is anything in a manifest: ``prepare`` without an evaluation share writes an empty one."""
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _unchecked(clips: Sequence[Measured], manifest: dict[str, Any]) -> dict[str, str]:
+    unknown = {} if manifest else {"files": "there is no manifest.json, so nothing says which files prepare wrote"}
+    alone = sum(clip.clip.group in ("", clip.clip.id) for clip in clips)
+    alone = manifest.get("split", {}).get("clips_without_group", alone)
+    if not any(clip.side == "eval" for clip in clips):
+        unknown["leak"] = "there are no evaluation clips, so training and evaluation cannot share anything"
+    elif alone:
+        unknown["leak"] = (
+            "training and evaluation share no recording and no sentence, but may share a speaker: nothing says who "
+            f"speaks in {alone:,} of {len(clips):,} clips (a speaker, session or source column, or a sub-folder each)"
+        )
+    return unknown
 
 
 def _manifest_of(folder: Path) -> dict[str, Any]:
@@ -114,6 +136,7 @@ def as_json(found: Audit) -> dict[str, Any]:
         "sides": {side: _statistics(found.side(side)) for side in SIDES},
         "problem_counts": {kind: sum(p.kind == kind for p in found.problems) for kind in PROBLEM_KINDS},
         "problems": [{"kind": p.kind, "id": p.clip_id, "detail": p.detail} for p in found.problems],
+        "unchecked": found.unchecked,
         "keys_in_train_and_eval": found.shared,
         "suspects": [
             {"id": s.measured.clip.id, "audio": s.measured.clip.audio, "score": round(s.score, 3), "reasons": s.reasons}

@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from statistics import median
 
 from hebrew_asr.audit.clips import Measured
@@ -16,6 +17,8 @@ _MAD_TO_SIGMA = 1.4826  # of a normal distribution
 _ODD_SIGMAS = 4.0
 _QUIET_DB = -50.0
 _CLIPPED = 0.01
+_OVER = 1.1  # mp3 and resampling overshoot by less
+_CUT_SIGMAS = 2.0
 _LITTLE_SPEECH = 0.25
 _REPEATS = 4
 
@@ -47,6 +50,7 @@ PROBLEM_KINDS = {
     "no Hebrew": "every text has a Hebrew letter",
     "repeated id": "ids are unique over both sides",
     "duplicate audio": "no recording occurs twice",
+    "two texts": "equal recordings have equal texts",
     "leak": "training and evaluation share no recording, group or sentence",
     "files": "files are the ones that prepare wrote",
 }
@@ -57,15 +61,19 @@ def find_problems(clips: Sequence[Measured]) -> list[Problem]:
     """Every violation, in the order of the clips; leaks last."""
     problems: list[Problem] = []
     seen_ids: set[str] = set()
-    seen_audio: dict[str, str] = {}
+    seen_audio: dict[str, Measured] = {}
     for clip in clips:
         identity, fingerprint = clip.clip.id, clip.sound.fingerprint
         problems += [Problem(kind, identity, detail) for kind, detail in _faults_of(clip)]
         if identity in seen_ids:
             problems.append(Problem("repeated id", identity, clip.side))
         seen_ids.add(identity)
-        if fingerprint and seen_audio.setdefault(fingerprint, identity) != identity:
-            problems.append(Problem("duplicate audio", identity, f"the same samples as {seen_audio[fingerprint]}"))
+        first = seen_audio.setdefault(fingerprint, clip) if fingerprint else clip
+        if first is not clip:
+            problems.append(Problem("duplicate audio", identity, f"the same samples as {first.clip.id} ({first.side})"))
+            if first.words != clip.words:
+                texts = f"{clip.clip.transcript[:60]!r}, and of {first.clip.id} {first.clip.transcript[:60]!r}"
+                problems.append(Problem("two texts", identity, texts))
     return problems + [
         Problem("leak", key.partition(":")[2], f"{key.partition(':')[0]} on both sides") for key in leaks(clips)
     ]
@@ -92,14 +100,25 @@ def _first_difference(text: str, normal: str) -> str:
 
 
 def linking_keys(clip: Measured) -> list[str]:
-    """Keys that may not be on both sides. Clips cut from one recording share what precedes ``#`` in their ids."""
-    keys = [f"recording:{clip.clip.id.partition('#')[0]}"]
+    """Keys that may not be on both sides."""
+    keys = [f"recording:{_recording_of(clip)}"]
     if clip.clip.group:
         keys.append(f"group:{clip.clip.group}")
     if clip.sound.fingerprint:
         keys.append(f"audio:{clip.sound.fingerprint}")
     sentence = sentence_key(clip.words)
     return [*keys, sentence] if sentence else keys
+
+
+def _recording_of(clip: Measured) -> str:
+    """The id without the number by which ``prepare`` tells clips of one recording apart, and a manifest its lines.
+
+    Any other ``#`` is part of a name. The number of a clip is in the name of its file too.
+    """
+    whole, _, number = clip.clip.id.rpartition("#")
+    path = PurePath(clip.clip.audio)
+    numbered = number.isdecimal() and (path.stem.endswith(f"-{number}") or whole.endswith(path.name))
+    return whole if numbered else clip.clip.id
 
 
 def leaks(clips: Sequence[Measured]) -> list[str]:
@@ -152,12 +171,19 @@ def _oddities(clip: Measured, sigmas: float) -> Iterator[tuple[float, str]]:
         what = "more text than speech" if sigmas > 0 else "more speech than text"
         rate = len(clip.clip.transcript) / max(sound.speech_s, 0.02)
         yield abs(sigmas) / _ODD_SIGMAS, f"{what}: {rate:.0f} characters per second of speech"
+    elif sigmas > _CUT_SIGMAS and sound.ends_loud and sound.level_db >= _QUIET_DB:
+        rate = len(clip.clip.transcript) / max(sound.speech_s, 0.02)
+        yield sigmas / _CUT_SIGMAS, f"sound may end before its text: loud to its end, {rate:.0f} characters per second"
     if sound.level_db < _QUIET_DB:
         yield 1 + (_QUIET_DB - sound.level_db) / 20, f"very quiet: {sound.level_db:.0f} dB"
     elif sound.speech_s < _LITTLE_SPEECH * sound.duration_s:
         share = sound.speech_s / sound.duration_s
         yield 1 + (_LITTLE_SPEECH - share) * 4, f"mostly silence: speech in {100 * share:.0f} % of it"
-    if sound.clipped > _CLIPPED:
+    if sound.canceled:
+        yield 1.0, "channels cancel: their mean is near silence, so the loudest was taken alone"
+    if sound.peak > _OVER:
+        yield sound.peak, f"over full scale: its peak is {sound.peak:.2f}, and 16 bits end at 1"
+    elif sound.clipped > _CLIPPED:
         yield 1 + sound.clipped, f"clipped: {100 * sound.clipped:.1f} % of samples at full scale"
     hebrew = sum("א" <= letter <= "ת" for letter in letters)
     if letters and hebrew < len(letters) / 2:

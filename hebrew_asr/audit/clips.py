@@ -28,6 +28,8 @@ _SPEECH_BELOW_LOUDEST_DB = 35.0
 _SPEECH_ABOVE_DB = -60.0
 _FLOOR_DB = -100.0
 _FULL_SCALE = 0.999
+_END_FRAMES = 3
+_LOUD_BELOW_LOUDEST_DB = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,12 @@ class Sound:
     """Root mean square, relative to full scale."""
     clipped: float = 0.0
     """Share of samples at full scale."""
+    peak: float = 0.0
+    """Largest sample; beyond 1 it is clipped when it becomes 16 bits."""
+    canceled: bool = False
+    """Its channels cancel each other, so that one was taken alone."""
+    ends_loud: bool = False
+    """The last 60 ms are within 15 dB of the loudest: nobody stops there."""
     speech_s: float = 0.0
     """Time in 20 ms frames that are near the loudest ones: pauses and silence do not count."""
 
@@ -116,6 +124,9 @@ def measure(path: Path) -> Sound:
         rate_hz=sound.rate_hz,
         channels=sound.channels,
         level_db=_decibel(float(np.mean(np.square(samples)))),
+        peak=sound.peak,
+        canceled=sound.canceled,
+        ends_loud=bool(frames_db[-_END_FRAMES:].max() > np.quantile(frames_db, 0.95) - _LOUD_BELOW_LOUDEST_DB),
         clipped=float(np.mean(np.abs(samples) >= _FULL_SCALE)),
         speech_s=float(np.sum(frames_db > threshold_db)) * _FRAME / SAMPLE_RATE_HZ,
     )

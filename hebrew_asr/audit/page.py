@@ -43,6 +43,7 @@ _STYLE = """
 .reason span { color: var(--soft); font-size: 13px }
 .rates { gap: 4px 48px }
 .rates div + div { padding-left: 48px; border-left: 1px solid var(--rule) }
+.checks .open::before { content: "?"; left: 4px; color: var(--warn) }
 .checks { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)) }
 .stack { display: grid; gap: 28px; align-content: start }
 @media (max-width: 640px) { .rates div + div { padding-left: 0; border-left: 0 } }
@@ -135,8 +136,12 @@ def _checks(found: Audit) -> Markup:
     counts = Counter(problem.kind for problem in found.problems)
     lines = []
     for kind, holds in sorted(PROBLEM_KINDS.items(), key=lambda item: counts[item[0]] == 0):
-        text = f"Not so: {holds} ({counts[kind]:,})" if counts[kind] else holds[0].upper() + holds[1:]
-        lines.append(element("li", text, class_="warn" if counts[kind] else "good"))
+        if counts[kind]:
+            lines.append(element("li", f"Not so: {holds} ({counts[kind]:,})", class_="warn"))
+        elif kind in found.unchecked:
+            lines.append(element("li", f"Not known: {found.unchecked[kind]}", class_="open"))
+        else:
+            lines.append(element("li", holds[0].upper() + holds[1:], class_="good"))
     return element("ul", lines, class_="checks")
 
 

@@ -15,12 +15,12 @@ from hebrew_asr.config.values import Count, PositiveInt
 class Command:
     """Decode and check every clip of a prepared set; write audit.html and audit.json beside it.
 
-    Exit code: 0 when nothing is wrong, 1 when something is (odd clips to listen to do not count), 3 when the set cannot
-    be read.
+    Exit code: 0 when nothing is wrong, 1 when something is (odd clips to listen to, and what could not be checked, do
+    not count), 3 when the set cannot be read.
     """
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """Folder with train.jsonl and eval.jsonl."""
+    """Folder with train.jsonl and, if it has an evaluation side, eval.jsonl."""
     out: Path | None = None
     """Where to write the page and the JSON file; into the folder itself by default."""
     processes: PositiveInt | None = None
@@ -43,7 +43,7 @@ class Command:
         for kind, holds in PROBLEM_KINDS.items():
             problems = [problem for problem in found.problems if problem.kind == kind]
             if not problems:
-                print(f"ok       {holds}")
+                print(f"?        {found.unchecked[kind]}" if kind in found.unchecked else f"ok       {holds}")
                 continue
             print(f"PROBLEM  {kind}: {len(problems):,}")
             for problem in problems[:3]:
