@@ -19,7 +19,14 @@ from hebrew_asr.corpus.preparation import summary
 from hebrew_asr.corpus.preparation.assemble import Assembly, assemble
 from hebrew_asr.corpus.preparation.disk import require_disk
 from hebrew_asr.corpus.preparation.options import PrepareOptions
-from hebrew_asr.corpus.preparation.output import delete_clips, is_of_prepare, write_set
+from hebrew_asr.corpus.preparation.output import (
+    DROPPED,
+    delete_clips,
+    is_list_of_dropped,
+    is_of_prepare,
+    write_dropped,
+    write_set,
+)
 from hebrew_asr.corpus.preparation.parts import part_path, read_part
 from hebrew_asr.corpus.preparation.pool import convert_all
 from hebrew_asr.corpus.preparation.progress import Progress
@@ -80,6 +87,7 @@ def prepare(options: PrepareOptions) -> dict[str, Any]:
     """
     options.check()
     folder, work = options.out, options.out / _WORK
+    was_ready = is_prepared(folder)
     with _write_errors_explained(folder):
         _refuse_foreign(folder)
         with _locked(work):
@@ -89,6 +97,8 @@ def prepare(options: PrepareOptions) -> dict[str, Any]:
                 _announce(folder, work)
     manifest = _read_json(folder / "manifest.json")
     _require_same(folder, manifest["options"], _asked(options))
+    if was_ready:
+        summary.print_ready(manifest, folder)
     return manifest
 
 
@@ -110,7 +120,8 @@ def _foreign_files(folder: Path, work: Path) -> list[str]:
     inside = (path for path in work.rglob("*") if path.is_symlink() or not path.is_dir())
     found = [name for name in (path.relative_to(folder).as_posix() for path in inside) if not is_of_prepare(name)]
     if not any((work / name).is_file() for name in (_JOB, SUCCESS)):
-        found += [path.name for path in folder.iterdir() if path != work or not work.is_dir()]
+        others = [path.name for path in folder.iterdir() if path != work or not work.is_dir()]
+        found += [] if others == [DROPPED] and is_list_of_dropped(folder / DROPPED) else others
     return sorted(found)
 
 
@@ -210,6 +221,7 @@ def _asked(options: PrepareOptions) -> dict[str, Any]:
 
 
 def _require_same(folder: Path, was: dict[str, Any], asked: dict[str, Any]) -> None:
+    was = {"group_by_name": False} | was  # an option that sets of version 0.1.0 do not name
     differ = sorted(name for name in {*was, *asked} if was.get(name) != asked.get(name))
     if differ:
         changes = "; ".join(f"{name} was {was.get(name)!r}, now {asked.get(name)!r}" for name in differ)
@@ -220,7 +232,12 @@ def _assembled(units: list[Unit], options: PrepareOptions, folder: Path, work: P
     """Assemble all parts; None when clips are damaged (a power cut), after their parts were deleted to redo them."""
     parts = [part_path(work, unit_name(unit)) for unit in units]
     by_part = [read_part(path) for path in parts]
-    assembly = assemble([record for records in by_part for record in records], options)
+    all_records = [record for records in by_part for record in records]
+    try:
+        assembly = assemble(all_records, options)
+    except DataError as error:
+        write_dropped(folder, (record for record in all_records if record.fate != "kept"))
+        raise DataError(f"{error}. {folder / DROPPED} names each") from error
     damaged = False
     for path, records in zip(parts, by_part, strict=True):
         kept = (record for record in records if record.fate == "kept")

@@ -46,7 +46,12 @@ def components(keys: Sequence[Sequence[str]]) -> list[int]:
 
 
 def split_leak_free(
-    keys: Sequence[Sequence[str]], *, eval_fraction: float, seed: int, strata: Sequence[str] | None = None
+    keys: Sequence[Sequence[str]],
+    *,
+    eval_fraction: float,
+    seed: int,
+    strata: Sequence[str] | None = None,
+    fewest: int = 1,
 ) -> list[bool]:
     """Choose whole components for evaluation, in an order that the seed decides, until their share is reached.
 
@@ -57,6 +62,7 @@ def split_leak_free(
         keys: the keys of each item, at least one each.
         eval_fraction: share of the items to evaluate on, within [0, 1).
         strata: the dataset of each item; each gives its own share, or else one of small components would give all.
+        fewest: no component may fill more than one part in so many of a dataset's share.
 
     Returns:
         For each item, whether it is evaluated on. All False when everything is one component.
@@ -70,9 +76,10 @@ def split_leak_free(
         smallest_key[component] = min(smallest_key.get(component, own[0]), *own)
     order = sorted(content, key=lambda component: _draw(seed, smallest_key[component]))
     room = Counter({name: math.ceil(eval_fraction * size) for name, size in Counter(strata).items()})
+    most = {name: math.ceil(size / fewest) for name, size in room.items()}
     chosen: set[int] = set()
     for component in order:
-        fits = all(count <= room[name] for name, count in content[component].items())
+        fits = all(count <= min(room[name], most[name]) for name, count in content[component].items())
         if fits and len(chosen) + 1 < len(order):  # something must be left to train on
             chosen.add(component)
             room -= content[component]
@@ -81,11 +88,25 @@ def split_leak_free(
     return [component in chosen for component in label]
 
 
+def that_matter(strata: Sequence[str]) -> dict[str, int]:
+    """The datasets that make up a tenth of all clips or more, each with its number of clips."""
+    return {name: size for name, size in Counter(strata).items() if size >= _MATTERS * len(strata)}
+
+
+def groups_of(
+    keys: Sequence[Sequence[str]], on_eval: Sequence[bool], strata: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """For each dataset, how many components have clips of it in training, and how many in evaluation."""
+    found: dict[str, dict[str, set[int]]] = {name: {"train": set(), "eval": set()} for name in dict.fromkeys(strata)}
+    for component, side, name in zip(components(keys), on_eval, strata, strict=True):
+        found[name]["eval" if side else "train"].add(component)
+    return {name: {side: len(groups) for side, groups in sides.items()} for name, sides in found.items()}
+
+
 def reaches_share(on_eval: Sequence[bool], strata: Sequence[str], eval_fraction: float) -> bool:
     """Whether evaluation got at least half of its share of every dataset that matters, and not far too much."""
-    size = Counter(strata)
     found = Counter(name for name, side in zip(strata, on_eval, strict=True) if side)
-    wanted = {name: eval_fraction * count for name, count in size.items() if count >= _MATTERS * len(strata)}
+    wanted = {name: eval_fraction * count for name, count in that_matter(strata).items()}
     return all(found[name] >= _ENOUGH * want for name, want in wanted.items()) and found.total() <= max(
         1, math.ceil(eval_fraction * len(strata)) / _ENOUGH
     )

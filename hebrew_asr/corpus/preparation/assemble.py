@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 from hebrew_asr.corpus.preparation.options import PrepareOptions
@@ -11,18 +13,24 @@ from hebrew_asr.corpus.preparation.parts import Record
 from hebrew_asr.corpus.split import (
     HeldOut,
     components,
+    groups_of,
     reaches_share,
     sentence_key,
     shared_keys,
     split_leak_free,
     split_random,
+    that_matter,
 )
 from hebrew_asr.errors import DataError
 
 _FEWEST_GROUPS = 5
 """Error rates vary more between podcasts than anything else: on one or two of them they say little."""
 
-_LABEL_KINDS = ("source", "session", "speaker", "episode")
+_SAY_WHO = ("source", "session", "speaker", "episode")
+_LABEL_KINDS = (*_SAY_WHO, "recording")
+_NUMBERED = re.compile(r"(.*[^\W\d_].*?)[\s_.()-]*\d+[\s_.()-]*")
+"""A name with a running number, and at least a letter before it: talk_001, "recording (2)"."""
+_MOST_PROPOSED = 5
 
 
 @dataclass
@@ -45,14 +53,15 @@ def assemble(records: list[Record], options: PrepareOptions) -> Assembly:
     Raises:
         DataError: nothing is left to train on, or no leak-free split exists.
     """
+    if options.group_by_name:
+        _group_by_name(records)
     rows = _guide_rows(records)
     _drop_overlap(records)
     _drop_duplicates(records)
     kept = [record for record in records if record.fate == "kept"]
     assembly = Assembly(dropped=[record for record in records if record.fate != "kept"])
     if not kept:
-        table = ", ".join(f"{count} {reason}" for reason, count in Counter(r.reason for r in records).most_common())
-        raise DataError(f"no clip is left to train on, out of {len(records)}: {table or 'the sources are empty'}")
+        raise DataError(f"no clip is left to train on, out of {len(records)}: {_reasons(records)}")
     if options.split == "random":
         on_eval = _random_sides(kept, rows, options)
         assembly.split = {"method": "random", "leaky": True}
@@ -61,12 +70,16 @@ def assemble(records: list[Record], options: PrepareOptions) -> Assembly:
     keys = [linking_keys(record) for record in kept]
     held_out = [linking_keys(record) for record in records if record.fate == "held out"]
     sides = [*[False] * len(kept), *[True] * len(held_out)]
-    groups = Counter(components(_narrowed(keys, assembly.split.get("held_out_whole", "source"))))
+    whole = assembly.split.get("held_out_whole", "source")
+    groups = Counter(components(_narrowed(keys, whole)))
     assembly.split |= {
         "eval_fraction": options.eval_fraction,
         "seed": options.seed,
         "components": len(groups),
         "largest_component_clips": max(groups.values()),
+        "groups": groups_of(_narrowed(keys, whole), on_eval, [_dataset_of(record) for record in kept]),
+        "clips_without_group": sum(not says_who(record) for record in kept),
+        "groups_by_name": _proposed(kept),
         "keys_in_train_and_eval": shared_keys(keys, on_eval),
         "keys_in_set_and_public_tests": shared_keys([*keys, *held_out], sides),
     }
@@ -90,6 +103,44 @@ def group_of(record: Record, hold_out: str) -> str:
     named = dict(group.split(":", 1) for group in record.groups)
     kinds = [kind for kind in _LABEL_KINDS if kind != "source" or hold_out == "source"]
     return next((named[kind] for kind in kinds if kind in named), record.id)
+
+
+def says_who(record: Record) -> bool:
+    """Whether anything says which other recordings a clip belongs with: its speaker, session, episode or source."""
+    return any(group.partition(":")[0] in _SAY_WHO for group in record.groups)
+
+
+def _dataset_of(record: Record) -> str:
+    return record.id.partition("/")[0]
+
+
+def _name_before_number(record: Record) -> str | None:
+    """What precedes the running number in the name of a recording of which nothing says who speaks."""
+    if says_who(record):
+        return None
+    found = _NUMBERED.fullmatch(PurePosixPath(record.id.partition("#")[0]).with_suffix("").as_posix())
+    return found[1] if found and PurePosixPath(found[1]).name else None
+
+
+def _group_by_name(records: list[Record]) -> None:
+    for record in records:
+        name = _name_before_number(record)
+        if name is not None:
+            record.groups = (*record.groups, f"session:{name}")
+
+
+def _proposed(kept: list[Record]) -> dict[str, int]:
+    """The groups that names with running numbers would make, each with its clips; none where they would make one."""
+    found = Counter(name for name in map(_name_before_number, kept) if name is not None)
+    return dict(found.most_common(_MOST_PROPOSED)) if len(found) > 1 and max(found.values()) > 1 else {}
+
+
+def _reasons(records: list[Record]) -> str:
+    """Why records fell out, with how many of each reason, and what to do about the ones that a user can help."""
+    reasons = Counter(record.reason for record in records if record.reason)
+    table = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    hints = [hint for reason, hint in _HINTS.items() if reason in reasons]
+    return ". ".join([table or "the sources are empty", *hints])
 
 
 def _guide_rows(records: list[Record]) -> dict[tuple[str, int, int], int]:
@@ -134,23 +185,52 @@ def _random_sides(kept: list[Record], rows: dict[tuple[str, int, int], int], opt
     return [chosen[rows[_row_of(record)]] for record in kept]
 
 
+_HINTS = {
+    "no text": "A text goes beside its recording under the same name (txt, srt, vtt, TextGrid), or into a listing",
+    "too long": "Long recordings are cut where their text has times (srt, vtt, TextGrid, segments)",
+    "no audio file": "Paths of a listing start at its folder",
+}
+
+
 def _leak_free_sides(kept: list[Record], options: PrepareOptions) -> tuple[list[bool], dict[str, Any]]:
     """Hold out whole sources; where that leaves too few of them to say anything, whole episodes."""
     keys = [linking_keys(record) for record in kept]
-    datasets = [record.id.partition("/")[0] for record in kept]
+    datasets = [_dataset_of(record) for record in kept]
     if options.eval_fraction == 0:
         return [False] * len(kept), {"method": "none", "leaky": False}
+    attempts: list[tuple[int, str, list[bool]]] = []
     for hold_out in ("source", "episode") if options.hold_out == "source" else ("episode",):
         narrowed = _narrowed(keys, hold_out)
-        on_eval = split_leak_free(narrowed, eval_fraction=options.eval_fraction, seed=options.seed, strata=datasets)
-        held_out = len(set(components([own for own, side in zip(narrowed, on_eval, strict=True) if side])))
-        if held_out >= _FEWEST_GROUPS and reaches_share(on_eval, datasets, options.eval_fraction):
-            break
-    if not any(on_eval):
+        for fewest in (1, _FEWEST_GROUPS):  # as they are drawn; else none so large that it leaves no room for others
+            on_eval = split_leak_free(
+                narrowed, eval_fraction=options.eval_fraction, seed=options.seed, strata=datasets, fewest=fewest
+            )
+            held_out = groups_of(narrowed, on_eval, datasets)
+            enough = [min(held_out[name]["eval"], _FEWEST_GROUPS) for name in that_matter(datasets)]
+            reaches = reaches_share(on_eval, datasets, options.eval_fraction)
+            attempts.append((sum(enough) if reaches else 0, hold_out, on_eval))
+            if reaches and min(enough, default=_FEWEST_GROUPS) == _FEWEST_GROUPS:
+                break
+        else:
+            continue
+        break
+    if not any(any(on_eval) for _, _, on_eval in attempts):
         raise DataError(
             f"all {len(kept)} clips belong together (same source, session, speaker or sentences): no leak-free split "
             "exists. Add other recordings, or give --eval-fraction 0 or --split random"
         )
+    return _best(attempts, keys)
+
+
+def _best(attempts: list[tuple[int, str, list[bool]]], keys: list[list[str]]) -> tuple[list[bool], dict[str, Any]]:
+    """The attempt with most held-out groups, counted up to what is enough in each dataset.
+
+    Of equals the last; where none reaches its share, the last that took components as they were drawn.
+    """
+    most = max(groups for groups, _, _ in attempts)
+    _, hold_out, on_eval = [attempt for attempt in attempts if attempt[0] == most][-1] if most else attempts[-2]
+    narrowed = _narrowed(keys, hold_out)
+    held_out = len(set(components([own for own, side in zip(narrowed, on_eval, strict=True) if side])))
     present = any(key.startswith(f"{hold_out}:") for own in keys for key in own)
     whole = hold_out if present else "group"
     return on_eval, {"method": "leak-free", "leaky": False, "held_out_whole": whole, "held_out_groups": held_out}

@@ -67,7 +67,9 @@ def convert_unit(unit: Unit, options: PrepareOptions, folder: Path, work: Path) 
 
 def convert_row(row: Row, unit: Unit, position: int, options: PrepareOptions) -> Iterator[tuple[Record, bytes | None]]:
     """Yield the record of every clip of a row, with its encoded audio when it is kept."""
-    blank = Record("dropped", f"{unit.dataset}/{row.id}", unit.shard, position, groups=row.groups, retake=row.retake)
+    blank = Record(
+        "dropped", f"{unit.dataset}/{row.id}", unit.shard, position, groups=_groups_of(row, unit), retake=row.retake
+    )
     if row.problem:
         blank.reason, blank.detail = row.problem
         yield blank, None
@@ -100,6 +102,11 @@ def convert_row(row: Row, unit: Unit, position: int, options: PrepareOptions) ->
     else:
         reason = length_fault(blank.duration_s, blank.transcript, options)
         yield _finish(blank, samples, reason, unit, "", options)
+
+
+def _groups_of(row: Row, unit: Unit) -> tuple[str, ...]:
+    """A row's groups; a recording's name is its dataset's own, other names may mean the same in several of them."""
+    return tuple(group.replace("recording:", f"recording:{unit.dataset}/", 1) for group in row.groups)
 
 
 def _heard(row: Row, name: str, options: PrepareOptions) -> np.ndarray:

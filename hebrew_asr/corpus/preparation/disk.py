@@ -11,9 +11,10 @@ from hebrew_asr.corpus.preparation.convert import convert_row, quiet_decoders
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.files import nearest_existing
-from hebrew_asr.sources import Source, Unit
+from hebrew_asr.sources import Row, Source, Unit
 
 _SAMPLE_ROWS = 24
+_SAMPLE_BYTES = 2**25  # a few hours of coded sound
 _MARGIN = 1.1
 _BYTES_PER_FILE = 4096 + 512  # half a block lost at its end, and the rest for its inode and its manifest lines
 
@@ -59,12 +60,19 @@ def _clip_bytes(source: Source, options: PrepareOptions) -> float:
 
 
 def _bytes_per_row(unit: Unit, options: PrepareOptions) -> float:
-    sizes = []
+    sizes, heard_bytes = [], 0
     with quiet_decoders():
         for position, row in itertools.islice(unit.rows(), _SAMPLE_ROWS):
+            heard_bytes += _size_of(row)
             encoded = [content for _, content in convert_row(row, unit, position, options) if content is not None]
             sizes.append(sum(len(content) + _BYTES_PER_FILE for content in encoded))
+            if heard_bytes > _SAMPLE_BYTES:
+                break
     return sum(sizes) / max(len(sizes), 1)
+
+
+def _size_of(row: Row) -> int:
+    return len(row.audio) if isinstance(row.audio, bytes) else row.problem is None and Path(row.audio).stat().st_size
 
 
 def _require(needs: dict[Path, int]) -> None:

@@ -46,6 +46,10 @@ class PrepareOptions:
     make up the evaluation share, episodes are taken. Recording sessions, speakers, repeated recordings, equal audio and
     equal sentences are kept whole either way."""
 
+    group_by_name: bool = False
+    """Recordings of which nothing says who speaks are one group where their names differ in a running number only, as
+    talk_001 and talk_002 do. Better are sub-folders, or a column for the speaker, session or source."""
+
     eval_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of the clips for evaluation; 0 for none."""
 

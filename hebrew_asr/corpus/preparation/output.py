@@ -26,6 +26,7 @@ from hebrew_asr.sources import Source
 from hebrew_asr.text.normalize import NORMALIZER_VERSION
 from hebrew_asr.text.prompt import build_target
 
+DROPPED = "dropped.jsonl"
 FORMAT = 1
 """Of manifest.json."""
 
@@ -59,11 +60,25 @@ def write_set(
     for name, records in (("train.jsonl", assembly.train), ("eval.jsonl", assembly.eval)):
         rows = (asdict(_clip(record, hold_out, folder if absolute else None)) for record in records)
         digests[name] = _write_lines(folder / name, rows)
-    digests["dropped.jsonl"] = _write_lines(folder / "dropped.jsonl", map(_dropped_row, assembly.dropped))
+    digests[DROPPED] = write_dropped(folder, assembly.dropped)
     manifest = _manifest(assembly, sources, options.audio, asked) | {"sha256": digests}
     write_json(folder / "manifest.json", manifest)
     _delete_unnamed(folder, {record.audio for record in (*assembly.train, *assembly.eval)})
     return manifest
+
+
+def write_dropped(folder: Path, dropped: Iterable[Record]) -> str:
+    """Write dropped.jsonl; returns its SHA-256."""
+    return _write_lines(folder / DROPPED, map(_dropped_row, dropped))
+
+
+def is_list_of_dropped(path: Path) -> bool:
+    """Whether a file is what :func:`write_dropped` writes: all that is left where no clip came of a preparation."""
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return all({"id", "reason"} <= row.keys() for row in rows)
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _clip(record: Record, hold_out: str, root: Path | None) -> Clip:
@@ -90,6 +105,7 @@ def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> str:
 
 def _manifest(assembly: Assembly, sources: list[Source], audio: str, asked: dict[str, Any]) -> dict[str, Any]:
     kept = [*assembly.train, *assembly.eval]
+    found = [*kept, *assembly.dropped]
     samples = hashlib.sha256("".join(record.fingerprint for record in kept).encode()).hexdigest()
     return {
         "format": FORMAT,
@@ -99,6 +115,7 @@ def _manifest(assembly: Assembly, sources: list[Source], audio: str, asked: dict
                 "revision": source.revision,
                 "shards": len(source.shards),
                 "bytes": sum(shard.size_bytes for shard in source.shards),
+                "recordings": len({(r.shard, r.row) for r in found if r.id.startswith(f"{source.name}/")}),
                 **_tally(record for record in kept if record.id.startswith(f"{source.name}/")),
             }
             for source in sources

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +10,8 @@ from rich.table import Table
 
 from hebrew_asr.corpus.preparation.disk import DiskNeed, gib
 from hebrew_asr.sources import Source
+
+_SIDES = {"train": "train on", "eval": "evaluate on"}
 
 
 def print_plan(sources: list[Source], need: DiskNeed, folder: Path) -> None:
@@ -35,17 +37,44 @@ def print_result(manifest: dict[str, Any], folder: Path) -> None:
         table.add_row(side, f"{manifest[side]['clips']:,}", f"{manifest[side]['hours']:,.2f}", style="bold")
     table.add_section()
     for source in manifest["sources"]:
+        table.add_row(f"found in {source['name']}", f"{source['recordings']:,}", "-")
         table.add_row(f"from {source['name']}", f"{source['clips']:,}", f"{source['hours']:,.2f}")
     table.add_section()
     for reason, tally in manifest["dropped"].items():
         table.add_row(f"dropped: {reason}", f"{tally['clips']:,}", f"{tally['hours']:,.2f}" if tally["hours"] else "-")
     console.print(table)
     print(_split_line(manifest["split"]))
+    for line in _group_lines(manifest):
+        print(line)
     asked = manifest["split"]["eval_fraction"] * (manifest["train"]["clips"] + manifest["eval"]["clips"])
     if manifest["eval"]["clips"] < asked / 2:
         largest = manifest["split"]["largest_component_clips"]
         print(f"note: fewer evaluation clips than asked, for the linked groups are large (up to {largest:,} clips)")
     print(f"prepared {folder}; next: hebrew-asr audit {folder}")
+
+
+def print_ready(manifest: dict[str, Any], folder: Path) -> None:
+    """For a folder that was prepared before: there is nothing to do."""
+    sides = " and ".join(f"{manifest[side]['clips']:,} clips to {what}" for side, what in _SIDES.items())
+    print(f"{folder} is ready: {sides}; next: hebrew-asr audit {folder}")
+
+
+def _group_lines(manifest: dict[str, Any]) -> list[str]:
+    """What the split could know of who speaks, and how to tell it more."""
+    split, clips = manifest["split"], manifest["train"]["clips"] + manifest["eval"]["clips"]
+    if split["leaky"] or split["method"] == "none":
+        return []
+    sides = (f"{name} {of['train']:,} in training and {of['eval']:,} held out" for name, of in split["groups"].items())
+    lines = [f"groups: {', '.join(sides)}"]
+    if split["clips_without_group"]:
+        names = ", ".join(PurePosixPath(name).name for name in split["groups_by_name"]) or "talk_001 and talk_002"
+        lines.append(
+            f"note: nothing says who speaks in {split['clips_without_group']:,} of {clips:,} clips. Each of those "
+            "recordings counts as its own group, so one voice may be on both sides. Three ways to say what belongs "
+            "together: a sub-folder for each speaker or session; a column speaker, session or source in a listing; "
+            f"--group-by-name, for names with a running number ({names})"
+        )
+    return lines
 
 
 def _split_line(split: dict[str, Any]) -> str:
