@@ -66,7 +66,7 @@ def assemble(records: list[Record], options: PrepareOptions) -> Assembly:
         on_eval = _random_sides(kept, rows, options)
         assembly.split = {"method": "random", "leaky": True}
     else:
-        on_eval, assembly.split = _leak_free_sides(kept, options)
+        on_eval, assembly.split = _leak_free_sides(kept, assembly.dropped, options)
     keys = [linking_keys(record) for record in kept]
     held_out = [linking_keys(record) for record in records if record.fate == "held out"]
     sides = [*[False] * len(kept), *[True] * len(held_out)]
@@ -192,7 +192,9 @@ _HINTS = {
 }
 
 
-def _leak_free_sides(kept: list[Record], options: PrepareOptions) -> tuple[list[bool], dict[str, Any]]:
+def _leak_free_sides(
+    kept: list[Record], dropped: list[Record], options: PrepareOptions
+) -> tuple[list[bool], dict[str, Any]]:
     """Hold out whole sources; where that leaves too few of them to say anything, whole episodes."""
     keys = [linking_keys(record) for record in kept]
     datasets = [_dataset_of(record) for record in kept]
@@ -215,9 +217,10 @@ def _leak_free_sides(kept: list[Record], options: PrepareOptions) -> tuple[list[
             continue
         break
     if not any(any(on_eval) for _, _, on_eval in attempts):
+        others = f". {len(dropped)} others fell out: {_reasons(dropped)}" if dropped else ""
         raise DataError(
             f"all {len(kept)} clips belong together (same source, session, speaker or sentences): no leak-free split "
-            "exists. Add other recordings, or give --eval-fraction 0 or --split random"
+            f"exists. Add other recordings, or give --eval-fraction 0 or --split random{others}"
         )
     return _best(attempts, keys)
 

@@ -49,7 +49,7 @@ class Progress:
         with self._lock:
             self._known_rows += rows
             self._known_bytes += size_bytes
-            self._expected = round(self._known_rows * self._total_bytes / max(self._known_bytes, 1))
+            self._expected = round(self._known_rows * max(self._total_bytes, 1) / max(self._known_bytes, 1))
             self._bar.update(self._task, total=self._expected)
 
     def skip(self, rows: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hebrew_asr.sources.timestamps import Segment, TimedText
 
@@ -51,7 +51,7 @@ def recut(timed: TimedText, duration_s: float, *, min_s: float, max_s: float) ->
     segments, unused = [], []
     for segment in timed.segments:
         if not unused and segment.end_s <= end_of_audio_s + CLOCK_TOLERANCE_S and segment.start_s < end_of_audio_s:
-            segments.append(Segment(segment.start_s, min(segment.end_s, end_of_audio_s), segment.text))
+            segments.append(replace(segment, end_s=min(segment.end_s, end_of_audio_s)))
         else:
             end_of_audio_s = min(end_of_audio_s, segment.start_s)  # the half of it that is there is no silence
             unused.append(Unused(segment, "timestamps past the end of the audio"))

@@ -125,3 +125,28 @@ def test_nothing_left_is_an_error_with_the_reasons():
 def test_drop_table_counts_everything_once():
     dropped = [record(i, fate="dropped", reason="b" if i % 3 else "a", duration_s=3600.0) for i in range(9)]
     assert drop_table(dropped) == {"b": {"clips": 6, "hours": 6.0}, "a": {"clips": 3, "hours": 3.0}}
+
+
+def test_each_dataset_that_matters_has_its_own_held_out_groups():
+    """Sessions beside podcasts must not make up for them: what counts is counted within each dataset."""
+    sessions = [dataclasses.replace(record(5000 + n, f"session:r{n // 4}"), id=f"recital/{n}") for n in range(2000)]
+    small = [record(9000 + n, f"source:t{n // 4}", f"episode:t{n // 4}/{n}") for n in range(80)]
+    for crowd, whole in ((podcasts(20, 8, 10), "episode"), ([*podcasts(20, 2, 40), *small], "source")):
+        result = assemble([*crowd, *sessions], PrepareOptions())
+        assert result.split["held_out_whole"] == whole  # the small ones suffice where one more fills its share alone
+        assert all(sides["eval"] >= 5 for sides in result.split["groups"].values())
+        assert len([r for r in result.eval if r.id.startswith("set/")]) >= 0.5 * 0.05 * len(crowd)
+
+
+def test_a_split_says_of_how_many_clips_it_knows_no_speaker():
+    known = [record(n, f"speaker:{n}") for n in range(50)]
+    unknown = [dataclasses.replace(record(100 + n), id=f"set/talk_{n % 5}-{n:03d}.wav") for n in range(50)]
+    split = assemble([*known, *unknown], PrepareOptions()).split
+    assert split["clips_without_group"] == 50
+    assert split["groups_by_name"] == {f"set/talk_{n}": 10 for n in range(5)}
+    records = [*(record(n, f"speaker:{n}") for n in range(50)), *unknown]
+    grouped = assemble(records, PrepareOptions(group_by_name=True))
+    assert grouped.split["clips_without_group"] == 0 and grouped.split["components"] == 55
+    assert assemble(known, PrepareOptions()).split["groups_by_name"] == {}
+    parquet = [dataclasses.replace(record(n), id=f"set/00000-{n:06d}") for n in range(50)]
+    assert assemble(parquet, PrepareOptions()).split["groups_by_name"] == {}
