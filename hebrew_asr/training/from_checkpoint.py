@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from hebrew_asr.config.recipe import recipe_from_dict
 from hebrew_asr.engine.optimizer_state import StateReader
 from hebrew_asr.engine.sealed import Checkpoint, find_checkpoints, ranked_by_wer
-from hebrew_asr.errors import CheckpointError
+from hebrew_asr.errors import CheckpointError, UsageError
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.training.identity import BaseModel
 from hebrew_asr.training.resuming import recipe_before
@@ -38,6 +40,49 @@ def model_from_checkpoint(run_folder: Path, checkpoint: Checkpoint) -> tuple[Any
     Raises:
         CheckpointError: the checkpoint is damaged, or the recipe's base model is not the one that was trained on.
     """
+    asr, tokenizer = _base_of(run_folder, checkpoint)
+    reader = StateReader(checkpoint.path)
+    reader.load_weights(dict(asr.named_parameters()))
+    reader.close()
+    return asr, tokenizer
+
+
+def average_of(run_folder: Path, checkpoints: Sequence[Checkpoint]) -> tuple[Any, Any]:
+    """The model whose every weight is the mean of what it was at the checkpoints, summed in float64 from the masters.
+
+    A weight that was frozen at one of them counts with its value in the base model.
+
+    Raises:
+        UsageError: fewer than two checkpoints.
+        CheckpointError: as :func:`model_from_checkpoint`, for any of them, or they are of different base models.
+    """
+    if len(checkpoints) < 2:
+        raise UsageError(f"{run_folder} has {len(checkpoints)} checkpoints to average; it takes two or more")
+    asr, tokenizer = _base_of(run_folder, checkpoints[-1])
+    for checkpoint in checkpoints[:-1]:
+        checkpoint.verify()
+        if checkpoint.values.get("base_model") != checkpoints[-1].values.get("base_model"):
+            raise CheckpointError(f"{checkpoint.path} and {checkpoints[-1].path} were trained on different base models")
+    with ExitStack() as opened, torch.no_grad():
+        readers = [StateReader(checkpoint.path) for checkpoint in checkpoints]
+        for reader in readers:
+            opened.callback(reader.close)
+        trained = [set(reader.parameters()) for reader in readers]
+        parameters = dict(asr.named_parameters())
+        for name in sorted(set().union(*trained)):
+            if name not in parameters:
+                raise CheckpointError(f"a checkpoint trains {name}, which this model does not have")
+            parameter = parameters[name]
+            total = torch.zeros(parameter.numel(), dtype=torch.float64)
+            for reader, names in zip(readers, trained, strict=True):
+                held = reader.read(name, "master", 0, parameter.numel()) if name in names else parameter.flatten()
+                total += held.double()
+            parameter.copy_((total / len(readers)).view_as(parameter))
+    return asr, tokenizer
+
+
+def _base_of(run_folder: Path, checkpoint: Checkpoint) -> tuple[Any, Any]:
+    """The model that a verified checkpoint was trained from, and its tokenizer."""
     checkpoint.verify()
     values = recipe_before(run_folder, checkpoint)
     if values is None:
@@ -50,7 +95,4 @@ def model_from_checkpoint(run_folder: Path, checkpoint: Checkpoint) -> tuple[Any
     other = BaseModel.of(asr, tokenizer, recipe.model.path).differs_from(BaseModel(**written)) if written else None
     if other is not None:
         raise CheckpointError(f"{checkpoint.path} was trained on another model than {recipe.model.path}: other {other}")
-    reader = StateReader(checkpoint.path)
-    reader.load_weights(dict(asr.named_parameters()))
-    reader.close()
     return asr, tokenizer

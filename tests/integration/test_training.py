@@ -12,9 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hebrew_asr.cli import main
 from hebrew_asr.commands.ours import files_below, is_of_demo
 from hebrew_asr.config.recipe import Model
+from hebrew_asr.engine.sealed import find_checkpoints
 from hebrew_asr.model.load import load_model
+from hebrew_asr.training.from_checkpoint import model_from_checkpoint
 from tests.support.engine_worker import present_tokens
 from tests.support.tiny_task import (
     ROOT,
@@ -161,6 +164,29 @@ def test_final_model_is_native_and_transcribes(task, warm, whole_run):
     assert done.returncode == 0, done.stderr
     scored = json.loads(done.stdout)["modes"][last["wer_mode"]]
     assert (scored["wer"], scored["cer"]) == (last["wer"], last["cer"]), "score and the loop measure differently"
+
+
+def test_the_average_of_checkpoints_is_the_mean_of_their_weights(whole_run, tmp_path, capfd):
+    found = find_checkpoints(whole_run / "checkpoints")
+    assert len(found) > 1
+    states = [dict(model_from_checkpoint(whole_run, one)[0].named_parameters()) for one in found]
+    steps = [str(one.step) for one in found]
+    assert main(["average", str(whole_run), "--out", str(tmp_path / "mean"), "--steps", *steps]) == 0
+    mean = load_file(tmp_path / "mean" / "model.safetensors")
+    for name, tensor in mean.items():
+        expected = sum(state[name].double() for state in states) / len(states)
+        assert torch.equal(tensor, expected.float()), name
+    assert main(["average", str(whole_run), "--out", str(tmp_path / "chosen"), "--choose"]) == 0
+    choice = json.loads((tmp_path / "chosen" / "choice.json").read_text())
+    rates = {name: found["wer"] for name, found in choice["candidates"].items()}
+    assert rates[choice["chosen"]] == min(rates.values()) and choice["chosen"] in capfd.readouterr().out
+    last = events(whole_run, "eval")[-1]
+    assert rates[f"last (step {last['step']})"] == last["wer"], "the loop measures differently"
+    before = sorted(tmp_path.rglob("*"))
+    for wrong in (["--steps", "1", "2"], ["--steps", steps[0]]):
+        assert main(["average", str(whole_run), "--out", str(tmp_path / "no"), *wrong]) == 2
+    assert main(["average", str(whole_run), "--out", str(tmp_path / "mean")]) == 2
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def command(warm: WarmStart, *arguments: str) -> subprocess.CompletedProcess:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import soundfile
 
 from hebrew_asr.cli import main
 from hebrew_asr.demo.tiny import save_tiny
+from hebrew_asr.inference import leaderboard
 from hebrew_asr.inference.test_sets import open_test_set
 from tests.support.tiny_task import SPEC, WORDS
 
@@ -117,3 +119,23 @@ def test_a_saved_data_set_is_read_too(tmp_path):
     DatasetDict(test=held["train"]).save_to_disk(str(tmp_path / "dict"))
     for name in ("one", "dict"):
         assert [utterance.reference for utterance in open_test_set(str(tmp_path / name))] == TEXTS[:2]
+
+
+def test_the_leaderboards_engine_says_what_eval_hears(run_folder, tmp_path):
+    """Loaded by its path, as ``run_bench.py`` does."""
+    spec = importlib.util.spec_from_file_location("engine", leaderboard.__file__)
+    assert spec is not None and spec.loader is not None
+    engine = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(engine)
+    transcribe = engine.create_app(model_path=str(run_folder / "final"), device="cuda", lang="he")
+    manifest = write_manifest(tmp_path, (0.7, 31.0))
+    hypotheses = tmp_path / "h.jsonl"
+    model = str(run_folder)
+    assert main(["eval", "--model", model, "--data", str(manifest), "--hypotheses", str(hypotheses)]) == 0
+    rows = [json.loads(line) for line in hypotheses.read_text(encoding="utf-8").splitlines()]
+    for index, row in enumerate(rows):
+        samples, rate = soundfile.read(tmp_path / f"a & b {index}.wav")
+        text, seconds = transcribe({"audio": {"array": samples, "sampling_rate": rate}})
+        assert text == row["hypothesis"] and seconds > 0
+        stereo = np.stack([samples, samples])
+        assert transcribe({"audio": {"array": stereo, "sampling_rate": rate}})[0] == text
