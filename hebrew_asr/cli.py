@@ -16,7 +16,7 @@ COMMANDS = {
     "eval": "WER and CER of a model on a manifest or the leaderboard's sets, with intervals",
     "score": "the same figures for anybody's transcripts",
     "compare": "two systems on the same clips: the difference and its interval",
-    "transcribe": "print the text of audio files",
+    "transcribe": "text, subtitles or JSON of audio and video files of any length",
     "average": "the mean of a run's checkpoints, and the best of it, the last and the best checkpoint",
     "export": "a model as checked folders for transformers, qwen-asr and vLLM",
     "report": "a run as one HTML page: what was learned, with what proof, what is heard wrong",

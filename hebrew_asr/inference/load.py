@@ -1,29 +1,99 @@
-"""A model folder ready to transcribe with, on the best device there is."""
+"""A model folder ready to transcribe with."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+from hebrew_asr.errors import CheckpointError, UsageError, first_line
+from hebrew_asr.inference.pieces import Cutting
 from hebrew_asr.inference.transcriber import Decoding, Transcriber
+from hebrew_asr.text.languages import language_name
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-def load_transcriber(model: str, language: str) -> Transcriber:
-    """Load a model for inference: bf16 on a GPU, fp32 on a CPU.
+def load_transcriber(model: str, language: str, *, device: str = "auto", dtype: str = "auto") -> Transcriber:
+    """Load a model for inference.
 
     Args:
-        model: folder or hub id, either layout.
-        language: forced language name, or ``auto``.
+        model: folder or hub id, either layout; of the folder of a run, its ``final/``.
+        language: name or code of the language that is spoken, or ``auto`` to let the model name it.
+        device: such as ``cpu``, ``cuda`` or ``cuda:1``; ``auto`` is a GPU where there is one.
+        dtype: one of ``DTYPES``; ``auto`` is bf16 on a GPU, fp32 on a CPU.
 
     Raises:
-        CheckpointError: the folder is no whole Qwen3-ASR model.
+        CheckpointError: the folder is no whole Qwen3-ASR model, nor a run with one.
+        UsageError: there is no such language, device or dtype.
     """
     import torch
 
     from hebrew_asr.config.recipe import Model
     from hebrew_asr.model.load import load_model, load_tokenizer
 
-    on_gpu = torch.cuda.is_available()
-    tokenizer = load_tokenizer(model)
-    asr: Any = load_model(Model(path=model), dtype=torch.bfloat16 if on_gpu else torch.float32)
-    asr = asr.to("cuda" if on_gpu else "cpu").eval()
-    return Transcriber(asr, tokenizer, Decoding(language=None if language == "auto" else language))
+    name, place = language_name(language), _device(device)
+    if dtype not in DTYPES:
+        raise UsageError(f"no dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    kind = ("float32" if place.type == "cpu" else "bfloat16") if dtype == "auto" else dtype
+    folder = model_folder(model)
+    tokenizer = load_tokenizer(folder)
+    asr: Any = load_model(Model(path=folder), dtype=getattr(torch, kind))
+    return Transcriber(asr.to(place).eval(), tokenizer, Decoding(language=name), cutting_of(Path(folder)))
+
+
+def _device(asked: str) -> Any:
+    import torch
+
+    if asked == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        raise UsageError(
+            f"device {asked!r} cannot be used here ({first_line(error)}); there is {', '.join(there)}"
+        ) from error
+    return device
+
+
+def model_folder(model: str) -> str:
+    """``model`` itself, or the ``final/`` of the run that it is the folder of.
+
+    Raises:
+        CheckpointError: it is a run that has no ``final/`` yet.
+    """
+    folder = Path(model)
+    if not folder.is_dir() or (folder / "config.json").exists():
+        return model
+    if (folder / "final").is_dir():
+        return str(folder / "final")
+    if (folder / "recipe.json").exists():
+        raise CheckpointError(f"{model} is a run without a final/ in it: training has not ended; wait, or resume it")
+    return model
+
+
+def cutting_of(folder: Path) -> Cutting:
+    """Pieces like the clips that a run trained its model on; the defaults where no run lies around the model."""
+    recipe, run = (_values(folder.parent / name) for name in ("recipe.json", "run.json"))
+    max_s = _number(recipe.get("data", {}).get("max_duration_s") if isinstance(recipe.get("data"), dict) else None)
+    clips, hours = _number(run.get("train_clips")), _number(run.get("train_hours"))
+    default = Cutting()
+    longest = min(max(max_s, 1.0), default.max_s) if max_s else default.max_s
+    typical = (
+        min(max(hours * 3600 / clips, 1.0), longest / 2) if clips and hours else min(default.typical_s, longest / 2)
+    )
+    return Cutting(longest, typical)
+
+
+def _values(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) and value > 0 else 0.0

@@ -21,9 +21,13 @@ class SoundProgress:
     def add(self, seconds: float) -> None:
         """So much sound more is decoded."""
         self._done_s += seconds
+        self._bar.update(self._task, advance=seconds, told=self.pace)
+
+    @property
+    def pace(self) -> str:
+        """How much sound was decoded so far, and how fast."""
         factor = self._done_s / max(time.monotonic() - self._started, 1e-9)
-        told = f"{self._done_s / 60:.1f} min of sound, {factor:.1f} × real time"
-        self._bar.update(self._task, advance=seconds, told=told)
+        return f"{self._done_s / 60:.1f} min of sound, {factor:.1f} × real time"
 
     def tell(self, text: str) -> None:
         """A line on its own, above the bar."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,8 +18,12 @@ from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, to_int16
 from hebrew_asr.audio.frames import CHUNK_FRAMES, EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.collate import Example, pack
+from hebrew_asr.inference.pieces import DEFAULT_CUTTING, Cutting
 from hebrew_asr.inference.replay import replayed_decoding
-from hebrew_asr.text.prompt import LANGUAGE, PromptTokens, build_target, parse_target, target_ids
+from hebrew_asr.text.prompt import LANGUAGE, PromptTokens, build_target, parse_target, target_ids, without_markers
+
+if TYPE_CHECKING:
+    from hebrew_asr.inference.long_form import Transcript
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,29 @@ class Decoding:
         return self.min_new_tokens + int(self.max_tokens_per_s * num_samples / SAMPLE_RATE_HZ)
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What the model wrote for a clip."""
+
+    text: str
+    language: str | None
+    """The forced one, or the one that the model named; None if it named none."""
+    is_cut: bool
+    """It had not ended when it reached the clip's cap."""
+
+
 class Transcriber:
     """Greedy batched generation with a KV cache, through transformers' own ``generate``.
 
     On CUDA the cache is static, and single tokens are replayed from a CUDA graph.
     """
 
-    def __init__(self, asr: Any, tokenizer: Any, decoding: Decoding = Decoding()):
-        """``asr``: native Qwen3-ASR on its device, in any dtype; it is left in the mode it is in."""
+    def __init__(self, asr: Any, tokenizer: Any, decoding: Decoding = Decoding(), cutting: Cutting = DEFAULT_CUTTING):
+        """``asr``: native Qwen3-ASR on its device, in any dtype; it is left in the mode it is in.
+
+        ``cutting``: how recordings of any length are cut for it.
+        """
+        self.cutting = cutting
         self._asr, self._tokenizer, self._decoding = asr, tokenizer, decoding
         self._prompt = PromptTokens.of(tokenizer)
         self._geometry = EncoderGeometry.of(asr.config.audio_config)
@@ -50,12 +70,43 @@ class Transcriber:
         self._forced_ids = target_ids(tokenizer, forced)[:-1] if forced else []
         self._mel: LogMel | None = None
 
-    @torch.inference_mode()
+    @classmethod
+    def load(cls, model: str, *, language: str = LANGUAGE, device: str = "auto", dtype: str = "auto") -> Transcriber:
+        """A model ready to transcribe with; see :func:`hebrew_asr.inference.load.load_transcriber`."""
+        from hebrew_asr.inference.load import load_transcriber
+
+        return load_transcriber(model, language, device=device, dtype=dtype)
+
+    def transcribe(self, sound: str | Path | bytes, *, prompt: str = "", batch_pieces: int = 16) -> Transcript:
+        """The text of a recording of any length, with the times of its segments.
+
+        Args:
+            sound: path of an audio or video file, or its content.
+            prompt: context, such as names that occur: the system turn of every piece.
+            batch_pieces: pieces decoded together.
+
+        Raises:
+            DataError: it cannot be decoded.
+        """
+        from hebrew_asr.inference.long_form import Options, transcribe_recording
+
+        return transcribe_recording(self, sound, Options(prompt=prompt, batch_pieces=batch_pieces))
+
     def __call__(self, clips: Sequence[np.ndarray]) -> list[str]:
         """Transcripts of clips, decoded together.
 
         Args:
             clips: float32 arrays of shape (samples,), mono 16 kHz, each at most 30 s.
+        """
+        return [heard.text for heard in self.hear(clips)]
+
+    @torch.inference_mode()
+    def hear(self, clips: Sequence[np.ndarray], contexts: Sequence[str] = ()) -> list[Heard]:
+        """As a call, with what else is known of each transcript.
+
+        Args:
+            clips: as in a call.
+            contexts: one a clip, the system turn of its prompt (previous text, names); none are all empty.
         """
         device = self._asr.device
         if self._mel is None:
@@ -64,7 +115,10 @@ class Transcriber:
         examples = [Example(str(i), to_int16(clip), [self._prompt.end_of_turn]) for i, clip in enumerate(clips)]
         packed = pack(examples, self._prompt, self._geometry).to(device)
         features, features_mask = self._padded_features(self._mel(packed), packed.frames)
-        prompts = [self._prompt.prompt(count) + self._forced_ids for count in packed.audio_tokens]
+        before = [self._prompt_with(context) for context in contexts or [""] * len(clips)]
+        prompts = [
+            prompt.prompt(count) + self._forced_ids for prompt, count in zip(before, packed.audio_tokens, strict=True)
+        ]
         longest = max(map(len, prompts))
         pad = self._tokenizer.pad_token_id
         input_ids = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompts], device=device)
@@ -88,7 +142,10 @@ class Transcriber:
         else:
             answer = self._asr.generate(**options)
         rows = answer[:, longest:].tolist()
-        return [self._text(row[:cap]) for row, cap in zip(rows, caps, strict=True)]
+        return [self._heard(row[:cap]) for row, cap in zip(rows, caps, strict=True)]
+
+    def _prompt_with(self, context: str) -> PromptTokens:
+        return PromptTokens.of(self._tokenizer, without_markers(context)) if context else self._prompt
 
     def _padded_features(self, mel_CBF: torch.Tensor, frames: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Chunks to the native model's (clips, 128, frames) and its mask; padding frames are zeros, as for one clip."""
@@ -102,8 +159,12 @@ class Transcriber:
         mask = positions[None] < torch.tensor(frames, device=mel_CBF.device)[:, None]
         return features.to(self._asr.dtype), mask.long()
 
-    def _text(self, ids: list[int]) -> str:
-        if self._prompt.end_of_turn in ids:
+    def _heard(self, ids: list[int]) -> Heard:
+        is_cut = self._prompt.end_of_turn not in ids
+        if not is_cut:
             ids = ids[: ids.index(self._prompt.end_of_turn)]
-        text = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return (text if self._forced_ids else parse_target(text)[1]).strip()
+        text, language = self._tokenizer.decode(ids, skip_special_tokens=True), self._decoding.language
+        if not self._forced_ids:
+            named, text = parse_target(text)
+            language = named or None
+        return Heard(text.strip(), language, is_cut)

@@ -78,6 +78,13 @@ def find_marker(target: str) -> str | None:
     return found[0] if found else None
 
 
+def without_markers(context: str) -> str:
+    """A person's text with control tokens taken out, which a tokenizer would not read as text."""
+    while _MARKER.search(context):
+        context = _MARKER.sub("", context)
+    return context
+
+
 @dataclass(frozen=True)
 class PromptTokens:
     """Token ids around the audio, made once per tokenizer."""

@@ -1,0 +1,285 @@
+"""What surrounds the model when people transcribe: inputs, pieces, guards, languages, files and subtitles."""
+
+from __future__ import annotations
+
+import json
+import os
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hebrew_asr.demo.synthesis import Voice, full_sentences, speak
+from hebrew_asr.errors import CheckpointError, DataError, UsageError
+from hebrew_asr.inference.formats import formatted
+from hebrew_asr.inference.guards import find_loop, suspicion, without_loops
+from hebrew_asr.inference.inputs import Input, find_inputs, output_paths
+from hebrew_asr.inference.load import cutting_of, model_folder
+from hebrew_asr.inference.long_form import Options, Segment, Transcript, transcribe_all
+from hebrew_asr.inference.pieces import Cutting, Piece, cut
+from hebrew_asr.inference.subtitles import LINE_CHARACTERS, cues
+from hebrew_asr.inference.transcriber import Heard
+from hebrew_asr.text.languages import language_code, language_name
+
+RATE = 16_000
+
+
+def silence(seconds: float) -> np.ndarray:
+    return np.zeros(int(seconds * RATE), np.float32)
+
+
+@pytest.fixture(scope="module")
+def said() -> list[np.ndarray]:
+    """Eight spoken sentences."""
+    spoken = [speak(s.phonemes, Voice("m3", 180, 45)) for s in full_sentences()[:4000:500]]
+    heard = [np.flatnonzero(np.abs(clip) > 1e-3) for clip in spoken]
+    return [clip[at[0] : at[-1]] for at, clip in zip(heard, spoken, strict=True)]
+
+
+SHORT = Cutting(30.0, 1.4)
+
+
+def pieces_of(samples: np.ndarray, cutting: Cutting = SHORT) -> list[Piece]:
+    *pieces, lasts_s = cut(np.array_split(samples, 7), cutting)
+    assert lasts_s == len(samples) / RATE
+    return pieces
+
+
+@pytest.mark.parametrize("name", ["he", "HEB", "iw", "Hebrew", "hebrew", "עברית", "he-IL", "he_IL.UTF-8", " he "])
+def test_hebrew_has_many_names(name):
+    assert language_name(name) == "Hebrew"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("Hebrow", "Hebrew"), ("Klingon", "known: Arabic"), ("", "known"), ("Rusian", "Russian")]
+)
+def test_unknown_language_is_refused_with_a_suggestion(name, hint):
+    with pytest.raises(UsageError, match=hint):
+        language_name(name)
+
+
+def test_languages_are_those_of_transformers_and_hebrew():
+    from transformers.models.qwen3_asr.processing_qwen3_asr import LANGUAGE_CODE_TO_NAME
+
+    for code, name in LANGUAGE_CODE_TO_NAME.items():
+        assert language_name(code) == language_name(name) == name
+        assert language_code(name) == code
+    assert language_name("auto") is None
+
+
+def test_each_sentence_is_a_piece_with_all_its_sound(said):
+    """Gaps of 0.4 to 6 s; loud and quiet recordings."""
+    gaps = [0.4, 6.0, 0.5, 1.0, 2.0, 0.8, 3.0, 1.5]
+    recording = np.concatenate([part for gap, clip in zip(gaps, said, strict=True) for part in (silence(gap), clip)])
+    for level in (1.0, 0.01):
+        pieces = pieces_of(recording * np.float32(level))
+        assert len(pieces) == len(said)
+        at = 0.0
+        for gap, clip, piece in zip(gaps, said, pieces, strict=True):
+            at += gap
+            assert len(piece.samples) == pytest.approx(len(clip), abs=0.02 * RATE)
+            assert piece.start_s == pytest.approx(at, abs=0.7)
+            assert piece.end_s == pytest.approx(at + len(clip) / RATE, abs=0.15)
+            at += len(clip) / RATE
+
+
+def test_speech_without_a_pause_is_cut_and_nothing_lost_or_doubled(said):
+    recording = np.concatenate(said * 4)
+    pieces = pieces_of(recording, Cutting(5.0, 2.5))
+    assert all(len(piece.samples) <= 5 * RATE for piece in pieces)
+    joined = np.concatenate([piece.samples for piece in pieces])
+    heard = np.count_nonzero(np.abs(joined) > 1e-3), np.count_nonzero(np.abs(recording) > 1e-3)
+    assert heard[0] == pytest.approx(heard[1], rel=0.002)
+
+
+def test_what_is_no_speech_gives_no_piece():
+    rng, t = np.random.default_rng(0), np.arange(20 * RATE) / RATE
+    notes = 220 * 2 ** ((np.floor(t * 4) * 5 % 12) / 12)
+    sounds = {
+        "silence": silence(20),
+        "noise": rng.normal(0, 0.2, len(t)),
+        "quiet noise": rng.normal(0, 1e-4, len(t)),
+        "hum": 0.3 * np.sin(2 * np.pi * 50 * t) + 0.1 * np.sin(2 * np.pi * 150 * t),
+        "tone": 0.5 * np.sin(2 * np.pi * 440 * t),
+        "beeps": 0.5 * np.sin(2 * np.pi * 1000 * t) * (t % 1 < 0.3),
+        "music": 0.2 * np.sign(np.sin(2 * np.pi * np.cumsum(notes) / RATE)) * np.exp(-(t % 0.25) * 8),
+        "clicks": (np.arange(len(t)) % RATE < 20) * 0.9,
+        "direct current": np.full(len(t), 0.4),
+    }
+    assert {name: len(pieces_of(sound.astype(np.float32))) for name, sound in sounds.items()} == dict.fromkeys(
+        sounds, 0
+    )
+
+
+def test_short_recording_is_decoded_as_while_training(said):
+    clip = np.concatenate([silence(0.3), said[0], silence(0.9)])
+    (piece,) = pieces_of(clip)
+    assert np.array_equal(piece.samples, clip)
+
+
+class Echo:
+    """A model that says how many pieces it has heard; ``answers`` come first."""
+
+    def __init__(self, answers: tuple[Heard, ...] = ()):
+        self.cutting, self.answers, self.contexts, self.sizes = Cutting(30.0, 1.4), list(answers), [], []
+
+    def hear(self, clips, contexts=()):
+        self.sizes.append(len(clips))
+        self.contexts += contexts
+        return [self.answers.pop(0) if self.answers else Heard("טוב", "Hebrew", False) for _ in clips]
+
+
+def test_batches_hold_pieces_of_several_recordings_and_bad_ones_are_told_in_order(said):
+    def broken():
+        yield said[0]
+        raise DataError("cut off")
+
+    long = np.concatenate([np.concatenate([clip, silence(2)]) for clip in said[:3]])
+    model = Echo()
+    recordings = [("a", [long]), ("b", broken()), ("c", [silence(3)]), ("d", [said[1]]), ("e", [long])]
+    outcomes = dict(transcribe_all(model, recordings, Options(batch_pieces=4)))
+    assert list(outcomes) == list("abcde")
+    assert isinstance(outcomes.pop("b"), DataError)
+    assert {key: len(outcome.segments) for key, outcome in outcomes.items()} == {"a": 3, "c": 0, "d": 1, "e": 3}
+    assert max(model.sizes) <= 4
+    assert len(model.sizes) < 5
+
+
+def test_previous_text_is_context_only_when_asked(said):
+    long = np.concatenate([np.concatenate([clip, silence(2)]) for clip in said[:3]])
+    for asked, expected in ((True, ["שמות", "שמות טוב", "שמות טוב טוב"]), (False, ["שמות"] * 3)):
+        model = Echo()
+        list(transcribe_all(model, [(0, [long])], Options("שמות", condition_on_previous=asked)))
+        assert model.contexts == expected
+
+
+def test_invention_is_tried_again_then_marked(said):
+    loop = Heard("תותים " * 40, "Hebrew", True)
+    good = Heard("סבתא", "Hebrew", False)
+    (_, cured), *_ = transcribe_all(Echo((loop, good, good)), [(0, [said[0]])])
+    assert (cured.text, cured.segments[0].suspect) == ("סבתא סבתא", None)
+    (_, marked), *_ = transcribe_all(Echo((loop, loop, loop)), [(0, [said[0]])])
+    assert (marked.text, marked.segments[0].suspect) == ("תותים", "repetition")
+
+
+@pytest.mark.parametrize(
+    ("text", "is_loop"),
+    [
+        ("תותים " * 6, True),
+        ("אני רוצה, " * 4, True),
+        ("לא לא לא", False),
+        ("כן כן כן לא לא לא", False),
+        ("", False),
+        ("הילדה אוכלת תפוח גדול בגן ואחר כך היא הולכת הביתה עם אמא ואבא וסבתא לאכול ארוחת ערב", False),
+        ("אאאא" * 60, True),
+    ],
+)
+def test_loops_are_told_from_speech(text, is_loop):
+    assert (suspicion(text) is not None) == is_loop
+    assert suspicion(text, is_cut=True)
+    assert find_loop(without_loops(text).split()) is None
+
+
+def test_inputs_are_files_folders_and_patterns_each_once(tmp_path, monkeypatch):
+    for name in ("a/b/x.wav", "a/y.MP3", "a/.hidden.wav", "a/notes.txt", "z[1].wav", "z1.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    inputs, errors = find_inputs(
+        ["a", "./a/y.MP3", "z[1].wav", "*.wav", "-", "/dev/stdin", "empty", "no*", "gone.wav", "x" * 300]
+    )
+    assert [one.name for one in inputs] == ["a/y.MP3", "a/b/x.wav", "z[1].wav", "z1.wav", "-"]
+    assert [str(error).split(" (")[0][:32] for error in errors] == [
+        "folder empty holds no audio file",
+        "no file matches no*",
+        "cannot use audio gone.wav: file ",
+        "cannot use audio " + "x" * 15,
+    ]
+
+
+def test_pipe_is_an_input(tmp_path):
+    import threading
+
+    import soundfile
+
+    soundfile.write(tmp_path / "a.wav", np.full(RATE, 0.1, np.float32), RATE)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes((tmp_path / "a.wav").read_bytes()))
+    writer.start()
+    assert sum(map(len, Input(str(pipe)).blocks())) == RATE
+    writer.join()
+
+
+def test_output_names_never_collide():
+    names = ["/m/a/talk.mp3", "/m/b/talk.mp3", "/m/b/talk.wav", "/m/b/Other.wav", "/m/c/other.wav", "-", "/m/one.wav"]
+    paths = output_paths([Input(name) for name in names], Path("out"), "srt")
+    assert len({str(path).casefold() for path in paths}) == len(names)
+    assert paths[-2:] == [Path("out/stdin.srt"), Path("out/one.srt")]
+    assert paths[2] == Path("out/talk.wav.srt")
+    assert all(path.is_relative_to("out") and ".." not in path.parts for path in paths)
+
+
+def test_run_folder_stands_for_its_final(tmp_path):
+    (tmp_path / "recipe.json").write_text('{"data": {"max_duration_s": 12}}')
+    with pytest.raises(CheckpointError, match="without a final"):
+        model_folder(str(tmp_path))
+    (tmp_path / "final").mkdir()
+    assert model_folder(str(tmp_path)) == str(tmp_path / "final")
+    (tmp_path / "run.json").write_text('{"train_clips": 1000, "train_hours": 1}')
+    assert cutting_of(tmp_path / "final") == Cutting(12.0, 3.6)
+    (tmp_path / "run.json").write_text("[")
+    assert cutting_of(tmp_path / "final") == Cutting(12.0, 5.0)
+
+
+SEGMENTS = (
+    Segment(0.0, 2.0, "שלום עולם", "Hebrew"),
+    Segment(2.1, 4.0, "אני לומד C++ ו-Python, באמת?", "Hebrew"),
+    Segment(10.0, 40.0, "הילדה אוכלת תפוח גדול בגן. " * 20, "Hebrew"),
+    Segment(41.0, 41.2, "כן", "Hebrew"),
+    Segment(3661.5, 3663.0, "a & b <i> --> c", "English", "endless"),
+)
+
+
+def test_cues_fit_the_screen_and_the_reader():
+    found = cues(SEGMENTS)
+    assert all(len(cue.lines) <= 2 for cue in found)
+    plain = [[line.strip("⁦⁧⁨⁩") for line in cue.lines] for cue in found]
+    assert all(len(line) <= LINE_CHARACTERS + 2 for lines in plain for line in lines)  # isolates within
+    assert all(cue.end_s - cue.start_s <= 7.001 for cue in found)
+    assert all(a.end_s <= b.start_s + 1e-9 and a.start_s < a.end_s for a, b in pairwise(found))
+    said = " ".join(segment.text for segment in SEGMENTS).split()
+    assert " ".join(line for lines in plain for line in lines).translate(dict.fromkeys(map(ord, "⁦⁧⁨⁩"))).split() == said
+    assert next(cue for cue in found if cue.lines == ("כן",)).end_s == pytest.approx(41.0 + 5 / 6)
+    (cue,) = cues([Segment(0, 3, "https://" + "x" * 60)])
+    assert all(len(line) <= LINE_CHARACTERS for line in cue.lines)
+
+
+def test_isolates_stand_where_text_would_jump_and_nowhere_else():
+    def line(text: str) -> str:
+        return cues([Segment(0, 5, text)])[0].lines[0]
+
+    assert line("שלום עולם") == "שלום עולם"
+    assert line("hello, world!") == "hello, world!"
+    assert line("באמת?") == "\u2067באמת?\u2069"
+    assert line("אני לומד C++ היום.") == "\u2067אני לומד \u2068C++\u2069 היום.\u2069"
+    assert line("אני לומד Python.") == "\u2067אני לומד Python.\u2069"
+
+
+def test_formats_are_those_of_whisper():
+    transcript = Transcript(SEGMENTS, 3700.0)
+    srt = formatted(transcript, "srt", "a.wav")
+    assert srt.startswith("1\n00:00:00,000 --> 00:00:02,000\nשלום עולם\n\n2\n00:00:02,100 --> ")
+    assert srt.count("-->") == len(cues(SEGMENTS))
+    vtt = formatted(transcript, "vtt", "a.wav")
+    assert vtt.startswith("WEBVTT\n\n00:00:00.000 --> 00:00:02.000\nשלום עולם\n")
+    assert "\n01:01:01.500 --> 01:01:03.000\na &amp; b &lt;i&gt; --&gt; c\n" in vtt
+    assert formatted(transcript, "tsv", "").splitlines()[:2] == ["start\tend\ttext", "0\t2000\tשלום עולם"]
+    values = json.loads(formatted(transcript, "json", "a.wav"))
+    assert values["file"] == "a.wav"
+    assert values["segments"][0] == {"id": 0, "start": 0.0, "end": 2.0, "text": "שלום עולם"}
+    assert values["segments"][4]["suspect"] == "endless"
+    assert formatted(transcript, "txt", "").splitlines()[0] == "שלום עולם"
+    assert formatted(Transcript((), 3.0), "vtt", "") == "WEBVTT\n"
