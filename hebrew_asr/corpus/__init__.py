@@ -1,4 +1,4 @@
 """MAKE a set: prepare, split. It ends at the manifest.
 
-Imports text, config, audio, sources and data.
+Imports text, config, audio, data and sources.
 """

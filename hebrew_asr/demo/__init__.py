@@ -1,4 +1,4 @@
 """The whole job in small: synthetic Hebrew speech, and a tiny model of the same architecture.
 
-Imports text, audio, data and model.
+Imports text, audio and data.
 """

@@ -1,6 +1,6 @@
 """The only room that imports deepspeed or torch.distributed: ranks, ZeRO, changes of phase, checkpoints.
 
-Imports config, launching and model.
+Imports config, launching, data and model.
 """
 
 import logging

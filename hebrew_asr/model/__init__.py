@@ -1,4 +1,4 @@
 """Qwen3-ASR: loading, packed forward, compilation, attention, phases.
 
-Imports text, config, audio and data.
+Imports text, config and data.
 """

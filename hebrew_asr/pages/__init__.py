@@ -1,4 +1,4 @@
 """Frame, markup and charts of every HTML page: the report of a run and the audit of a set.
 
-Imports nothing of ours.
+Imports no other room.
 """

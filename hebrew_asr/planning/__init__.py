@@ -1,4 +1,4 @@
 """What a run takes: memory, steps and disk, foretold; speed, measured.
 
-Imports training and the rooms below it.
+Imports text, config, audio, data, model, engine and training.
 """

@@ -1,6 +1,6 @@
 """READ what people bring: the Hugging Face hub, parquet shards, or a folder of recordings; rows come out.
 
-Imports text and audio.
+Imports text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
 """Hebrew text: the normalizer, the prompt and its target, word errors.
 
-Imports no torch, and of ours only the ground.
+Imports no torch and no other room.
 """
