@@ -17,6 +17,7 @@ COMMANDS = {
     "score": "the same figures for anybody's transcripts",
     "compare": "two systems on the same clips: the difference and its interval",
     "transcribe": "text, subtitles or JSON of audio and video files of any length",
+    "serve": "a model over HTTP, as OpenAI's clients ask for transcriptions",
     "average": "the mean of a run's checkpoints, and the best of it, the last and the best checkpoint",
     "export": "a model as checked folders for transformers, qwen-asr and vLLM",
     "report": "a run as one HTML page: what was learned, with what proof, what is heard wrong",

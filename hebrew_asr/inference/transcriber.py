@@ -6,7 +6,7 @@ Features are made clip by clip and the answer is cut at the clip's own length ca
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,12 @@ class Transcriber:
         from hebrew_asr.inference.load import load_transcriber
 
         return load_transcriber(model, language, device=device, dtype=dtype)
+
+    def in_language(self, language: str | None) -> Transcriber:
+        """The same model, told another language; None lets it name the language itself."""
+        if language == self._decoding.language:
+            return self
+        return Transcriber(self._asr, self._tokenizer, replace(self._decoding, language=language), self.cutting)
 
     def transcribe(self, sound: str | Path | bytes, *, prompt: str = "", batch_pieces: int = 16) -> Transcript:
         """The text of a recording of any length, with the times of its segments.

@@ -18,7 +18,7 @@ FLOORS = [
     {"model", "corpus", "report"},
     {"engine", "inference", "audit"},
     {"training"},
-    {"planning", "demo"},
+    {"planning", "demo", "serving"},
     {"commands", "cli", "train"},
 ]
 """A room imports only rooms of lower floors."""

@@ -1,0 +1,217 @@
+"""The web application: ``/v1/audio/transcriptions`` as OpenAI's clients ask for it, ``/v1/models`` and ``/health``."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import traceback
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from starlette.applications import Starlette
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from hebrew_asr.errors import DataError, UsageError
+from hebrew_asr.inference.formats import Format, as_values, formatted
+from hebrew_asr.inference.long_form import Segment, Transcript
+from hebrew_asr.serving.line import Job, Line
+from hebrew_asr.text.languages import language_name
+
+FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
+_MiB = 1 << 20
+Event = tuple[Literal["segment"], Segment] | tuple[Literal["done"], Transcript | Exception]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a client may ask for."""
+
+    upload_mib: int = 512
+    upload_s: float = 300.0
+    """For the whole upload: a client that is slower is let go."""
+    token: str | None = None
+    """What clients must show as ``Authorization: Bearer …``; None lets everybody in."""
+
+
+def create_app(line: Line, model: str, language: str, limits: Limits) -> Starlette:
+    """The application.
+
+    Args:
+        line: where requests wait.
+        model: its name in ``/v1/models``. Clients may name any.
+        language: name or code of the language of requests that name none.
+        limits: of requests.
+    """
+    service = _Service(line, model, language, limits)
+    return Starlette(
+        routes=[
+            Route("/v1/audio/transcriptions", service.transcriptions, methods=["POST"]),
+            Route("/v1/models", service.models),
+            Route("/health", lambda _: JSONResponse({"status": "ok"})),
+        ],
+        exception_handlers={HTTPException: _refusal, Exception: _fault},
+    )
+
+
+def _refusal(_request: Request, error: Exception) -> Response:
+    refused = cast(HTTPException, error)
+    kind = "server_error" if refused.status_code >= 500 else "invalid_request_error"
+    body = {"error": {"message": refused.detail, "type": kind, "param": None, "code": refused.status_code}}
+    return JSONResponse(body, refused.status_code, refused.headers)
+
+
+def _fault(request: Request, _error: Exception) -> Response:
+    return _refusal(request, HTTPException(500, "the server failed at this request; its log says where"))
+
+
+class _Service:
+    def __init__(self, line: Line, model: str, language: str, limits: Limits):
+        self._line, self._model, self._language, self._limits = line, model, language, limits
+
+    async def models(self, request: Request) -> Response:
+        self._admit(request)
+        return JSONResponse({"object": "list", "data": [{"id": self._model, "object": "model", "owned_by": "local"}]})
+
+    async def transcriptions(self, request: Request) -> Response:
+        self._admit(request)
+        form = await self._form(request)
+        upload = form.get("file")
+        if not isinstance(upload, UploadFile):
+            raise HTTPException(422, "the field file with the recording is missing")
+        wanted = _one_of(form, "response_format", FORMATS, "json")
+        if "word" in [str(value) for value in form.getlist("timestamp_granularities[]")]:
+            raise HTTPException(422, "times of single words are not known; timestamp_granularities[] can be segment")
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        job = self._job(form, upload, events)
+        if not self._line.add(job):
+            raise HTTPException(429, "too many requests are waiting: try again", {"Retry-After": "5"})
+        if _one_of(form, "stream", ("true", "false"), "false") == "true":
+            return StreamingResponse(_streamed(events, job), media_type="text/event-stream")
+        return _answer(await self._outcome(request, events, job), wanted, upload.filename or "upload")
+
+    def _admit(self, request: Request) -> None:
+        shown = request.headers.get("authorization", "").encode()
+        if self._limits.token and not hmac.compare_digest(shown, f"Bearer {self._limits.token}".encode()):
+            raise HTTPException(401, "this server wants a bearer token", {"WWW-Authenticate": "Bearer"})
+
+    async def _form(self, request: Request) -> FormData:
+        """The fields of a request.
+
+        A body of no stated length is counted as it comes, and one that is too large is not read to its end.
+        """
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            raise HTTPException(415, "send the recording as multipart/form-data, in a field file")
+        most, seen, receive = self._limits.upload_mib * _MiB, 0, request.receive
+        too_large = HTTPException(413, f"the upload is larger than {self._limits.upload_mib} MiB")
+        stated = request.headers.get("content-length", "0")
+        if stated.isdigit() and int(stated) > most:
+            raise too_large
+
+        async def counted() -> Any:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > most:
+                raise too_large
+            return message
+
+        try:
+            async with asyncio.timeout(self._limits.upload_s):
+                return await Request(request.scope, counted).form(max_files=1, max_fields=50)
+        except TimeoutError as error:
+            raise HTTPException(408, f"the upload took longer than {self._limits.upload_s:g} s") from error
+        except ClientDisconnect as error:
+            raise HTTPException(400, "the upload ended before it was complete") from error
+        except HTTPException as error:
+            raise HTTPException(422 if error.status_code == 400 else error.status_code, error.detail) from error
+
+    def _job(self, form: FormData, upload: UploadFile, events: asyncio.Queue[Event]) -> Job:
+        try:
+            language = language_name(str(form.get("language") or self._language))
+        except UsageError as error:
+            raise HTTPException(422, str(error)) from error
+        loop = asyncio.get_running_loop()
+
+        def tell(event: Event) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(events.put_nowait, event)
+
+        return Job(
+            upload.file,
+            upload.filename or "upload",
+            language,
+            str(form.get("prompt") or ""),
+            lambda segment: tell(("segment", segment)),
+            lambda outcome: tell(("done", outcome)),
+        )
+
+    async def _outcome(self, request: Request, events: asyncio.Queue[Event], job: Job) -> Transcript:
+        """Waits, and gives up the work when the client has gone."""
+        while True:
+            try:
+                async with asyncio.timeout(1.0):
+                    event = await events.get()
+            except TimeoutError:
+                if await request.is_disconnected():
+                    job.is_canceled.set()
+                continue
+            if event[0] == "done":
+                return _checked(event[1])
+
+
+def _one_of(form: FormData, name: str, known: tuple[str, ...], default: str) -> str:
+    value = str(form.get(name) or default).lower()
+    if value not in known:
+        raise HTTPException(422, f"{name} is {value!r}; it can be {', '.join(known)}")
+    return value
+
+
+def _checked(outcome: Transcript | Exception) -> Transcript:
+    if isinstance(outcome, DataError):
+        raise HTTPException(422, str(outcome)) from outcome
+    if isinstance(outcome, Exception):
+        traceback.print_exception(outcome)
+        raise HTTPException(503, "the server could not do this now; its log says why") from outcome
+    return outcome
+
+
+def _answer(transcript: Transcript, wanted: str, name: str) -> Response:
+    if wanted == "json":
+        return JSONResponse({"text": transcript.text})
+    if wanted == "verbose_json":
+        values = as_values(transcript, name)
+        return JSONResponse({"task": "transcribe", "duration": values.pop("duration_s"), **values})
+    if wanted == "text":
+        return PlainTextResponse(transcript.text + "\n")
+    kind = "text/vtt" if wanted == "vtt" else "application/x-subrip"
+    return Response(formatted(transcript, cast(Format, wanted), name), media_type=f"{kind}; charset=utf-8")
+
+
+async def _streamed(events: asyncio.Queue[Event], job: Job) -> AsyncIterator[str]:
+    """Server-sent events: a delta for each segment, then the whole text, or an error."""
+    try:
+        is_first = True
+        while True:
+            event = await events.get()
+            if event[0] == "segment":
+                delta = event[1].text if is_first else f" {event[1].text}"
+                is_first = False
+                yield _event({"type": "transcript.text.delta", "delta": delta})
+                continue
+            try:
+                yield _event({"type": "transcript.text.done", "text": _checked(event[1]).text})
+            except HTTPException as error:
+                yield _event({"error": {"message": error.detail, "code": error.status_code}})
+            return
+    finally:
+        job.is_canceled.set()
+
+
+def _event(values: dict[str, Any]) -> str:
+    return f"data: {json.dumps(values, ensure_ascii=False)}\n\n"

@@ -1,0 +1,94 @@
+"""The line in which requests wait for the model: what waits together is decoded together."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import IO
+
+import numpy as np
+
+from hebrew_asr.audio.decode import decode_blocks
+from hebrew_asr.errors import DataError
+from hebrew_asr.inference.long_form import Options, Segment, Transcript, transcribe_all
+from hebrew_asr.inference.transcriber import Transcriber
+
+
+@dataclass(eq=False)
+class Job:
+    """One recording to transcribe. The two functions are called from the model's thread."""
+
+    sound: IO[bytes]
+    name: str
+    language: str | None
+    prompt: str
+    on_segment: Callable[[Segment], None]
+    on_done: Callable[[Transcript | Exception], None]
+    is_canceled: threading.Event = field(default_factory=threading.Event)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Its sound, until nobody waits for it any more."""
+        for block in decode_blocks(self.sound, name=self.name):
+            if self.is_canceled.is_set():
+                raise DataError("the client has gone")
+            yield block
+
+
+class Line:
+    """A thread that owns the model."""
+
+    def __init__(self, transcriber: Transcriber, *, most_waiting: int, batch_pieces: int):
+        """``most_waiting``: jobs in line beside those that are decoded."""
+        self._transcriber, self._batch_pieces = transcriber, batch_pieces
+        self._waiting: queue.Queue[Job | None] = queue.Queue(most_waiting)
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def add(self, job: Job) -> bool:
+        """Whether there was room in the line."""
+        try:
+            self._waiting.put_nowait(job)
+        except queue.Full:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Finish what is in line."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            jobs = [first]
+            is_last = False
+            while len(jobs) < self._batch_pieces:
+                try:
+                    job = self._waiting.get_nowait()
+                except queue.Empty:
+                    break
+                if job is None:
+                    is_last = True
+                    break
+                jobs.append(job)
+            for alike in dict.fromkeys((job.language, job.prompt) for job in jobs):
+                self._transcribe([job for job in jobs if (job.language, job.prompt) == alike])
+            if is_last:
+                return
+
+    def _transcribe(self, jobs: list[Job]) -> None:
+        """All outcomes are told, whatever happens: the model's thread goes on."""
+        language, prompt = jobs[0].language, jobs[0].prompt
+        options = Options(prompt, batch_pieces=self._batch_pieces)
+        told: set[Job] = set()
+        try:
+            recordings = ((job, job.blocks()) for job in jobs)
+            speaking = self._transcriber.in_language(language)
+            for job, outcome in transcribe_all(speaking, recordings, options, lambda job, part: job.on_segment(part)):
+                told.add(job)
+                job.on_done(outcome)
+        except Exception as error:  # out of memory, a full disk, a fault of ours: the request's loss, not the server's
+            for job in jobs:
+                if job not in told:
+                    job.on_done(error)
