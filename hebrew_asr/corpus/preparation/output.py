@@ -34,7 +34,8 @@ _TEMPORARY = r"\.(train\.jsonl|eval\.jsonl|dropped\.jsonl|manifest\.json)\.\d+\.
 _CLIP = r"clips/[^/]+/\d{5,}/\d{6,}(-\d{2,})?\.(flac|wav)"
 _OURS = re.compile(
     rf"(train|eval|dropped)\.jsonl|manifest\.json|_SUCCESS|{_TEMPORARY}|{_CLIP}"
-    r"|\.work/(lock|job\.json|_SUCCESS|\.[^/]+\.\d+\.tmp|parts/[^/]+/\.?\d{5,}-\d{7,}\.jsonl(\.\d+\.tmp)?)"
+    r"|\.work/(lock|job\.json|_SUCCESS|\.[^/]+\.\d+\.tmp|parts/[^/]+/\.?\d{5,}-\d{7,}\.jsonl(\.\d+\.tmp)?"
+    r"|at/\d+|crashed/[^/]+/\d{5,}-\d{7,}/\d+)"
 )
 
 

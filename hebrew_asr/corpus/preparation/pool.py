@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hebrew_asr.cores import usable_cores
 from hebrew_asr.corpus.preparation.convert import UnitSummary, convert_unit
+from hebrew_asr.corpus.preparation.crashes import Workers, forget_notes
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.parts import part_path
 from hebrew_asr.corpus.preparation.progress import Progress
@@ -38,11 +39,30 @@ def convert_all(
 ) -> list[list[Unit]]:
     """Convert every unit that has no part yet; returns the units of each shard.
 
+    A row whose decoding ends a worker process is set aside, and the rest goes on in a new pool.
+
     Raises:
         EnvironmentProblem: a worker was killed, or the hub cannot be reached.
         DataError: a source cannot be read.
         OSError: a worker could not write, as on a full disk.
     """
+    while True:
+        forget_notes(work)
+        workers = Workers()
+        try:
+            return _convert_all(shards, options, folder, work, progress, workers)
+        except BrokenProcessPool as error:
+            if not workers.set_aside(work):
+                raise EnvironmentProblem(
+                    "a worker process was killed, perhaps for want of memory. What is done is kept: run the same "
+                    "command again to continue, with fewer --processes if need be"
+                ) from error
+            progress.begin_again()
+
+
+def _convert_all(
+    shards: list[Shard], options: PrepareOptions, folder: Path, work: Path, progress: Progress, workers: Workers
+) -> list[list[Unit]]:
     units: list[list[Unit]] = []
     futures: list[Future[UnitSummary]] = []
     failed = threading.Event()
@@ -67,15 +87,11 @@ def convert_all(
                 else:
                     futures.append(pool.submit(convert_unit, unit, options, folder, work))
                     futures[-1].add_done_callback(finished)
+                    workers.look()
             if failed.is_set():
                 break
         for future in wait(futures, return_when=FIRST_EXCEPTION).done:
             future.result()
-    except BrokenProcessPool as error:
-        raise EnvironmentProblem(
-            "a worker process was killed, perhaps for want of memory. What is done is kept: run the same command again "
-            "to continue, with fewer --processes if need be"
-        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return units

@@ -58,6 +58,12 @@ class Progress:
             self._skipped += rows
             self._bar.update(self._task, advance=rows)
 
+    def begin_again(self) -> None:
+        """All shards will be expected once more, and what is converted skipped."""
+        with self._lock:
+            self._known_rows = self._known_bytes = self._done = self._skipped = 0
+            self._bar.update(self._task, completed=0)
+
     def add(self, unit: UnitSummary) -> None:
         """A unit is converted."""
         with self._lock:

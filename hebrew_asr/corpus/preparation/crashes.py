@@ -1,0 +1,68 @@
+"""Which row a worker process died of. Decoders are C code: a damaged file may end the process that reads it.
+
+A worker notes each row that it is at. Where it ends by a signal that its own code raised, the row is set aside: when
+its unit is converted again, it is a dropped clip. Other ends (kill -9, want of memory) say nothing about a row.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+_CRASHES = {
+    -number: number.name
+    for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP)
+}
+_NOTE_BYTES = 256
+_notes: dict[Path, int] = {}
+"""Descriptor of this process's note, by its folder: opened once, since a row takes a few milliseconds."""
+
+
+def note(work: Path, unit_name: str, position: int) -> None:
+    """Say which row this process is at."""
+    folder = work / "at"
+    if folder not in _notes:
+        folder.mkdir(exist_ok=True)
+        _notes[folder] = os.open(folder / str(os.getpid()), os.O_WRONLY | os.O_CREAT, 0o644)
+    os.pwrite(_notes[folder], f"{unit_name}/{position}".encode().ljust(_NOTE_BYTES), 0)
+
+
+def forget_notes(work: Path) -> None:
+    """Delete what earlier workers noted: process ids recur."""
+    shutil.rmtree(work / "at", ignore_errors=True)
+
+
+def crashed_rows(work: Path, unit_name: str) -> dict[int, str]:
+    """The rows of a unit that were set aside, each with the signal that it raised."""
+    return {int(path.name): path.read_text() for path in (work / "crashed" / unit_name).glob("*")}
+
+
+class Workers:
+    """The processes of a pool, kept to ask them how they ended: the pool itself forgets them."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, BaseProcess] = {}
+
+    def look(self) -> None:
+        """Remember who is there; to be called after each submission, which may start one."""
+        self._seen |= {process.pid: process for process in multiprocessing.active_children() if process.pid}
+
+    def set_aside(self, work: Path) -> bool:
+        """Set the rows aside that workers crashed at; whether there were any."""
+        found = [row for pid, process in self._seen.items() if (row := _crash_of(pid, process, work))]
+        for row, crash in found:
+            path = work / "crashed" / row
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(crash)
+        return bool(found)
+
+
+def _crash_of(pid: int, process: BaseProcess, work: Path) -> tuple[str, str] | None:
+    process.join(5)
+    crash = _CRASHES.get(process.exitcode or 0)
+    row = work / "at" / str(pid)
+    return (row.read_text().strip(), crash) if crash and row.is_file() else None
