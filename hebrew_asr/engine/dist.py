@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -10,9 +13,13 @@ from typing import Any
 import torch
 import torch.distributed as torch_dist
 
-from hebrew_asr.cores import usable_cores
-from hebrew_asr.errors import EnvironmentProblem, first_line
+from hebrew_asr import errors
+from hebrew_asr.errors import EnvironmentProblem, HebrewASRError, first_line
+from hebrew_asr.launching.place import local_rank_from_environment, num_ranks_from_environment, rank_from_environment
 from hebrew_asr.launching.processes import free_port
+
+_STORES: list[Any] = []
+"""Kept: the process group shares the first rank's server, which ends with the store that began it."""
 
 
 @dataclass(frozen=True)
@@ -76,40 +83,6 @@ class Ranks:
         return box
 
 
-def num_ranks_from_environment() -> int:
-    """Ranks that the launcher started (1 without one), known before any process group exists."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def rank_from_environment() -> int:
-    """This process's rank, known before any process group exists."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def local_rank_from_environment() -> int:
-    """This process's rank on its machine, which is also the number of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def local_ranks_from_environment() -> int:
-    """Ranks on this machine, known before any process group exists."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", num_ranks_from_environment())))
-
-
-def share_cores() -> None:
-    """Keep this rank, which trains on a CPU, to its share of the cores, with a thread on each.
-
-    Ranks wait for each other all the time. One that woke up on another's core would find cold caches and push the
-    other away: on two cores a step of the demo would take 8 % longer. Cores are dealt in turn, so that fast ones are
-    shared evenly.
-    """
-    local_rank, local_ranks = local_rank_from_environment(), local_ranks_from_environment()
-    cores = usable_cores()
-    if len(cores) >= local_ranks and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores[local_rank::local_ranks])
-    torch.set_num_threads(max(1, len(cores) // local_ranks))
-
-
 def start(accelerator: str, *, timeout_s: float = 600.0) -> Ranks:
     """Join the process group; a plain ``python`` run is a group of one.
 
@@ -119,9 +92,7 @@ def start(accelerator: str, *, timeout_s: float = 600.0) -> Ranks:
     os.environ.setdefault("DS_ACCELERATOR", accelerator)
     import deepspeed
 
-    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1")):
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("MASTER_PORT", str(free_port()) if os.environ["WORLD_SIZE"] == "1" else "29500")
+    _complete_environment()
     # Used by inference collectives only; compiling it would cost every fresh CPU machine most of a minute.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if accelerator == "cuda":
@@ -133,13 +104,69 @@ def start(accelerator: str, *, timeout_s: float = 600.0) -> Ranks:
         backend = "nccl" if accelerator == "cuda" else "gloo"
         deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=timedelta(seconds=timeout_s))
     except (RuntimeError, ValueError) as error:
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise EnvironmentProblem(
-            f"the ranks could not meet at {where} ({first_line(error)}); "
-            f"if another job holds the port, give deepspeed --master_port another one"
-        ) from error
+        raise _no_meeting(error) from error
     host_group = torch_dist.new_group(backend="gloo") if accelerator == "cuda" else torch_dist.group.WORLD
     return Ranks(torch_dist.get_rank(), torch_dist.get_world_size(), device, host_group)
+
+
+def _complete_environment() -> None:
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1")):
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("MASTER_PORT", str(free_port()) if os.environ["WORLD_SIZE"] == "1" else "29500")
+
+
+def _no_meeting(error: Exception) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"the ranks could not meet at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({first_line(error)}); "
+        f"if another job holds the port, give deepspeed --master_port another one"
+    )
+
+
+@contextmanager
+def failing_together(*, timeout_s: float = 600.0) -> Iterator[None]:
+    """For what each rank does before it joins the process group: the failure of one is the failure of all.
+
+    The ranks tell each other through the store at which they will meet. Otherwise they would wait in :func:`start` for
+    a rank that is gone. ``timeout_s`` bounds how long they wait for each other.
+
+    Raises:
+        HebrewASRError: on every rank, of the type and with the words of the first rank that failed.
+        EnvironmentProblem: the ranks could not reach each other.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    told = None if failure is None else [type(failure).__name__, first_line(failure)]
+    try:
+        everybody = _tell_each_other(told, timedelta(seconds=timeout_s))
+    except (RuntimeError, ValueError) as error:
+        raise (failure or _no_meeting(error)) from error
+    failed = [rank for rank, said in enumerate(everybody) if said is not None]
+    is_our_own = told == everybody[0] or not isinstance(failure, HebrewASRError)
+    if failure is not None and is_our_own:
+        raise failure
+    if failed:
+        kind, text = everybody[failed[0]]
+        raise getattr(errors, kind, HebrewASRError)(f"rank {failed[0]}: {text}") from failure
+
+
+def _tell_each_other(value: Any, timeout: timedelta) -> list[Any]:
+    """Every rank's ``value``, by rank; the first rank, which may hold the store, leaves when all have read."""
+    size, rank = num_ranks_from_environment(), rank_from_environment()
+    if size == 1:
+        return [value]
+    _complete_environment()
+    store, *_ = next(torch_dist.rendezvous("env://", timeout=timeout))
+    _STORES.append(store)
+    store.set(f"failure of {rank}", json.dumps(value))
+    found = [json.loads(store.get(f"failure of {other}")) for other in range(size)]
+    store.set(f"read by {rank}", "")
+    if rank == 0:
+        for other in range(size):
+            store.get(f"read by {other}")
+    return found
 
 
 def has_started() -> bool:

@@ -16,6 +16,7 @@ from hebrew_asr.engine import dist
 from hebrew_asr.engine.nested_keys import check_nested_keys
 from hebrew_asr.engine.sealed import Checkpoint
 from hebrew_asr.errors import CheckpointError, DataError, UsageError
+from hebrew_asr.launching import place
 from hebrew_asr.logs import log
 from hebrew_asr.report.records import FaultRecord
 from hebrew_asr.training.arguments import TrainArguments, lock_of
@@ -54,10 +55,10 @@ def check(arguments: TrainArguments, num_ranks: int | None = None) -> RunSpec:
     """
     recipe, profile = arguments.load_recipe(), load_profile(arguments.ds)
     check_nested_keys(profile)
-    batching = derive_batching(profile, recipe, num_ranks or dist.num_ranks_from_environment())
-    check_hardware(profile, num_ranks or dist.local_ranks_from_environment(), torch.cuda.device_count())
+    batching = derive_batching(profile, recipe, num_ranks or place.num_ranks_from_environment())
+    check_hardware(profile, num_ranks or place.local_ranks_from_environment(), torch.cuda.device_count())
     folder = arguments.folder(recipe)
-    lock_of(folder).refuse_if_held(f"run directory {folder}", is_main=dist.rank_from_environment() == 0)
+    lock_of(folder).refuse_if_held(f"run directory {folder}", is_main=place.rank_from_environment() == 0)
     _refuse_foreign(folder)
     resumable = _find_resumable(folder, arguments.resume)
     resume = resumable.newest

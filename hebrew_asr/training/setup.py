@@ -25,6 +25,7 @@ from hebrew_asr.engine.engine import TrainEngine
 from hebrew_asr.engine.shared import require_shared
 from hebrew_asr.engine.watchdog import Watchdog
 from hebrew_asr.files import as_json
+from hebrew_asr.launching import place
 from hebrew_asr.launching.stopping import StopRequest
 from hebrew_asr.locks import FolderLock
 from hebrew_asr.model.compiled import CompiledASR
@@ -81,24 +82,35 @@ def set_up(arguments: TrainArguments, request: StopRequest | None = None) -> Run
         HebrewASRError: something that the arguments name is missing, wrong or impossible.
     """
     request = request or StopRequest()
-    spec = check(arguments)
-    tokenizer = load_tokenizer(spec.recipe.model.path)
-    lock = lock_of(spec.folder)
-    request.cleanups.append(lock.release)
-    if dist.rank_from_environment() == 0:
-        lock.take_or_refuse(f"run directory {spec.folder}")
+    lock: FolderLock | None = None
     try:
-        return _build(spec, tokenizer, lock, request)
+        with dist.failing_together():
+            spec = check(arguments)
+            tokenizer = load_tokenizer(spec.recipe.model.path)
+            lock = lock_of(spec.folder)
+            request.cleanups.append(lock.release)
+            if place.rank_from_environment() == 0:
+                lock.take_or_refuse(f"run directory {spec.folder}")
+            asr = _load_model(spec.recipe, spec.profile)
+            weights_by_phase = check_phases(asr, spec.recipe)  # every phase is set once, to see that it can be
+            space_warning = _require_disk_space(spec, asr, weights_by_phase)
+        return _build(spec, tokenizer, asr, lock, request, weights_by_phase, space_warning)
     except BaseException:
-        lock.release()
+        if lock is not None:
+            lock.release()
         raise
 
 
-def _build(spec: RunSpec, tokenizer: Any, lock: FolderLock, request: StopRequest) -> Run:
+def _build(
+    spec: RunSpec,
+    tokenizer: Any,
+    asr: Any,
+    lock: FolderLock,
+    request: StopRequest,
+    weights_by_phase: dict[str, dict[str, int]],
+    space_warning: str | None,
+) -> Run:
     recipe, profile = spec.recipe, spec.profile
-    asr = _load_model(recipe, profile)
-    weights_by_phase = check_phases(asr, recipe)  # every phase is set once, to see that it can be
-    space_warning = _require_disk_space(spec, asr, weights_by_phase)
     ranks = _join_ranks(spec, request)
     watchdog = Watchdog(ranks)
     mel = LogMel().to(ranks.device)
@@ -147,10 +159,10 @@ def _build(spec: RunSpec, tokenizer: Any, lock: FolderLock, request: StopRequest
 def _load_model(recipe: Recipe, profile: Profile) -> Any:
     """The native model, whole. Random weights are drawn on the GPU: two billion take a host 100 s, and a GPU one."""
     if profile.hardware.accelerator == "cpu":
-        dist.share_cores()  # before any thread starts: threads inherit it
+        place.share_cores()  # before any thread starts: threads inherit it
     torch.manual_seed(recipe.seed)
     draws_on_gpu = recipe.model.random_weights and profile.hardware.accelerator == "cuda"
-    with torch.device("cuda", dist.local_rank_from_environment()) if draws_on_gpu else nullcontext():
+    with torch.device("cuda", place.local_rank_from_environment()) if draws_on_gpu else nullcontext():
         return load_model(recipe.model, seed=recipe.seed, dtype=torch.bfloat16 if profile.bf16 else torch.float32)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.launched import LaunchedStart
-from tests.support.tiny_task import make_task
+from tests.support.long_run import LONG, STEPS, SWITCH
+from tests.support.tiny_task import events, free_port, make_task, train_arguments
 from tests.support.warm import WarmStart
 
 
@@ -23,3 +24,22 @@ def warm(request: pytest.FixtureRequest) -> Iterator[WarmStart]:
 def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny task; a test that changes it makes its own."""
     return make_task(tmp_path_factory.mktemp("task"))
+
+
+@pytest.fixture(scope="session")
+def long_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The task of ``LONG`` runs, whose evaluations take long enough to be stopped in."""
+    return make_task(tmp_path_factory.mktemp("task"), eval_clips=8)
+
+
+@pytest.fixture(scope="session")
+def long_run(long_task: Path, warm: WarmStart, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ``LONG`` run of two ranks that was never disturbed."""
+    run = tmp_path_factory.mktemp("long") / "run"
+    output = run.with_suffix(".log")
+    codes = warm.run(train_arguments(long_task, run, *LONG), ranks=2, port=free_port(), output=output)
+    assert codes == [0, 0], output.read_text()
+    train = events(run, "train")
+    assert [row["step"] for row in train] == list(range(1, STEPS + 1))
+    assert [row["phase"] for row in train] == ["B"] * SWITCH + ["A"] * (STEPS - SWITCH)
+    return run

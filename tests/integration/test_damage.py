@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,11 +12,9 @@ import pytest
 from hebrew_asr.engine.checkpoint import find_checkpoints
 from tests.support import apart_worker
 from tests.support.disks import remount, small_disk
-from tests.support.tiny_task import events, free_port, train_arguments
+from tests.support.tiny_task import NO_EVALUATION, events, free_port, train_arguments
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
-
-QUICK = ("evaluation.at_start=false", "evaluation.full_each_epoch=false", "evaluation.every_steps=1000")
 KEPT = ("checkpoints.every_steps=1", "checkpoints.keep_last=3")
 OPTIMIZER = "optimizer-rank00001.safetensors"
 
@@ -24,7 +23,7 @@ OPTIMIZER = "optimizer-rank00001.safetensors"
 def four_steps(task, warm, tmp_path_factory) -> Path:
     """Checkpoints of steps 2, 3 and 4, written by two ranks."""
     run = tmp_path_factory.mktemp("four") / "run"
-    done = warm.finish(train_arguments(task, run, *QUICK, *KEPT, "max_steps=4"), ranks=2, port=free_port())
+    done = warm.finish(train_arguments(task, run, *NO_EVALUATION, *KEPT, "max_steps=4"), ranks=2, port=free_port())
     assert done.returncode == 0, done.stderr[-2000:]
     return run
 
@@ -48,7 +47,7 @@ def test_damaged_ones_are_passed_over_and_kept(task, warm, run):
     (run / "recipe.json").unlink()
     metrics = run / "metrics.jsonl"
     metrics.write_bytes(metrics.read_bytes() + '{"event": "train", "step": 2, "שלום'.encode()[:-1])
-    arguments = train_arguments(task, run, *QUICK, *KEPT, "max_steps=5", resume="auto")
+    arguments = train_arguments(task, run, *NO_EVALUATION, *KEPT, "max_steps=5", resume="auto")
     done = warm.finish(arguments, ranks=2, port=free_port())
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -63,15 +62,18 @@ def test_damaged_ones_are_passed_over_and_kept(task, warm, run):
 
 
 @pytest.mark.parametrize("name", ["COMPLETE.json", "state.json", OPTIMIZER])
-@pytest.mark.parametrize("content", [b"", b'{"files": {"', b"\xd7", None])
-def test_a_run_without_a_whole_checkpoint_does_not_start_over(task, warm, run, name, content):
-    for folder in (run / "checkpoints").iterdir():
+@pytest.mark.parametrize("contents", [[b"", b'{"files": {"', b"\xd7"], [None, None, b""]], ids=["torn", "missing"])
+def test_a_run_without_a_whole_checkpoint_does_not_start_over(task, warm, run, name, contents):
+    """One file of each checkpoint is empty, torn, torn inside a letter, or missing (None)."""
+    for folder, content in zip(sorted((run / "checkpoints").iterdir()), contents, strict=True):
         (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
     before = sorted((path, path.stat().st_size) for path in run.rglob("*") if path.is_file())
-    done = warm.finish(train_arguments(task, run, *QUICK, *KEPT, "max_steps=5", resume="auto"), port=free_port())
+    arguments = train_arguments(task, run, *NO_EVALUATION, *KEPT, "max_steps=5", resume="auto")
+    done = warm.finish(arguments, port=free_port())
     assert done.returncode == 5, done.stderr
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert "no checkpoint in" in error and "is whole" in error and name in error
+    assert "no checkpoint in" in error and "is whole" in error
+    assert len(re.findall(rf"step-00000\d[^;]*{re.escape(name)}", error)) == len(contents), error
     assert "Traceback" not in done.stderr
     assert sorted((path, path.stat().st_size) for path in run.rglob("*") if path.is_file()) == before
 
@@ -79,7 +81,7 @@ def test_a_run_without_a_whole_checkpoint_does_not_start_over(task, warm, run, n
 def test_a_run_directory_that_ranks_do_not_share_is_refused(task, warm, tmp_path):
     folder = tmp_path / "local"
     folder.mkdir()
-    arguments = ["train", str(folder), *train_arguments(task, folder / "run", *QUICK, "max_steps=2")]
+    arguments = ["train", str(folder), *train_arguments(task, folder / "run", *NO_EVALUATION, "max_steps=2")]
     done = warm.finish(arguments, ranks=2, port=free_port(), program=apart_worker.__name__)
     assert done.returncode == 4, done.stderr
     assert "rank 1 does not see" in done.stderr and str(folder / "run") in done.stderr
@@ -103,7 +105,7 @@ def test_a_disk_that_cannot_take_the_run_is_refused_at_the_start(task, warm, tmp
         if option == "ro":
             remount(disk, "size=10m")
             remount(disk, "ro")
-        done = warm.finish(train_arguments(task, disk / "run", *QUICK, "max_steps=2"), port=free_port())
+        done = warm.finish(train_arguments(task, disk / "run", *NO_EVALUATION, "max_steps=2"), port=free_port())
         assert done.returncode == 4, done.stderr
         (error,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
         assert str(disk / "run") in error

@@ -15,13 +15,19 @@ from hebrew_asr.engine.checkpoint import find_checkpoints
 from hebrew_asr.inference.export import save_native
 from hebrew_asr.training.from_checkpoint import best_checkpoint, model_from_checkpoint
 from tests.support.disks import fill, small_disk
-from tests.support.tiny_task import events, free_port, last_step, make_task, train_arguments, wait_for
+from tests.support.tiny_task import (
+    ENDLESS,
+    NO_EVALUATION,
+    events,
+    free_port,
+    last_step,
+    make_task,
+    train_arguments,
+    wait_for,
+)
 from tests.support.warm import WarmStart, has_ended
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
-
-QUICK = ("evaluation.at_start=false", "evaluation.full_each_epoch=false", "evaluation.every_steps=1000")
-ENDLESS = "phases.0.epochs=500"
 
 
 @pytest.fixture
@@ -33,7 +39,7 @@ def disk(tmp_path):
 
 def test_a_full_disk_costs_checkpoints_not_the_run(task, warm, disk):
     run = disk / "run"
-    changes = ["checkpoints.every_steps=1", "checkpoints.keep_last=100", "checkpoints.background=false", *QUICK]
+    changes = ["checkpoints.every_steps=1", "checkpoints.keep_last=100", "checkpoints.background=false", *NO_EVALUATION]
     done = warm.finish(train_arguments(task, run, *changes), port=free_port())
     assert done.returncode == 0, done.stderr[-2000:]
     assert "disk is full; dropping the oldest checkpoint" in done.stderr
@@ -59,7 +65,13 @@ def stop_when_full(warm: WarmStart, arguments: list[str], run: Path, output: Pat
 def test_a_stop_without_room_says_what_is_lost_and_the_next_start_goes_on(task, warm, disk, tmp_path):
     """The only checkpoint is not given up for the new one. No record and no step is missing in the end."""
     run, output = disk / "run", tmp_path / "log"
-    changes = ["checkpoints.every_steps=2", "checkpoints.keep_last=1", "checkpoints.keep_best=0", ENDLESS, *QUICK]
+    changes = [
+        "checkpoints.every_steps=2",
+        "checkpoints.keep_last=1",
+        "checkpoints.keep_best=0",
+        ENDLESS,
+        *NO_EVALUATION,
+    ]
     code, newest, ballast = stop_when_full(warm, train_arguments(task, run, *changes), run, output)
     told = output.read_text()
     assert code == 4, told
@@ -80,7 +92,13 @@ def test_a_stop_without_room_says_what_is_lost_and_the_next_start_goes_on(task, 
 
 def test_a_stop_takes_the_place_of_the_oldest_checkpoint(task, warm, disk, tmp_path):
     run, output = disk / "run", tmp_path / "log"
-    changes = ["checkpoints.every_steps=3", "checkpoints.keep_last=2", "checkpoints.keep_best=0", ENDLESS, *QUICK]
+    changes = [
+        "checkpoints.every_steps=3",
+        "checkpoints.keep_last=2",
+        "checkpoints.keep_best=0",
+        ENDLESS,
+        *NO_EVALUATION,
+    ]
     code, _, _ = stop_when_full(warm, train_arguments(task, run, *changes), run, output)
     told = output.read_text()
     assert code == 75, told
@@ -92,7 +110,7 @@ def test_a_stop_takes_the_place_of_the_oldest_checkpoint(task, warm, disk, tmp_p
 def test_a_model_that_finds_no_room_is_written_by_the_next_start(task, warm, tmp_path):
     """The trained weights are in the last checkpoint, and nothing looks finished meanwhile."""
     run = tmp_path / "run"
-    arguments = train_arguments(task, run, "max_steps=3", *QUICK)
+    arguments = train_arguments(task, run, "max_steps=3", *NO_EVALUATION)
     with small_disk(run / ".tmp-final", "32k"):
         done = warm.finish(arguments, port=free_port())
         assert done.returncode == 4, done.stderr
@@ -101,7 +119,7 @@ def test_a_model_that_finds_no_room_is_written_by_the_next_start(task, warm, tmp
         assert "Traceback" not in done.stderr
         assert not (run / "final").exists() and not (run / "summary.json").exists()
         assert [checkpoint.step for checkpoint in find_checkpoints(run / "checkpoints")] == [3]
-    done = warm.finish(train_arguments(task, run, "max_steps=3", *QUICK, resume="auto"), port=free_port())
+    done = warm.finish(train_arguments(task, run, "max_steps=3", *NO_EVALUATION, resume="auto"), port=free_port())
     assert done.returncode == 0, done.stderr
     assert json.loads((run / "summary.json").read_text())["steps"] == 3
     assert len(events(run, "train")) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,8 @@ from hebrew_asr.engine.checkpoint import find_checkpoints
 from hebrew_asr.report.page import write_report
 from tests.support.tiny_task import (
     CPU_PROFILE,
+    ENDLESS,
+    NO_EVALUATION,
     ROOT,
     TRAIN_FILE,
     environment,
@@ -45,10 +48,6 @@ def task(tmp_path_factory) -> Path:
     return make_task(tmp_path_factory.mktemp("task"), eval_clips=24)
 
 
-QUICK = ("evaluation.at_start=false", "evaluation.full_each_epoch=false", "evaluation.every_steps=100")
-ENDLESS = "phases.0.epochs=500"
-
-
 def overflowing(task: Path, folder: Path) -> str:
     """The task's base model with weights that are finite and whose logits are not; the setting that names it."""
     shutil.copytree(task / "base", folder)
@@ -62,7 +61,7 @@ def overflowing(task: Path, folder: Path) -> str:
 def test_nan_gradients_are_borne_then_told(task, warm, tmp_path):
     """A model that overflows: steps are skipped on both ranks, then the run stops and keeps the evidence."""
     run = tmp_path / "run"
-    changes = [overflowing(task, tmp_path / "base"), "faults.non_finite_patience=2", *QUICK]
+    changes = [overflowing(task, tmp_path / "base"), "faults.non_finite_patience=2", *NO_EVALUATION]
     done = warm.finish(train_arguments(task, run, *changes), ranks=2, port=free_port())
     assert done.returncode == 6
     assert "NaN or infinite 3 steps in a row" in done.stderr
@@ -81,12 +80,12 @@ def test_unreadable_clips_are_skipped_within_the_budget(warm, tmp_path):
     task = make_task(tmp_path / "task")
     clips, run = task / "data" / "clips", tmp_path / "run"
     soundfile.write(clips / "train3.wav", np.zeros(1_200 * 16_000, np.int16), 16_000)  # its manifest says 2 s at most
-    changes = ["faults.max_unreadable_share=0.05", *QUICK]
+    changes = ["faults.max_unreadable_share=0.05", *NO_EVALUATION]
     done = warm.finish(train_arguments(task, run, *changes, "max_steps=6"), ranks=2, port=free_port())
     assert done.returncode == 0, done.stderr[-2000:]
     faults = events(run, "fault")
     assert [row["clips"] for row in faults] == [["train3"]] * 2, "once in each of the two epochs"
-    assert all("train3.wav lasts longer than" in row["reasons"][0] for row in faults)
+    assert all(re.search(r"train3\.wav.* lasts longer than", row["reasons"][0]) for row in faults)
     train = events(run, "train")
     assert len(train) == 6
     assert all(row["loss"] > 0 for row in train)
@@ -108,7 +107,7 @@ def test_a_slower_way_is_on_record(task, warm, tmp_path):
     """A profile that compiles, on a CPU, where attention cannot be: once for both ranks, and kept over a resume."""
     run, hardware = tmp_path / "run", json.loads(CPU_PROFILE.read_text(encoding="utf-8"))["_hardware"]
     profile = write_profile(tmp_path / "profile.json", _hardware={**hardware, "compile": True})
-    first, rest = (["max_steps=2", *QUICK], ["max_steps=3", "checkpoints.every_steps=1", *QUICK])
+    first, rest = (["max_steps=2", *NO_EVALUATION], ["max_steps=3", "checkpoints.every_steps=1", *NO_EVALUATION])
     done = warm.finish(train_arguments(task, run, *first, ds=profile), ranks=2, port=free_port())
     told = "the training step could not be compiled and runs eagerly, several times slower"
     assert done.returncode == 0, done.stderr[-2000:]
@@ -125,7 +124,7 @@ def test_a_slower_way_is_on_record(task, warm, tmp_path):
 
 def test_a_killed_rank_takes_the_job_down_in_seconds(task, tmp_path):
     run = tmp_path / "run"
-    line = [*launcher(2, free_port()), str(TRAIN_FILE), *train_arguments(task, run, *QUICK, ENDLESS)]
+    line = [*launcher(2, free_port()), str(TRAIN_FILE), *train_arguments(task, run, *NO_EVALUATION, ENDLESS)]
     with subprocess.Popen(line, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as job:
         wait_for(lambda: last_step(run), lambda: job.poll() is not None and job.communicate()[0].decode())
         killed = time.monotonic()
@@ -156,9 +155,9 @@ def test_a_stop_in_the_first_evaluation_is_made_up_for(task, warm, tmp_path):
 
 
 def test_the_shorthand_forwards_a_stop(task, tmp_path):
-    """SIGTERM to ``hebrew-asr train`` alone: the ranks under its launcher save, and it leaves with their code."""
+    """SIGHUP to ``hebrew-asr train`` alone: the ranks under its launcher save, and it leaves with their code."""
     run = tmp_path / "run"
-    arguments = train_arguments(task, run, *QUICK, ENDLESS)
+    arguments = train_arguments(task, run, *NO_EVALUATION, ENDLESS)
     line = [
         sys.executable,
         "-m",
@@ -172,7 +171,7 @@ def test_the_shorthand_forwards_a_stop(task, tmp_path):
     ]
     with subprocess.Popen(line, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as job:
         wait_for(lambda: last_step(run), lambda: job.poll() is not None and job.communicate()[0].decode())
-        job.terminate()
+        job.send_signal(signal.SIGHUP)
         output = job.communicate(timeout=60)[0].decode()
     assert job.returncode == 75, output[-3000:]
     assert find_checkpoints(run / "checkpoints")
@@ -180,7 +179,7 @@ def test_the_shorthand_forwards_a_stop(task, tmp_path):
 
 def test_a_stop_file_stops(task, warm, tmp_path):
     run, output = tmp_path / "run", tmp_path / "log"
-    pids = warm.start(train_arguments(task, run, *QUICK, ENDLESS), ranks=2, port=free_port(), output=output)
+    pids = warm.start(train_arguments(task, run, *NO_EVALUATION, ENDLESS), ranks=2, port=free_port(), output=output)
     wait_for(lambda: last_step(run), lambda: has_ended(pids) and output.read_text())
     (run / "STOP").touch()
     assert [warm.wait(pid) for pid in pids] == [75, 75], output.read_text()
@@ -194,10 +193,10 @@ def test_no_token_is_written_anywhere(task, tmp_path, monkeypatch):
         monkeypatch.setenv(name, marker)
     monkeypatch.setenv("WANDB_MODE", "offline")
     whole, failed = tmp_path / "whole", tmp_path / "failed"
-    changes = ["logging.wandb=true", "max_steps=2", *QUICK]
+    changes = ["logging.wandb=true", "max_steps=2", *NO_EVALUATION]
     with WarmStart() as warm:  # in this environment
         done = warm.finish(train_arguments(task, whole, *changes), port=free_port())
-        changes = [overflowing(task, tmp_path / "base"), "faults.non_finite_patience=0", *QUICK]
+        changes = [overflowing(task, tmp_path / "base"), "faults.non_finite_patience=0", *NO_EVALUATION]
         crashed = warm.finish(train_arguments(task, failed, *changes), port=free_port())
     assert done.returncode == 0, done.stderr[-2000:]
     assert "wandb failed" not in done.stderr and list((whole / "wandb").iterdir())

@@ -13,15 +13,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from hebrew_asr.config.profiles import derive_batching, load_profile
 from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.data.manifest import read_manifest
 from hebrew_asr.data.sampler import StepSampler
-from hebrew_asr.engine.checkpoint import find_checkpoints
 from hebrew_asr.launching.stopping import AGREE_S
+from tests.support.long_run import LONG, SWITCH, ends_like, saved_step
 from tests.support.tiny_task import (
     CPU_PROFILE,
     RECIPE_CHANGES,
@@ -38,66 +36,16 @@ from tests.support.tiny_task import (
     rank_processes,
     train_arguments,
     wait_for,
-    without_times,
     write_profile,
 )
 from tests.support.warm import WarmStart, has_ended
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
-SWITCH = 12
-"""20 clips, 8 a step: 3 steps an epoch, 30 in all, and the audio layers join after 12."""
 STARVED = 16
 """Steps done when the next one's data does not come."""
-CHANGES = (
-    "phases.0.epochs=4",
-    "phases.1.epochs=6",
-    "data.workers=1",
-    "checkpoints.every_steps=2",
-    "evaluation.full_each_epoch=false",
-    "evaluation.every_steps=15",
-    "evaluation.sample_clips=8",
-    "evaluation.batch_clips=1",
-)
 STOP_LIMIT_S = 30
 KILLS, IN_A_WRITE, IN_THE_SWITCH = 10, 2, 5
-
-
-@pytest.fixture(scope="module")
-def task(tmp_path_factory) -> Path:
-    return make_task(tmp_path_factory.mktemp("task"), eval_clips=8)
-
-
-@pytest.fixture(scope="module")
-def whole(task, warm, tmp_path_factory) -> Path:
-    """Never disturbed."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    output = folder.with_suffix(".log")
-    assert warm.run(train_arguments(task, folder, *CHANGES), ranks=2, port=free_port(), output=output) == [0, 0], (
-        output.read_text()
-    )
-    assert [row["step"] for row in events(folder, "train")] == list(range(1, 31))
-    assert events(folder, "train")[SWITCH]["phase"] == "A"
-    return folder
-
-
-def ends_like(run: Path, whole: Path) -> None:
-    """All records of training and evaluation, and the weights, bit for bit; nothing half-written is left."""
-    for kind in ("train", "eval"):
-        assert without_times(events(run, kind)) == without_times(events(whole, kind))
-    expected = load_file(whole / "final" / "model.safetensors")
-    found = load_file(run / "final" / "model.safetensors")
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
-    assert not list((run / "checkpoints").glob(".*"))
-
-
-def saved_step(run: Path) -> int:
-    """Of the newest complete checkpoint, every one of which is whole; or -1."""
-    found = find_checkpoints(run / "checkpoints")
-    for checkpoint in found:
-        checkpoint.verify()
-    return found[-1].step if found else -1
 
 
 def is_writing(run: Path) -> bool:
@@ -120,7 +68,7 @@ class Stopper:
 
     def __init__(self, task: Path, run: Path, warm: WarmStart):
         self._run, self._warm = run, warm
-        self._arguments = train_arguments(task, run, *CHANGES, resume="auto")
+        self._arguments = train_arguments(task, run, *LONG, resume="auto")
         self.output = run.parent / "output.log"
 
     def __call__(self, port: int, moment: Callable[[], bool]) -> int:
@@ -169,7 +117,7 @@ class HungClip:
     """A file system that hangs: once the run has started, opening one clip of a later step waits for ever."""
 
     def __init__(self, task: Path, run: Path):
-        recipe = load_recipe("round2", [*RECIPE_CHANGES, *CHANGES])
+        recipe = load_recipe("round2", [*RECIPE_CHANGES, *LONG])
         batching = derive_batching(load_profile(CPU_PROFILE), recipe, 2)
         clips = read_manifest(task / "data" / "train.jsonl")
         sampler = StepSampler([clip.duration_s for clip in clips], batching, recipe.seed)
@@ -196,24 +144,24 @@ class HungClip:
         return self._seen_s is not None and time.monotonic() - self._seen_s > 0.5
 
 
-def test_sigterm_at_every_kind_of_moment(task, whole, warm, tmp_path):
+def test_sigterm_at_every_kind_of_moment(long_task, long_run, warm, tmp_path):
     """One run, stopped in an evaluation, in training, in a checkpoint write, in the switch and in a wait for data."""
     run = tmp_path / "run"
-    stop = Stopper(task, run, warm)
-    assert stop.launched(free_port(), (run / "metrics.jsonl").is_file) == -1
+    stop = Stopper(long_task, run, warm)
+    assert stop(free_port(), (run / "metrics.jsonl").is_file) == -1
     assert not events(run, "eval"), "the evaluation had not ended"
     assert 3 <= stop(free_port(), lambda: last_step(run) >= 3) < SWITCH
     before = saved_step(run)
     assert stop(free_port(), lambda: is_writing(run) and last_step(run) > before) < SWITCH
     assert stop(free_port(), lambda: is_switching(run, stop.output)) == SWITCH + 1
     assert is_proved(run), "the switch, and one step, were finished first"
-    with HungClip(task, run) as hung:
+    with HungClip(long_task, run) as hung:
         assert stop.launched(free_port(), hung.is_waited_for) == STARVED
     codes = warm.run(
-        train_arguments(task, run, *CHANGES, resume="auto"), ranks=2, port=free_port(), output=tmp_path / "last.log"
+        train_arguments(long_task, run, *LONG, resume="auto"), ranks=2, port=free_port(), output=tmp_path / "last.log"
     )
     assert codes == [0, 0], (tmp_path / "last.log").read_text()
-    ends_like(run, whole)
+    ends_like(run, long_run)
 
 
 def test_sigterm_while_the_step_is_compiled(warm, tmp_path):
@@ -249,10 +197,10 @@ def test_sigterm_while_the_step_is_compiled(warm, tmp_path):
     ends_like(run, tmp_path / "whole")
 
 
-def test_sigkill_at_ten_moments(task, whole, warm, tmp_path):
+def test_sigkill_at_ten_moments(long_task, long_run, warm, tmp_path):
     """One run, killed without warning: twice at moments that were watched for, else after a random delay."""
     run, draw = tmp_path / "run", random.Random(0)
-    arguments = train_arguments(task, run, *CHANGES, resume="auto")
+    arguments = train_arguments(long_task, run, *LONG, resume="auto")
     for number in range(KILLS):
         output = tmp_path / f"{number}.log"
         before_ns = started_ns(run)
@@ -280,9 +228,9 @@ def test_sigkill_at_ten_moments(task, whole, warm, tmp_path):
             # The last checkpoint of the first phase is written in the background: it may not have been sealed yet.
             assert not is_proved(run) and saved in (SWITCH - 2, SWITCH)
     output = tmp_path / "last.log"
-    codes = warm.run(train_arguments(task, run, *CHANGES, resume="auto"), ranks=2, port=free_port(), output=output)
+    codes = warm.run(train_arguments(long_task, run, *LONG, resume="auto"), ranks=2, port=free_port(), output=output)
     assert codes == [0, 0], output.read_text()
-    ends_like(run, whole)
+    ends_like(run, long_run)
 
 
 def started_ns(run: Path) -> int:

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,32 @@ def test_ranks_whose_files_lie_elsewhere_train_together(task, warm, tmp_path):
         program="tests.support.unlike_ranks",
     )
     assert codes == [0, 0], output.read_text()
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_what_one_rank_alone_finds_wrong_ends_all_of_them(task, warm, tmp_path, broken):
+    """As on a node whose copy of the data is torn: nobody waits for the rank that cannot come."""
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(task, elsewhere)
+    with (elsewhere / "data" / "train.jsonl").open("a") as stream:
+        stream.write('{"audio": "clips/tor')
+    run, output = tmp_path / "run", tmp_path / "log"
+    of_ranks = [
+        train_arguments(elsewhere if rank == broken else task, run, *NO_EVALUATION, "max_steps=1") for rank in range(3)
+    ]
+    started = time.monotonic()
+    codes = warm.run(
+        [json.dumps(arguments) for arguments in of_ranks],
+        ranks=3,
+        port=free_port(),
+        output=output,
+        program="tests.support.unlike_ranks",
+    )
+    assert codes == [3, 3, 3], output.read_text()
+    assert time.monotonic() - started < 180, "not the 600 s that ranks wait for each other"
+    (line,) = output.read_text().splitlines()
+    assert line.startswith(f"error: {'rank 1: ' if broken else ''}manifest {elsewhere / 'data' / 'train.jsonl'}"), line
+    assert not (run / "checkpoints").exists()
 
 
 @pytest.fixture(scope="module")

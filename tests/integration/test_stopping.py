@@ -6,6 +6,7 @@ leave, nothing is left running, and in the end it equals a run that was never di
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,14 +19,13 @@ import psutil
 import pytest
 
 from hebrew_asr.engine.checkpoint import find_checkpoints
-from tests.integration.test_kill_matrix import CHANGES, ends_like, saved_step
+from tests.support.long_run import LONG, STEPS, ends_like, saved_step
 from tests.support.terminal import CTRL_C, Terminal, processes_of, wait_until_gone
 from tests.support.tiny_task import (
     ROOT,
     environment,
     free_port,
     last_step,
-    make_task,
     train_arguments,
     wait_for,
 )
@@ -45,23 +45,18 @@ def in_full(request) -> None:
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory) -> Path:
-    return make_task(tmp_path_factory.mktemp("task"), eval_clips=8)
-
-
-@pytest.fixture(scope="module")
-def whole(task, warm, tmp_path_factory) -> Path:
-    """Never disturbed: 30 steps, the phase switch after 12."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    done = warm.finish(train_arguments(task, folder, *CHANGES), ranks=2, port=free_port())
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(whole, tmp_path_factory) -> Path:
+def run(long_run, tmp_path_factory) -> Path:
     """The run that is ended and resumed."""
     return tmp_path_factory.mktemp("run") / "run"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(run):
+    """What a test that failed has left running must not go on with the run of the next one."""
+    yield
+    for process in processes_of(str(run)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 class Started:
@@ -69,7 +64,7 @@ class Started:
 
     def __init__(self, task: Path, run: Path, *, shorthand: bool = False):
         self.run = run
-        options = train_arguments(task, run, *CHANGES, resume="auto")
+        options = train_arguments(task, run, *LONG, resume="auto")
         if shorthand:
             line = [str(BIN / "python"), "-m", "hebrew_asr.cli", "train", "--num-gpus", "2", *options]
         else:
@@ -108,8 +103,8 @@ def said(run: Path) -> str:
     return f"stopped after step {saved_step(run)}, state saved in {run}; go on with --resume auto"
 
 
-def test_ctrl_c_while_the_ranks_start(task, run):
-    started = Started(task, run)
+def test_ctrl_c_while_the_ranks_start(long_task, run):
+    started = Started(long_task, run)
     started.wait_for(lambda: len(started.processes("--local_rank")) == 2)
     ranks = started.processes("--local_rank")
     started.wait_for(lambda: all(catches(rank.pid, signal.SIGTERM) for rank in ranks))
@@ -125,11 +120,11 @@ def catches(pid: int, number: int) -> bool:
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
-def test_ctrl_c(task, run, warm):
-    started = Started(task, run)
+def test_ctrl_c(long_task, run, warm):
+    started = Started(long_task, run)
     started.wait_for_steps()
     refused = warm.finish(
-        ["train", *train_arguments(task, run, *CHANGES, resume="auto"), "--num-gpus", "1"], program="hebrew_asr.cli"
+        ["train", *train_arguments(long_task, run, *LONG, resume="auto"), "--num-gpus", "1"], program="hebrew_asr.cli"
     )
     first = min(started.processes("--local_rank=0"), key=lambda process: process.create_time())
     assert refused.returncode == 2
@@ -138,40 +133,40 @@ def test_ctrl_c(task, run, warm):
     assert started.ended().count(said(run)) == 1
 
 
-def test_a_connection_that_drops(task, run):
-    started = Started(task, run)
+def test_a_connection_that_drops(long_task, run):
+    started = Started(long_task, run)
     started.wait_for_steps()
     started.terminal.hang_up()
     started.ended()
 
 
-def test_sigterm_to_the_launcher(task, run):
-    started = Started(task, run)
+def test_sigterm_to_the_launcher(long_task, run):
+    started = Started(long_task, run)
     started.wait_for_steps()
     started.terminal.process.terminate()
     assert started.ended().count(said(run)) == 1
 
 
-def test_sigkill_to_the_launchers_second_half(task, run, in_full):
-    started = Started(task, run)
+def test_sigkill_to_the_launchers_second_half(long_task, run, in_full):
+    started = Started(long_task, run)
     started.wait_for_steps()
     (launch,) = started.processes("deepspeed.launcher.launch")
     launch.kill()
     assert started.ended().count(said(run)) == 1
 
 
-def test_sigterm_to_every_process(task, run):
+def test_sigterm_to_every_process(long_task, run):
     """As Slurm and ``docker stop`` do."""
-    started = Started(task, run)
+    started = Started(long_task, run)
     started.wait_for_steps()
     for process in started.processes():
         process.terminate()
     assert started.ended().count(said(run)) == 1
 
 
-def test_the_shorthand_and_ctrl_c_in_haste(task, run):
+def test_the_shorthand_and_ctrl_c_in_haste(long_task, run):
     """The exit code is the ranks', and nobody else says a word."""
-    started = Started(task, run, shorthand=True)
+    started = Started(long_task, run, shorthand=True)
     started.wait_for_steps()
     for _ in range(3):
         started.terminal.type(CTRL_C)
@@ -181,8 +176,8 @@ def test_the_shorthand_and_ctrl_c_in_haste(task, run):
     assert text.rstrip().endswith(said(run)) and "launch.py" not in text, text[-2000:]
 
 
-def test_the_shorthand_is_stopped_before_it_has_ranks(task, tmp_path):
-    started = Started(task, tmp_path / "run", shorthand=True)
+def test_the_shorthand_is_stopped_before_it_has_ranks(long_task, tmp_path):
+    started = Started(long_task, tmp_path / "run", shorthand=True)
     started.wait_for(lambda: started.processes("deepspeed.launcher.runner"))
     started.terminal.process.terminate()
     assert started.ended(saved=False).count("there is nothing to save") == 1
@@ -190,17 +185,17 @@ def test_the_shorthand_is_stopped_before_it_has_ranks(task, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_shorthand_is_killed(task, run):
-    started = Started(task, run, shorthand=True)
+def test_the_shorthand_is_killed(long_task, run):
+    started = Started(long_task, run, shorthand=True)
     started.wait_for_steps()
     started.terminal.process.kill()
     assert started.ended().count(said(run)) == 1
 
 
-def test_bare_ranks_and_every_kind_of_signal(task, run, warm, tmp_path):
+def test_bare_ranks_and_every_kind_of_signal(long_task, run, warm, tmp_path):
     """As under srun: no launcher, and each process of the step gets the signals, loaders included."""
     before, output = last_step(run), tmp_path / "log"
-    arguments = train_arguments(task, run, *CHANGES, resume="auto")
+    arguments = train_arguments(long_task, run, *LONG, resume="auto")
     pids = warm.start(arguments, ranks=2, port=free_port(), output=output)
     wait_for(lambda: last_step(run) >= before + 2, lambda: has_ended(pids) and output.read_text())
     everybody = [process for pid in pids for process in (*psutil.Process(pid).children(), psutil.Process(pid))]
@@ -214,12 +209,12 @@ def test_bare_ranks_and_every_kind_of_signal(task, run, warm, tmp_path):
     assert saved_step(run) == last_step(run) > before
 
 
-def test_in_the_end_nothing_can_be_told(task, run, whole, warm, tmp_path):
+def test_in_the_end_nothing_can_be_told(long_task, run, long_run, warm, tmp_path):
     """And a finished run says so, without building anything."""
-    arguments = train_arguments(task, run, *CHANGES, resume="auto")
+    arguments = train_arguments(long_task, run, *LONG, resume="auto")
     done = warm.finish(arguments, ranks=2, port=free_port())
     assert done.returncode == 0, done.stderr
-    ends_like(run, whole)
+    ends_like(run, long_run)
     started = time.monotonic()
     again = subprocess.run(
         [sys.executable, "-m", "hebrew_asr.cli", "train", *arguments],
@@ -230,5 +225,5 @@ def test_in_the_end_nothing_can_be_told(task, run, whole, warm, tmp_path):
         check=False,
     )
     assert again.returncode == 0, again.stderr
-    assert again.stdout == f"{run} is a finished run: 30 steps, model in {run / 'final'}\n"
+    assert again.stdout == f"{run} is a finished run: {STEPS} steps, model in {run / 'final'}\n"
     assert time.monotonic() - started < 5

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
 from pathlib import Path
 
@@ -21,17 +20,10 @@ from hebrew_asr.training.from_checkpoint import model_from_checkpoint
 from tests.support.engine_worker import present_tokens
 from tests.support.tiny_task import (
     ROOT,
-    TRAIN_FILE,
-    environment,
     events,
     free_port,
-    last_step,
-    launch,
-    launcher,
     make_task,
-    rank_processes,
     train_arguments,
-    wait_for,
     without_times,
 )
 from tests.support.warm import WarmStart
@@ -226,26 +218,6 @@ def test_resumes_on_another_rank_count(task, warm, whole_run, tmp_path):
     ours, theirs = events(folder, "train"), events(whole_run, "train")
     assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in theirs], abs=1e-4)
     assert [row["tokens"] for row in ours] == [row["tokens"] for row in theirs]
-
-
-def test_sigterm_saves_and_resumes(task, whole_run, tmp_path):
-    """Under the real launcher, a signal to the ranks, as a scheduler sends: saved, its own exit code, the same end."""
-    folder = tmp_path / "run"
-    changes = ["checkpoints.every_steps=4", "evaluation.every_steps=5"]
-    line = [*launcher(2, free_port()), str(TRAIN_FILE), *train_arguments(task, folder, *changes)]
-    with subprocess.Popen(line, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as job:
-        wait_for(lambda: last_step(folder), lambda: job.poll() is not None and job.communicate()[0].decode())
-        for rank in rank_processes(folder):
-            rank.send_signal(signal.SIGTERM)
-        output = job.communicate(timeout=120)[0].decode()
-    assert job.returncode == 75, output[-3000:]
-    assert "go on with --resume auto" in output
-    assert not (folder / "summary.json").exists()
-    done = launch(TRAIN_FILE, train_arguments(task, folder, *changes, resume="auto"), ranks=2, port=free_port())
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert without_times(events(folder, "train")) == without_times(events(whole_run, "train"))
-    expected = final_weights(whole_run)
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in final_weights(folder).items())
 
 
 @pytest.mark.parametrize(

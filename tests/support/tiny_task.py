@@ -50,6 +50,8 @@ RECIPE_CHANGES = (
 )
 NO_EVALUATION = ("evaluation.at_start=false", "evaluation.full_each_epoch=false", "evaluation.sample_clips=1")
 """But of one clip at the end."""
+ENDLESS = "phases.0.epochs=500"
+"""A run to be stopped."""
 BF16 = {
     "bf16": {"enabled": True},
     "data_types": {"grad_accum_dtype": "fp32"},
@@ -133,7 +135,7 @@ def events_so_far(run: Path, kind: str) -> list[dict]:
         return []
 
 
-def wait_for(condition: Callable[[], object], has_ended: Callable[[], object], limit_s: float = 120.0) -> None:
+def wait_for(condition: Callable[[], object], has_ended: Callable[[], object], limit_s: float = 240.0) -> None:
     """Wait for a moment in a run; what ``has_ended`` returns once the run has ended is told."""
     deadline = time.monotonic() + limit_s
     while not condition():

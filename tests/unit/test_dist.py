@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from hebrew_asr.engine import dist
+from hebrew_asr.launching import place
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
 
@@ -25,7 +25,7 @@ def share(monkeypatch: pytest.MonkeyPatch, rank: int, ranks: int) -> set[int]:
     """Cores of a local rank."""
     monkeypatch.setenv("LOCAL_RANK", str(rank))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
-    dist.share_cores()
+    place.share_cores()
     return os.sched_getaffinity(0)
 
 
