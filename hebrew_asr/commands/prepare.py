@@ -19,7 +19,8 @@ class Command(PrepareOptions):
     $ hebrew-asr prepare --source shards/crowd-transcribe-v5 shards/recital --out data
     (the same from parquet shards on this machine)
     $ hebrew-asr prepare --source recordings --out data --eval-fraction 0.1
-    (your own: x.wav, flac, mp3, ogg or opus beside x.txt, or a clips.jsonl, metadata.csv or .tsv that names both)
+    (your own: audio or video beside texts of the same name, txt, srt, vtt or TextGrid; or a listing as csv, tsv or JSON
+    lines, as NeMo, LJSpeech and Common Voice have it; or a data folder of Kaldi. Sub-folders are speakers or sessions)
     $ hebrew-asr prepare --audio wav --split random
     (what the guide makes, for comparison: WAV files and a split that leaks)
     """

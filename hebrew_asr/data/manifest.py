@@ -64,8 +64,9 @@ def read_manifest(path: str | Path, *, check_audio: bool = True, allow_outside: 
     Args:
         path: the ``.jsonl`` file.
         check_audio: also require every audio file to exist.
-        allow_outside: accept audio files outside the manifest's folder. Without it a path is refused, absolute or
-            relative, if its file lies elsewhere once symbolic links are followed.
+        allow_outside: accept audio files outside the manifest's folder. Without it a path is refused if it is absolute
+            or goes upwards, and its file lies elsewhere once symbolic links are followed. A path below the folder may
+            lead through links, as all files of the hub's cache do: whoever has the folder put them there.
 
     Raises:
         DataError: the file is missing, empty or not UTF-8, or some lines are wrong (the first five are named).
@@ -212,6 +213,11 @@ def _no_constant(name: str) -> None:
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
+def _goes_down(written: str) -> bool:
+    """Whether a path stays below the folder that it starts at, but for the links on its way."""
+    return written[:1] != "/" and ".." not in written.split("/")
+
+
 class _Locator:
     """Finds audio files by listing each folder once: asking for each file takes several times as long."""
 
@@ -235,7 +241,7 @@ class _Locator:
         is_inside = place.is_inside
         if name in ("", ".", "..") or os.path.islink(audio):  # noqa: PTH114 (Path's raises for a name that is too long)
             audio = os.path.realpath(audio)
-            is_inside = self._contains(audio)
+            is_inside = _goes_down(written) or self._contains(audio)
         if not (is_inside or self._allow_outside):
             raise ValueError(
                 f"audio path {_short(repr(written))} leaves the manifest's folder; if it may, set "
@@ -247,7 +253,7 @@ class _Locator:
 
     def _look_into(self, head: str) -> _Place:
         folder = os.path.realpath(f"{self._folder}/{head}" if head[:1] != "/" else head)
-        is_inside = self._contains(folder)
+        is_inside = _goes_down(head) or self._contains(folder)
         files: frozenset[str] = frozenset()
         if is_inside or self._allow_outside:
             try:

@@ -11,9 +11,12 @@ from typing import TypeVar
 from hebrew_asr.errors import DataError, EnvironmentProblem, first_line
 from hebrew_asr.sources.parquet import parquet_units
 from hebrew_asr.sources.rows import Source, Unit, is_held_out
+from hebrew_asr.sources.walk import files_in
 
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?")
 """``owner/name``, with an optional ``:config`` (a folder of the repository) and ``@revision``."""
+
+_NUMBERED = re.compile(r"(?P<name>.*)-(?P<index>\d{5})-of-(?P<of>\d{5})\.parquet")
 
 _Result = TypeVar("_Result")
 
@@ -59,32 +62,85 @@ def open_hub(spec: str, *, held_out: bool, pinned: str | None = None) -> Source:
         DataError: no such dataset, or it holds no parquet files.
         EnvironmentProblem: the hub cannot be reached, or wants its conditions accepted or a token.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import constants
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()  # there is one bar already
     match = HUB_ID.fullmatch(spec)
     assert match is not None, spec
     repo, config = match["repo"], match["config"]
-    info = _explained(
-        repo, lambda: HfApi().dataset_info(repo, revision=match["revision"] or pinned, files_metadata=True)
-    )
+    revision = match["revision"] or pinned
+    sha, found = _in_cache(repo, revision) if constants.HF_HUB_OFFLINE else _on_hub(repo, revision)
     files = sorted(
-        (file.rfilename, file.size or 0)
-        for file in info.siblings or []
-        if file.rfilename.endswith(".parquet") and (config is None or config in Path(file.rfilename).parts)
+        (file, size)
+        for file, size in found
+        if file.endswith(".parquet") and (config is None or config in Path(file).parts)
     )
-    if not files or info.sha is None:
+    if not files:
         what = f"no parquet files under {config!r}" if config else "no parquet files"
-        raise DataError(
-            f"source {spec}: {what} at {info.sha}. If it is a script dataset, try {repo}@refs/convert/parquet"
-        )
+        raise DataError(f"source {spec}: {what} at {sha}. If it is a script dataset, try {repo}@refs/convert/parquet")
     name = repo.split("/")[1]
     shards = tuple(
-        HubShard(name, index, repo, info.sha, file, size, held_out or is_held_out(file))
+        HubShard(name, index, repo, sha, file, size, held_out or is_held_out(file))
         for index, (file, size) in enumerate(files)
     )
-    return Source(name, info.sha, shards)
+    if constants.HF_HUB_OFFLINE:
+        _require_whole(spec, [file for file, _ in files])
+        return Source(
+            name, sha, shards, (f"offline: the {len(files)} parquet files of the cache are taken for all of it",)
+        )
+    return Source(name, sha, shards)
+
+
+def _on_hub(repo: str, revision: str | None) -> tuple[str, list[tuple[str, int]]]:
+    """Commit of a dataset, and its files with their sizes in bytes."""
+    from huggingface_hub import HfApi
+
+    info = _explained(repo, lambda: HfApi().dataset_info(repo, revision=revision, files_metadata=True))
+    if info.sha is None:
+        raise DataError(f"source {repo}: the hub names no commit")
+    return info.sha, [(file.rfilename, file.size or 0) for file in info.siblings or []]
+
+
+def _in_cache(repo: str, revision: str | None) -> tuple[str, list[tuple[str, int]]]:
+    """The same of what is in the hub's cache, for HF_HUB_OFFLINE=1; the cache does not say whether that is all.
+
+    Files that were fetched by their commit leave no record of the branch: then the newest snapshot is taken.
+    """
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE) / f"datasets--{repo.replace('/', '--')}"
+    branch = cache / "refs" / (revision or "main")
+    commit = branch.read_text().strip() if branch.is_file() else revision
+    folder = cache / "snapshots" / (commit or "")
+    if commit is None:
+        kept = sorted(cache.glob("snapshots/*"), key=lambda path: path.stat().st_mtime_ns)
+        folder = kept[-1] if kept else cache / "none"
+    if not folder.is_dir():
+        at = f" at {revision}" if revision else ""
+        raise EnvironmentProblem(
+            f"source {repo}: HF_HUB_OFFLINE is set and the cache does not hold it{at}. Unset that to fetch it"
+        )
+    files = [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in files_in(folder)]
+    return folder.name, files
+
+
+def _require_whole(spec: str, files: list[str]) -> None:
+    """Raise EnvironmentProblem where files number themselves, and some of the numbers are not there."""
+    sets: dict[tuple[str, int], set[int]] = {}
+    for match in filter(None, map(_NUMBERED.fullmatch, files)):
+        sets.setdefault((match["name"], int(match["of"])), set()).add(int(match["index"]))
+    missing = [
+        f"{name}-{index:05d}-of-{of:05d}.parquet"
+        for (name, of), has in sets.items()
+        for index in range(of)
+        if index not in has
+    ]
+    if missing:
+        raise EnvironmentProblem(
+            f"source {spec}: HF_HUB_OFFLINE is set and the cache lacks {len(missing)} of its files, such as "
+            f"{missing[0]}. Unset that to fetch them"
+        )
 
 
 def _explained(repo: str, call: Callable[[], _Result]) -> _Result:

@@ -59,10 +59,17 @@ class TrainArguments(RecipeArguments):
     deepspeed --num_gpus 8 hebrew_asr/train.py --ds ds_configs/a100x8.json
     """
 
+    data: str | None = None
+    """Folder of a prepared set; a shorthand of --set data.folder=DIR."""
     run_dir: Annotated[str | None, tyro.conf.arg(name="run")] = None
     """Run directory; runs/<recipe name> unless given."""
     resume: Annotated[Literal["auto", "never"], _BARE_OR_MODE] = "never"
     """auto, or nothing: go on from the newest complete checkpoint in the run directory; start if there is none."""
+
+    def load_recipe(self) -> Recipe:
+        """The recipe with its changes, ``--data`` the last; see ``config.recipe.load_recipe`` for what it raises."""
+        folder = [] if self.data is None else [f"data.folder={json.dumps(self.data)}"]
+        return load_recipe(self.recipe, [*self.set, *folder])
 
     def folder(self, recipe: Recipe) -> Path:
         """The run directory."""

@@ -49,11 +49,26 @@ def test_pinned_download_with_test_shards_held_out(corpus, tmp_path):
         "bytes": 0,
         "clips": 0,
         "hours": 0,
+        "recordings": 26,
     }
     reasons = {row["id"]: row.get("detail") for row in corpora.lines_of(tmp_path / "out" / "dropped.jsonl")}
     assert reasons["crowd-transcribe-v5/Source3/ep3/3"] == "same audio"
     assert reasons["crowd-transcribe-v5/Source1/ep1/1"] == "same source"  # v5's test split is of whole sources
     assert manifest["dropped"]["public test set"]["clips"] == 2
+    first = corpora.tree_of(tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "online")
+    again = ("--source", "ivrit-ai/crowd-transcribe-v5", "--exclude")
+    done = prepare(tmp_path, *again, HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.returncode == 0, done.stderr
+    assert corpora.tree_of(tmp_path / "out") == first and "offline: the 3 parquet files" in done.stdout
+    (lost,) = (tmp_path / "hf").rglob("snapshots/*/data/train-00001-of-00002.parquet")
+    # The cache's snapshot is a folder of links, and a source as it stands.
+    done = prepare(tmp_path / "local", "--source", str(lost.parents[1]), "--exclude")
+    assert done.returncode == 0 and "source crowd-transcribe-v5 at sha256:" in done.stdout, done.stderr
+    lost.unlink()
+    (tmp_path / "out").rename(tmp_path / "offline")
+    done = prepare(tmp_path, *again, HF_HUB_OFFLINE="1")
+    assert done.returncode == 4 and "lacks 1 of its files, such as data/train-00001-of-00002" in done.stderr
 
 
 def test_leaderboard_sets_are_excluded_by_default(corpus, tmp_path):

@@ -156,7 +156,7 @@ def test_a_byte_order_mark_and_any_line_ending_are_read(folder, encoding, ending
 
 
 def test_what_lies_outside_is_read_only_where_that_is_allowed(tmp_path):
-    """However the path leaves the folder: upwards, absolutely, by a linked file or a linked folder."""
+    """Absolutely or upwards, also through a link. Links in the folder itself are its owner's, as in the hub's cache."""
     inside, outside = tmp_path / "in", tmp_path / "out"
     for folder in (inside / "sub", outside):
         folder.mkdir(parents=True)
@@ -167,13 +167,19 @@ def test_what_lies_outside_is_read_only_where_that_is_allowed(tmp_path):
     (tmp_path / "alias").symlink_to(inside)
     stays = ["sub/a.wav", "./sub/../sub//a.wav", str(inside / "sub" / "a.wav"), "within.wav", "../in/sub/a.wav"]
     stays.append(str(tmp_path / "alias" / "sub" / "a.wav"))
-    leaves = ["../out/a.wav", str(outside / "a.wav"), "link.wav", "linked/a.wav", "sub/../../out/a.wav"]
+    leaves = ["../out/a.wav", str(outside / "a.wav"), str(inside / "link.wav"), "sub/../../out/a.wav"]
+    leaves += ["sub/../linked/a.wav", "../in/link.wav"]
     for manifest in (inside / "train.jsonl", tmp_path / "alias" / "eval.jsonl"):
         for written in stays:
             write(inside, row(audio=written))
             (inside / "eval.jsonl").write_bytes((inside / "train.jsonl").read_bytes())
             for check in (True, False):
                 assert Path(read_manifest(manifest, check_audio=check)[0].audio).samefile(inside / "sub" / "a.wav")
+        for written in ("link.wav", "linked/a.wav", "./linked//a.wav"):
+            write(inside, row(audio=written))
+            (inside / "eval.jsonl").write_bytes((inside / "train.jsonl").read_bytes())
+            for check in (True, False):
+                assert Path(read_manifest(manifest, check_audio=check)[0].audio).samefile(outside / "a.wav")
         for written in leaves:
             write(inside, row(audio=written))
             (inside / "eval.jsonl").write_bytes((inside / "train.jsonl").read_bytes())

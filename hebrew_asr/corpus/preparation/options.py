@@ -26,7 +26,7 @@ class PrepareOptions:
 
     source: Annotated[tuple[str, ...], Field(min_length=1)] = RECIPE_SOURCES
     """Where clips come from: hub ids (owner/name[:config][@revision]), folders of parquet shards, folders of audio
-    with texts, or single parquet, JSONL, CSV or TSV files. The default is the Round 2 recipe."""
+    with texts, listings or Kaldi tables, or single parquet, JSON, CSV or TSV files. By default the Round 2 recipe."""
 
     out: Path = DEFAULT_FOLDER
     """Folder to make: train.jsonl, eval.jsonl, clips/, dropped.jsonl, manifest.json and, when all is done, _SUCCESS."""
