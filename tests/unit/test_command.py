@@ -1,0 +1,45 @@
+"""What ``hebrew-asr train`` leaves with goes by what its ranks say, whatever the launcher's own code is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hebrew_asr.errors import EnvironmentProblem
+from hebrew_asr.launching.command import Launch, run
+
+
+class Shell(Launch):
+    """Two ranks and their launcher, as a line of bash: ``rank N CODE`` is one that leaves and says its code."""
+
+    def line(self) -> list[str]:
+        said = 'rank() { echo "$2" > "${HEBREW_ASR_JOB#*:}/$1.code"; }; '
+        return ["bash", "-c", said + self.arguments[0]]
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("rank 0 0; rank 1 0; exit 0", 0),
+        ("rank 0 0; rank 1 0; exit 1", 0),
+        ("rank 0 75; rank 1 75; exit 1", 75),
+        ("rank 0 0; rank 1 6; exit 0", 6),
+        ("rank 1 75; rank 0 5; exit 1", 5),
+        ("rank 1 3; kill -KILL $$", 3),
+    ],
+)
+def test_the_first_rank_that_failed_gives_the_code(script, code):
+    assert run(Shell(Path("train.py"), [script], 2, on_gpus=False)) == code
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("rank 0 0; exit 0", r"rank 1 ended without a word \(the launcher's code is 0\)"),
+        ("kill -KILL $$", r"rank 0, 1 ended without a word \(the launcher's code is -9\)"),
+    ],
+)
+def test_a_rank_that_says_nothing_is_no_success(script, told):
+    with pytest.raises(EnvironmentProblem, match=told):
+        run(Shell(Path("train.py"), [script], 2, on_gpus=False))
