@@ -48,7 +48,7 @@ class Command(RecipeArguments):
     traces: str | None = None
     """Also profile one step of each into this folder: tables by kernel, and traces for chrome://tracing."""
     num_gpus: PositiveInt | None = None
-    """Ranks; all GPUs, or the profile's number of CPU ranks, unless given."""
+    """Ranks; unless given, one per visible GPU in the order of CUDA_VISIBLE_DEVICES; on a CPU the profile's number."""
     master_port: Port | None = None
     """Port on which the ranks meet; a free one unless given."""
 

@@ -22,7 +22,7 @@ class Command(TrainArguments):
     """
 
     num_gpus: PositiveInt | None = None
-    """Ranks to start; all GPUs of this machine, or the profile's number of CPU ranks, unless given."""
+    """Ranks to start; one per visible GPU in the order of CUDA_VISIBLE_DEVICES, or on a CPU as the profile says."""
     master_port: Port | None = None
     """Port on which the ranks meet; a free one unless given."""
 

@@ -290,8 +290,8 @@ def check_hardware(profile: Profile, num_ranks: int, num_devices: int) -> None:
         return
     if num_devices == 0:
         raise EnvironmentProblem(
-            f"hardware profile {profile.source} is for GPUs and this machine shows none; check nvidia-smi, "
-            f"or use ds_configs/cpu.json"
+            f"hardware profile {profile.source} is for GPUs and this machine shows none; check nvidia-smi "
+            f"and CUDA_VISIBLE_DEVICES, or use ds_configs/cpu.json"
         )
     if num_ranks > num_devices:
         raise EnvironmentProblem(

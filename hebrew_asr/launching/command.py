@@ -1,8 +1,10 @@
-"""Starts ranks by DeepSpeed's launcher, passes stops on to them, and returns the exit code that they give."""
+"""Starts ranks by DeepSpeed's ``launch.py``, passes stops on to them, and returns the exit code that they give."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 
 from hebrew_asr.config.profiles import Hardware
 from hebrew_asr.errors import EnvironmentProblem, Preempted
+from hebrew_asr.launching.gpus import VISIBLE, visible_gpus
 from hebrew_asr.launching.job import Job
 from hebrew_asr.launching.processes import JOB_VARIABLE, free_port, has_ended, process_of
 from hebrew_asr.launching.stopping import nothing_to_save
@@ -25,20 +28,31 @@ _LEAVE_S = 40.0
 
 @dataclass(frozen=True)
 class Launch:
-    """A command of DeepSpeed's launcher."""
+    """A command of DeepSpeed's ``launcher/launch.py``, which starts the ranks of one machine.
+
+    Its front end, ``deepspeed``, is not used: it sorts the GPUs, takes 0..N-1 where it is told how many, and cannot
+    read UUIDs.
+    """
 
     script: Path
     arguments: list[str]
-    num_ranks: int
+    devices: list[str]
+    """What each rank gets as its GPU, as ``CUDA_VISIBLE_DEVICES`` names it; on a CPU the ranks' numbers."""
     on_gpus: bool
     port: int | None = None
     """Where the ranks meet; one that is free unless given."""
 
+    @property
+    def num_ranks(self) -> int:
+        """One on each device."""
+        return len(self.devices)
+
     def line(self) -> list[str]:
         """The launcher's command line."""
         # At its usual level it would report a rank that was stopped as an error.
-        launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "critical"]
-        place = ["--num_gpus", str(self.num_ranks), "--master_port", str(self.port or free_port())]
+        launcher = [sys.executable, "-u", "-m", "deepspeed.launcher.launch", "--log_level", "critical"]
+        world = base64.urlsafe_b64encode(json.dumps({"localhost": self.devices}).encode()).decode()
+        place = [f"--world_info={world}", "--master_addr=127.0.0.1", f"--master_port={self.port or free_port()}"]
         return [*launcher, *place, str(self.script), *self.arguments]
 
     def environment(self) -> dict[str, str]:
@@ -50,12 +64,22 @@ class Launch:
 def launch_for(
     hardware: Hardware, script: Path, arguments: list[str], num_ranks: int | None, port: int | None
 ) -> Launch:
-    """``num_ranks`` of them if given; else one on each GPU; else as many as the profile says."""
+    """``num_ranks`` of them if given; else one on each visible GPU; else as many as the profile says.
+
+    Raises:
+        EnvironmentProblem: ``CUDA_VISIBLE_DEVICES`` names what cannot be used, or fewer GPUs than ``num_ranks``.
+    """
     import torch
 
     on_gpus = hardware.accelerator == "cuda"
-    ranks = num_ranks or (torch.cuda.device_count() if on_gpus else 0) or hardware.num_ranks
-    return Launch(script, arguments, ranks, on_gpus, port)
+    visible = visible_gpus(torch.cuda.device_count()) if on_gpus else []
+    ranks = num_ranks or len(visible) or hardware.num_ranks
+    if visible and ranks > len(visible):
+        limit = f", which {VISIBLE} allows" if VISIBLE in os.environ else " on this machine"
+        raise EnvironmentProblem(f"--num-gpus {ranks}: there are {len(visible)} GPUs{limit}")
+    # Where there is no GPU, `check_hardware` says so, beside what else is wrong.
+    devices = visible[:ranks] or [str(rank) for rank in range(ranks)]
+    return Launch(script, arguments, devices, on_gpus, port)
 
 
 def run(launch: Launch) -> int:
@@ -124,7 +148,7 @@ def _see_it_end(group: int) -> None:
 
 
 def _judge(job: Job, ranks: int, *, was_asked: bool, code: int) -> int:
-    """The launcher's own code is 0 when its second half dies of a signal, and 1 whatever a stopped rank says."""
+    """The launcher's own code is 1 whatever a stopped rank says."""
     codes = job.codes()
     failed = next((codes[rank] for rank in sorted(codes) if codes[rank]), None)
     if failed is not None:

@@ -178,7 +178,7 @@ def test_the_shorthand_and_ctrl_c_in_haste(long_task, run):
 
 def test_the_shorthand_is_stopped_before_it_has_ranks(long_task, tmp_path):
     started = Started(long_task, tmp_path / "run", shorthand=True)
-    started.wait_for(lambda: started.processes("deepspeed.launcher.runner"))
+    started.wait_for(lambda: started.processes("deepspeed.launcher.launch"))
     started.terminal.process.terminate()
     assert started.ended(saved=False).count("there is nothing to save") == 1
     assert started.terminal.process.returncode == 75
