@@ -18,6 +18,8 @@ from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.config.values import CHECKED, PositiveFloat, PositiveInt, parse, read_object
 from hebrew_asr.errors import EnvironmentProblem, UsageError
 
+SHIPPED = Path(__file__).parents[2] / "ds_configs"
+"""The checkout's profiles, each of which is known by its name: ``a100x8``."""
 REFUSED = {
     "optimizer": "the recipe's optimizer section owns it",
     "scheduler": "the recipe's phases and optimizer.warmup_share own the schedule",
@@ -165,16 +167,16 @@ class Profile:
         return self.bf16 and self.zero_stage in (1, 2) and not self.offloads_optimizer
 
 
-def load_profile(path: str | Path) -> Profile:
+def load_profile(name: str | Path) -> Profile:
     """Read and check a profile.
+
+    Args:
+        name: a file, or the name of a shipped profile: ``a100x8``, from any folder.
 
     Raises:
         UsageError: the file is missing or not JSON, or some keys are unknown, refused or ``auto``; all at once.
     """
-    path = Path(path)
-    if not path.is_file():
-        shipped = ", ".join(sorted(str(file) for file in Path("ds_configs").glob("*.json")))
-        raise UsageError(f"hardware profile not found: {path}. " + (f"There is: {shipped}" if shipped else ""))
+    path = _find(Path(name))
     values = read_object(path, "hardware profile")
     config = {key: value for key, value in values.items() if not key.startswith("_")}
     hardware, problems = parse(Hardware, values.get("_hardware", {}), "_hardware")
@@ -182,6 +184,24 @@ def load_profile(path: str | Path) -> Profile:
     if hardware is None or problems:
         raise UsageError(f"hardware profile {path}: " + "; ".join(problems))
     return Profile(path.stem, str(path), hardware, config)
+
+
+def shipped_profiles() -> list[str]:
+    """Their names."""
+    return sorted(file.stem for file in SHIPPED.glob("*.json"))
+
+
+def _find(name: Path) -> Path:
+    """An existing file, else the shipped profile of that name; the folder ``ds_configs/`` and ``.json`` may be left."""
+    if name.is_file():
+        return name
+    stem = name.name.removesuffix(".json")
+    shipped = shipped_profiles()
+    if stem in shipped and name.parent in (Path(), Path("ds_configs")):
+        return SHIPPED / f"{stem}.json"
+    close = difflib.get_close_matches(stem.lower(), shipped, 3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(close)}?" if close else f"There is: {', '.join(shipped)}" if shipped else ""
+    raise UsageError(f"hardware profile not found: {name}. {hint}".rstrip())
 
 
 def _note_problems(values: dict[str, Any]) -> list[str]:
@@ -291,7 +311,7 @@ def check_hardware(profile: Profile, num_ranks: int, num_devices: int) -> None:
     if num_devices == 0:
         raise EnvironmentProblem(
             f"hardware profile {profile.source} is for GPUs and this machine shows none; check nvidia-smi "
-            f"and CUDA_VISIBLE_DEVICES, or use ds_configs/cpu.json"
+            f"and CUDA_VISIBLE_DEVICES, or use --ds cpu"
         )
     if num_ranks > num_devices:
         raise EnvironmentProblem(

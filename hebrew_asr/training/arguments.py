@@ -41,7 +41,7 @@ class RecipeArguments:
     """What is learned and on what: the options that every command about a run has in common."""
 
     ds: str
-    """Hardware profile, a DeepSpeed JSON: ds_configs/a100x8.json, ds_configs/cpu.json, …"""
+    """Hardware profile: the name of a shipped one (a100x8, h200x1, cpu, …), or a DeepSpeed JSON of your own."""
     recipe: str = "round2"
     """Recipe: a JSON file, or the name of a shipped one."""
     set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)

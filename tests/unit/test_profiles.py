@@ -17,6 +17,7 @@ ROUND2 = load_recipe("round2")
 
 def test_the_promised_profiles_are_there():
     promised = {"a100x8", "a100x8-40gb-zero3", "a100x2", "h200x1", "h200x4", "rtx4090x1", "a10gx4", "cpu"}
+    promised |= {"a100x1", "h100x8", "h200x8", "l40sx8"}
     assert promised <= {path.stem for path in PROFILES}
 
 
@@ -185,8 +186,40 @@ def test_missing_and_broken_files(tmp_path):
 
 def test_gpu_profile_needs_gpus():
     profile = load_profile(next(path for path in PROFILES if path.stem == "a100x8"))
-    with pytest.raises(EnvironmentProblem, match=r"for GPUs and this machine shows none.*cpu\.json"):
+    with pytest.raises(EnvironmentProblem, match=r"for GPUs and this machine shows none.*--ds cpu"):
         check_hardware(profile, 8, 0)
     with pytest.raises(EnvironmentProblem, match="use --num_gpus 4"):
         check_hardware(profile, 8, 4)
     check_hardware(profile, 4, 4)
+
+
+def test_a_shipped_profile_is_known_by_its_name_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a100x8").mkdir()
+    for name in ("a100x8", "a100x8.json", "ds_configs/a100x8.json"):
+        profile = load_profile(name)
+        assert (profile.name, Path(profile.source)) == ("a100x8", PROFILES[0].with_name("a100x8.json"))
+    own = write(tmp_path, _comment="mine")
+    own.rename(tmp_path / "h200x1.json")
+    assert load_profile("h200x1.json").source == "h200x1.json", "a file goes first"
+    assert load_profile("h200x1").source != "h200x1.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("a100x9", "not found: a100x9. Did you mean a100x"),
+        ("A100X8", "Did you mean a100x8"),
+        ("ds_configs/h100x8.jsn", "Did you mean h100x8"),
+        ("elsewhere/a100x8.json", "not found: elsewhere/a100x8.json. Did you mean a100x8"),
+        ("qqq", "There is: a100x1, a100x2, "),
+    ],
+)
+def test_an_unknown_name_lists_the_nearest(name, told):
+    with pytest.raises(UsageError, match=told):
+        load_profile(name)
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_a_shipped_profile_says_for_whom_it_is(path):
+    assert len(json.loads(path.read_text(encoding="utf-8"))["_comment"]) > 20
