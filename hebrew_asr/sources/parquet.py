@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow
@@ -35,18 +36,18 @@ class ParquetUnit:
         """Rows with their position in the shard. Raises DataError when the file cannot be read."""
         adapter = next(adapter for adapter in ADAPTERS if adapter.name == self.adapter)
         path = Path(self.path)
-        with _opened(path) as file:
-            columns = adapter.columns_in(_columns_of(file))
-            position = self.first_row
-            try:
-                for batch in file.iter_batches(_ROWS_PER_BATCH, list(self.row_groups), columns, use_threads=False):
-                    for row in batch.to_pylist():
-                        yield position, adapter.convert(row, Place(f"{self.shard:05d}-{position:06d}", path.parent))
-                        position += 1
-            except DataError as error:
-                raise DataError(f"source {self.dataset}, file {path.name}: {error}") from error
-            except (pyarrow.ArrowException, OSError) as error:
-                raise DataError(f"source {self.dataset}: cannot read {path}: {error}. Fetch the file again") from error
+        file = _kept_open(path, path.stat().st_mtime_ns) if path.exists() else _opened(path)
+        columns = adapter.columns_in(_columns_of(file))
+        position = self.first_row
+        try:
+            for batch in file.iter_batches(_ROWS_PER_BATCH, list(self.row_groups), columns, use_threads=False):
+                for row in batch.to_pylist():
+                    yield position, adapter.convert(row, Place(f"{self.shard:05d}-{position:06d}", path.parent))
+                    position += 1
+        except DataError as error:
+            raise DataError(f"source {self.dataset}, file {path.name}: {error}") from error
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DataError(f"source {self.dataset}: cannot read {path}: {error}. Fetch the file again") from error
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,12 @@ def _tail_of(path: Path) -> bytes:
     with path.open("rb") as stream:
         stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))
         return stream.read()
+
+
+@lru_cache(maxsize=1)
+def _kept_open(path: Path, _changed_ns: int) -> pyarrow.parquet.ParquetFile:
+    """The file that this process read last: its footer grows with its row groups, and its units follow each other."""
+    return _opened(path)
 
 
 def _opened(path: Path) -> pyarrow.parquet.ParquetFile:
