@@ -114,3 +114,12 @@ def test_highest_rates_are_those_of_the_steps_that_will_be_taken():
     assert short.last_step == 100
     assert short.highest_rates(0)["head"] == short.rates(99)["head"] < 0.35e-4
     assert short.highest_rates(1) == {}
+
+
+def test_data_is_a_shorthand_of_set():
+    from hebrew_asr.training.arguments import TrainArguments, as_argv
+
+    arguments = TrainArguments(ds="x.json", data="007", set=["data.folder=other", "seed=3"])
+    recipe = arguments.load_recipe()
+    assert (recipe.data.folder, recipe.seed) == ("007", 3)
+    assert "007" in as_argv(arguments, TrainArguments)
