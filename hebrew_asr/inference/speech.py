@@ -22,6 +22,8 @@ _MAX_GAIN = 300.0
 """About 50 dB. The model misses speech below some -40 dB of full scale, and finds no voice in noise, however loud."""
 _MEMORY_FRAMES = 10 * SAMPLE_RATE_HZ // FRAME
 _LOUD = 0.95
+_SILENT_SHARE = 1e-3
+"""60 dB below the loud parts there is no speech, though the model hears on for a tenth of a second."""
 _free: list[SileroVAD] = []
 """Models that no stream uses: making one takes a tenth of a second."""
 
@@ -34,7 +36,7 @@ class SpeechDetector:
         self._vad.reset()
         self._rest = np.zeros(0, np.float32)
         self._levels: deque[float] = deque(maxlen=_MEMORY_FRAMES)
-        self._gain, self._frames = 1.0, 0
+        self._gain, self._loud, self._frames = 1.0, 0.0, 0
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """Probabilities of the frames that are complete now.
@@ -58,9 +60,11 @@ class SpeechDetector:
         return last
 
     def _probability(self, frame: np.ndarray) -> float:
-        self._levels.append(float(np.sqrt(np.square(frame).mean())))
+        level = float(np.sqrt(np.square(frame).mean()))
+        self._levels.append(level)
         if self._frames % 8 == 0:
-            loud = float(np.quantile(self._levels, _LOUD))
-            self._gain = min(max(_TARGET_RMS / max(loud, 1e-9), 1.0), _MAX_GAIN)
+            self._loud = float(np.quantile(self._levels, _LOUD))
+            self._gain = min(max(_TARGET_RMS / max(self._loud, 1e-9), 1.0), _MAX_GAIN)
         self._frames += 1
-        return self._vad.process(np.clip(frame * np.float32(self._gain), -1.0, 1.0).tobytes())
+        probability = self._vad.process(np.clip(frame * np.float32(self._gain), -1.0, 1.0).tobytes())
+        return 0.0 if level < _SILENT_SHARE * self._loud else probability

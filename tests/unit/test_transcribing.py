@@ -69,8 +69,8 @@ def test_languages_are_those_of_transformers_and_hebrew():
 
 
 def test_each_sentence_is_a_piece_with_all_its_sound(said):
-    """Gaps of 0.4 to 6 s; loud and quiet recordings."""
-    gaps = [0.4, 6.0, 0.5, 1.0, 2.0, 0.8, 3.0, 1.5]
+    """Gaps of 0.25 to 6 s; loud and quiet recordings."""
+    gaps = [0.4, 6.0, 0.25, 1.0, 2.0, 0.8, 3.0, 1.5]
     recording = np.concatenate([part for gap, clip in zip(gaps, said, strict=True) for part in (silence(gap), clip)])
     for level in (1.0, 0.01):
         pieces = pieces_of(recording * np.float32(level))
