@@ -43,8 +43,8 @@ class Command(RecipeArguments):
     """Also measure Hugging Face's Trainer on the padded native model, in the recipe's first phase, on one GPU."""
     baseline_steps: PositiveInt = 3
     """Timed steps of the baseline at each micro-batch."""
-    json: str | None = None
-    """Also write the figures here."""
+    out: str | None = None
+    """Also write the figures here, as JSON."""
     traces: str | None = None
     """Also profile one step of each into this folder: tables by kernel, and traces for chrome://tracing."""
     num_gpus: PositiveInt | None = None
@@ -67,8 +67,8 @@ class Command(RecipeArguments):
             raise UsageError(f"--baseline compares phase {known[0]}: add --phase {known[0]}, or leave --phase out")
         if self.baseline and find_spec("accelerate") is None:
             raise EnvironmentProblem("--baseline runs Hugging Face's Trainer, which needs: pip install accelerate")
-        if self.json:
-            refuse_overwriting(Path(self.json), '"ceiling_tflops"')
+        if self.out:
+            refuse_overwriting(Path(self.out), '"ceiling_tflops"')
         with tempfile.TemporaryDirectory(prefix="hebrew-asr-bench-") as name:
             folder = Path(name)
             train_clips = max(8 * recipe.clips_per_step, min(CLIPS, 24 * recipe.clips_per_step))
@@ -80,7 +80,7 @@ class Command(RecipeArguments):
                 "logging.wandb": "false",
             }
             self.set = [*self.set, *(f"{key}={value}" for key, value in changes.items())]
-            out = Path(self.json) if self.json else folder / "figures.json"
+            out = Path(self.out) if self.out else folder / "figures.json"
             code = self._measure(self.phase or known, folder / "run", out)
             if code:
                 return code

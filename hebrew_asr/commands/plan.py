@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from hebrew_asr.config.values import PositiveFloat, PositiveInt
 from hebrew_asr.training.arguments import RecipeArguments
 
 if TYPE_CHECKING:
+    from hebrew_asr.planning.clock import Clock
     from hebrew_asr.planning.plan import PhaseMemory, RunPlan
 
 
@@ -25,9 +27,11 @@ class Command(RecipeArguments):
     memory_gib: PositiveFloat | None = None
     """Memory of one card, to see whether the profile fits another one; the profile's unless given."""
     clips_per_s: PositiveFloat | None = None
-    """Training speed of all GPUs together, as `hebrew-asr bench` measures it, to estimate the time."""
-    json: str | None = None
-    """Also write the plan here."""
+    """Training speed of all GPUs together, as `hebrew-asr bench` measures it; otherwise from speeds measured before."""
+    price_per_hour: PositiveFloat | None = None
+    """What the whole node costs, in any currency, for the price of the run."""
+    json: bool = False
+    """Print the plan as JSON instead."""
 
     def run(self) -> int:
         from dataclasses import replace
@@ -35,7 +39,7 @@ class Command(RecipeArguments):
         from hebrew_asr.config.profiles import load_profile
         from hebrew_asr.engine.nested_keys import check_nested_keys
         from hebrew_asr.errors import EnvironmentProblem
-        from hebrew_asr.files import write_json
+        from hebrew_asr.planning.clock import run_clock
         from hebrew_asr.planning.plan import make_plan, what_would_fit
 
         recipe, profile = self.load_recipe(), load_profile(self.ds)
@@ -43,10 +47,15 @@ class Command(RecipeArguments):
         if self.memory_gib is not None:
             profile = replace(profile, hardware=replace(profile.hardware, memory_gib=self.memory_gib))
         plan = make_plan(recipe, profile, self.num_gpus or profile.hardware.num_ranks)
-        _print_memory(plan)
-        _print_run(plan, self.clips_per_s)
+        clock = run_clock(
+            recipe, profile, plan.batching, plan.steps_per_epoch, plan.num_eval_clips, clips_per_s=self.clips_per_s
+        )
         if self.json:
-            write_json(self.json, as_json(plan))
+            print(json.dumps(as_json(plan, clock, self.price_per_hour), ensure_ascii=False, indent=1))
+        else:
+            _print_memory(plan)
+            _print_run(plan)
+            _print_clock(clock, self.price_per_hour)
         if not plan.fits:
             fitting = what_would_fit(plan)
             raise EnvironmentProblem(
@@ -57,8 +66,9 @@ class Command(RecipeArguments):
         return 0
 
 
-def as_json(plan: RunPlan) -> dict[str, Any]:
+def as_json(plan: RunPlan, clock: Clock | None, price_per_hour: float | None) -> dict[str, Any]:
     """The plan as plain values; memory in bytes unless named otherwise."""
+    time = {**asdict(clock), "total_s": clock.total_s} if clock else None
     phases = [{**asdict(phase), "peak": phase.peak} for phase in plan.phases]
     return {
         "profile": plan.profile.name,
@@ -77,6 +87,9 @@ def as_json(plan: RunPlan) -> dict[str, Any]:
         "phase_starts": plan.phase_starts,
         "checkpoint_bytes": plan.checkpoint_bytes,
         "disk_bytes": plan.disk_bytes,
+        "eval_clips": plan.num_eval_clips,
+        "time": time,
+        "price": clock.total_s / 3600 * price_per_hour if clock and price_per_hour else None,
     }
 
 
@@ -119,7 +132,7 @@ def _rows(phases: list[PhaseMemory]) -> dict[str, list[str]]:
     }
 
 
-def _print_run(plan: RunPlan, clips_per_s: float | None) -> None:
+def _print_run(plan: RunPlan) -> None:
     recipe = plan.recipe
     lengths = f"lengths of {recipe.data.folder}" if plan.from_data else "made-up lengths, 4.65 s on average"
     largest = plan.shapes[-1]
@@ -136,9 +149,22 @@ def _print_run(plan: RunPlan, clips_per_s: float | None) -> None:
         f"({kept} kept, one being written, the final model)"
     )
     print(f"host memory of all ranks, which checkpoints are written from: {_gib(plan.checkpoint_bytes)} GiB")
-    if clips_per_s:
-        hours = recipe.epochs * plan.num_clips / clips_per_s / 3600
-        print(f"time: {hours:.2f} h of steps at {clips_per_s:g} clips/s, evaluations not counted")
+
+
+def _print_clock(clock: Clock | None, price_per_hour: float | None) -> None:
+    if clock is None:
+        print("time: nothing comparable was measured; `hebrew-asr bench` does, and --clips-per-s takes its figure")
+        return
+    parts = {
+        "steps": clock.steps_s,
+        "compiling, with an empty cache": clock.compile_s,
+        "evaluations": clock.evaluation_s,
+        "checkpoints and start": clock.checkpoint_s + clock.startup_s,
+    }
+    told = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in parts.items())
+    price = f", {clock.total_s / 3600 * price_per_hour:.2f} at {price_per_hour:g} per hour" if price_per_hour else ""
+    print(f"time: {clock.total_s / 60:.0f} minutes{price}; in minutes: {told}")
+    print(f"{'measured' if clock.measured else 'scaled'}: {clock.source}; data preparation is not counted")
 
 
 def _gib(size: int) -> str:

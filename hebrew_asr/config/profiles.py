@@ -47,6 +47,8 @@ class Hardware:
     """Ranks that ``hebrew-asr train`` starts unless told otherwise."""
     memory_gib: PositiveFloat = 80.0
     """Memory of one device."""
+    card: str | None = None
+    """Which one it is, as ``planning/speeds.json`` calls it: for ``plan``, which tells the time from it."""
     compile: bool | None = None
     """Whether the training step is compiled; on CUDA unless told otherwise."""
     cuda_graphs: bool = False

@@ -32,8 +32,8 @@ from hebrew_asr.training.disk_space import disk_need
 from hebrew_asr.training.schedule import Schedule
 
 GIB = 2**30
-GUIDE_CLIPS = 186_812
-"""Training clips of the recipe's corpora after preparation, as the guide counts them."""
+GUIDE_CLIPS, GUIDE_EVAL_CLIPS = 186_812, 9_832
+"""Clips of the recipe's corpora after preparation, to train on and to measure on, as the guide counts them."""
 _SAMPLED_CLIPS = 12_800
 
 
@@ -87,6 +87,7 @@ class RunPlan:
     """Batch shapes, smallest first; the last is the largest to expect in a whole run."""
     phases: list[PhaseMemory]
     num_clips: int
+    num_eval_clips: int
     from_data: bool
     """Whether lengths are those of the data folder."""
     steps_per_epoch: int
@@ -154,7 +155,7 @@ def make_plan(
     batching = derive_batching(profile, recipe, num_ranks)
     config = config_of(recipe.model.path)
     asr = without_memory(config, torch.bfloat16 if profile.bf16 else torch.float32)
-    clips, num_clips, from_data = _clips(recipe)
+    clips, num_clips, num_eval_clips, from_data = _clips(recipe)
     steps_per_epoch = recipe.steps_per_epoch(num_clips)
     schedule = Schedule(recipe, steps_per_epoch)
     shapes = _shapes(recipe, batching, clips, EncoderGeometry.of(config.audio_config))
@@ -172,6 +173,7 @@ def make_plan(
         shapes=shapes,
         phases=phases,
         num_clips=num_clips,
+        num_eval_clips=num_eval_clips,
         from_data=from_data,
         steps_per_epoch=steps_per_epoch,
         total_steps=schedule.total_steps,
@@ -182,13 +184,18 @@ def make_plan(
     )
 
 
-def _clips(recipe: Recipe) -> tuple[list[Clip], int, bool]:
-    """Clips with the lengths to plan for, how many an epoch has, and whether they are those of the data folder."""
-    manifest = Path(recipe.data.folder) / "train.jsonl"
-    if manifest.is_file():
-        clips = read_manifest(manifest, check_audio=False, allow_outside=recipe.data.allow_outside)
-        return clips, len(clips), True
-    return draw_clips("train", _SAMPLED_CLIPS), GUIDE_CLIPS, False
+def _clips(recipe: Recipe) -> tuple[list[Clip], int, int, bool]:
+    """Clips with the lengths to plan for; how many train and are measured on; whether these are the data folder's."""
+    folder = Path(recipe.data.folder)
+    if (folder / "train.jsonl").is_file():
+        clips, measured = (
+            read_manifest(folder / name, check_audio=False, allow_outside=recipe.data.allow_outside)
+            if (folder / name).is_file()
+            else []
+            for name in ("train.jsonl", "eval.jsonl")
+        )
+        return clips, len(clips), len(measured), True
+    return draw_clips("train", _SAMPLED_CLIPS), GUIDE_CLIPS, GUIDE_EVAL_CLIPS, False
 
 
 def _shapes(recipe: Recipe, batching: Batching, clips: list[Clip], geometry: EncoderGeometry) -> list[Shape]:

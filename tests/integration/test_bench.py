@@ -28,7 +28,7 @@ def test_bench_measures_both_phases(tmp_path, capfd):
         "evaluation.sample_clips=3",
         'unfrozen_layers={"llm_top": 2, "audio_top": 2}',
     ]
-    options = ["--steps", "3", "--num-gpus", "1", "--json", str(out), "--also-clips", "2"]
+    options = ["--steps", "3", "--num-gpus", "1", "--out", str(out), "--also-clips", "2"]
     options += ["--baseline", "--baseline-steps", "1"] if baseline else []
     sets = [part for change in changes for part in ("--set", change)]
     code = cli.main(

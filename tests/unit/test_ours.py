@@ -226,7 +226,7 @@ def test_pages_and_figures_overwrite_only_their_like(tmp_path, capsys):
         ["report", str(run), "--out", str(tmp_path / "mine" / "report.html")],
         ["report", str(run), "--out", "/dev/null"],
         ["audit", str(run), "--out", str(tmp_path / "mine")],
-        ["bench", "--ds", "ds_configs/cpu.json", "--json", str(tmp_path / "mine" / "figures.json")],
+        ["bench", "--ds", "ds_configs/cpu.json", "--out", str(tmp_path / "mine" / "figures.json")],
     ):
         before = contents(tmp_path)
         capsys.readouterr()

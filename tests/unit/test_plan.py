@@ -21,8 +21,11 @@ from hebrew_asr.model.architecture import HUB_IDS_1_7B, config_1_7b, config_of, 
 from hebrew_asr.model.folder import read_config
 from hebrew_asr.model.load import NUM_WEIGHTS_1_7B
 from hebrew_asr.model.phases import set_phase
+from hebrew_asr.planning.clock import Clock, run_clock
 from hebrew_asr.planning.plan import (
     GIB,
+    GUIDE_CLIPS,
+    GUIDE_EVAL_CLIPS,
     Calibration,
     LengthTokenizer,
     RunPlan,
@@ -39,6 +42,7 @@ MEASURED = [
     # compiled, 40 steps of `hebrew-asr bench` (100 of 8 clips).
     (1, 1, 64, Shape(6912, 4736, 392, 119, 87, 1408, 128, 320), 30.10),
     (1, 1, 8, Shape(1472, 1088, 88, 25, 14, 320, 128, 320), 20.99),
+    (2, 2, 64, Shape(3456, 2432, 200, 61, 44, 768, 128, 320), 14.8),
     (1, 2, 64, Shape(3456, 2432, 200, 61, 44, 768, 128, 320), 18.79),
 ]
 
@@ -141,16 +145,50 @@ def tiny(tmp_path):
 
 def test_the_data_folder_decides_where_there_is_one(tiny, tmp_path, capsys):
     options = [part for change in tiny for part in ("--set", change)]
-    out = tmp_path / "plan.json"
     cpu = str(PROFILES / "cpu.json")
-    assert main(["plan", "--ds", cpu, "--clips-per-s", "2", "--num-gpus", "1", "--json", str(out), *options]) == 0
-    told, values = capsys.readouterr().out, json.loads(out.read_text())
+    command = ["plan", "--ds", cpu, "--clips-per-s", "2", "--num-gpus", "1", "--price-per-hour", "36", *options]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert main([*command, "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
     assert values["lengths_from_data"] and (values["clips"], values["steps_per_epoch"]) == (40, 3)
     assert values["shapes"][-1]["audio_tokens"] > 16 * 29 * 12
     assert values["phases"][1]["peak"] > values["phases"][0]["peak"] > 0
     for line in ("fits:", "16 clips per step = 1 rank", "40 clips (lengths of", "switch to phase A after step 6"):
         assert line in told
-    assert f"time: {5 * 40 / 2 / 3600:.2f} h" in told
+    assert values["time"]["steps_s"] == 5 * 3 * 16 / 2 and values["eval_clips"] == 0
+    assert values["price"] == pytest.approx(values["time"]["total_s"] / 100)
+    assert "minutes, 1.62 at 36 per hour" in told and "scaled: 2 clips/s, as given" in told
+
+
+def clock_of(name: str, **options: float) -> Clock | None:
+    recipe, profile = load_recipe("round2"), profile_of(name)
+    batching = derive_batching(profile, recipe, profile.hardware.num_ranks)
+    return run_clock(recipe, profile, batching, recipe.steps_per_epoch(GUIDE_CLIPS), GUIDE_EVAL_CLIPS, **options)
+
+
+def test_the_time_of_a_run_is_that_of_measured_steps_or_called_scaled():
+    four, eight, old = clock_of("h200x4"), clock_of("a100x8"), clock_of("a100x8-40gb-zero3")
+    assert four is not None and eight is not None and old is not None
+    assert four.measured and not eight.measured and not old.measured
+    assert four.steps_s == pytest.approx(2919 * (2 * 0.0497 + 3 * 0.0514))
+    assert four.compile_s > 0 == old.compile_s
+    assert "3.2 times as long, as data sheets have it" in eight.source and "ZeRO-3" in old.source
+    assert old.steps_s > 20 * eight.steps_s
+    assert clock_of("rtx4090x1") is None and clock_of("cpu") is None
+    told = clock_of("rtx4090x1", clips_per_s=100)
+    assert told is not None and told.steps_s == pytest.approx(5 * 2919 * 64 / 100)
+
+
+def test_more_clips_per_gpu_take_longer_and_fewer_gpus_too():
+    profile, times = profile_of("h200x4"), []
+    for ranks in (8, 6, 4, 3, 2, 1):
+        recipe = load_recipe("round2")
+        batching = derive_batching(profile, recipe, ranks)
+        clock = run_clock(recipe, profile, batching, 2919, 1000)
+        assert clock is not None
+        times.append(clock.steps_s)
+    assert times == sorted(times)
 
 
 def test_what_does_not_fit_is_told_with_a_way_out(tiny, capsys):

@@ -1,0 +1,130 @@
+"""How long a run takes and what it costs, from speeds that were measured (``speeds.json``).
+
+A step's time is measured for a few numbers of clips per GPU. Between these it is interpolated: it falls much more
+slowly than the clips, since launching, weights and communication cost the same for few as for many. Another card takes
+as much longer as its data sheet's dense bf16 rate is lower, which is too long where steps are small. What was not
+measured as it stands is called scaled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from itertools import pairwise
+from typing import Any
+
+from hebrew_asr.config.profiles import Batching, Profile
+from hebrew_asr.config.recipe import Evaluation, Recipe
+
+_REFERENCE_CARD = "H100"
+"""On which, or the H200 with the same data sheet rate, steps were measured."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds of a whole run, begun once and never stopped."""
+
+    steps_s: float
+    compile_s: float
+    """Of all phases, with nothing in the cache."""
+    evaluation_s: float
+    """The sample every so many steps, and the whole split after each epoch."""
+    checkpoint_s: float
+    startup_s: float
+    measured: bool
+    """Whether steps were timed on this card, in this number and with as many clips each; otherwise they are scaled."""
+    source: str
+    """What the steps' time comes from."""
+
+    @property
+    def total_s(self) -> float:
+        """All of it."""
+        return self.steps_s + self.compile_s + self.evaluation_s + self.checkpoint_s + self.startup_s
+
+
+def run_clock(
+    recipe: Recipe,
+    profile: Profile,
+    batching: Batching,
+    steps_per_epoch: int,
+    eval_clips: int,
+    clips_per_s: float | None = None,
+) -> Clock | None:
+    """Foretell the time of a run.
+
+    Args:
+        recipe: says phases, evaluations and checkpoints.
+        profile: says the card and what is compiled.
+        batching: of the run's number of GPUs.
+        steps_per_epoch: optimizer steps.
+        eval_clips: of the whole evaluation split.
+        clips_per_s: of all GPUs together, where it is known better than here.
+
+    Returns:
+        None where nothing comparable was measured: CPUs, an optimizer on the host, other cards.
+    """
+    known = json.loads(resources.files("hebrew_asr.planning").joinpath("speeds.json").read_text(encoding="utf-8"))
+    card = profile.hardware.card
+    if clips_per_s is not None:
+        per_step = [recipe.clips_per_step / clips_per_s] * len(recipe.phases)
+        measured, source = False, f"{clips_per_s:g} clips/s, as given"
+    elif card is None or card not in known["bf16_tflops"] or profile.offloads_optimizer:
+        return None
+    else:
+        timed = [_step_ms(known, profile, batching, phase.name, card) for phase in recipe.phases]
+        per_step = [ms / 1e3 for ms, _, _ in timed]
+        measured, source = all(exact for _, exact, _ in timed), timed[0][2]
+    steps = [phase.epochs * steps_per_epoch for phase in recipe.phases]
+    total = sum(steps)
+    settings = recipe.evaluation
+    samples = math.ceil(total / settings.every_steps) * _decoded_batches(settings.sample_clips, settings, batching)
+    splits = recipe.epochs * _decoded_batches(eval_clips, settings, batching) if settings.full_each_epoch else 0
+    return Clock(
+        steps_s=sum(count * each for count, each in zip(steps, per_step, strict=True)),
+        compile_s=known["compile_s_per_phase"] * len(recipe.phases) if profile.compiles else 0.0,
+        evaluation_s=known["decoding_s_per_batch"] * (samples + splits),
+        checkpoint_s=known["checkpoint_s"] * math.ceil(total / recipe.checkpoints.every_steps),
+        startup_s=known["startup_s"],
+        measured=measured,
+        source=source,
+    )
+
+
+def _decoded_batches(clips: int, settings: Evaluation, batching: Batching) -> int:
+    """Batches that the busiest rank decodes. Each takes as long as its longest clip, however full it is."""
+    return math.ceil(math.ceil(clips / batching.num_ranks) / settings.batch_clips)
+
+
+def _step_ms(
+    known: dict[str, Any], profile: Profile, batching: Batching, phase: str, card: str
+) -> tuple[float, bool, str]:
+    """Milliseconds of a step, whether just this was measured, and where it comes from."""
+    slower = known["bf16_tflops"][_REFERENCE_CARD] / known["bf16_tflops"][card]
+    clips = math.ceil(batching.clips_per_step / (batching.num_ranks * batching.accumulation))
+    if profile.zero_stage == 3:
+        ms = known["zero3_micro_batch_ms"] * batching.accumulation * slower
+        return ms, False, _scaled("micro-batches of 4 clips under ZeRO-3 on two H200s", slower)
+    for entry in known["steps"] if batching.accumulation == 1 else []:
+        timed = (entry["card"], entry["num_gpus"], entry["clips_per_gpu"]) == (card, batching.num_ranks, clips)
+        if timed and phase in entry["ms"]:
+            return entry["ms"][phase], True, f"{batching.num_ranks} × {card}, {clips} clips per GPU"
+    points = [(entry["clips_per_gpu"], entry["ms"].get(phase, max(entry["ms"].values()))) for entry in known["steps"]]
+    ms = _interpolated(clips, points) * batching.accumulation * slower
+    return ms, False, _scaled("steps of 8 to 64 clips per GPU on H100s and H200s", slower)
+
+
+def _scaled(source: str, slower: float) -> str:
+    return f"{source}, taken {slower:.1f} times as long, as data sheets have it" if slower > 1 else source
+
+
+def _interpolated(clips: int, points: Sequence[tuple[int, float]]) -> float:
+    """Linear between points in ascending order; beyond the last in proportion, below the first as the first."""
+    if clips <= points[0][0]:
+        return points[0][1]
+    for (low, low_ms), (high, high_ms) in pairwise(points):
+        if clips <= high:
+            return low_ms + (high_ms - low_ms) * (clips - low) / (high - low)
+    return points[-1][1] * clips / points[-1][0]
