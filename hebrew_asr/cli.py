@@ -12,6 +12,7 @@ COMMANDS = {
     "prepare": "turn the ivrit.ai corpora, or your own folder, into a leak-free training set",
     "audit": "decode and check every clip of a prepared set; one HTML page and a JSON file",
     "plan": "memory of each phase, steps and disk of a run, and whether it fits; needs no GPU",
+    "doctor": "whether this machine can do a run: GPUs, disk, memory, logins, each with its remedy",
     "train": "start training through the deepspeed launcher, on however many GPUs there are",
     "eval": "WER and CER of a model on a manifest or the leaderboard's sets, with intervals",
     "score": "the same figures for anybody's transcripts",

@@ -1,0 +1,57 @@
+"""``hebrew-asr doctor``: whether this machine can do a run, before it is started."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass
+class Command:
+    """Look at GPUs, disk, memory, cores, compilers, hub and logins, and say what is wrong and how to mend it.
+
+    Leaves with exit code 0, or 4 if a check failed; a warning does not stop a run. Names the profile for these GPUs.
+    """
+
+    ds: str | None = None
+    """Profile to check for; the one that suits these GPUs unless given."""
+    recipe: str = "round2"
+    """Recipe: a JSON file, or the name of a shipped one."""
+    set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """A change to the recipe, such as data.folder=DIR; may be given again."""
+    run_dir: Annotated[str | None, tyro.conf.arg(name="run")] = None
+    """Run directory; runs/<recipe name> unless given."""
+    json: bool = False
+    """Print JSON instead of lines."""
+
+    def run(self) -> int:
+        from hebrew_asr.config.profiles import load_profile
+        from hebrew_asr.config.recipe import load_recipe
+        from hebrew_asr.errors import EnvironmentProblem
+        from hebrew_asr.planning.doctor import examine
+
+        recipe = load_recipe(self.recipe, self.set)
+        profile = None if self.ds is None else load_profile(self.ds)
+        found, best = examine(recipe, profile, Path(self.run_dir or f"runs/{recipe.name}"))
+        failed = [finding.name for finding in found if finding.state == "fail"]
+        if self.json:
+            told = {"ok": not failed, "profile": best, "checks": [asdict(finding) for finding in found]}
+            print(json.dumps(told, ensure_ascii=False, indent=2))
+            return EnvironmentProblem.exit_code if failed else 0
+        for finding in found:
+            print(
+                f"{finding.state:<4}  {finding.name}: {finding.says}"
+                + (f"\n      -> {finding.fix}" * bool(finding.fix))
+            )
+        print(
+            f"profile for these GPUs: --ds {best}"
+            if best
+            else "no profile for GPUs fits here; --ds cpu is for the demo"
+        )
+        if failed:
+            print(f"failed: {', '.join(failed)}")
+        return EnvironmentProblem.exit_code if failed else 0

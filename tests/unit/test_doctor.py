@@ -1,0 +1,121 @@
+"""``hebrew-asr doctor``: right on a machine without GPUs, and about machines that are described to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hebrew_asr.config.profiles import load_profile
+from hebrew_asr.config.recipe import load_recipe
+from hebrew_asr.planning import doctor
+from hebrew_asr.planning.cards import Card, profile_for
+from hebrew_asr.planning.doctor_access import wandb_login
+from hebrew_asr.training.disk_space import DiskNeed
+
+ROOT = Path(__file__).parents[2]
+A100, H100, SECRET = "NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3", "secret-of-a-user"
+
+
+def examined(*options: str, **environment: str) -> subprocess.CompletedProcess:
+    """A real start, on a machine that sees no GPU and no network."""
+    alone = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9", **environment}
+    command = [sys.executable, "-m", "hebrew_asr.cli", "doctor", *options]
+    return subprocess.run(command, env={**os.environ, **alone}, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def test_a_machine_without_gpus_can_run_the_demo(tmp_path):
+    done = examined("--json", "--run", str(tmp_path / "run"), WANDB_API_KEY=SECRET)
+    told = json.loads(done.stdout)
+    by_name = {check["name"]: check for check in told["checks"]}
+    assert told["profile"] is None and "demo" in by_name["GPUs"]["says"] and by_name["GPUs"]["state"] == "warn"
+    assert done.returncode == (0 if told["ok"] else 4)
+    assert told["ok"] == all(check["state"] != "fail" for check in told["checks"])
+    for name in ("corpus ivrit-ai/crowd-transcribe-v5", "model Qwen/Qwen3-ASR-1.7B", "clock"):
+        assert by_name[name]["state"] == "warn", "offline is no failure"
+    assert by_name["wandb"]["state"] == "ok" and SECRET not in done.stdout + done.stderr
+    assert all(check["fix"] for check in told["checks"] if check["state"] == "fail")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_profile_for_gpus_fails_without_them(tmp_path):
+    done = examined("--ds", "a100x8", "--run", str(tmp_path))
+    assert done.returncode == 4
+    assert "fail  GPUs: none, and profile a100x8 is for GPUs\n      -> check nvidia-smi" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("count", "name", "memory_gib", "profile"),
+    [
+        (8, A100, 79.3, "a100x8"),
+        (8, "NVIDIA A100-SXM4-40GB", 39.4, "a100x8"),
+        (2, A100, 79.3, "a100x2"),
+        (1, A100, 79.3, "a100x1"),
+        (8, H100, 79.6, "h100x8"),
+        (1, H100, 79.6, "a100x1"),
+        (4, H100, 79.6, "h200x4"),
+        (8, "NVIDIA H200", 139.8, "h200x8"),
+        (1, "NVIDIA H200", 139.8, "h200x1"),
+        (8, "NVIDIA L40S", 44.5, "l40sx8"),
+        (4, "NVIDIA A10G", 22.1, "a10gx4"),
+        (4, "NVIDIA GeForce RTX 4090", 23.6, "a10gx4"),
+        (1, "NVIDIA GeForce RTX 4090", 23.6, "rtx4090x1"),
+        (1, "NVIDIA GeForce RTX 3060", 11.7, None),
+        (0, A100, 79.3, None),
+    ],
+)
+def test_the_profile_for_these_gpus(count, name, memory_gib, profile):
+    assert profile_for([Card(name, memory_gib, (8, 0))] * count) == profile
+
+
+@pytest.mark.parametrize(
+    ("cards", "state", "says"),
+    [
+        ([Card(A100, 79.3, (8, 0))] * 8, "ok", "A100"),
+        ([Card("Tesla V100", 31.7, (7, 0))] * 8, "fail", "no bf16"),
+        ([Card(A100, 79.3, (8, 0)), Card(H100, 79.6, (9, 0))], "warn", "waits for the slowest"),
+        ([Card("NVIDIA A100-SXM4-40GB", 39.4, (8, 0))] * 8, "warn", "is for 80 GiB"),
+        ([], "fail", "none"),
+    ],
+)
+def test_gpus_that_do_and_do_not_suit(cards, state, says):
+    told = doctor._gpus(load_profile("a100x8"), cards, profile_for(cards))
+    assert told[0] == state and says in told[1] and bool(told[2]) == (state != "ok")
+
+
+def test_a_disk_that_is_too_small_fails(tmp_path):
+    free = doctor.shutil.disk_usage(tmp_path).free
+    assert doctor._disk_space(DiskNeed(free, 4, free), tmp_path / "run")[0] == "fail"
+    assert doctor._disk_space(DiskNeed(free // 2, 4, 1 << 20), tmp_path / "run")[0] == "warn"
+    assert doctor._disk_space(DiskNeed(1 << 20, 4, 1 << 20), tmp_path / "run")[0] == "ok"
+    assert doctor._disk_speed(DiskNeed(1 << 50, 4, 1), tmp_path)[0] == "warn", "a stop could not be saved in 30 s"
+
+
+def test_what_a_run_takes_of_the_host():
+    recipe, profile = load_recipe("round2"), load_profile("cpu")
+    assert doctor._host_memory(DiskNeed(1 << 50, 4, 1), profile)[0] == "fail"
+    assert doctor._cores(recipe, 10_000)[0] == "warn"
+    assert doctor._cores(load_recipe("round2", ["data.workers=0"]), 1)[0] == "ok"
+
+
+def test_a_port_that_is_taken(monkeypatch):
+    with doctor.socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        assert doctor._port()[0] == "fail"
+
+
+def test_a_login_to_wandb_is_seen_and_never_said(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert wandb_login(wanted=True)[0] == "warn"
+    assert wandb_login(wanted=False)[0] == "ok"
+    (tmp_path / "netrc").write_text(f"machine api.wandb.ai\n  login user\n  password {SECRET}\n")
+    told = wandb_login(wanted=True)
+    assert told[0] == "ok" and SECRET not in str(told)
