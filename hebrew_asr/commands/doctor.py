@@ -23,6 +23,8 @@ class Command:
     """Recipe: a JSON file, or the name of a shipped one."""
     set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """A change to the recipe, such as data.folder=DIR; may be given again."""
+    data: str | None = None
+    """Folder of a prepared set; a shorthand of --set data.folder=DIR."""
     run_dir: Annotated[str | None, tyro.conf.arg(name="run")] = None
     """Run directory; runs/<recipe name> unless given."""
     json: bool = False
@@ -34,7 +36,8 @@ class Command:
         from hebrew_asr.errors import EnvironmentProblem
         from hebrew_asr.planning.doctor import examine
 
-        recipe = load_recipe(self.recipe, self.set)
+        folder = [] if self.data is None else [f"data.folder={json.dumps(self.data)}"]
+        recipe = load_recipe(self.recipe, [*self.set, *folder])
         profile = None if self.ds is None else load_profile(self.ds)
         found, best = examine(recipe, profile, Path(self.run_dir or f"runs/{recipe.name}"))
         failed = [finding.name for finding in found if finding.state == "fail"]

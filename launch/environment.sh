@@ -1,0 +1,73 @@
+# Sourced by the launchers: variables of every run, how options are read, how a run is waited for and judged.
+# shellcheck disable=SC2034 # what read_options sets is read by them
+
+# Batches have many shapes: memory that grows in place leaves no gaps of other sizes, which end as "out of memory".
+export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
+# Ranks print at once: what a killed rank said last would be lost in a buffer.
+export PYTHONUNBUFFERED=1
+if [ -n "${NCCL_TIMEOUT:-}" ]; then
+  echo "warning: nothing reads NCCL_TIMEOUT: this trainer gives DeepSpeed its time-outs itself" >&2
+fi
+
+# Of "$@": sets dry (0 or 1), options (all but --dry-run), asked (those that doctor takes too) and run (the directory).
+read_options() {
+  dry=0 run='' options=() asked=()
+  local recipe=round2
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --dry-run) dry=1; shift; continue ;;
+      --run=*) run=${1#*=} ;;
+      --recipe=*) recipe=${1#*=}; asked+=("$1") ;;
+      --ds=* | --set=* | --data=*) asked+=("$1") ;;
+      --run | --ds | --set | --data | --recipe)
+        [ $# -gt 1 ] || { echo "error: $1 needs a value" >&2; exit 2; }
+        case $1 in --run) run=$2 ;; --recipe) recipe=$2 ;; esac
+        [ "$1" = --run ] || asked+=("$1" "$2")
+        options+=("$1"); shift ;;
+    esac
+    options+=("$1"); shift
+  done
+  if [ -z "$run" ]; then
+    run=runs/$(basename "$recipe" .json)
+    options+=(--run "$run")
+  fi
+  asked+=(--run "$run")
+}
+
+# Says a command as it could be pasted.
+show() { printf '%q ' "$@"; echo; }
+
+# Starts a command and waits for it, however long its ranks take to save after SIGTERM, SIGINT or SIGHUP. Returns 0 if the
+# run is finished, 75 if it can go on, else what went wrong.
+run_to_its_end() {
+  local since code=0
+  since=$(mktemp)
+  "$@" &
+  trainer=$!
+  trap 'kill -TERM "$trainer" 2>/dev/null || true' TERM INT HUP
+  wait "$trainer" || code=$?
+  while kill -0 "$trainer" 2>/dev/null; do # a signal ended the wait, not the command
+    code=0
+    wait "$trainer" || code=$?
+  done
+  judge "$code" "$since" && code=0 || code=$?
+  rm -f "$since"
+  return "$code"
+}
+
+# judge CODE SINCE: how a run ended. summary.json is written last, so one that is newer than the file SINCE is the mark of
+# a finished run, whatever a launcher returned; an older one counts where the trainer itself said that nothing is left.
+judge() {
+  local mark=$run/summary.json
+  if [ "$mark" -nt "$2" ] || { [ "$1" = 0 ] && [ -f "$mark" ]; }; then
+    echo "finished: $run/final"
+    return 0
+  fi
+  if [ "$1" = 75 ]; then
+    echo "stopped, and can go on: start the same command again" >&2
+    return 75
+  fi
+  echo "not finished: $mark was not written; the last code was $1" >&2
+  [ "$1" != 0 ] || return 1
+  return "$1"
+}

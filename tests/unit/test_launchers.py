@@ -1,0 +1,124 @@
+"""What lies in ``launch/``: dry runs, how a run is judged, and that shells and YAML readers take the files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hebrew_asr.commands.doctor import Command as Doctor
+from hebrew_asr.commands.train import Command as Train
+from hebrew_asr.config.profiles import load_profile
+from hebrew_asr.config.values import parse_options
+from hebrew_asr.training.arguments import TrainArguments
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ("train", "slurm.sbatch", "demo", "test", "setup.sh", "environment.sh")
+OPTIONS = ["--ds", "a100x8", "--set", "data.folder=/some where", "--run", "runs/one two"]
+
+
+def shell(*words: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
+    return subprocess.run(["bash", *words], capture_output=True, text=True, check=False, cwd=folder)
+
+
+@pytest.mark.parametrize("script", ["train", "slurm.sbatch"])
+@pytest.mark.parametrize(
+    "options", [OPTIONS, ["--ds=a100x8", "--data=my set"], ["--ds", "cpu", "--recipe", "round2.json"]]
+)
+def test_a_dry_run_says_commands_that_parse(script, options):
+    done = shell(f"launch/{script}", "--dry-run", *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [shlex.split(line) for line in done.stdout.splitlines()]
+    doctor, train = lines[-2:]
+    looked = parse_options(Doctor, "doctor", doctor[doctor.index("doctor") + 1 :])
+    marks = ("train", "hebrew_asr/train.py")
+    start = next(place for place, word in enumerate(train) if word in marks)
+    trained = parse_options(Train if train[start] == "train" else TrainArguments, "train", train[start + 1 :])
+    assert trained.resume == "auto"
+    expected = "runs/one two" if options is OPTIONS else "runs/round2"
+    assert looked.run_dir == trained.run_dir == expected
+    assert (looked.ds, looked.set, looked.data) == (trained.ds, trained.set, trained.data)
+
+
+def test_an_option_without_its_value_is_told():
+    done = shell("launch/train", "--dry-run", "--ds")
+    assert done.returncode == 2 and "error: --ds needs a value" in done.stderr
+
+
+JUDGE = 'set -euo pipefail; source "$1"; read_options --run "$2"; run_to_its_end bash -c "$3" it "$2"'
+
+
+def judged(run: Path, command: str) -> subprocess.CompletedProcess:
+    return shell("-c", JUDGE, "it", str(ROOT / "launch/environment.sh"), str(run), command)
+
+
+@pytest.mark.parametrize(
+    ("command", "was_finished", "code"),
+    [
+        ("echo {} > $1/summary.json", False, 0),
+        ("echo {} > $1/summary.json; exit 1", False, 0),  # as a launcher that was killed at the end
+        ("exit 0", True, 0),  # there was nothing left to do
+        ("exit 0", False, 1),  # as a launcher whose second half was killed
+        ("exit 2", True, 2),  # an earlier run's mark says nothing of this one
+        ("exit 75", False, 75),
+        ("kill -KILL $$", False, 137),
+    ],
+)
+def test_a_run_is_judged_by_its_own_mark(tmp_path, command, was_finished, code):
+    if was_finished:
+        (tmp_path / "summary.json").write_text("{}")
+        os.utime(tmp_path / "summary.json", (1, 1))
+    done = judged(tmp_path, command)
+    assert done.returncode == code, done
+    assert ("finished: " in done.stdout) == (code == 0)
+
+
+def test_a_signal_is_handed_on_and_its_answer_waited_for(tmp_path):
+    saves = 'trap "sleep 1; touch $1/saved; exit 75" TERM; touch $1/ready; while :; do sleep 0.1; done'
+    words = ["bash", "-c", JUDGE, "it", str(ROOT / "launch/environment.sh"), str(tmp_path), saves]
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 75
+    assert (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_shells_take_the_scripts(script):
+    assert shell("-n", f"launch/{script}").returncode == 0
+    if shutil.which("shellcheck"):
+        checked = subprocess.run(["shellcheck", "-x", "-s", "bash", f"launch/{script}"], cwd=ROOT, capture_output=True)
+        assert checked.returncode == 0, checked.stdout.decode()
+
+
+def test_the_environment_can_be_overridden():
+    show = 'source launch/environment.sh; echo "$PYTORCH_CUDA_ALLOC_CONF"'
+    assert shell("-c", show).stdout == "expandable_segments:True\n"
+    assert shell("-c", f"PYTORCH_CUDA_ALLOC_CONF=backend:native; {show}").stdout == "backend:native\n"
+    assert "nothing reads NCCL_TIMEOUT" in shell("-c", f"NCCL_TIMEOUT=1; {show}").stderr
+
+
+def test_the_skypilot_task_starts_what_there_is():
+    task = yaml.safe_load((ROOT / "launch" / "skypilot.yaml").read_text(encoding="utf-8"))
+    load_profile(task["envs"]["PROFILE"])
+    script = task["run"].replace("launch/train", "launch/train --dry-run")
+    done = subprocess.run(
+        ["bash", "-c", script], env={**os.environ, **task["envs"]}, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "hebrew-asr train --resume auto --ds a100x8" in done.stdout
+
+
+def test_the_container_holds_what_it_starts():
+    lines = (ROOT / "launch" / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    entry = next(json.loads(line.removeprefix("ENTRYPOINT ")) for line in lines if line.startswith("ENTRYPOINT"))
+    assert os.access(ROOT / entry[0], os.X_OK)
+    assert any("launch/setup.sh" in line for line in lines), "the lock is installed in one way"
