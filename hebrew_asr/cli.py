@@ -27,7 +27,9 @@ COMMANDS = {
     "demo": "make speech, train a tiny model through both phases and transcribe with it",
 }
 
-_USAGE = "usage: hebrew-asr COMMAND [options]\n\ncommands (each has its own --help):\n{rows}\n"
+_USAGE = (
+    "usage: hebrew-asr COMMAND [options]\n       hebrew-asr --version\n\ncommands (each has its own --help):\n{rows}\n"
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,6 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE.format(rows="\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())))
         return 0 if argv else 2
+    if argv[0] == "--version":
+        print(_versions())
+        return 0
     name, rest = argv[0], argv[1:]
     if name not in COMMANDS:
         import difflib
@@ -50,10 +55,27 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(name: str, rest: list[str]) -> int:
+    from hebrew_asr.config.misplaced import refuse_recipe_keys
     from hebrew_asr.config.values import parse_options
 
     command = importlib.import_module(f"hebrew_asr.commands.{name}").Command
+    refuse_recipe_keys(command, rest)
     return parse_options(command, f"hebrew-asr {name}", rest).run() or 0
+
+
+def _versions() -> str:
+    """Ours, and those that decide what a run does."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from hebrew_asr import __version__
+
+    found = [f"hebrew-asr {__version__}", f"Python {sys.version.split()[0]}"]
+    for package in ("torch", "transformers", "deepspeed"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            found.append(f"{package} is missing")
+    return ", ".join(found)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: its folder must not shadow other packages' names
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from hebrew_asr.config.misplaced import refuse_recipe_keys
 from hebrew_asr.config.values import parse_options
 from hebrew_asr.errors import HebrewASRError, Preempted, Unsaved, exit_code_of, exit_process
 from hebrew_asr.launching.job import Job
@@ -56,6 +57,7 @@ def _first_rank_prints(error: HebrewASRError) -> bool:
 def _train(argv: list[str], stop: StopRequest) -> int:
     from hebrew_asr.training.arguments import TrainArguments, finished
 
+    refuse_recipe_keys(TrainArguments, argv)
     arguments = parse_options(TrainArguments, "hebrew_asr/train.py", argv)
     if (message := finished(arguments)) is not None:
         stop.say(message)

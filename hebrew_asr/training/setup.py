@@ -278,7 +278,9 @@ def _introduce(console: Console, spec: RunSpec, schedule: Schedule, facts: dict[
     steps, total = schedule.total_steps // recipe.epochs, schedule.total_steps
     console.say(f"recipe {recipe.name}, profile {profile.name}: ZeRO-{profile.zero_stage}, {profile.precision}")
     console.say(f"data {recipe.data.folder}: {num_train:,} training clips ({hours:.2f} h), {num_eval:,} eval clips")
-    console.say(f"{spec.batching}; {steps:,} steps per epoch, {total:,} in {recipe.epochs} epochs")
+    meant = profile.hardware.num_ranks
+    other = "" if spec.batching.num_ranks == meant else f" (the profile is for {meant} rank{'s' * (meant > 1)})"
+    console.say(f"{spec.batching}{other}; {steps:,} steps per epoch, {total:,} in {recipe.epochs} epochs")
     for index, (phase, start) in enumerate(zip(recipe.phases, schedule.phase_starts, strict=True)):
         sizes, highest = facts["trainable_weights"][phase.name], schedule.highest_rates(index)
         ends_before = "" if highest else f" (not reached: this run ends after step {schedule.last_step:,})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from hebrew_asr.cli import COMMANDS, main
+from hebrew_asr.commands.bench import Command as Benching
+from hebrew_asr.commands.export import Command as Exporting
+from hebrew_asr.config.misplaced import refuse_recipe_keys
 from hebrew_asr.config.values import parse_options
 from hebrew_asr.errors import DataError, exit_code_of
 from hebrew_asr.training.arguments import TrainArguments, as_argv
@@ -35,6 +39,47 @@ def test_help_teaches(name, capsys):
 def test_a_near_miss_is_told(capsys):
     assert main(["trian"]) == 2
     assert "did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_a_version_says_what_decides_a_run(capsys):
+    assert main(["--version"]) == 0
+    assert re.fullmatch(
+        r"hebrew-asr [\d.]+, Python [\d.]+, torch [\w.+]+, transformers [\w.]+, deepspeed [\w.+]+\n",
+        capsys.readouterr().out,
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["train", "--ds", "cpu", "--lr", "1e-4"], "--set phases.0.learning_rates.head=1e-4"),
+        (["train", "--ds", "cpu", "--learning-rate=1e-4"], "--learning-rate is no option: the recipe says that"),
+        (["plan", "--ds", "cpu", "--epochs", "3"], "--set phases.0.epochs=VALUE"),
+        (["bench", "--ds", "cpu", "--batch_size", "8"], "--set clips_per_step=VALUE"),
+        (["train", "--ds", "cpu", "--model", "x"], "--set model.path=VALUE"),
+        (["doctor", "--weight-decay", "0"], "--set optimizer.weight_decay=VALUE"),
+        (["train", "--ds", "cpu", "--micro-batch-size", "8"], "the hardware profile says that"),
+    ],
+)
+def test_what_the_recipe_owns_is_pointed_to(given, told, capsys):
+    assert main(given) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "near"), [(["train", "--ds", "cpu", "--resum"], "--resume"), (["plan", "--d", "cpu"], "--ds")]
+)
+def test_a_misspelled_option_is_told_the_nearest(given, near, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(given)
+    assert left.value.code == 2
+    assert near in capsys.readouterr().err
+
+
+def test_keys_of_a_recipe_that_are_options_too_are_let_through():
+    refuse_recipe_keys(TrainArguments, ["--data", "x", "--run=y", "--set", "seed=1", "--", "--lr"])
+    refuse_recipe_keys(Benching, ["--model", "x"])
+    refuse_recipe_keys(Exporting, ["--lr"])
 
 
 def test_errors_become_one_line_and_a_code(capsys):
