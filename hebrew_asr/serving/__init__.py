@@ -1,4 +1,4 @@
 """SERVE a model over HTTP, by the interface of OpenAI's transcriptions.
 
-Imports text and inference.
+Imports text, audio and inference.
 """
