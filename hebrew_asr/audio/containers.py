@@ -22,6 +22,11 @@ _ASF, _ASF_PROPERTIES = b"\x30\x26\xb2\x75", bytes.fromhex("a1dcab8c47a9cf118ee4
 _ASF_HEAD_BYTES = 1 << 16
 _OGG_HEADER_BYTES = 27
 _CHUNK_BYTES = 1 << 18
+_AFTER_BYTES = 1 << 10
+_TAG = re.compile(rb"[\x20-\x7e]{4}|ID3|TAG")
+_MP4_FIRST = b"ftyp"
+_FLAC_FRAME_BYTES, _FLAC_FRAME_SAMPLES = 10, 65_535
+"""The least bytes that a frame has, and the most samples of a channel (RFC 9639, 9)."""
 
 
 def kind_of(source: Opened) -> Kind:
@@ -48,7 +53,7 @@ def pcm_end(source: Opened) -> int | None:
     """Byte at which the sound ends by its container's own count; None where it does not say.
 
     Raises:
-        AudioError: another wav follows the first, which no reader hears.
+        AudioError: another wav or aiff follows the first, or more samples do, which no reader hears.
     """
     head = source.read_at(0, 16)
     if head[:4] == b".snd":
@@ -66,12 +71,23 @@ def pcm_end(source: Opened) -> int | None:
     if found is None or _unknown(found[1], source.size):
         return None
     end = found[0] + found[1]
-    after = source.read_at(end + end % 2, 12) if end + 12 <= source.size else b""
-    if after[:4] == b"RIFF" and after[8:12] == b"WAVE":
-        raise AudioError(
-            source.label, "it is several wav files one after another, of which a reader hears the first: part them"
-        )
+    _require_all(source, end + end % 2)
     return end
+
+
+def _require_all(source: Opened, end: int) -> None:
+    """Refuse a file that has more sound after what its header counts: zeros, chunks and tags are none."""
+    after = source.read_at(end, _AFTER_BYTES) if end + 12 <= source.size else b""
+    kind = {b"WAVE": "wav", b"AIFF": "aiff", b"AIFC": "aiff"}.get(after[8:12])
+    if kind and after[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
+        raise AudioError(
+            source.label, f"it is several {kind} files one after another, of which a reader hears the first: part them"
+        )
+    # Every chunk and tag begins with letters. Few bytes may be what a program left there.
+    if len(after) == _AFTER_BYTES and any(after) and not _TAG.match(after):
+        raise AudioError(
+            source.label, f"its header counts sound until byte {end:,}, but the file goes on until {source.size:,}"
+        )
 
 
 def _unknown(length: int, size: int) -> bool:
@@ -106,13 +122,41 @@ def stated_size(source: Opened) -> int:
     return 0 if _unknown(stated, source.size) else stated
 
 
+def asf_is_live(source: Opened) -> bool:
+    """Whether it is an ASF file (wma) whose header says that its length was not known: FFmpeg tells a guess."""
+    head = source.read_at(0, _ASF_HEAD_BYTES)
+    at = head.find(_ASF_PROPERTIES) if head[:4] == _ASF else -1
+    return at >= 0 and bool(head[at + 88 : at + 89] and head[at + 88] & 1)
+
+
+def mp4_starts(source: Opened) -> list[int]:
+    """Where each mp4, mov or m4a file begins, of those that were joined to make this one (ISO 14496-12, 4.2)."""
+    starts: list[int] = []
+    position = 0
+    for _ in range(_MOST_CHUNKS if source.read_at(4, 4) == _MP4_FIRST else 0):
+        header = source.read_at(position, 16)
+        size = int.from_bytes(header[:4], "big")
+        if size == 1:  # its length is too large for the field, and follows
+            size = int.from_bytes(header[8:], "big")
+        if size < 8:  # the box goes on to the end of the file, or this is none
+            break
+        if header[4:8] == _MP4_FIRST:
+            starts.append(position)
+        position += size
+    return starts
+
+
 def flac_total(source: Opened) -> int:
-    """Samples of a channel by the stream info block; 0 where the encoder did not know them (RFC 9639, 8.2)."""
+    """Samples of a channel by the stream info block (RFC 9639, 8.2).
+
+    0 where the encoder did not know them, and where so many cannot be in a file of this size.
+    """
     start = 0
     while tag := id3_size(source.read_at(start, 10)):
         start += tag
     block = source.read_at(start + 8 + 10, 8)
-    return int.from_bytes(block.ljust(8, b"\0"), "big") & (1 << 36) - 1
+    total = int.from_bytes(block.ljust(8, b"\0"), "big") & (1 << 36) - 1
+    return total if total <= source.size // _FLAC_FRAME_BYTES * _FLAC_FRAME_SAMPLES else 0
 
 
 @dataclass(slots=True)

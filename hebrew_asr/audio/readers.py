@@ -18,7 +18,16 @@ import av.error
 import numpy as np
 import soundfile
 
-from hebrew_asr.audio.containers import flac_starts, flac_total, kind_of, ogg_pages, pcm_end, stated_size
+from hebrew_asr.audio.containers import (
+    asf_is_live,
+    flac_starts,
+    flac_total,
+    kind_of,
+    mp4_starts,
+    ogg_pages,
+    pcm_end,
+    stated_size,
+)
 from hebrew_asr.audio.mpeg import frames_of
 from hebrew_asr.audio.source import AudioError, Opened
 from hebrew_asr.errors import first_line
@@ -41,7 +50,7 @@ _STATES_LENGTH = {"mov": True, "matroska": True, "asf": True, "wv": False, "tta"
 formats FFmpeg gives an estimate."""
 _ENCRYPTED_TAGS = {"enca", "drms", "aavd"}
 _INTEGERS = {"u8": 128.0, "s16": 32_768.0, "s32": 2_147_483_648.0, "s64": 9_223_372_036_854_775_808.0}
-_LOST_SHARE, _LOST_PACKETS = 0.02, 2
+_LOST_SHARE, _LOST_S = 0.02, 0.15
 _SHORT_S, _SHORT_SHARE = 0.15, 0.01
 _OGG_TOLERANCE_S = 0.1
 _LARGEST_PART = 1 << 28
@@ -181,8 +190,7 @@ class _Plan:
 
 
 def _plan_of(reading: Reading) -> _Plan:
-    kind = kind_of(reading.source)
-    return _PLANS[kind](reading)
+    return _PLANS[kind_of(reading.source)](reading)
 
 
 def _pcm(reading: Reading) -> _Plan:
@@ -224,7 +232,7 @@ def _mp3(reading: Reading) -> _Plan:
 def _other(reading: Reading) -> _Plan:
     size, stated = reading.source.size, stated_size(reading.source)
     cut = f"the file has {size:,} bytes, and by its header {stated:,}" if stated > size + 1 else ""
-    return _Plan(False, lambda _lasts_s: cut)
+    return _Plan(False, lambda _lasts_s: cut, parts=mp4_starts(reading.source))
 
 
 _PLANS: dict[str, Callable[[Reading], _Plan]] = {
@@ -258,13 +266,14 @@ def _by_libsndfile(reading: Reading) -> Iterator[Block]:
 
 
 def _by_ffmpeg(reading: Reading) -> Iterator[Block]:
-    """Packet by packet; one that cannot be decoded is left out, and many are an error."""
+    """Packet by packet; one that cannot be decoded is left out. Many are an error, and the last one is a cut."""
     reading.source.file.seek(0)
     options = {"format_whitelist": _FORMATS}
     with av.open(reading.source.file, "r", options=options, metadata_errors="replace") as container:
         stream = _audio_stream(container, reading)
         stream.codec_context.thread_count = 1
         lost = packets = 0
+        broken = False
         end_s = 0.0
         held: list[np.ndarray] = []
         values = rate_hz = 0
@@ -273,11 +282,14 @@ def _by_ffmpeg(reading: Reading) -> Iterator[Block]:
                 end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream.index != stream.index:
                 continue
-            packets += 1
+            if not packet.size and broken:
+                reading.cut = "its last packet is not whole"
+            packets += packet.size > 0  # the empty one at the end only asks for what is left
             try:
-                frames = packet.decode()
+                frames, broken = packet.decode(), False
             except av.error.FFmpegError:
-                lost += packet.size > 0  # the empty one at the end only asks for what is left
+                broken = packet.size > 0
+                lost += broken
                 continue
             for frame in cast(list[av.AudioFrame], frames):
                 samples = _samples(frame, reading)
@@ -292,7 +304,8 @@ def _by_ffmpeg(reading: Reading) -> Iterator[Block]:
                     held, values = [], 0
         if held:
             yield np.concatenate(held), rate_hz
-        if lost > max(_LOST_PACKETS, _LOST_SHARE * packets) or lost == packets - 1 > 0:
+        lost_s = lost * reading.lasts_s / max(packets - lost, 1)
+        if lost_s > max(_LOST_S, _LOST_SHARE * reading.lasts_s) or lost == packets > 0:
             raise reading.fault(f"{lost} of its {packets} packets of sound cannot be decoded: the file is damaged")
         _compare(container, end_s, reading)
 
@@ -329,7 +342,7 @@ def _samples(frame: Any, reading: Reading) -> np.ndarray:
 def _compare(container: Any, end_s: float, reading: Reading) -> None:
     """Notice a container that goes on for longer, by its header, than its last packet of any track."""
     timed = _STATES_LENGTH.get(container.format.name.split(",")[0])
-    if container.duration is None or timed is None:
+    if container.duration is None or timed is None or asf_is_live(reading.source):
         return
     stated_s = container.duration / av.time_base
     end_s = end_s - max((container.start_time or 0) / av.time_base, 0.0) if timed else reading.lasts_s

@@ -179,6 +179,7 @@ CODED: dict[str, tuple[Callable[[], bytes], float]] = {
     "aac in mpegts": (_ffmpeg("mpegts", "aac", 44_100), 0.1),
     "aac in flv": (_ffmpeg("flv", "aac", 44_100), 0.1),
     "wma": (_ffmpeg("asf", "wmav2", 44_100, bit_rate=128_000), 0.06),
+    "wma from a pipe": (_ffmpeg("asf", "wmav2", 44_100, bit_rate=64_000, piped=True), 0.06),
     "amr": (_ffmpeg("amr", "libopencore_amrnb", 8_000), 0.04),
     "3gp": (_ffmpeg("3gp", "libopencore_amrnb", 8_000), 0.04),
     "ac3": (_ffmpeg("ac3", "ac3", 44_100), 0.04),

@@ -70,6 +70,7 @@ JOINED = {
     "ogg": lambda rate_hz: by_libsndfile(voice(rate_hz), rate_hz, "OGG", "VORBIS"),
     "opus": lambda rate_hz: by_libsndfile(voice(48_000), 48_000, "OGG", "OPUS"),
     "aac": lambda rate_hz: by_ffmpeg(voice(rate_hz), rate_hz, "adts", "aac"),
+    "m4a": lambda rate_hz: by_ffmpeg(voice(rate_hz), rate_hz, "ipod", "aac"),
 }
 
 
@@ -91,10 +92,24 @@ def test_joined_mp3_with_tags_and_junk_between():
         assert len(decode(id3 + one + between + one + tag)) / SAMPLE_RATE_HZ == pytest.approx(2 * LASTS_S, abs=0.1)
 
 
-def test_joined_wavs_are_refused_by_name():
-    one = by_libsndfile(voice(16_000), 16_000, "WAV", "PCM_16")
-    with pytest.raises(AudioError, match="several wav files"):
+@pytest.mark.parametrize("name", ["wav", "aiff"])
+def test_joined_wavs_and_aiffs_are_refused_by_name(name):
+    one = by_libsndfile(voice(16_000), 16_000, name.upper(), "PCM_16")
+    with pytest.raises(AudioError, match=f"several {name} files"):
         decode(one + one)
+
+
+def test_samples_after_what_a_wav_header_counts_are_not_passed_over():
+    wav = by_libsndfile(voice(16_000), 16_000, "WAV", "PCM_16")
+    start, count = wav.index(b"data") + 8, len(wav) - wav.index(b"data") - 8
+    for riff in (None, 0, 0xFFFFFFFF):
+        with pytest.raises(AudioError, match="the file goes on"):
+            decode(sounds.with_lengths(wav, riff, count // 2))
+    chunk = b"LIST" + (2_000).to_bytes(4, "little") + b"INFOISFT" + b"\xff" * 1_992
+    for after in (chunk, b"id3 " + chunk[4:], b"ID3\x04" + bytes(2_000), bytes(4_096), b"\xff" * 100):
+        assert len(decode(wav + after)) == LASTS_S * SAMPLE_RATE_HZ
+        for unknown in (0, 0xFFFFFFFF):  # libsndfile itself sees a chunk at the end, or takes it for some samples
+            assert len(decode(sounds.with_lengths(wav, None, unknown) + after)) >= (len(wav) - start) // 2
 
 
 def test_joined_flacs_are_heard_to_the_end():
@@ -138,6 +153,20 @@ def test_what_states_no_length_is_heard_as_far_as_it_goes(name):
     assert 0.2 * LASTS_S < len(got) / SAMPLE_RATE_HZ <= 0.6 * LASTS_S
 
 
+@pytest.mark.parametrize("share", [0.5, 0.8])
+@pytest.mark.parametrize("name", ["flac from a pipe", "aac"])
+def test_a_last_packet_that_is_not_whole_tells_of_a_cut(name, share):
+    content = (EXACT[name] if name in EXACT else CODED[name][0])()
+    with pytest.raises(TruncatedAudio, match="last packet is not whole"):
+        decode(content[: int(share * len(content))])
+
+
+def test_a_long_packet_that_cannot_be_decoded_is_not_passed_over():
+    whole = by_ffmpeg(voice(16_000), 16_000, "matroska", "tta", piped=True)  # its last packet: how long, is not known
+    with pytest.raises(AudioError, match="packets of sound cannot be decoded"):
+        decode(whole)
+
+
 def test_an_absurd_length_in_a_flac_header_sizes_nothing():
     content = bytearray(by_libsndfile(voice(16_000), 16_000, "FLAC", "PCM_16"))
     for total in (0, 2**36 - 1, 2**35, 10**9):
@@ -145,9 +174,9 @@ def test_an_absurd_length_in_a_flac_header_sizes_nothing():
         content[18:26] = field.to_bytes(8, "big")
         tracemalloc.start()
         try:
-            assert len(decode(bytes(content))) == LASTS_S * SAMPLE_RATE_HZ and total == 0
+            assert len(decode(bytes(content))) == LASTS_S * SAMPLE_RATE_HZ
         except AudioError:
-            assert total
+            assert total == 10**9, "more than so many bytes can hold is no length"
         assert tracemalloc.get_traced_memory()[1] < 20e6
         tracemalloc.stop()
 
