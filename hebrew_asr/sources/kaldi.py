@@ -64,7 +64,7 @@ def _row(
         try:
             start_s, end_s = float(parts[1]), float(parts[2])
             span_s = (start_s, end_s if end_s != -1 else None)  # -1: to the end
-            if start_s < 0 or (span_s[1] is not None and end_s <= start_s):
+            if not start_s >= 0 or (span_s[1] is not None and not end_s > start_s):  # NaN is neither
                 raise ValueError
         except (ValueError, IndexError):
             problem = "malformed times", f"segments: {utterance} {' '.join(parts)}"

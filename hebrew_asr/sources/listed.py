@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import replace
@@ -96,6 +97,10 @@ def _row_of(line: Line, listing: Path) -> Row:
     present = [name for name in TEXTS if values.get(name) not in (None, "")]
     if not present:
         return Row(identity, "", str(path), problem=("no text", place))
+    odd = next((name for name in present if isinstance(values[name], bool | list | dict)), None)
+    if odd:
+        problem = "malformed line", f"{place}: its {odd} is {str(values[odd])[:80]}, no text"
+        return Row(identity, "", str(path), problem=problem)
     row = choose_adapter(values, where=place).convert(values, Place(identity, listing.parent))
     groups = [*row.groups, *(f"{kind}:{values[kind]}" for kind in _GROUPS if values.get(kind) not in (None, ""))]
     groups += [f"recording:{audio.strip()}"] if span_s or row.timed else []
@@ -135,8 +140,7 @@ def _span_of(values: dict[str, Any]) -> tuple[float, float | None] | None:
     if start_s is None and end_s is None:
         return None
     start_s = start_s or 0.0
-    lasts_s = number(_stated(values))
-    if end_s is None and lasts_s is not None and lasts_s > 0:
+    if end_s is None and (lasts_s := _time(_stated(values), "duration")) is not None:
         end_s = start_s + lasts_s
     if start_s < 0 or (end_s is not None and end_s <= start_s):
         raise ValueError(f"from {start_s:g} to {end_s:g} s")
@@ -144,14 +148,17 @@ def _span_of(values: dict[str, Any]) -> tuple[float, float | None] | None:
 
 
 def _time(value: Any, name: str) -> float | None:
-    """Seconds, or hours, minutes and seconds with colons."""
+    """Seconds, or hours, minutes and seconds with colons; None where nothing is written."""
     if value in (None, ""):
         return None
     try:
         parts = [float(part) for part in str(value).replace(",", ".").split(":")]
-    except ValueError:
+        seconds = sum(part * 60**place for place, part in enumerate(reversed(parts)))
+        if not math.isfinite(seconds):  # Python's JSON knows NaN
+            raise ValueError
+    except (ValueError, OverflowError):
         raise ValueError(f"{name} is {value!r}") from None
-    return sum(part * 60**place for place, part in enumerate(reversed(parts)))
+    return seconds
 
 
 def _without_constant_source(rows: Iterable[Row]) -> list[Row]:

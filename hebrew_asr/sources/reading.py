@@ -35,14 +35,20 @@ def read_text(path: Path) -> str:
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
+        if b"\0" in content and encoding == "utf-8":
+            raise DataError(_no_text(path)) from error
         line = content[: error.start].count(b"\n") + 1
         raise DataError(
             f"{path} is not {encoding.removesuffix('-sig').upper()} (line {line}): save it as UTF-8; Hebrew from "
             "Windows is converted by `iconv -f CP1255 -t UTF-8`"
         ) from error
     if "\0" in text:
-        raise DataError(
-            f"{path} holds NUL characters: it is no text, or UTF-16 without a byte order mark, which "
-            "`iconv -f UTF-16LE -t UTF-8` converts"
-        )
+        raise DataError(_no_text(path))
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _no_text(path: Path) -> str:
+    return (
+        f"{path} holds NUL characters: it is no text, or UTF-16 without a byte order mark, which "
+        "`iconv -f UTF-16LE -t UTF-8` converts"
+    )

@@ -6,6 +6,7 @@ Praat itself takes only free-standing numbers, quoted texts and ``<flags>`` from
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -86,7 +87,9 @@ def _number(tokens: Iterator[re.Match[str]]) -> float:
     token = _next(tokens)
     if token[2] is None:
         raise ValueError(f"{token[0]!r} stands where a number should")
-    return float(token[2])
+    if not math.isfinite(number := float(token[2])):
+        raise ValueError(f"{token[0]} is too large")
+    return number
 
 
 def _next(tokens: Iterator[re.Match[str]]) -> re.Match[str]:

@@ -52,7 +52,7 @@ def _plain_below(start: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path
             with os.scandir(folder) as entries:
                 inside = [entry for entry in entries if entry.name[0] != "." and entry.name not in _OF_ARCHIVERS]
                 for entry in inside:
-                    if not entry.is_dir():
+                    if not _is_folder(entry):
                         yield folder / entry.name, False
                     elif entry.is_symlink():
                         yield folder / entry.name, True
@@ -60,6 +60,14 @@ def _plain_below(start: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path
                         stack.append(folder / entry.name)
         except OSError as error:
             raise DataError(f"cannot read folder {folder}: {error.strerror}") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or a link to one; a link that leads to itself is a file that cannot be read."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def file_problem(path: Path) -> tuple[str, str] | None:
