@@ -164,7 +164,7 @@ def _write_errors_explained(folder: Path) -> Generator[None, None, None]:
 def _build(options: PrepareOptions, folder: Path, work: Path) -> None:
     sources, tests = _open_sources(options, work)
     everything = [*sources, *tests]
-    summary.print_plan(everything, require_disk(sources, options, folder), folder)
+    summary.print_plan(everything, require_disk(sources, options, folder, work), folder)
     shards = [shard for source in everything for shard in source.shards]
     assembly = None
     while assembly is None:

@@ -81,7 +81,7 @@ def open_folder(name: str, path: Path, *, held_out: bool) -> Source:
     content = hashlib.sha256()
     shards = []
     for index, (part, is_test, rows) in enumerate(found.parts):
-        sizes = [_size_of(row) for row in rows]
+        sizes = [row.size_bytes for row in rows]
         for row, size in zip(rows, sizes, strict=True):
             content.update(
                 f"{row.id}\0{row.text}\0{size}\0{row.timing or ''}{row.span_s or ''}\n".encode(errors="replace")
@@ -177,10 +177,3 @@ def _with_the_rest(found: _Found, files: list[Path], folder: Path) -> _Found:
     (name, is_test, rows), *others = found.parts
     rows = [*rows, *(Row(path.relative_to(folder).as_posix(), "", str(path), problem=_UNNAMED) for path in lost)]
     return _Found(((name, is_test, rows), *others), found.notes)
-
-
-def _size_of(row: Row) -> int:
-    try:
-        return Path(str(row.audio)).stat().st_size if row.audio and not row.problem else 0
-    except OSError:
-        return 0

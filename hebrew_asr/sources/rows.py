@@ -47,6 +47,16 @@ class Row:
     retake: bool = False
     """A second transcription of audio that was already given to another annotator."""
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the audio as it is stored; 0 where there is none to be read."""
+        if isinstance(self.audio, bytes):
+            return len(self.audio)
+        try:
+            return Path(self.audio).stat().st_size if self.audio and not self.problem else 0
+        except (OSError, ValueError):  # ValueError: a NUL in its name
+            return 0
+
     def audio_bytes(self) -> bytes:
         """Content of the audio file. Raises DataError when it cannot be read."""
         if isinstance(self.audio, bytes):

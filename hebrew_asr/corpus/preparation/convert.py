@@ -9,7 +9,7 @@ import sys
 import wave
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import soundfile
 
 from hebrew_asr.audio.decode import LONGEST_S, SAMPLE_RATE_HZ, decode, to_int16
 from hebrew_asr.audio.source import AudioError, TooLong
-from hebrew_asr.corpus.preparation.crashes import crashed_rows, note
+from hebrew_asr.corpus.preparation.crashes import rows_noted
 from hebrew_asr.corpus.preparation.filters import audio_fault, length_fault, pace_fault, text_fault
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.parts import Record, part_path, write_part
@@ -55,12 +55,8 @@ def convert_unit(unit: Unit, options: PrepareOptions, folder: Path, work: Path) 
     clips.mkdir(parents=True, exist_ok=True)
     rows = 0
     with quiet_decoders():
-        crashed = crashed_rows(work, unit_name(unit))
-        for position, row in unit.rows():
+        for position, row in rows_noted(unit, work):
             rows += 1
-            if position in crashed:
-                row = replace(row, problem=("undecodable audio", f"decoding it ends the process ({crashed[position]})"))
-            note(work, unit_name(unit), position)
             for record, encoded in convert_row(row, unit, position, options):
                 if encoded is not None:
                     (folder / record.audio).write_bytes(encoded)

@@ -10,8 +10,13 @@ import multiprocessing
 import os
 import shutil
 import signal
+from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+from hebrew_asr.errors import EnvironmentProblem
+from hebrew_asr.sources import Row, Unit, unit_name
 
 _CRASHES = {
     -number: number.name
@@ -22,7 +27,22 @@ _notes: dict[Path, int] = {}
 """Descriptor of this process's note, by its folder: opened once, since a row takes a few milliseconds."""
 
 
-def note(work: Path, unit_name: str, position: int) -> None:
+def rows_noted(unit: Unit, work: Path) -> Iterator[tuple[int, Row]]:
+    """The rows of a unit with their positions, each noted as it is come to; those set aside say why they are no clips.
+
+    Raises:
+        DataError: the source itself cannot be read.
+        OSError: the disk is full or not writable.
+    """
+    crashed = _crashed_rows(work, unit_name(unit))
+    for position, row in unit.rows():
+        if position in crashed:
+            row = replace(row, problem=("undecodable audio", f"decoding it ends the process ({crashed[position]})"))
+        _note(work, unit_name(unit), position)
+        yield position, row
+
+
+def _note(work: Path, unit_name: str, position: int) -> None:
     """Say which row this process is at."""
     folder = work / "at"
     if folder not in _notes:
@@ -36,7 +56,7 @@ def forget_notes(work: Path) -> None:
     shutil.rmtree(work / "at", ignore_errors=True)
 
 
-def crashed_rows(work: Path, unit_name: str) -> dict[int, str]:
+def _crashed_rows(work: Path, unit_name: str) -> dict[int, str]:
     """The rows of a unit that were set aside, each with the signal that it raised."""
     return {int(path.name): path.read_text() for path in (work / "crashed" / unit_name).glob("*")}
 
@@ -51,14 +71,22 @@ class Workers:
         """Remember who is there; to be called after each submission, which may start one."""
         self._seen |= {process.pid: process for process in multiprocessing.active_children() if process.pid}
 
-    def set_aside(self, work: Path) -> bool:
-        """Set the rows aside that workers crashed at; whether there were any."""
+    def set_aside(self, work: Path) -> None:
+        """Set the rows aside that workers crashed at.
+
+        Raises:
+            EnvironmentProblem: there are none, so a worker ended for another reason.
+        """
         found = [row for pid, process in self._seen.items() if (row := _crash_of(pid, process, work))]
         for row, crash in found:
             path = work / "crashed" / row
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(crash)
-        return bool(found)
+        if not found:
+            raise EnvironmentProblem(
+                "a worker process was killed, perhaps for want of memory. What is done is kept: run the same command "
+                "again to continue, with fewer --processes if need be"
+            )
 
 
 def _crash_of(pid: int, process: BaseProcess, work: Path) -> tuple[str, str] | None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import shutil
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
 from hebrew_asr.corpus.preparation.convert import convert_row, quiet_decoders
+from hebrew_asr.corpus.preparation.crashes import Workers, forget_notes, rows_noted
 from hebrew_asr.corpus.preparation.options import PrepareOptions
+from hebrew_asr.corpus.preparation.pool import start_worker
 from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.files import nearest_existing
-from hebrew_asr.sources import Row, Source, Unit
+from hebrew_asr.sources import Source, Unit
 
 _SAMPLE_ROWS = 24
 _SAMPLE_BYTES = 2**25  # a few hours of coded sound
@@ -29,16 +34,16 @@ class DiskNeed:
     """Into the prepared folder."""
 
 
-def require_disk(sources: list[Source], options: PrepareOptions, folder: Path) -> DiskNeed:
+def require_disk(sources: list[Source], options: PrepareOptions, folder: Path, work: Path) -> DiskNeed:
     """Predict the need from the first rows of each source, converted in memory, and compare it with what is free.
 
     Raises:
-        EnvironmentProblem: there is too little room, or a source cannot be read.
+        EnvironmentProblem: there is too little room, a source cannot be read, or the worker process was killed.
         DataError: a source cannot be read.
     """
     cache = _cache_folder()
     _require({cache: _downloads(sources)})  # before the first shards are fetched to look into them
-    clips = sum(_clip_bytes(source, options) for source in sources)
+    clips = sum(_clip_bytes(source, options, work) for source in sources)
     present = sum(path.stat().st_size for path in (folder / "clips").rglob("*.*"))  # by a run that was interrupted
     need = DiskNeed(_downloads(sources), max(0, round(_MARGIN * clips) - present))
     _require({cache: need.downloads, folder: need.clips})
@@ -49,30 +54,40 @@ def _downloads(sources: list[Source]) -> int:
     return sum(shard.bytes_to_download for source in sources for shard in source.shards)
 
 
-def _clip_bytes(source: Source, options: PrepareOptions) -> float:
+def _clip_bytes(source: Source, options: PrepareOptions, work: Path) -> float:
     shards = [shard for shard in source.shards if not shard.held_out]
     units = shards[0].units() if shards else []
     if not units:
         return 0.0
     # The bytes of a shard, unlike its rows, are known before it is downloaded.
     scale = sum(shard.size_bytes for shard in shards) / max(shards[0].size_bytes, 1)
-    return scale * sum(unit.num_rows for unit in units) * _bytes_per_row(units[0], options)
+    return scale * sum(unit.num_rows for unit in units) * _bytes_per_row(units[0], options, work)
 
 
-def _bytes_per_row(unit: Unit, options: PrepareOptions) -> float:
+def _bytes_per_row(unit: Unit, options: PrepareOptions, work: Path) -> float:
+    """By converting its first rows, in a process of its own: a damaged file may end the process that decodes it."""
+    while True:
+        forget_notes(work)
+        workers = Workers()
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=start_worker) as pool:
+            sampled = pool.submit(_sampled_bytes_per_row, unit, options, work)
+            workers.look()
+            try:
+                return sampled.result()
+            except BrokenProcessPool:
+                workers.set_aside(work)
+
+
+def _sampled_bytes_per_row(unit: Unit, options: PrepareOptions, work: Path) -> float:
     sizes, heard_bytes = [], 0
     with quiet_decoders():
-        for position, row in itertools.islice(unit.rows(), _SAMPLE_ROWS):
-            heard_bytes += _size_of(row)
+        for position, row in itertools.islice(rows_noted(unit, work), _SAMPLE_ROWS):
+            heard_bytes += row.size_bytes
             encoded = [content for _, content in convert_row(row, unit, position, options) if content is not None]
             sizes.append(sum(len(content) + _BYTES_PER_FILE for content in encoded))
             if heard_bytes > _SAMPLE_BYTES:
                 break
     return sum(sizes) / max(len(sizes), 1)
-
-
-def _size_of(row: Row) -> int:
-    return len(row.audio) if isinstance(row.audio, bytes) else row.problem is None and Path(row.audio).stat().st_size
 
 
 def _require(needs: dict[Path, int]) -> None:

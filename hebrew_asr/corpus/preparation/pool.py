@@ -19,7 +19,6 @@ from hebrew_asr.corpus.preparation.crashes import Workers, forget_notes
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.parts import part_path
 from hebrew_asr.corpus.preparation.progress import Progress
-from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.sources import Shard, Unit, unit_name
 
 _DOWNLOADS_AT_ONCE = 4
@@ -51,12 +50,8 @@ def convert_all(
         workers = Workers()
         try:
             return _convert_all(shards, options, folder, work, progress, workers)
-        except BrokenProcessPool as error:
-            if not workers.set_aside(work):
-                raise EnvironmentProblem(
-                    "a worker process was killed, perhaps for want of memory. What is done is kept: run the same "
-                    "command again to continue, with fewer --processes if need be"
-                ) from error
+        except BrokenProcessPool:
+            workers.set_aside(work)
             progress.begin_again()
 
 
