@@ -88,7 +88,7 @@ def _audio(row: dict[str, Any], place: Place) -> bytes | str:
 
 def _uuid_row(row: dict[str, Any], place: Place) -> Row:
     extra, problem = _struct(row, "extra_data", place)
-    attributes = extra.get("attributes") or {}
+    attributes, wrong = _struct(extra, "attributes", place)
     uuid = str(row["uuid"] or "")
     return Row(
         id=uuid or place.id,
@@ -98,7 +98,7 @@ def _uuid_row(row: dict[str, Any], place: Place) -> Row:
         flags=_flags(row, extra),
         stated_duration_s=number(extra.get("duration")),
         retake=_is_true(row.get("is_retranscribe")) or _is_true(attributes.get("retranscribe")),
-        problem=problem,
+        problem=problem or wrong,
     )
 
 
@@ -135,16 +135,11 @@ def _plain_row(row: dict[str, Any], place: Place) -> Row:
 def _struct(row: dict[str, Any], column: str, place: Place) -> tuple[dict[str, Any], tuple[str, str] | None]:
     """A column of fields, as a struct or written out as JSON or as Python does; and what is wrong with it."""
     value = row.get(column)
-    if isinstance(value, str) and value.strip():
-        for read in (json.loads, ast.literal_eval):
-            try:
-                value = read(value)
-                break
-            except (ValueError, SyntaxError, RecursionError, MemoryError):
-                continue
-    if isinstance(value, list):  # a map, as pyarrow gives it
-        value = dict(pair for pair in value if isinstance(pair, tuple) and len(pair) == 2)
-    if value is None or value == "":
+    for _ in range(_TIMES_WRITTEN_OUT):
+        value = _read_out(value) if isinstance(value, str | bytes) else value
+    if isinstance(value, list) and all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in value):
+        value = {str(name): field for name, field in value}  # a map, as pyarrow gives it
+    if value is None:
         return {}, None
     if isinstance(value, dict):
         return value, None
@@ -152,6 +147,22 @@ def _struct(row: dict[str, Any], column: str, place: Place) -> tuple[dict[str, A
         "unreadable metadata",
         f"row {place.id}: {column} is {str(value)[:80]!r}, which is neither fields nor JSON",
     )
+
+
+def _read_out(written: str | bytes) -> Any:
+    """What a text says as JSON or as Python; None where it is blank, itself where it is neither."""
+    try:
+        text = written.decode() if isinstance(written, bytes) else written
+    except UnicodeDecodeError:
+        return written
+    if not text.strip():
+        return None
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return written
 
 
 def _flags(row: dict[str, Any], extra: dict[str, Any]) -> tuple[str, ...]:
@@ -185,6 +196,8 @@ def _plain(name: str, *required: str, optional: tuple[str, ...] = ()) -> Adapter
     return Adapter(name, frozenset(("audio", *required)), more, _plain_row)
 
 
+_TIMES_WRITTEN_OUT = 2
+"""A record that goes through JSON twice holds a text that is JSON."""
 _STRUCTS = ("extra_data", "metadata")
 """Read whole where they are texts, and by their fields where they are structs."""
 _EXTRA = (

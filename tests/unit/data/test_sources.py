@@ -46,6 +46,42 @@ def test_crowd_transcribe_with_null_extra_data(tmp_path):
     assert got.flags == () and got.stated_duration_s is None and not got.retake
 
 
+_FIELDS = {"noisy": True, "skipped": "false", "duration": "1.5", "attributes": {"retranscribe": True}}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        json.dumps(_FIELDS),
+        json.dumps(_FIELDS, indent=1, ensure_ascii=False).encode(),
+        str(_FIELDS),
+        json.dumps(json.dumps(_FIELDS)),
+        json.dumps(_FIELDS | {"attributes": json.dumps(_FIELDS["attributes"])}),
+        json.dumps([[name, value] for name, value in _FIELDS.items()]),
+    ],
+)
+def test_columns_of_fields_written_as_text(tmp_path, written):
+    """By JSON, twice at that, or by Python: the check-boxes of those who transcribed it count however they came."""
+    columns = {"uuid": ["P/e/1"], "audio": [b"x"], "sentence": [None], "text": ["שלום"], "extra_data": [written]}
+    pq.write_table(pa.table(columns | {"sentence": pa.array([None], pa.string())}), tmp_path / "a.parquet")
+    (row,) = rows_of(tmp_path / "a.parquet")
+    assert (row.text, row.flags, row.stated_duration_s, row.retake) == ("שלום", ("noisy",), 1.5, True)
+    del columns["uuid"], columns["sentence"], columns["extra_data"]
+    slices = columns | {"transcript": ["שלום"], "metadata": [json.dumps({"entry_id": "e1"})]}
+    pq.write_table(pa.table(slices), tmp_path / "b.parquet")
+    assert rows_of(tmp_path / "b.parquet")[0].groups == ("session:e1",)
+
+
+@pytest.mark.parametrize(
+    "written", ['{"noisy": tr', "noisy", "[1, 2]", "7", "[[1]]", '{"attributes": "x"}', b"\xff\xfe", "[" * 9_999]
+)
+def test_a_column_of_fields_that_cannot_be_read_is_a_named_row(tmp_path, written):
+    columns = {"uuid": ["P/e/1"], "audio": [b"x"], "sentence": ["שלום"], "extra_data": [written]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    (row,) = rows_of(tmp_path / "a.parquet")
+    assert row.problem and row.problem[0] == "unreadable metadata" and "P/e/1" in row.id
+
+
 def test_recital(tmp_path):
     text = corpora.timed((0, 2, "שלום"), (2, 4, "עולם"))
     corpora.write_shard(tmp_path, [corpora.recital_row("entry-9", 1, text, 4.0)], corpora.RECITAL)
