@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -178,4 +179,8 @@ def _transcribe_one(folder: Path) -> int:
     audio = os.path.relpath(clip.audio)
     print(f"\nsaid:  {clip.transcript}\n$ hebrew-asr transcribe --model {folder}/final {audio}", flush=True)
     command = [sys.executable, "-m", "hebrew_asr.cli", "transcribe", "--model", str(folder / "final"), audio]
-    return subprocess.run(command, check=False).returncode
+    code = subprocess.run(command, check=False).returncode
+    if not code:
+        serve = f"hebrew-asr serve --model {shlex.quote(f'{folder}/final')}"
+        print(f"\n$ {serve}    # then open http://127.0.0.1:8000: speak, or drop a file", flush=True)
+    return code

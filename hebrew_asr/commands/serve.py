@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +15,8 @@ from hebrew_asr.config.values import Port, PositiveInt
 @dataclass
 class Command:
     """Answer POST /v1/audio/transcriptions as OpenAI's clients send it, until Ctrl-C; also /v1/models and /health.
+
+    A web page at / takes a file or records, shows segments as they come, and saves subtitles.
 
     Formats: json, text, verbose_json, srt, vtt; with stream=true, segments as they are decoded. Requests that wait
     together are decoded together.
@@ -38,28 +43,54 @@ class Command:
     """Number format of the model; auto is bfloat16 on a GPU and float32 on a CPU."""
 
     def run(self) -> int:
-        import socket
+        from hebrew_asr.text.languages import language_name
 
-        import uvicorn
+        language_name(self.language)  # a mistake is told before torch is imported, which takes seconds
+        with _listening(self.host, self.port) as listening:
+            return self._serve(listening)
 
-        from hebrew_asr.errors import EnvironmentProblem
+    def _serve(self, listening: socket.socket) -> int:
         from hebrew_asr.inference.load import load_transcriber
         from hebrew_asr.serving.app import Limits, create_app
         from hebrew_asr.serving.line import Line
+        from hebrew_asr.serving.running import serve
 
-        listening = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((self.host, self.port))
-        except OSError as error:
-            raise EnvironmentProblem(
-                f"cannot listen at {self.host}:{self.port}: {error.strerror}; choose another --port or --host"
-            ) from error
         transcriber = load_transcriber(self.model, self.language, device=self.device, dtype=self.dtype)
         line = Line(transcriber, most_waiting=self.waiting, batch_pieces=self.batch)
-        limits = Limits(self.upload_mib, token=self.token)
-        app = create_app(line, Path(self.model).resolve().name, self.language, limits)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        print(f"serving {self.model} at http://{self.host}:{self.port}/v1 (Ctrl-C ends it)", flush=True)
-        server.run(sockets=[listening])
-        return 0
+        name = Path(self.model).resolve()
+        shown = f"{name.parent.name}/{name.name}" if name.name == "final" else name.name
+        app = create_app(line, shown, self.language, Limits(self.upload_mib, token=self.token))
+        url = _url(self.host, self.port)
+        print(f"serving {self.model}: page {url}/, OpenAI's clients {url}/v1 (Ctrl-C ends it)", flush=True)
+        if not self.token and not _is_loopback(listening):
+            print("warning: whoever reaches this machine can use it: --token asks for one", file=sys.stderr, flush=True)
+        return serve(app, line, listening)
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _is_loopback(listening: socket.socket) -> bool:
+    return ipaddress.ip_address(listening.getsockname()[0]).is_loopback
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that already takes connections, so that no other server can take its port while the model loads.
+
+    Raises:
+        EnvironmentProblem: the port is taken, or the machine has no such address.
+    """
+    from hebrew_asr.errors import EnvironmentProblem
+
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(2048)
+    except OSError as error:
+        listening.close()
+        raise EnvironmentProblem(
+            f"cannot listen at {_url(host, port)}: {error.strerror}; choose another --port or --host"
+        ) from error
+    return listening

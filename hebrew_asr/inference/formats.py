@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from hebrew_asr.inference.long_form import Transcript
+from hebrew_asr.inference.long_form import Segment, Transcript
 from hebrew_asr.inference.subtitles import cues
 from hebrew_asr.text.languages import language_code
 
@@ -50,12 +50,14 @@ def as_values(transcript: Transcript, file: str) -> dict[str, Any]:
         "text": transcript.text,
         "language": language_code(transcript.language) or None,
         "duration_s": round(transcript.duration_s, 3),
-        "segments": [
-            {"id": number, "start": segment.start_s, "end": segment.end_s, "text": segment.text}
-            | ({"suspect": segment.suspect} if segment.suspect else {})
-            for number, segment in enumerate(transcript.segments)
-        ],
+        "segments": [segment_values(number, segment) for number, segment in enumerate(transcript.segments)],
     }
+
+
+def segment_values(number: int, segment: Segment) -> dict[str, Any]:
+    """A segment of :func:`as_values`."""
+    values = {"id": number, "start": segment.start_s, "end": segment.end_s, "text": segment.text}
+    return values | ({"suspect": segment.suspect} if segment.suspect else {})
 
 
 def _clock(seconds: float, point: str) -> str:

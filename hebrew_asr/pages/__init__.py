@@ -1,4 +1,4 @@
-"""Frame, markup and charts of every HTML page: the report of a run and the audit of a set.
+"""Frame, markup and charts of every HTML page: the report of a run, the audit of a set, the page of serve.
 
 Imports no other room.
 """

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from pathlib import Path
+from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -16,10 +19,19 @@ def asset(name: str) -> str:
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
-def document(title: str, body: Markup, *, style: str = "", script: str = "", policy: str = "") -> str:
+def document(
+    title: str,
+    body: Markup,
+    *,
+    style: str = "",
+    script: str = "",
+    policy: str = "",
+    language: Literal["en", "he"] = "en",
+) -> str:
     """The whole page.
 
-    Whatever a text in it may hold, the page can load nothing and send nothing but what ``policy`` allows.
+    Whatever a text in it may hold, the page can run no script but its own, and load and send nothing but what
+    ``policy`` allows.
 
     Args:
         title: of the window.
@@ -27,12 +39,18 @@ def document(title: str, body: Markup, *, style: str = "", script: str = "", pol
         style: added to ``page.css``.
         script: JavaScript without a closing tag in it; none by default.
         policy: added to the page's Content-Security-Policy, such as ``media-src 'self'``.
+        language: of the page itself, which decides its direction.
     """
-    allowed = ["default-src 'none'", "style-src 'unsafe-inline'", *(["script-src 'unsafe-inline'"] if script else [])]
+    script = f"\n{script}" if script else ""
+    allowed = ["default-src 'none'", "style-src 'unsafe-inline'"]
+    if script:
+        allowed.append(f"script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'")
     return _ENVIRONMENT.get_template("page.html.jinja").render(
         title=plain(title),
         body=body,
         style=asset("page.css") + style,
         script=script,
+        language=language,
+        direction="rtl" if language == "he" else "ltr",
         policy="; ".join([*allowed, *([policy] if policy else [])]),
     )

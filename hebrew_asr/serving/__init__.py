@@ -1,4 +1,4 @@
-"""SERVE a model over HTTP, by the interface of OpenAI's transcriptions.
+"""SERVE a model over HTTP, by the interface of OpenAI's transcriptions, and as a web page.
 
-Imports text, audio and inference.
+Imports text, pages, audio and inference.
 """

@@ -1,4 +1,4 @@
-"""The web application: ``/v1/audio/transcriptions`` as OpenAI's clients ask for it, ``/v1/models`` and ``/health``."""
+"""The web application: a page, ``/health``, and OpenAI's ``/v1/audio/transcriptions`` and ``/v1/models``."""
 
 from __future__ import annotations
 
@@ -14,17 +14,27 @@ from starlette.applications import Starlette
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from hebrew_asr.errors import DataError, UsageError
-from hebrew_asr.inference.formats import Format, as_values, formatted
+from hebrew_asr.inference.formats import Format, as_values, formatted, segment_values
 from hebrew_asr.inference.long_form import Segment, Transcript
-from hebrew_asr.serving.line import Job, Line
+from hebrew_asr.serving.line import Ending, Job, Line
+from hebrew_asr.serving.page import page
 from hebrew_asr.text.languages import language_name
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
+SIDE_FILES = ("srt", "vtt", "txt")
+"""What ``include[]`` of a streamed request can ask for: the whole transcript in these forms, with the last event."""
 _MiB = 1 << 20
+_BEAT_S = 15.0
+_PAGE_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 Event = tuple[Literal["segment"], Segment] | tuple[Literal["done"], Transcript | Exception]
 
 
@@ -51,6 +61,7 @@ def create_app(line: Line, model: str, language: str, limits: Limits) -> Starlet
     service = _Service(line, model, language, limits)
     return Starlette(
         routes=[
+            Route("/", service.page),
             Route("/v1/audio/transcriptions", service.transcriptions, methods=["POST"]),
             Route("/v1/models", service.models),
             Route("/health", lambda _: JSONResponse({"status": "ok"})),
@@ -73,6 +84,11 @@ def _fault(request: Request, _error: Exception) -> Response:
 class _Service:
     def __init__(self, line: Line, model: str, language: str, limits: Limits):
         self._line, self._model, self._language, self._limits = line, model, language, limits
+        self._page = page(model, limits.upload_mib)
+
+    async def page(self, _request: Request) -> Response:
+        """Needs no token: it holds nothing but the model's name, and asks for one when the server does."""
+        return HTMLResponse(self._page, headers=_PAGE_HEADERS)
 
     async def models(self, request: Request) -> Response:
         self._admit(request)
@@ -81,19 +97,33 @@ class _Service:
     async def transcriptions(self, request: Request) -> Response:
         self._admit(request)
         form = await self._form(request)
+        try:
+            return await self._transcribed(request, form)
+        except HTTPException:
+            await form.close()
+            raise
+
+    async def _transcribed(self, request: Request, form: FormData) -> Response:
+        """The line closes the upload of a job that it took."""
         upload = form.get("file")
         if not isinstance(upload, UploadFile):
             raise HTTPException(422, "the field file with the recording is missing")
         wanted = _one_of(form, "response_format", FORMATS, "json")
+        is_streamed = _one_of(form, "stream", ("true", "false"), "false") == "true"
         if "word" in [str(value) for value in form.getlist("timestamp_granularities[]")]:
             raise HTTPException(422, "times of single words are not known; timestamp_granularities[] can be segment")
         events: asyncio.Queue[Event] = asyncio.Queue()
         job = self._job(form, upload, events)
         if not self._line.add(job):
             raise HTTPException(429, "too many requests are waiting: try again", {"Retry-After": "5"})
-        if _one_of(form, "stream", ("true", "false"), "false") == "true":
-            return StreamingResponse(_streamed(events, job), media_type="text/event-stream")
-        return _answer(await self._outcome(request, events, job), wanted, upload.filename or "upload")
+        if is_streamed:
+            sides = [kind for kind in SIDE_FILES if kind in form.getlist("include[]")]
+            return StreamingResponse(
+                _streamed(events, job, sides),
+                media_type="text/event-stream",
+                headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+            )
+        return _answer(await self._outcome(request, events, job), wanted, job.name)
 
     def _admit(self, request: Request) -> None:
         shown = request.headers.get("authorization", "").encode()
@@ -175,6 +205,8 @@ def _one_of(form: FormData, name: str, known: tuple[str, ...], default: str) -> 
 def _checked(outcome: Transcript | Exception) -> Transcript:
     if isinstance(outcome, DataError):
         raise HTTPException(422, str(outcome)) from outcome
+    if isinstance(outcome, Ending):
+        raise HTTPException(503, "the server is ending: try again when it is back") from outcome
     if isinstance(outcome, Exception):
         traceback.print_exception(outcome)
         raise HTTPException(503, "the server could not do this now; its log says why") from outcome
@@ -193,23 +225,37 @@ def _answer(transcript: Transcript, wanted: str, name: str) -> Response:
     return Response(formatted(transcript, cast(Format, wanted), name), media_type=f"{kind}; charset=utf-8")
 
 
-async def _streamed(events: asyncio.Queue[Event], job: Job) -> AsyncIterator[str]:
-    """Server-sent events: a delta for each segment, then the whole text, or an error."""
+async def _streamed(events: asyncio.Queue[Event], job: Job, sides: list[str]) -> AsyncIterator[str]:
+    """Server-sent events: a delta for each segment, then the whole text, or an error.
+
+    Our page needs more than the interface has, which its clients pass over: each delta holds its ``segment``, and the
+    last event ``files``. A comment now and then keeps the connection from looking idle while a request waits.
+    """
+    count = 0
     try:
-        is_first = True
         while True:
-            event = await events.get()
+            try:
+                async with asyncio.timeout(_BEAT_S):
+                    event = await events.get()
+            except TimeoutError:
+                yield ": waiting\n\n"
+                continue
             if event[0] == "segment":
-                delta = event[1].text if is_first else f" {event[1].text}"
-                is_first = False
-                yield _event({"type": "transcript.text.delta", "delta": delta})
+                delta = event[1].text if not count else f" {event[1].text}"
+                yield _event(
+                    {"type": "transcript.text.delta", "delta": delta, "segment": segment_values(count, event[1])}
+                )
+                count += 1
                 continue
             try:
-                yield _event({"type": "transcript.text.done", "text": _checked(event[1]).text})
+                transcript = _checked(event[1])
             except HTTPException as error:
                 yield _event({"error": {"message": error.detail, "code": error.status_code}})
+                return
+            files = {kind: formatted(transcript, cast(Format, kind), job.name) for kind in sides}
+            yield _event({"type": "transcript.text.done", "text": transcript.text, "files": files})
             return
-    finally:
+    finally:  # also where the client has gone: Starlette closes the stream then
         job.is_canceled.set()
 
 

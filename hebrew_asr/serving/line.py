@@ -16,11 +16,16 @@ from hebrew_asr.inference.long_form import Options, Segment, Transcript, transcr
 from hebrew_asr.inference.transcriber import Transcriber
 
 
+class Ending(Exception):
+    """The outcome of a job that the end of the server cut off."""
+
+
 @dataclass(eq=False)
 class Job:
-    """One recording to transcribe. The two functions are called from the model's thread."""
+    """One recording to transcribe. The two functions are called from the model's thread, or from :meth:`Line.end`."""
 
     sound: IO[bytes]
+    """Closed by the line when the job has its outcome."""
     name: str
     language: str | None
     prompt: str
@@ -30,9 +35,12 @@ class Job:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Its sound, until nobody waits for it any more."""
+        gone = DataError("the client has gone")
+        if self.is_canceled.is_set():
+            raise gone
         for block in decode_blocks(self.sound, name=self.name):
             if self.is_canceled.is_set():
-                raise DataError("the client has gone")
+                raise gone
             yield block
 
 
@@ -42,40 +50,47 @@ class Line:
     def __init__(self, transcriber: Transcriber, *, most_waiting: int, batch_pieces: int):
         """``most_waiting``: jobs in line beside those that are decoded."""
         self._transcriber, self._batch_pieces = transcriber, batch_pieces
-        self._waiting: queue.Queue[Job | None] = queue.Queue(most_waiting)
+        self._waiting: queue.Queue[Job] = queue.Queue(most_waiting)
+        self._open: set[Job] = set()
+        self._has_ended = False
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def add(self, job: Job) -> bool:
         """Whether there was room in the line."""
+        if self._has_ended:
+            self._finish(job, Ending())
+            return True
+        self._open.add(job)
         try:
             self._waiting.put_nowait(job)
         except queue.Full:
+            self._open.discard(job)
             return False
         return True
 
-    def close(self) -> None:
-        """Finish what is in line."""
-        self._waiting.put(None)
-        self._thread.join()
+    def end(self) -> None:
+        """Tell every job that the server is ending. The thread is left in its batch: no one waits for it any more."""
+        self._has_ended = True
+        for job in tuple(self._open):
+            job.is_canceled.set()
+            job.on_done(Ending())
+
+    def _finish(self, job: Job, outcome: Transcript | Exception) -> None:
+        self._open.discard(job)
+        job.sound.close()
+        job.on_done(outcome)
 
     def _work(self) -> None:
-        while (first := self._waiting.get()) is not None:
-            jobs = [first]
-            is_last = False
+        while True:
+            jobs = [self._waiting.get()]
             while len(jobs) < self._batch_pieces:
                 try:
-                    job = self._waiting.get_nowait()
+                    jobs.append(self._waiting.get_nowait())
                 except queue.Empty:
                     break
-                if job is None:
-                    is_last = True
-                    break
-                jobs.append(job)
             for alike in dict.fromkeys((job.language, job.prompt) for job in jobs):
                 self._transcribe([job for job in jobs if (job.language, job.prompt) == alike])
-            if is_last:
-                return
 
     def _transcribe(self, jobs: list[Job]) -> None:
         """All outcomes are told, whatever happens: the model's thread goes on."""
@@ -87,8 +102,8 @@ class Line:
             speaking = self._transcriber.in_language(language)
             for job, outcome in transcribe_all(speaking, recordings, options, lambda job, part: job.on_segment(part)):
                 told.add(job)
-                job.on_done(outcome)
+                self._finish(job, outcome)
         except Exception as error:  # out of memory, a full disk, a fault of ours: the request's loss, not the server's
             for job in jobs:
                 if job not in told:
-                    job.on_done(error)
+                    self._finish(job, error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import socket
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -13,58 +12,23 @@ import numpy as np
 import openai
 import pytest
 import soundfile
-import uvicorn
 
 from hebrew_asr.demo.synthesis import Voice, full_sentences, speak
-from hebrew_asr.inference.pieces import Cutting
-from hebrew_asr.inference.transcriber import Heard
-from hebrew_asr.serving.app import Limits, create_app
-from hebrew_asr.serving.line import Line
+from hebrew_asr.serving.app import Limits
+from tests.support.served import RATE, served, wav
 
-RATE = 16_000
 TOKEN = "secret"
-
-
-class Measuring:
-    """Stands for the model: it says how many samples it heard, which tells recordings apart."""
-
-    cutting = Cutting(30.0, 5.0)
-
-    def __init__(self, language: str | None = "Hebrew"):
-        self.language = language
-
-    def in_language(self, language):
-        return Measuring(language)
-
-    def hear(self, clips, contexts=()):
-        return [
-            Heard(f"{len(clip)} {context}".strip(), self.language, False)
-            for clip, context in zip(clips, contexts, strict=True)
-        ]
 
 
 @pytest.fixture(scope="module")
 def url():
-    app = create_app(Line(Measuring(), most_waiting=64, batch_pieces=8), "demo", "he", Limits(1, 2.0, TOKEN))
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    thread = threading.Thread(target=lambda: server.run(sockets=[listening]))
-    thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with served(Limits(1, 2.0, TOKEN)) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def said() -> np.ndarray:
     return speak(full_sentences()[0].phonemes, Voice("m3", 180, 45))
-
-
-def wav(samples: np.ndarray) -> bytes:
-    content = io.BytesIO()
-    soundfile.write(content, samples, RATE, format="WAV")
-    return content.getvalue()
 
 
 def post(url: str, content: bytes | None, *, token: str = TOKEN, **fields: str) -> httpx.Response:

@@ -1,0 +1,135 @@
+"""The page of ``hebrew-asr serve`` in a real browser: a file, the microphone, refusals, at two widths.
+
+Skipped where Chromium or Playwright is missing. Screenshots are left in the folder ``PAGE_SHOTS`` names, if it is set.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hebrew_asr.demo.synthesis import Voice, full_sentences, speak
+from hebrew_asr.serving.app import Limits
+from tests.support.served import RATE, Measuring, served, wav
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+playwright = pytest.importorskip("playwright.sync_api")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here")
+TOKEN = "secret"
+MARKUP = "<img src=x onerror=alert(1)>"
+
+
+class Marking(Measuring):
+    """Writes markup too, which the page must show as text."""
+
+    def in_language(self, language):
+        return self
+
+    def hear(self, clips, contexts=()):
+        heard = super().hear(clips, contexts)
+        return [type(one)(f"שלום {MARKUP} {one.text}", one.language, False) for one in heard]
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory) -> Path:
+    """Two sentences with a pause of 2 s between."""
+    one, two = (speak(full_sentences()[number].phonemes, Voice("m3", 180, 45)) for number in (0, 7))
+    file = tmp_path_factory.mktemp("sound") / "שיחה.wav"
+    file.write_bytes(wav(np.concatenate([one, np.zeros(2 * RATE, np.float32), two, np.zeros(RATE, np.float32)])))
+    return file
+
+
+@pytest.fixture(scope="module")
+def browser(sound):
+    microphone = ["--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={sound}"]
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--use-fake-ui-for-media-stream", *microphone]
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(params=[(400, "light"), (1200, "dark")], ids=["400 px", "1200 px"])
+def look(request, browser):
+    """A new page, and what its console complained of."""
+    width, scheme = request.param
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page, complaints = context.new_page(), []
+    page.set_default_timeout(20_000)
+    page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else 0)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    yield page, complaints
+    context.close()
+
+
+def shoot(page, name: str) -> None:
+    if folder := os.environ.get("PAGE_SHOTS"):
+        page.screenshot(path=f"{folder}/{name}-{page.viewport_size['width']}.png", full_page=True)
+
+
+def test_a_file_and_the_microphone_are_heard_shown_played_and_saved(look, sound):
+    page, complaints = look
+    with served(Limits(), Marking()) as url:
+        page.goto(url)
+        shoot(page, "empty")
+        assert page.evaluate("getComputedStyle(document.body).direction") == "rtl"
+        page.set_input_files("#file", sound)
+        page.wait_for_selector("#saves:not([hidden])")
+        shown = page.locator("#segments li")
+        assert shown.count() == 2 and MARKUP in shown.first.inner_text()
+        assert page.locator("#name").inner_text() == sound.name
+        assert not page.locator("#problem, #working").locator("visible=true").count()
+        shoot(page, "file")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it scrolls sideways"
+        shown.nth(1).click()
+        page.wait_for_function("document.getElementById('player').currentTime > 1.5")
+        page.wait_for_selector("#segments li:nth-child(2) .now")
+        for kind, begins in (("srt", "1\n00:00:0"), ("vtt", "WEBVTT\n"), ("txt", "שלום <img")):
+            with page.expect_download() as download:
+                page.click(f"[data-save={kind}]")
+            assert download.value.suggested_filename == f"{sound.stem}.{kind}"
+            assert download.value.path().read_text(encoding="utf-8").startswith(begins)
+
+        page.click("#record")
+        page.wait_for_selector("#record[aria-pressed=true]")
+        page.wait_for_timeout(4000)
+        shoot(page, "recording")
+        page.click("#record")
+        page.wait_for_selector("#saves:not([hidden])")
+        assert page.locator("#name").inner_text() == "recording.webm"
+        assert page.locator("#segments li").count() >= 1
+        page.wait_for_function("document.getElementById('player').duration < 100")
+    assert not complaints
+
+
+def test_refusals_are_told_in_words(look, sound, tmp_path):
+    page, complaints = look
+    (tmp_path / "letter.wav").write_text("no sound", encoding="utf-8")
+    with (tmp_path / "large.wav").open("wb") as large:
+        large.truncate(3 << 20)
+    problem = page.locator("#problem")
+    with served(Limits(2, token=TOKEN)) as url:
+        page.goto(url)
+        page.set_input_files("#file", sound)
+        page.fill("#token", "guess")
+        page.click("#admission button")
+        problem.get_by_text("This token is not the right one").wait_for()
+        shoot(page, "token")
+        page.fill("#token", TOKEN)
+        page.click("#admission button")
+        page.wait_for_selector("#saves:not([hidden])")
+        assert not problem.is_visible() and not page.locator("#admission").is_visible()
+        page.set_input_files("#file", tmp_path / "letter.wav")
+        problem.get_by_text("letter.wav").wait_for()
+        shoot(page, "refused")
+        page.set_input_files("#file", tmp_path / "large.wav")
+        problem.get_by_text("too large").wait_for()
+    page.set_input_files("#file", sound)
+    problem.get_by_text("does not answer").wait_for()
+    # The browser itself writes a line for each 401 and for a connection that is refused.
+    assert all("401" in complaint or "ERR_CONNECTION_REFUSED" in complaint for complaint in complaints), complaints
