@@ -72,6 +72,7 @@ def check(arguments: TrainArguments, num_ranks: int | None = None) -> RunSpec:
 
         ensure_prepared(source)
     train_clips = read_manifest(source / "train.jsonl", allow_outside=recipe.data.allow_outside)
+    _refuse_no_evaluation(source / "eval.jsonl")
     eval_clips = read_manifest(source / "eval.jsonl", allow_outside=recipe.data.allow_outside)
     _refuse_long_clips(train_clips, recipe)
     data = fingerprint(train_clips)
@@ -88,6 +89,15 @@ def check(arguments: TrainArguments, num_ranks: int | None = None) -> RunSpec:
         resumable=resumable,
         out_of_memory=out_of_memory,
     )
+
+
+def _refuse_no_evaluation(manifest: Path) -> None:
+    """``prepare --eval-fraction 0`` leaves an empty manifest; say what to do about it."""
+    if manifest.is_file() and manifest.stat().st_size == 0:
+        raise DataError(
+            f"{manifest} holds no clips, and training measures on them: prepare without --eval-fraction 0, or with "
+            "--split random where all clips belong together; or copy train.jsonl over it, to see them learned by heart"
+        )
 
 
 def _refuse_long_clips(train_clips: list[Clip], recipe: Recipe) -> None:

@@ -10,6 +10,8 @@ import pytest
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.prepare import prepare
 from hebrew_asr.errors import DataError, UsageError
+from hebrew_asr.training.arguments import TrainArguments
+from hebrew_asr.training.check import check
 from tests.support import corpora
 
 pytestmark = pytest.mark.integration
@@ -98,7 +100,7 @@ def test_where_no_clip_is_left_each_is_named_and_the_folder_serves_again(tmp_pat
         prepare(PrepareOptions(source=(str(mine),), out=other, processes=1))
 
 
-def test_stretches_are_cut_and_what_lies_past_the_end_is_named(tmp_path):
+def test_stretches_are_cut_and_what_lies_past_the_end_is_named(tmp_path, capsys):
     mine, out = tmp_path / "mine", tmp_path / "out"
     speak(mine / "long.wav", 1, 20.0)
     speak(mine / "short.wav", 2, 6.0)
@@ -117,3 +119,10 @@ def test_stretches_are_cut_and_what_lies_past_the_end_is_named(tmp_path):
         "short.wav": "longer than stated",
     }
     assert {row["group"] for row in corpora.lines_of(out / "train.jsonl")} == {"mine/long.wav"}
+    assert "training, which measures on them, refuses this set" in capsys.readouterr().out
+    with pytest.raises(DataError, match=r"eval\.jsonl holds no clips, and training measures on them: prepare without"):
+        check(
+            TrainArguments(
+                str(Path(__file__).parents[2] / "ds_configs/cpu.json"), data=str(out), run_dir=str(tmp_path / "run")
+            )
+        )

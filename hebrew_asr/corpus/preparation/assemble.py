@@ -220,7 +220,8 @@ def _leak_free_sides(
         others = f". {len(dropped)} others fell out: {_reasons(dropped)}" if dropped else ""
         raise DataError(
             f"all {len(kept)} clips belong together (same source, session, speaker or sentences): no leak-free split "
-            f"exists. Add other recordings, or give --eval-fraction 0 or --split random{others}"
+            "exists. Add other recordings; or give --split random, by which one voice is on both sides, or "
+            f"--eval-fraction 0, by which there is nothing to evaluate on{others}"
         )
     return _best(attempts, keys)
 

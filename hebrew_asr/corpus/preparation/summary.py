@@ -50,6 +50,8 @@ def print_result(manifest: dict[str, Any], folder: Path) -> None:
     if manifest["eval"]["clips"] < asked / 2:
         largest = manifest["split"]["largest_component_clips"]
         print(f"note: fewer evaluation clips than asked, for the linked groups are large (up to {largest:,} clips)")
+    if not manifest["eval"]["clips"]:
+        print(f"note: {folder / 'eval.jsonl'} holds no clips, so training, which measures on them, refuses this set")
     print(f"prepared {folder}; next: hebrew-asr audit {folder}")
 
 
