@@ -46,6 +46,7 @@ class Command:
         from hebrew_asr.text.languages import language_name
 
         language_name(self.language)  # a mistake is told before torch is imported, which takes seconds
+        _check_token(self.token)
         with _listening(self.host, self.port) as listening:
             return self._serve(listening)
 
@@ -60,7 +61,7 @@ class Command:
         name = Path(self.model).resolve()
         shown = f"{name.parent.name}/{name.name}" if name.name == "final" else name.name
         app = create_app(line, shown, self.language, Limits(self.upload_mib, token=self.token))
-        url = _url(self.host, self.port)
+        url = _url({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host), self.port)
         print(f"serving {self.model}: page {url}/, OpenAI's clients {url}/v1 (Ctrl-C ends it)", flush=True)
         if not self.token and not _is_loopback(listening):
             print("warning: whoever reaches this machine can use it: --token asks for one", file=sys.stderr, flush=True)
@@ -69,6 +70,18 @@ class Command:
 
 def _url(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _check_token(token: str | None) -> None:
+    """Refuses what no client can show: an unset variable of a shell must not let everybody in.
+
+    Raises:
+        UsageError: it is empty, or a header cannot hold it.
+    """
+    from hebrew_asr.errors import UsageError
+
+    if token is not None and not (token and all("!" <= character <= "~" for character in token)):
+        raise UsageError("--token must be letters, digits and signs of ASCII, without spaces, and not empty")
 
 
 def _is_loopback(listening: socket.socket) -> bool:

@@ -224,7 +224,12 @@ at('record').addEventListener('click', () => (recorder ? recorder.stop() : recor
 at('cancel').addEventListener('click', stop);
 at('admission').addEventListener('submit', event => {
   event.preventDefault();
-  sessionStorage.setItem('token', at('token').value);
+  const token = at('token').value.trim();
+  if (!/^[!-~]+$/.test(token)) {  // no header can hold it, and serve takes no such token
+    ask(refused, token || ' ');
+    return;
+  }
+  sessionStorage.setItem('token', token);
   send(refused);
 });
 at('saves').addEventListener('click', event => {

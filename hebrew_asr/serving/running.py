@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 
 from hebrew_asr.serving.line import Line
 
-_GRACE_S = 2
+_GRACE_S = 1
 """What an answer that is being written, or an upload, gets when the server ends."""
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import queue
 import socket
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -14,8 +17,11 @@ import pytest
 import soundfile
 
 from hebrew_asr.demo.synthesis import Voice, full_sentences, speak
+from hebrew_asr.errors import DataError
+from hebrew_asr.inference.long_form import Transcript
 from hebrew_asr.serving.app import Limits
-from tests.support.served import RATE, served, wav
+from hebrew_asr.serving.line import Ending, Job, Line
+from tests.support.served import RATE, Measuring, served, wav
 
 TOKEN = "secret"
 
@@ -134,3 +140,58 @@ def test_slow_and_leaving_clients_hold_nobody_up(url, said):
     assert b" 408 " in slow.recv(4096)
     slow.close()
     assert json.loads(post(url, wav(said)).text)["text"] == str(len(said))
+
+
+class Slow(Measuring):
+    """Stops after some pieces until it may go on, and counts those it heard."""
+
+    def __init__(self, stops_after: int):
+        super().__init__()
+        self.stops_after, self.pieces, self.may_go = stops_after, 0, threading.Event()
+
+    def in_language(self, language):
+        return self
+
+    def hear(self, clips, contexts=()):
+        if self.pieces >= self.stops_after:
+            self.may_go.wait(20)
+        self.pieces += len(clips)
+        return super().hear(clips, contexts)
+
+
+def test_a_stream_whose_client_has_gone_is_given_up(said):
+    pause, model = np.zeros(5 * RATE, np.float32), Slow(1)
+    sound = wav(np.concatenate([part for _ in range(60) for part in (said, pause)]))
+    with served(Limits(), model) as url:
+        address = f"{url}/v1/audio/transcriptions"
+        with httpx.stream("POST", address, files={"file": ("a.wav", sound)}, data={"stream": "true"}) as answer:
+            assert next(answer.iter_lines()).startswith("data: ")
+        time.sleep(0.5)  # until the server has seen the end of the connection
+        model.may_go.set()
+        assert post(url, wav(said)).json() == {"text": str(len(said))}
+    assert 1 < model.pieces < 45, "all 60 pieces were decoded for nobody"
+
+
+def test_the_line_closes_every_upload_and_ends_without_waiting_for_the_model(said):
+    outcomes: queue.Queue = queue.Queue()
+
+    def job(content: bytes) -> Job:
+        return Job(io.BytesIO(content), "a.wav", "Hebrew", "", lambda _segment: None, outcomes.put)
+
+    line = Line(Measuring(), most_waiting=2, batch_pieces=2)
+    jobs = [job(wav(said)), job(b"text")]
+    for each in jobs:
+        assert line.add(each)
+    told = [outcomes.get(timeout=20) for _ in jobs]
+    assert isinstance(told[0], Transcript) and isinstance(told[1], DataError)
+    assert all(each.sound.closed for each in jobs)
+
+    model = Slow(0)
+    line = Line(model, most_waiting=2, batch_pieces=1)
+    assert line.add(job(wav(said)))
+    assert line.add(job(wav(said)))
+    line.end()
+    late = job(wav(said))
+    assert line.add(late) and late.sound.closed
+    assert all(isinstance(outcomes.get_nowait(), Ending) for _ in range(3))
+    model.may_go.set()

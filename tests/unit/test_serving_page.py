@@ -100,8 +100,8 @@ def test_a_file_and_the_microphone_are_heard_shown_played_and_saved(look, sound)
         page.wait_for_timeout(4000)
         shoot(page, "recording")
         page.click("#record")
+        page.locator("#name").get_by_text("recording.webm").wait_for()
         page.wait_for_selector("#saves:not([hidden])")
-        assert page.locator("#name").inner_text() == "recording.webm"
         assert page.locator("#segments li").count() >= 1
         page.wait_for_function("document.getElementById('player').duration < 100")
     assert not complaints
@@ -116,8 +116,10 @@ def test_refusals_are_told_in_words(look, sound, tmp_path):
     with served(Limits(2, token=TOKEN)) as url:
         page.goto(url)
         page.set_input_files("#file", sound)
-        page.fill("#token", "guess")
-        page.click("#admission button")
+        for wrong in ("guess", "סוד"):
+            page.fill("#token", wrong)
+            page.click("#admission button")
+            page.wait_for_selector("#problem:not([hidden])")
         problem.get_by_text("This token is not the right one").wait_for()
         shoot(page, "token")
         page.fill("#token", TOKEN)
