@@ -23,7 +23,7 @@ _ASF_HEAD_BYTES = 1 << 16
 _OGG_HEADER_BYTES = 27
 _CHUNK_BYTES = 1 << 18
 _AFTER_BYTES = 1 << 10
-_TAG = re.compile(rb"[\x20-\x7e]{4}|ID3|TAG")
+_TAG = re.compile(rb".?(?:[\x20-\x7e]{4}|ID3|TAG)", re.DOTALL)
 _MP4_FIRST = b"ftyp"
 _FLAC_FRAME_BYTES, _FLAC_FRAME_SAMPLES = 10, 65_535
 """The least bytes that a frame has, and the most samples of a channel (RFC 9639, 9)."""
@@ -71,19 +71,21 @@ def pcm_end(source: Opened) -> int | None:
     if found is None or _unknown(found[1], source.size):
         return None
     end = found[0] + found[1]
-    _require_all(source, end + end % 2)
+    if head[:4] != b"riff":  # w64 names its chunks by numbers
+        _require_all(source, end)
     return end
 
 
 def _require_all(source: Opened, end: int) -> None:
     """Refuse a file that has more sound after what its header counts: zeros, chunks and tags are none."""
-    after = source.read_at(end, _AFTER_BYTES) if end + 12 <= source.size else b""
-    kind = {b"WAVE": "wav", b"AIFF": "aiff", b"AIFC": "aiff"}.get(after[8:12])
-    if kind and after[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
+    after = source.read_at(end, _AFTER_BYTES)
+    next_file = after[end % 2 :]
+    kind = {b"WAVE": "wav", b"AIFF": "aiff", b"AIFC": "aiff"}.get(next_file[8:12])
+    if kind and next_file[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
         raise AudioError(
             source.label, f"it is several {kind} files one after another, of which a reader hears the first: part them"
         )
-    # Every chunk and tag begins with letters. Few bytes may be what a program left there.
+    # Every chunk and tag begins with letters, after a byte of padding or none. A few bytes are no sound to speak of.
     if len(after) == _AFTER_BYTES and any(after) and not _TAG.match(after):
         raise AudioError(
             source.label, f"its header counts sound until byte {end:,}, but the file goes on until {source.size:,}"

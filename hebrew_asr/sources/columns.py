@@ -139,7 +139,7 @@ def _struct(row: dict[str, Any], column: str, place: Place) -> tuple[dict[str, A
         value = _read_out(value) if isinstance(value, str | bytes) else value
     if isinstance(value, list) and all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in value):
         value = {str(name): field for name, field in value}  # a map, as pyarrow gives it
-    if value is None:
+    if value is None or value != value:  # pandas writes NaN where there is nothing
         return {}, None
     if isinstance(value, dict):
         return value, None

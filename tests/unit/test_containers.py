@@ -108,6 +108,8 @@ def test_samples_after_what_a_wav_header_counts_are_not_passed_over():
     chunk = b"LIST" + (2_000).to_bytes(4, "little") + b"INFOISFT" + b"\xff" * 1_992
     for after in (chunk, b"id3 " + chunk[4:], b"ID3\x04" + bytes(2_000), bytes(4_096), b"\xff" * 100):
         assert len(decode(wav + after)) == LASTS_S * SAMPLE_RATE_HZ
+        odd = by_libsndfile(voice(16_000)[:-1], 16_000, "WAV", "PCM_U8")[:-1]  # some programs do not pad it
+        assert len(decode(odd + after)) == len(decode(odd))
         for unknown in (0, 0xFFFFFFFF):  # libsndfile itself sees a chunk at the end, or takes it for some samples
             assert len(decode(sounds.with_lengths(wav, None, unknown) + after)) >= (len(wav) - start) // 2
 
@@ -151,6 +153,12 @@ def test_what_states_no_length_is_heard_as_far_as_it_goes(name):
     except AudioError:
         return
     assert 0.2 * LASTS_S < len(got) / SAMPLE_RATE_HZ <= 0.6 * LASTS_S
+
+
+def test_a_w64_may_have_chunks_after_its_sound():
+    w64 = by_libsndfile(voice(16_000), 16_000, "W64", "PCM_16")
+    summary = bytes.fromhex("bc945f925a52d21186dc00c04f8edb8a") + (2_024).to_bytes(8, "little") + b"\x01" * 2_000
+    assert len(decode(w64 + summary)) >= LASTS_S * SAMPLE_RATE_HZ, "libsndfile hears it, as a few samples"
 
 
 @pytest.mark.parametrize("share", [0.5, 0.8])

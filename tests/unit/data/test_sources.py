@@ -67,9 +67,10 @@ def test_columns_of_fields_written_as_text(tmp_path, written):
     (row,) = rows_of(tmp_path / "a.parquet")
     assert (row.text, row.flags, row.stated_duration_s, row.retake) == ("שלום", ("noisy",), 1.5, True)
     del columns["uuid"], columns["sentence"], columns["extra_data"]
-    slices = columns | {"transcript": ["שלום"], "metadata": [json.dumps({"entry_id": "e1"})]}
-    pq.write_table(pa.table(slices), tmp_path / "b.parquet")
-    assert rows_of(tmp_path / "b.parquet")[0].groups == ("session:e1",)
+    for metadata, groups in ((json.dumps({"entry_id": "e1"}), ("session:e1",)), (float("nan"), ())):
+        pq.write_table(pa.table(columns | {"transcript": ["שלום"], "metadata": [metadata]}), tmp_path / "b.parquet")
+        (row,) = rows_of(tmp_path / "b.parquet")
+        assert (row.groups, row.problem) == (groups, None)
 
 
 @pytest.mark.parametrize(
