@@ -25,6 +25,7 @@ _CHUNK_BYTES = 1 << 18
 _AFTER_BYTES = 1 << 10
 _TAG = re.compile(rb".?(?:[\x20-\x7e]{4}|ID3|TAG)", re.DOTALL)
 _MP4_FIRST = b"ftyp"
+_FLAC_TAIL_BYTES, _FLAC_HEADER_BYTES = 1 << 17, 16
 _FLAC_FRAME_BYTES, _FLAC_FRAME_SAMPLES = 10, 65_535
 """The least bytes that a frame has, and the most samples of a channel (RFC 9639, 9)."""
 
@@ -151,14 +152,44 @@ def mp4_starts(source: Opened) -> list[int]:
 def flac_total(source: Opened) -> int:
     """Samples of a channel by the stream info block (RFC 9639, 8.2).
 
-    0 where the encoder did not know them, and where so many cannot be in a file of this size.
+    0 where the encoder did not know them, where so many cannot be in a file of this size, and where frames follow.
     """
     start = 0
     while tag := id3_size(source.read_at(start, 10)):
         start += tag
     block = source.read_at(start + 8 + 10, 8)
     total = int.from_bytes(block.ljust(8, b"\0"), "big") & (1 << 36) - 1
-    return total if total <= source.size // _FLAC_FRAME_BYTES * _FLAC_FRAME_SAMPLES else 0
+    block_samples = int.from_bytes(source.read_at(start + 8, 2), "big")
+    possible = total <= source.size // _FLAC_FRAME_BYTES * _FLAC_FRAME_SAMPLES
+    return total if possible and _last_flac_frame(source, block_samples) < total else 0
+
+
+def _last_flac_frame(source: Opened, block_samples: int) -> int:
+    """The sample at which the last frame begins that is found near the end; -1 for none (RFC 9639, 9.1)."""
+    tail = source.read_at(max(source.size - _FLAC_TAIL_BYTES, 0), _FLAC_TAIL_BYTES)
+    at = len(tail)
+    while (at := tail.rfind(b"\xff", 0, at)) >= 0:
+        head = tail[at : at + _FLAC_HEADER_BYTES]
+        if len(head) < _FLAC_HEADER_BYTES or head[1] not in (0xF8, 0xF9):
+            continue
+        length = max(8 - (head[4] ^ 0xFF).bit_length(), 1)  # of the number, coded as UTF-8 codes letters
+        end = 4 + length + {6: 1, 7: 2}.get(head[2] >> 4, 0) + {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)
+        if length > 7 or end >= len(head) or _crc8(head[:end]) != head[end]:
+            continue
+        number = head[4] & (0x7F if length == 1 else 0x7F >> length)
+        for byte in head[5 : 4 + length]:
+            number = number << 6 | byte & 0x3F
+        return number if head[1] == 0xF9 else number * block_samples
+    return -1
+
+
+def _crc8(content: bytes) -> int:
+    crc = 0
+    for byte in content:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc << 1 ^ 0x07) & 0xFF if crc & 0x80 else crc << 1
+    return crc
 
 
 @dataclass(slots=True)
