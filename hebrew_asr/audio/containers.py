@@ -54,13 +54,12 @@ def pcm_end(source: Opened) -> int | None:
     """Byte at which the sound ends by its container's own count; None where it does not say.
 
     Raises:
-        AudioError: another wav or aiff follows the first, or more samples do, which no reader hears.
+        AudioError: another wav, aiff or au follows the first, or more samples do, which no reader hears.
     """
     head = source.read_at(0, 16)
     if head[:4] == b".snd":
-        start, length = struct.unpack_from(">II", head, 4)
-        return None if _unknown(length, source.size) else start + length
-    if head[:4] == b"caff":
+        found = struct.unpack_from(">II", head.ljust(12, b"\0"), 4)
+    elif head[:4] == b"caff":
         found = _chunk(source, 8, b"data", ">4sq", 0, 1)
     elif head[:4] == b"riff":
         found = _chunk(source, 40, b"data", "<4s12xq", -_W64_HEADER_BYTES, 8)
@@ -81,8 +80,11 @@ def _require_all(source: Opened, end: int) -> None:
     """Refuse a file that has more sound after what its header counts: zeros, chunks and tags are none."""
     after = source.read_at(end, _AFTER_BYTES)
     next_file = after[end % 2 :]
-    kind = {b"WAVE": "wav", b"AIFF": "aiff", b"AIFC": "aiff"}.get(next_file[8:12])
-    if kind and next_file[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
+    is_chunked = next_file[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM")
+    kind = {b"WAVE": "wav", b"AIFF": "aiff", b"AIFC": "aiff"}.get(next_file[8:12]) if is_chunked else None
+    if after[:4] == b".snd":
+        kind = "au"
+    if kind:
         raise AudioError(
             source.label, f"it is several {kind} files one after another, of which a reader hears the first: part them"
         )

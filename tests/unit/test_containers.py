@@ -92,8 +92,8 @@ def test_joined_mp3_with_tags_and_junk_between():
         assert len(decode(id3 + one + between + one + tag)) / SAMPLE_RATE_HZ == pytest.approx(2 * LASTS_S, abs=0.1)
 
 
-@pytest.mark.parametrize("name", ["wav", "aiff"])
-def test_joined_wavs_and_aiffs_are_refused_by_name(name):
+@pytest.mark.parametrize("name", ["wav", "aiff", "au"])
+def test_joined_wavs_aiffs_and_aus_are_refused_by_name(name):
     one = by_libsndfile(voice(16_000), 16_000, name.upper(), "PCM_16")
     with pytest.raises(AudioError, match=f"several {name} files"):
         decode(one + one)
@@ -105,6 +105,9 @@ def test_samples_after_what_a_wav_header_counts_are_not_passed_over():
     for riff in (None, 0, 0xFFFFFFFF):
         with pytest.raises(AudioError, match="the file goes on"):
             decode(sounds.with_lengths(wav, riff, count // 2))
+    au = by_libsndfile(voice(16_000), 16_000, "AU", "PCM_16")
+    with pytest.raises(AudioError, match="the file goes on"):
+        decode(au[:8] + (count // 2).to_bytes(4, "big") + au[12:])
     chunk = b"LIST" + (2_000).to_bytes(4, "little") + b"INFOISFT" + b"\xff" * 1_992
     for after in (chunk, b"id3 " + chunk[4:], b"ID3\x04" + bytes(2_000), bytes(4_096), b"\xff" * 100):
         assert len(decode(wav + after)) == LASTS_S * SAMPLE_RATE_HZ
