@@ -13,8 +13,8 @@ let starts = [];       // s, of each segment that is shown
 const tell = (place, hebrew, english, detail = '') => {
   const words = document.createElement('span');
   words.lang = 'en';
-  words.textContent = ` ${english}`;
-  place.replaceChildren(hebrew, words);
+  words.textContent = english;
+  place.replaceChildren(hebrew, ' ', words);
   if (detail) {
     const said = document.createElement('bdi');
     said.dir = 'auto';
