@@ -28,7 +28,7 @@ class Command:
     """Run directory, such as runs/round2."""
     out: Path
     """Folder to make; it must not exist, or be empty."""
-    steps: list[int] = field(default_factory=list)
+    steps: list[PositiveInt] = field(default_factory=list)
     """Of the checkpoints to average; all that the run keeps of its last phase unless given."""
     choose: bool = False
     """Write whichever is best on the whole evaluation split."""

@@ -14,15 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hebrew_asr.config.profiles import derive_batching, load_profile
-from hebrew_asr.config.recipe import load_recipe
-from hebrew_asr.data.manifest import read_manifest
-from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.launching.stopping import AGREE_S
 from tests.support.long_run import LONG, SWITCH, ends_like, saved_step
 from tests.support.tiny_task import (
-    CPU_PROFILE,
-    RECIPE_CHANGES,
     ROOT,
     SPEC,
     TRAIN_FILE,
@@ -42,7 +36,6 @@ from tests.support.warm import WarmStart, has_ended
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
-STARVED = 16
 """Steps done when the next one's data does not come."""
 STOP_LIMIT_S = 30
 KILLS, IN_A_WRITE, IN_THE_SWITCH = 10, 2, 5
@@ -113,35 +106,31 @@ class Stopper:
         return step
 
 
-class HungClip:
-    """A file system that hangs: once the run has started, opening one clip of a later step waits for ever."""
+class StalledLoaders:
+    """A file system that hangs, as a rank sees it: from one step of this session on, its loaders bring nothing more."""
 
-    def __init__(self, task: Path, run: Path):
-        recipe = load_recipe("round2", [*RECIPE_CHANGES, *LONG])
-        batching = derive_batching(load_profile(CPU_PROFILE), recipe, 2)
-        clips = read_manifest(task / "data" / "train.jsonl")
-        sampler = StepSampler([clip.duration_s for clip in clips], batching, recipe.seed)
-        self._run, self._started_ns = run, (run / "run.json").stat().st_mtime_ns
-        before = {index for step in range(SWITCH + 1, STARVED) for index in sampler.clips_of_step(step)}
-        self._clip = Path(clips[min(set(sampler.clips_of_step(STARVED)) - before)].audio)
-        self._held = self._clip.with_suffix(".held")
-        self._seen_s: float | None = None
-
-    def __enter__(self) -> HungClip:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._held.exists():
-            self._held.replace(self._clip)
+    def __init__(self, run: Path):
+        self._run, self._first = run, last_step(run) + 1
+        self._stopped = False
+        self._seen, self._seen_s = -1, 0.0
 
     def is_waited_for(self) -> bool:
-        """Whether the step before is done and nothing has come after it for a while."""
-        if not self._held.exists() and (self._run / "run.json").stat().st_mtime_ns != self._started_ns:
-            self._clip.rename(self._held)
-            os.mkfifo(self._clip)
-        if last_step(self._run) == STARVED and self._seen_s is None:
-            self._seen_s = time.monotonic()
-        return self._seen_s is not None and time.monotonic() - self._seen_s > 0.5
+        """Whether no step has come for a while since the loaders were stopped."""
+        step = last_step(self._run)
+        if not self._stopped and step >= self._first:
+            for process in loader_processes(self._run):
+                process.suspend()
+                self._stopped = True
+        if not self._stopped or step != self._seen:
+            self._seen, self._seen_s = step, time.monotonic()
+        return time.monotonic() - self._seen_s > 2
+
+
+def loader_processes(run: Path) -> list[psutil.Process]:
+    """Those that the ranks of a run forked."""
+    lines = {process: process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline", "ppid"])}
+    by_pid = {process.pid: line for process, line in lines.items()}
+    return [p for p, line in lines.items() if str(run) in line and by_pid.get(p.info["ppid"]) == line]
 
 
 def test_sigterm_at_every_kind_of_moment(long_task, long_run, warm, tmp_path):
@@ -155,8 +144,8 @@ def test_sigterm_at_every_kind_of_moment(long_task, long_run, warm, tmp_path):
     assert stop(free_port(), lambda: is_writing(run) and last_step(run) > before) < SWITCH
     assert stop(free_port(), lambda: is_switching(run, stop.output)) == SWITCH + 1
     assert is_proved(run), "the switch, and one step, were finished first"
-    with HungClip(long_task, run) as hung:
-        assert stop.launched(free_port(), hung.is_waited_for) == STARVED
+    stalled = StalledLoaders(run)
+    assert SWITCH + 1 < stop.launched(free_port(), stalled.is_waited_for) < last_step(long_run)
     codes = warm.run(
         train_arguments(long_task, run, *LONG, resume="auto"), ranks=2, port=free_port(), output=tmp_path / "last.log"
     )

@@ -30,7 +30,7 @@ class Shell(Launch):
     ],
 )
 def test_the_first_rank_that_failed_gives_the_code(script, code):
-    assert run(Shell(Path("train.py"), [script], 2, on_gpus=False)) == code
+    assert run(Shell(Path("train.py"), [script], ["0", "1"], on_gpus=False)) == code
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,4 @@ def test_the_first_rank_that_failed_gives_the_code(script, code):
 )
 def test_a_rank_that_says_nothing_is_no_success(script, told):
     with pytest.raises(EnvironmentProblem, match=told):
-        run(Shell(Path("train.py"), [script], 2, on_gpus=False))
+        run(Shell(Path("train.py"), [script], ["0", "1"], on_gpus=False))

@@ -121,7 +121,8 @@ def test_a_run_of_the_demo_that_is_in_training_stays(tmp_path):
     claimed = json.dumps(SYNTHETIC)
     (tmp_path / "out" / DEMO_MARK).write_text(claimed)
     before = contents(tmp_path / "out")
-    hold = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(); sys.stdin.read()"
+    take = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX)"
+    hold = f"{take}; print(flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", hold, str(tmp_path / "out" / "lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as trainer:
