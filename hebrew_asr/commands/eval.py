@@ -58,9 +58,7 @@ class Command:
         if bool(self.data) == bool(self.set):
             raise UsageError("give --data, a manifest, or --set, one or more sets of the leaderboard")
         utterances, total_s = self._utterances()
-        run_folder = Path(self.model)
-        is_run = not (run_folder / "config.json").exists() and (run_folder / "final").is_dir()
-        transcribe = load_transcriber(str(run_folder / "final") if is_run else self.model, self.language)
+        transcribe = load_transcriber(self.model, self.language)
         sounds: dict[str, str] = {}
         with sound_progress(total_s) as progress:
             found = list(heard(transcribe, _noting(utterances, sounds), self.batch, progress.add, progress.tell))

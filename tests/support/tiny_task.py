@@ -152,11 +152,28 @@ def without_times(rows: list[dict]) -> list[dict]:
 
 def rank_processes(run: Path) -> list[psutil.Process]:
     """The two rank processes that the launcher started for a run, by rank; not their loader processes."""
-    found, lines = {}, {}
-    for process in psutil.process_iter(["cmdline", "ppid"]):
-        lines[process.pid] = process.info["cmdline"] or []
-        local = [part for part in lines[process.pid] if part.startswith("--local_rank=")]
-        if local and str(run) in lines[process.pid] and lines.get(process.info["ppid"]) != lines[process.pid]:
-            found[int(local[0].split("=")[1])] = process
-    assert sorted(found) == [0, 1]
-    return [found[0], found[1]]
+    ranks, _ = _processes(run)
+    assert sorted(ranks) == [0, 1]
+    return [ranks[0], ranks[1]]
+
+
+def loader_processes(run: Path) -> list[psutil.Process]:
+    """Those that the ranks of a run forked."""
+    return _processes(run)[1]
+
+
+def _processes(run: Path) -> tuple[dict[int, psutil.Process], list[psutil.Process]]:
+    """A run's ranks, by number, and their loaders, whose command line is their parent's."""
+    ranks: dict[int, psutil.Process] = {}
+    loaders: list[psutil.Process] = []
+    all_of_them = {process.pid: process for process in psutil.process_iter(["cmdline", "ppid"])}
+    lines = {pid: process.info["cmdline"] or [] for pid, process in all_of_them.items()}
+    for pid, process in all_of_them.items():
+        local = [part for part in lines[pid] if part.startswith("--local_rank=")]
+        if not local or str(run) not in lines[pid]:
+            continue
+        if lines.get(process.info["ppid"]) == lines[pid]:
+            loaders.append(process)
+        else:
+            ranks[int(local[0].split("=")[1])] = process
+    return ranks, loaders
