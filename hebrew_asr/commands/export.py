@@ -81,7 +81,7 @@ class Command:
         from hebrew_asr.inference.published import stored_dtype
         from hebrew_asr.model.load import load_model, load_tokenizer, local_folder
         from hebrew_asr.report.gather import read_run
-        from hebrew_asr.training.from_checkpoint import model_from_checkpoint
+        from hebrew_asr.training.from_checkpoint import model_of
 
         path = Path(self.model)
         if (path / SEAL).exists():
@@ -89,7 +89,7 @@ class Command:
             checkpoint = next((c for c in find_checkpoints(path.resolve().parent) if c.path.samefile(path)), None)
             if checkpoint is None:
                 raise CheckpointError(f"{path} is a checkpoint that cannot be read; export another one of its run")
-            asr, tokenizer = model_from_checkpoint(run_folder, checkpoint)
+            asr, tokenizer = model_of(run_folder, [checkpoint])
             has_record = (run_folder / "metrics.jsonl").is_file()
             return asr, tokenizer, read_run(run_folder) if has_record else None, checkpoint.step
         is_run = (path / "metrics.jsonl").is_file()

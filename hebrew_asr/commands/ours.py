@@ -25,7 +25,7 @@ _DEMO_FILES = re.compile(
             r"(\.(tmp|old)-)?(base|final)/((config|generation_config|processor_config|tokenizer|tokenizer_config)\.json"
             r"|chat_template\.jinja|model\.safetensors)",
             r"data/(train|eval)\.jsonl",
-            r"samples/step-\d+-(eval|sample)\.jsonl",
+            r"samples/step-\d+-(eval|sample|best|mean)\.jsonl",
             r"checkpoints/(\.tmp-)?step-\d+(\.damaged\d*)?/(optimizer-rank\d+\.safetensors|(state|COMPLETE|eval)\.json)",
             r"crash/rank\d+/(error\.txt|batch\.json|memory\.txt)",
             r"wandb/((offline-)?run-\d{8}_\d{6}-\w+/.*|latest-run|debug(-\w+)*\.log|settings)",

@@ -148,6 +148,9 @@ class Evaluation:
     """Also measure before the first step: the base model's own WER."""
     full_each_epoch: bool = True
     """Decode the whole eval split at each epoch's end."""
+    choose_final: bool = True
+    """Make the best on the whole eval split the final model: last, best checkpoint or mean of the kept ones. It costs
+    up to two more evaluations, and is left out without ``full_each_epoch`` and where ``max_steps`` ends the run."""
     wer_mode: Literal["strict", "ivrit", "lenient"] = "strict"
     """Normalizer in which WER and CER are counted."""
     max_tokens_per_s: Annotated[float, Field(gt=0, le=1000)] = 12.0

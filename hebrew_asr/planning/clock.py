@@ -81,7 +81,8 @@ def run_clock(
     total = sum(steps)
     settings = recipe.evaluation
     samples = math.ceil(total / settings.every_steps) * _decoded_batches(settings.sample_clips, settings, batching)
-    splits = recipe.epochs * _decoded_batches(eval_clips, settings, batching) if settings.full_each_epoch else 0
+    times = recipe.epochs + 2 * settings.choose_final  # which at the end compares the last model with two others
+    splits = times * _decoded_batches(eval_clips, settings, batching) if settings.full_each_epoch else 0
     return Clock(
         steps_s=sum(count * each for count, each in zip(steps, per_step, strict=True)),
         compile_s=known["compile_s_per_phase"] * len(recipe.phases) if profile.compiles else 0.0,

@@ -108,8 +108,10 @@ def _metadata(base: str, thinker: bool) -> str:
 def _figures(run: RunHistory | None, step: int | None) -> str:
     if run is None:
         return "None are known: the model was exported without the run that made it. `hebrew-asr eval` measures them."
-    at = step if step is not None else int(run.summary.get("final_step", run.last_step))
-    measured = [record for record in run.evaluations if record.step == at and run.samples.get(record.key)]
+    at = step if step is not None else run.last_step
+    of_step = [record for record in run.evaluations if record.step == at]
+    evaluated = [run.chosen] if run.chosen and step is None else of_step
+    measured = [record for record in evaluated if run.samples.get(record.key)]
     if not measured:
         return f"The run measured none at step {at}, of which these weights are. `hebrew-asr eval` measures them."
     record = max(measured, key=lambda evaluation: evaluation.clips)
@@ -119,11 +121,12 @@ def _figures(run: RunHistory | None, step: int | None) -> str:
         for sample in run.samples[record.key]
     ]
     found = figures(heard)
-    which = "the whole evaluation split" if record.split == "eval" else "a sample of the evaluation split"
+    which = "a sample of the evaluation split" if record.split == "sample" else "the whole evaluation split"
+    model = f"Step {at}" if step is not None else f"The run's final model, {run.final_title}"
     rows = [_row(mode, found["modes"][mode]) for mode in SCORING_MODES]
     return "\n".join(
         [
-            f"Step {at} of {run.planned_steps}, {record.clips} clips, {which}. Intervals: {found['interval']}. "
+            f"{model}, of {run.planned_steps} steps; {record.clips} clips, {which}. Intervals: {found['interval']}. "
             f"Normalizers of version {NORMALIZER_VERSION}; rates in different ones cannot be compared.",
             "",
             "| normalizer | WER | interval | CER | WIL | substituted | deleted | inserted | words |",

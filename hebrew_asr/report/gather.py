@@ -63,6 +63,8 @@ class RunHistory:
     manifests: Manifests | None
     unreadable: dict[str, int]
     """Lines that could not be read, by file."""
+    chosen: EvalRecord | None = None
+    """Of the final model, where that is another one than the last step's."""
 
     @property
     def name(self) -> str:
@@ -82,6 +84,12 @@ class RunHistory:
         return min((limit for limit in limits if limit), default=self.last_step)
 
     @property
+    def final_title(self) -> str:
+        """Which model the final one is, such as ``last (step 15)``."""
+        final = self.summary.get("final")
+        return str(final["model"]) if isinstance(final, dict) and "model" in final else f"last (step {self.last_step})"
+
+    @property
     def is_finished(self) -> bool:
         """Whether the summary is there and is of these metrics, not of an earlier, shorter run of the directory."""
         return self.summary.get("steps", -1) >= self.last_step
@@ -98,22 +106,30 @@ def read_run(folder: Path) -> RunHistory:
     unreadable: dict[str, int] = {}
     recipe = _json(folder / "recipe.json")
     events = _events(folder / "metrics.jsonl", unreadable)
-    evaluations = events["eval"]
+    measured, summary = events["eval"], _json(folder / "summary.json")
     return RunHistory(
         folder=folder,
         recipe=recipe,
         profile=_json(folder / "deepspeed.json"),
         facts=_json(folder / "run.json"),
-        summary=_json(folder / "summary.json"),
+        summary=summary,
         steps=events["train"],
-        evaluations=evaluations,
+        evaluations=[record for record in measured if not record.is_of_chosen],
         proofs=events["phase"],
         checkpoints=events["checkpoint"],
         faults=events["fault"],
-        samples=_samples(folder / "samples", {record.key for record in evaluations}, unreadable),
+        samples=_samples(folder / "samples", {record.key for record in measured}, unreadable),
         manifests=_manifests(recipe.get("data", {}).get("folder")),
         unreadable=unreadable,
+        chosen=_chosen(measured, summary),
     )
+
+
+def _chosen(measured: list[EvalRecord], summary: dict[str, Any]) -> EvalRecord | None:
+    """The record of the model that the summary calls the final one; a run that goes on has none any more."""
+    final, step = summary.get("final"), summary.get("steps")
+    kind = str(final.get("model")).split(" ", 1)[0] if isinstance(final, dict) else ""
+    return next((one for one in measured if one.is_of_chosen and (one.split, one.step) == (kind, step)), None)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def result(run: RunHistory) -> Result | None:
     """None for a run that was never evaluated."""
     if not run.evaluations:
         return None
-    first, last = run.evaluations[0], run.evaluations[-1]
+    first, last = run.evaluations[0], run.chosen or run.evaluations[-1]
     return Result(first, last, score(run, first), score(run, last))
 
 
@@ -69,7 +69,9 @@ def _rates(run: RunHistory, found: Result | None) -> Markup:
         first, last, clips = found.compared
         figures += [_rate(run, found.first, first, clips), arrow]
         figures.append(_rate(run, found.last, last, clips, class_="last"))
-    return join(element("div", figures, class_="rates"), element("p", _sentence(found, spread), class_="lead"))
+    return join(
+        element("div", figures, class_="rates"), element("p", _sentence(found, spread), _compared(run), class_="lead")
+    )
 
 
 def _rate(run: RunHistory, evaluation: EvalRecord, wer: float, clips: int, class_: str | None = None) -> Markup:
@@ -81,6 +83,8 @@ def _rate(run: RunHistory, evaluation: EvalRecord, wer: float, clips: int, class
 def _when(run: RunHistory, evaluation: EvalRecord) -> str:
     if evaluation.step == 0:
         return "before training"
+    if evaluation is run.chosen:
+        return f"final, {run.final_title}"
     if run.is_finished and evaluation.step == run.last_step:
         return f"final, step {evaluation.step:,}"
     return f"step {evaluation.step:,}"
@@ -88,7 +92,7 @@ def _when(run: RunHistory, evaluation: EvalRecord) -> str:
 
 def split_name(evaluation: EvalRecord) -> str:
     """What an evaluation's split is called in a sentence."""
-    if evaluation.split == FULL_SPLIT:
+    if evaluation.split == FULL_SPLIT or evaluation.is_of_chosen:
         return "the whole eval split"
     return "a sample of the eval split" if evaluation.split == "sample" else f"split {evaluation.split}"
 
@@ -109,6 +113,16 @@ def _sentence(found: Result, spread: Interval | None) -> str:
     if spread.groups:
         return f"{text}{spread.groups} speakers or sources."
     return f"{text}clips; errors of one speaker go together, so the true one is wider."
+
+
+def _compared(run: RunHistory) -> str:
+    """Which model the final one is, and what it was chosen among."""
+    final = run.summary.get("final")
+    compared = final.get("compared") if isinstance(final, dict) and run.is_finished else None
+    if not compared:
+        return ""
+    rates = ", ".join(f"{title} {percent(figures['wer'])}" for title, figures in compared.items())
+    return f" The final model is the best by WER on the whole eval split of: {rates}; chosen: {run.final_title}."
 
 
 def _tiles(run: RunHistory) -> Markup:

@@ -45,7 +45,8 @@ class EvalRecord:
     event: ClassVar[str] = "eval"
     step: int
     split: str
-    """``sample``, or ``eval`` for the whole split."""
+    """``sample``, or ``eval`` for the whole split; ``best`` and ``mean`` are of the whole split too, but of the model
+    that was chosen as the final one, the best checkpoint's or the mean of several."""
     wer: float
     cer: float
     wer_mode: str
@@ -61,6 +62,11 @@ class EvalRecord:
     sample_wer: float | None = None
     """WER of the sample's clips alone."""
     sample_clips: int | None = None
+
+    @property
+    def is_of_chosen(self) -> bool:
+        """Whether it is of a model that took the place of the last step's."""
+        return self.split in ("best", "mean")
 
     @property
     def key(self) -> tuple[int, str]:
@@ -103,7 +109,8 @@ class FaultRecord:
     event: ClassVar[str] = "fault"
     step: int
     kind: str
-    """``non-finite``, ``unreadable``, ``out-of-memory``, ``fallback``, ``checkpoint`` or ``damaged checkpoint``."""
+    """``non-finite``, ``unreadable``, ``out-of-memory``, ``fallback``, ``checkpoint``, ``damaged checkpoint`` or
+    ``final model``."""
     split: str | None = None
     """unreadable: the evaluation's split; None in training."""
     clips: list[str] = field(default_factory=list)
@@ -115,7 +122,7 @@ class FaultRecord:
     reason: str | None = None
     """fallback: why."""
     reasons: list[str] = field(default_factory=list)
-    """unreadable, checkpoint, damaged checkpoint: one for each clip or checkpoint."""
+    """unreadable, checkpoint, damaged checkpoint: one for each clip or checkpoint; final model: what went wrong."""
     ranks: list[int] = field(default_factory=list)
     """out-of-memory, fallback: the ranks that it happened on."""
     max_micro_batch: int | None = None

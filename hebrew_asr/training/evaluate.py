@@ -17,10 +17,10 @@ from hebrew_asr.data.manifest import Clip
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.errors import DataError, EnvironmentProblem
 from hebrew_asr.inference.transcriber import Decoding, Transcriber
+from hebrew_asr.report.outputs import PatientFiles
 from hebrew_asr.report.records import EvalRecord, FaultRecord
 from hebrew_asr.text.normalize import NORMALIZER_VERSION
 from hebrew_asr.text.wer import ErrorCounts, per_clip_errors
-from hebrew_asr.training.outputs import PatientFiles
 from hebrew_asr.training.stop_flag import StopFlag
 
 Transcribe = Callable[[Sequence[np.ndarray]], list[str]]

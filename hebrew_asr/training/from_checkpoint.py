@@ -1,21 +1,76 @@
-"""A model as it was at a checkpoint: the base model with the trained weights of that step."""
+"""A model as it was at a checkpoint, or the mean of several: the base model with the trained weights of those steps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from hebrew_asr.config.recipe import recipe_from_dict
 from hebrew_asr.engine.optimizer_state import StateReader
 from hebrew_asr.engine.sealed import Checkpoint, find_checkpoints, ranked_by_wer
-from hebrew_asr.errors import CheckpointError, UsageError
+from hebrew_asr.errors import CheckpointError
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.training.identity import BaseModel
 from hebrew_asr.training.resuming import recipe_before
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that may become a run's final one."""
+
+    kind: Literal["last", "best", "mean"]
+    checkpoints: tuple[Checkpoint, ...]
+    """Whose mean it is; of the last step and of the best, one."""
+
+    @property
+    def title(self) -> str:
+        """Such as ``mean (steps 1500, 1565)``."""
+        steps = ", ".join(str(checkpoint.step) for checkpoint in self.checkpoints)
+        return f"{self.kind} ({'steps' if len(self.checkpoints) > 1 else 'step'} {steps})"
+
+
+def candidates(run_folder: Path, averaged: Sequence[Checkpoint] = ()) -> list[Candidate]:
+    """The model of the last step, of the best checkpoint and the mean, in this order; only those that differ.
+
+    Args:
+        run_folder: the run directory.
+        averaged: checkpoints of the mean; those of ``of_last_phase`` unless given.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or one cannot be read.
+    """
+    kept = kept_checkpoints(run_folder)
+    found = [Candidate("last", (kept[-1],))]
+    ranked = ranked_by_wer(kept)
+    if ranked and ranked[-1][0].step != kept[-1].step:
+        found.append(Candidate("best", (ranked[-1][0],)))
+    averaged = averaged or of_last_phase(kept)
+    if len(averaged) > 1:
+        found.append(Candidate("mean", tuple(averaged)))
+    return found
+
+
+def kept_checkpoints(run_folder: Path) -> list[Checkpoint]:
+    """Those of a run, oldest first. Raises CheckpointError where there is none."""
+    kept = find_checkpoints(run_folder / "checkpoints")
+    if not kept:
+        raise CheckpointError(f"no checkpoint in {run_folder / 'checkpoints'}; give the directory of a run")
+    return kept
+
+
+def of_last_phase(kept: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Checkpoints that train the same weights as the last one."""
+    trained = []
+    for checkpoint in kept:
+        reader = StateReader(checkpoint.path)
+        trained.append(set(reader.parameters()))
+        reader.close()
+    return [checkpoint for checkpoint, names in zip(kept, trained, strict=True) if names == trained[-1]]
 
 
 def best_checkpoint(run_folder: Path) -> Checkpoint:
@@ -30,37 +85,27 @@ def best_checkpoint(run_folder: Path) -> Checkpoint:
     return ranked[-1][0]
 
 
-def model_from_checkpoint(run_folder: Path, checkpoint: Checkpoint) -> tuple[Any, Any]:
-    """The native model on the host, in the precision it was trained in, and its tokenizer; ``save_native`` writes them.
-
-    Args:
-        run_folder: the run directory that ``checkpoint`` is of.
-        checkpoint: from ``find_checkpoints`` or ``best_checkpoint``; it is verified.
-
-    Raises:
-        CheckpointError: the checkpoint is damaged, or the recipe's base model is not the one that was trained on.
-    """
-    asr, tokenizer = _base_of(run_folder, checkpoint)
-    reader = StateReader(checkpoint.path)
-    reader.load_weights(dict(asr.named_parameters()))
-    reader.close()
-    return asr, tokenizer
-
-
-def average_of(run_folder: Path, checkpoints: Sequence[Checkpoint]) -> tuple[Any, Any]:
+def model_of(run_folder: Path, checkpoints: Sequence[Checkpoint], *, verify: bool = True) -> tuple[Any, Any]:
     """The model whose every weight is the mean of what it was at the checkpoints, summed in float64 from the masters.
 
     A weight that was frozen at one of them counts with its value in the base model.
 
+    Args:
+        run_folder: the run directory that they are of.
+        checkpoints: one or more, from ``find_checkpoints``.
+        verify: compare their files with the hashes; not where that has been done.
+
+    Returns:
+        The native model on the host, in the precision it was trained in, and its tokenizer.
+
     Raises:
-        UsageError: fewer than two checkpoints.
-        CheckpointError: as :func:`model_from_checkpoint`, for any of them, or they are of different base models.
+        CheckpointError: one is damaged, they are of different base models, or the recipe's base model is not the one
+            that was trained on.
     """
-    if len(checkpoints) < 2:
-        raise UsageError(f"{run_folder} has {len(checkpoints)} checkpoints to average; it takes two or more")
+    for checkpoint in checkpoints if verify else ():
+        checkpoint.verify()
     asr, tokenizer = _base_of(run_folder, checkpoints[-1])
     for checkpoint in checkpoints[:-1]:
-        checkpoint.verify()
         if checkpoint.values.get("base_model") != checkpoints[-1].values.get("base_model"):
             raise CheckpointError(f"{checkpoint.path} and {checkpoints[-1].path} were trained on different base models")
     with ExitStack() as opened, torch.no_grad():
@@ -82,8 +127,7 @@ def average_of(run_folder: Path, checkpoints: Sequence[Checkpoint]) -> tuple[Any
 
 
 def _base_of(run_folder: Path, checkpoint: Checkpoint) -> tuple[Any, Any]:
-    """The model that a verified checkpoint was trained from, and its tokenizer."""
-    checkpoint.verify()
+    """The model that a checkpoint was trained from, and its tokenizer."""
     values = recipe_before(run_folder, checkpoint)
     if values is None:
         raise CheckpointError(f"{run_folder} has no recipe.json that can be read, and {checkpoint.path} names no model")

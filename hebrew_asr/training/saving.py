@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,19 @@ def without_model(run: Run, step: int, failure: str, checkpoint_failure: str | N
     return f"{state}. Nothing is lost: make room, and the same command with --resume auto writes it"
 
 
-def summary_of(run: Run, seconds: float, head_row_norms: dict[str, float | None]) -> dict[str, Any]:
-    """Content of ``summary.json``; ``head_row_norms``: as they are at the end.
+def summary_of(
+    run: Run, seconds: float, head_row_norms: dict[str, float | None], final: dict[str, Any]
+) -> dict[str, Any]:
+    """Content of ``summary.json``.
 
     Its first, last and best WER are of the same clips, the sample's, which ``wer_of`` names; ``full`` is the last
-    evaluation of the whole split.
+    evaluation of the whole split that training made, and ``final`` says which model ``final/`` is.
+
+    Args:
+        run: after its last step.
+        seconds: of all its sessions.
+        head_row_norms: as they are after the last step.
+        final: ``model``, and in ``compared`` WER, CER and clips of each model that it was chosen among.
     """
     state = run.state
     return {
@@ -88,6 +97,7 @@ def summary_of(run: Run, seconds: float, head_row_norms: dict[str, float | None]
         "wer_of": state.wer_of,
         "wer_mode": run.recipe.evaluation.wer_mode,
         "full": state.full,
+        "final": final,
         "steps": state.step,
         "phase_switch_step": state.phase_switch_step,
         "head_row_norms": {"start": state.head_row_norms, "end": head_row_norms},
@@ -96,18 +106,27 @@ def summary_of(run: Run, seconds: float, head_row_norms: dict[str, float | None]
     }
 
 
-def write_result(run: Run, asr: Any, summary: dict[str, Any]) -> str | None:
-    """Write ``final/`` and then ``summary.json``, at the cost of old checkpoints where there is no room; on rank 0.
+def write_model(run: Run, asr: Any) -> str | None:
+    """Write ``final/``, whole or not at all, in place of an earlier one; on rank 0.
 
     Returns:
         Why it could not be written, if it could not.
     """
     size = sum(parameter.numel() * parameter.element_size() for parameter in asr.parameters())
+    return _in_place_of_checkpoints(run, size, lambda: save_native(run.folder / "final", asr, run.tokenizer))
+
+
+def write_summary(run: Run, summary: dict[str, Any]) -> str | None:
+    """Write ``summary.json``, after which the run counts as finished; as :func:`write_model`."""
+    return _in_place_of_checkpoints(run, 0, lambda: write_json(run.folder / SUMMARY, summary))
+
+
+def _in_place_of_checkpoints(run: Run, size: int, write: Callable[[], None]) -> str | None:
+    """Write ``size`` bytes, at the cost of old checkpoints where there is no room; returns why not, if it fails."""
     while True:
         try:
             run.checkpoints.make_room(size)
-            save_native(run.folder / "final", asr, run.tokenizer)
-            write_json(run.folder / SUMMARY, summary)
+            write()
             return None
         except (OSError, SafetensorError) as failure:
             error = as_os_error(failure)

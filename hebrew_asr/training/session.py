@@ -23,6 +23,7 @@ from hebrew_asr.training import saving
 from hebrew_asr.training.evaluate import stratified_sample, what_is_measured
 from hebrew_asr.training.faults import FaultBudget, fallback_records
 from hebrew_asr.training.feed import feed
+from hebrew_asr.training.final_model import write_final
 from hebrew_asr.training.out_of_memory import fault_record, smaller_batching
 from hebrew_asr.training.setup import Run
 
@@ -329,14 +330,18 @@ class Session:
             run.stop.request.unsaved = False
         if failure is None and run.stop.agreed():
             raise Preempted(f"stopped after the last step, {state.step}, state saved; --resume auto writes the model")
+        norms = run.engine.head_row_norms()
+        final = write_final(run, is_saved=failure is None)
+        if final is None:
+            self._stop()
         run.stop.request.leaving(0)
-        summary = saving.summary_of(run, self._seconds(), run.engine.head_row_norms())
-        with run.engine.whole_model() as asr:
-            failed = saving.write_result(run, asr, summary) if run.ranks.is_main else None
-            model_failure = run.ranks.broadcast(failed)
+        if run.ranks.is_main and final.failure is None:
+            told = {"model": final.title, "compared": final.measured}
+            final.failure = saving.write_summary(run, saving.summary_of(run, self._seconds(), norms, told))
+        model_failure = run.ranks.broadcast(final.failure)
         if model_failure is not None:
             raise Unsaved(saving.without_model(run, state.step, model_failure, failure))
-        run.say(f"done: {state.step} steps in {self._seconds():.0f} s; model in {run.folder / 'final'}")
+        run.say(f"done: {state.step} steps in {self._seconds():.0f} s; model in {run.folder / 'final'}: {final}")
         for fallback in state.fallbacks:
             run.say(f"slower than it could be since step {fallback['step']}: {fallback['name']}")
         run.ranks.barrier()

@@ -33,6 +33,7 @@ from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import GROUPS, check_phases
 from hebrew_asr.report.console import Console
+from hebrew_asr.report.outputs import MetricsFile, PatientFiles
 from hebrew_asr.report.sinks import Tracker, WandbSink
 from hebrew_asr.text.prompt import vocabulary
 from hebrew_asr.training.arguments import SUMMARY, TrainArguments, lock_of
@@ -40,7 +41,6 @@ from hebrew_asr.training.check import RunSpec, check, refuse_another_base, share
 from hebrew_asr.training.disk_space import disk_need, require_disk_space
 from hebrew_asr.training.evaluate import Evaluator
 from hebrew_asr.training.identity import BaseModel, code_version, refuse_ranks_that_differ
-from hebrew_asr.training.outputs import MetricsFile, PatientFiles
 from hebrew_asr.training.schedule import Schedule
 from hebrew_asr.training.stop_flag import StopFlag
 from hebrew_asr.training.train_state import TrainState
@@ -224,8 +224,9 @@ def _outputs(
     files.write("recipe.json", as_json(recipe.to_dict()))
     files.write("deepspeed.json", as_json(deepspeed_config(profile, recipe, batching)))
     files.write("run.json", as_json(facts))
-    resumed = None if spec.resumable.newest is None else state
-    sinks: list[Any] = [MetricsFile(folder / "metrics.jsonl", resumed)]
+    resumed_step = None if spec.resumable.newest is None else state.step
+    is_evaluated = state.evaluated_step == state.step
+    sinks: list[Any] = [MetricsFile(folder / "metrics.jsonl", resumed_step, is_evaluated=is_evaluated)]
     if recipe.logging.wandb:
         wandb_sink = WandbSink(recipe, folder, {**recipe.to_dict(), **facts}, state.tracker_id)
         state.tracker_id = wandb_sink.run_id

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from hebrew_asr.engine.checkpoint import find_checkpoints
 from hebrew_asr.inference.export import save_native
-from hebrew_asr.training.from_checkpoint import best_checkpoint, model_from_checkpoint
+from hebrew_asr.training.from_checkpoint import best_checkpoint, model_of
 from tests.support.disks import fill, small_disk
 from tests.support.tiny_task import (
     ENDLESS,
@@ -157,7 +157,7 @@ def test_evaluations_are_of_the_same_clips_and_belong_to_checkpoints(warm, tmp_p
     states = {step: json.loads((checkpoint.path / "state.json").read_text()) for step, checkpoint in found.items()}
     assert {step: state["state"]["evaluated_step"] for step, state in states.items()} == {3: 2, 6: 4}, "saved before"
     assert {step: checkpoint.values["state"]["evaluated_step"] for step, checkpoint in found.items()} == {3: 3, 6: 6}
-    asr, tokenizer = model_from_checkpoint(run, found[6])
+    asr, tokenizer = model_of(run, [found[6]])
     save_native(tmp_path / "model", asr, tokenizer)
     weights, expected = (load_file(folder / "model.safetensors") for folder in (tmp_path / "model", run / "final"))
     assert weights.keys() == expected.keys() and all(weights[name].equal(expected[name]) for name in weights)

@@ -46,6 +46,7 @@ RECIPE_CHANGES = (
     "logging.wandb=false",
     "logging.every_steps=1",
     "evaluation.sample_clips=4",
+    "evaluation.choose_final=false",  # final weights are compared with those of the last step
     "optimizer.join_warmup_steps=2",
 )
 NO_EVALUATION = ("evaluation.at_start=false", "evaluation.full_each_epoch=false", "evaluation.sample_clips=1")

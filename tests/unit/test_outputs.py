@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from hebrew_asr.report.outputs import MetricsFile, PatientFiles
 from hebrew_asr.report.records import FaultRecord, as_row
-from hebrew_asr.training.outputs import MetricsFile, PatientFiles
-from hebrew_asr.training.train_state import TrainState
 from tests.support.disks import fill, remount, small_disk
 
 
@@ -62,11 +61,11 @@ def test_a_resume_cuts_what_is_made_again_even_on_a_full_disk(disk):
     whole = b"".join(json.dumps(as_row(record(step)), ensure_ascii=False).encode() + b"\n" for step in range(1, 9))
     path.write_bytes(whole[:-99])  # within a letter of two bytes, or not: one of the two is
     ballast = fill(disk)
-    MetricsFile(path, TrainState(step=6)).close()
+    MetricsFile(path, 6).close()
     assert steps(path) == list(range(1, 7))
     ballast.unlink()
     path.write_bytes(whole[:-100])
-    MetricsFile(path, TrainState(step=7)).close()
+    MetricsFile(path, 7).close()
     assert steps(path) == list(range(1, 8))
 
 
@@ -75,7 +74,7 @@ def test_a_damaged_line_in_the_middle_is_cut_and_the_others_stay(tmp_path, damag
     path = tmp_path / "metrics.jsonl"
     lines = [json.dumps(as_row(record(step))).encode() + b"\n" for step in (1, 2)]
     path.write_bytes(lines[0] + damage + lines[1].rstrip())
-    metrics = MetricsFile(path, TrainState(step=2))
+    metrics = MetricsFile(path, 2)
     metrics.write(record(3))
     metrics.close()
     assert steps(path) == [1, 2, 3]

@@ -14,7 +14,6 @@ from pathlib import Path
 from hebrew_asr.files import write_atomically
 from hebrew_asr.logs import log
 from hebrew_asr.report.records import Record, as_row
-from hebrew_asr.training.train_state import TrainState
 
 
 class MetricsFile:
@@ -23,15 +22,20 @@ class MetricsFile:
     A record is about half a KiB: a run of 100,000 steps whose disk never recovers holds 50 MiB of them.
     """
 
-    def __init__(self, path: Path, resumed: TrainState | None = None):
-        """``resumed``: the checkpoint's state; None where the run starts from step 0.
+    def __init__(self, path: Path, resumed_step: int | None = None, *, is_evaluated: bool = False):
+        """Begin the file, or keep what the checkpoint of a resumed run holds.
+
+        Args:
+            path: of the file.
+            resumed_step: of the checkpoint; None where the run starts from step 0.
+            is_evaluated: whether what is measured at that step is in the checkpoint.
 
         Raises:
             OSError: the file can be neither read nor made.
         """
         content = path.read_bytes() if path.is_file() else b""
-        lines = content.split(b"\n") if resumed is not None else []
-        kept = b"".join(line + b"\n" for line in lines if resumed is not None and _is_kept(line, resumed))
+        lines = [] if resumed_step is None else content.split(b"\n")
+        kept = b"".join(line + b"\n" for line in lines if _is_kept(line, resumed_step or 0, is_evaluated))
         if not content.startswith(kept):
             write_atomically(path, kept)
         self._path = path
@@ -121,13 +125,13 @@ class _Trouble:
         self._is_known = False
 
 
-def _is_kept(line: bytes, resumed: TrainState) -> bool:
+def _is_kept(line: bytes, resumed_step: int, is_evaluated: bool) -> bool:
     """Whether a line is of a step that the checkpoint holds, so that it will not be run again."""
     try:
         record = json.loads(line)
         step = float(record["step"]) + (record["event"] == "phase")  # proved by the first step of the phase
-        if "split" in record and step == resumed.step:
-            return resumed.evaluated_step == resumed.step  # else the evaluation is made up for
-        return step <= resumed.step
+        if "split" in record and step == resumed_step:
+            return is_evaluated  # else the evaluation is made up for
+        return step <= resumed_step
     except (ValueError, KeyError, TypeError):
         return False  # cut off by a kill, perhaps within a letter
