@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import pyarrow
@@ -13,9 +12,12 @@ import pyarrow.parquet
 
 from hebrew_asr.errors import DataError
 from hebrew_asr.sources.columns import ADAPTERS, Place, choose_adapter
+from hebrew_asr.sources.footer import RowGroups, row_groups
 from hebrew_asr.sources.rows import ROWS_PER_UNIT, Row, Source, Unit, is_held_out
 
 _TAIL_BYTES = 64 * 1024
+_BUFFER_BYTES = 1 << 18
+"""Read at once of each column; else pyarrow reads all that a row group has of it."""
 _ROWS_PER_BATCH = 32  # bounds memory: a batch of 30 s wav clips at 44.1 kHz stays under 100 MB
 
 
@@ -30,20 +32,23 @@ class ParquetUnit:
     held_out: bool
     path: str
     adapter: str
-    row_groups: tuple[int, ...]
+    columns: tuple[str, ...]
+    """The ones to read. A footer that was asked for its schema stays until Python's cyclic garbage is collected."""
+    groups: RowGroups
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Rows with their position in the shard. Raises DataError when the file cannot be read."""
         adapter = next(adapter for adapter in ADAPTERS if adapter.name == self.adapter)
-        path = Path(self.path)
-        file = _kept_open(path, path.stat().st_mtime_ns) if path.exists() else _opened(path)
-        columns = adapter.columns_in(_columns_of(file))
-        position = self.first_row
+        path, position = Path(self.path), self.first_row
         try:
-            for batch in file.iter_batches(_ROWS_PER_BATCH, list(self.row_groups), columns, use_threads=False):
-                for row in batch.to_pylist():
-                    yield position, adapter.convert(row, Place(f"{self.shard:05d}-{position:06d}", path.parent))
-                    position += 1
+            footer = self.groups.footer(path)
+            with pyarrow.parquet.ParquetFile(
+                path, metadata=footer, buffer_size=_BUFFER_BYTES, pre_buffer=False
+            ) as file:
+                for batch in file.iter_batches(_ROWS_PER_BATCH, columns=self.columns, use_threads=False):
+                    for row in batch.to_pylist():
+                        yield position, adapter.convert(row, Place(f"{self.shard:05d}-{position:06d}", path.parent))
+                        position += 1
         except DataError as error:
             raise DataError(f"source {self.dataset}, file {path.name}: {error}") from error
         except (pyarrow.ArrowException, OSError) as error:
@@ -73,18 +78,21 @@ class LocalShard:
 
 def parquet_units(dataset: str, shard: int, path: Path, held_out: bool) -> list[Unit]:
     """Cut one parquet file into units. Raises DataError when it is unreadable or its columns are unknown."""
-    with _opened(path) as file:
-        adapter = choose_adapter(_columns_of(file), where=f"source {dataset}, file {path.name}")
-        sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+    try:
+        found = row_groups(path, ROWS_PER_UNIT)
+        present = _columns_of(found[0].footer(path))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"cannot open parquet file {path}: {error}. Is it whole? Fetch it again") from error
+    adapter = choose_adapter(present, where=f"source {dataset}, file {path.name}")
+    columns = tuple(adapter.columns_in(present))
     units: list[Unit] = []
-    first_row, groups, rows = 0, [], 0
-    for group, size in enumerate(sizes):
-        groups.append(group)
-        rows += size
-        if rows >= ROWS_PER_UNIT or group == len(sizes) - 1:
-            units.append(ParquetUnit(dataset, shard, first_row, rows, held_out, str(path), adapter.name, tuple(groups)))
-            first_row, groups, rows = first_row + rows, [], 0
-    return units
+    first_row = 0
+    for groups in found:
+        units.append(
+            ParquetUnit(dataset, shard, first_row, groups.rows, held_out, str(path), adapter.name, columns, groups)
+        )
+        first_row += groups.rows
+    return [unit for unit in units if unit.num_rows]
 
 
 def open_parquet(name: str, paths: list[Path], root: Path, *, all_held_out: bool) -> Source:
@@ -107,20 +115,7 @@ def _tail_of(path: Path) -> bytes:
         return stream.read()
 
 
-@lru_cache(maxsize=1)
-def _kept_open(path: Path, _changed_ns: int) -> pyarrow.parquet.ParquetFile:
-    """The file that this process read last: its footer grows with its row groups, and its units follow each other."""
-    return _opened(path)
-
-
-def _opened(path: Path) -> pyarrow.parquet.ParquetFile:
-    try:
-        return pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"cannot open parquet file {path}: {error}. Is it whole? Fetch it again") from error
-
-
-def _columns_of(file: pyarrow.parquet.ParquetFile) -> list[str]:
+def _columns_of(footer: pyarrow.parquet.FileMetaData) -> list[str]:
     """Top-level columns, and the dotted paths of leaves inside structs."""
-    leaves = [file.schema.column(index).path for index in range(len(file.schema))]
-    return list(dict.fromkeys([*file.schema_arrow.names, *leaves]))
+    leaves = [footer.schema.column(index).path for index in range(len(footer.schema))]
+    return list(dict.fromkeys([*footer.schema.to_arrow_schema().names, *leaves]))

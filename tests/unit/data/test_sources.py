@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +11,6 @@ import pytest
 
 from hebrew_asr.errors import DataError, UsageError
 from hebrew_asr.sources import Row, Unit, open_source, source_name, unit_name
-from hebrew_asr.sources.parquet import _kept_open
 from hebrew_asr.sources.rows import is_held_out
 from tests.support import corpora
 
@@ -167,17 +165,6 @@ def test_units_are_whole_row_groups_in_order(tmp_path):
     assert len({unit_name(unit) for unit in units}) == 7
     got = [(position, row.text) for unit in units for position, row in unit.rows()]
     assert got == [(i, str(i)) for i in range(1000)]
-
-
-def test_a_footer_is_read_once_for_all_units_of_its_file(tmp_path):
-    """Read again for each unit, 10,000 row groups took 720 MiB after a fifth of them. A changed file is read anew."""
-    rows = [{"audio": {"bytes": b"x", "path": ""}, "text": str(i)} for i in range(400)]
-    path = corpora.write_shard(tmp_path, rows, corpora.SASPEECH, group=1)
-    _kept_open.cache_clear()
-    assert len(rows_of(path)) == 400 and _kept_open.cache_info().misses == 1
-    corpora.write_shard(tmp_path, rows[:7], corpora.SASPEECH, group=1)
-    os.utime(path, ns=(0, 0))
-    assert len(rows_of(path)) == 7
 
 
 @pytest.mark.parametrize(
