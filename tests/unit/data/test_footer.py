@@ -13,6 +13,7 @@ import pytest
 
 from hebrew_asr.sources.footer import row_groups
 from tests.support import corpora
+from tests.support.tiny_task import ROOT
 
 WRITERS = {
     "plain": (1, 1, {}),
@@ -68,27 +69,52 @@ def test_a_file_without_rows(tmp_path):
     assert none.rows == 0 and len(none.footer(tmp_path / "a.parquet").schema) == 24
 
 
+def write_footer(path, footer: bytes) -> None:
+    path.write_bytes(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+
+
+def test_every_kind_of_field_is_walked_over(tmp_path):
+    """Numbers of fields that follow their header, and kinds that no parquet file of today has where they stand."""
+    unknown = bytes.fromhex("07 c801 0000000000000000 03 ca01 ff 0d cc01") + b"u" * 16 + bytes.fromhex("01ce01 02d001")
+    group = b"\x19\x1c" + unknown + b"\x1a\x35\x01\x02\x03" + b"\x19\x22\x01\x02" + b"\x00" + b"\x06\x06\x0e" + b"\x00"
+    path = tmp_path / "a.parquet"
+    write_footer(path, b"\x15\x04" + b"\x39\x2c" + group + group + b"\x00")
+    assert [(part.count, part.rows) for part in row_groups(path, 1)] == [(1, 7), (1, 7)]
+
+
+@pytest.mark.parametrize(
+    "footer", [b"\x18\xff\xff\xff\x7f", b"\x1b\x01\x55\x00\x00", b"\x15\x04\x00", b"\x39\xfc\xff\xff\x7f\x00\x00"]
+)
+def test_lengths_beyond_the_footer_and_unknown_kinds_are_damage(tmp_path, footer):
+    write_footer(tmp_path / "a.parquet", footer)
+    with pytest.raises(ValueError, match="damaged"):
+        row_groups(tmp_path / "a.parquet", 1)
+
+
 READ_ALL = """
-import resource, sys
+import sys
 from pathlib import Path
 from hebrew_asr.sources.parquet import parquet_units
 
-def peak_mib():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def read(path):
+    rows = sum(len(list(unit.rows())) for unit in parquet_units("x", 0, Path(path), False))
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return rows, int(peak.split()[1]) / 1024  # getrusage would tell that of the process that started this one
 
-first, *others = parquet_units("x", 0, Path(sys.argv[1]), False)
-count, before = len(list(first.rows())), peak_mib()
-print(count + sum(len(list(unit.rows())) for unit in others), peak_mib() - before)
+(_, before_mib), (rows, after_mib) = map(read, sys.argv[1:])
+print(rows, after_mib - before_mib)
 """
 
 
 def test_memory_does_not_grow_with_the_row_groups(tmp_path):
     """Reading the footer whole takes 25 kB of each of them; so did parts of it that wait for the garbage collector."""
-    path = tmp_path / "a.parquet"
-    pq.write_table(crowd_table(1200, long_at=2000), path, row_group_size=1)
-    read = subprocess.run([sys.executable, "-c", READ_ALL, path], capture_output=True, text=True, check=True)
-    rows, grown_mib = read.stdout.split()
-    assert rows == "1200" and float(grown_mib) < 10
+    small, large = tmp_path / "small.parquet", tmp_path / "large.parquet"
+    table = crowd_table(1200, long_at=2000)
+    pq.write_table(table.slice(0, 100), small, row_group_size=1)
+    pq.write_table(table, large, row_group_size=1)
+    done = subprocess.run([sys.executable, "-c", READ_ALL, small, large], cwd=ROOT, capture_output=True, check=True)
+    rows, grown_mib = done.stdout.split()
+    assert int(rows) == 1200 and float(grown_mib) < 12
 
 
 def test_a_damaged_footer_is_an_error_that_says_so(tmp_path):
