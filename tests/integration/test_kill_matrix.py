@@ -37,7 +37,6 @@ from tests.support.warm import WarmStart, has_ended
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
-"""Steps done when the next one's data does not come."""
 STOP_LIMIT_S = 30
 KILLS, IN_A_WRITE, IN_THE_SWITCH = 10, 2, 5
 

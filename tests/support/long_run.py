@@ -12,17 +12,18 @@ from tests.support.tiny_task import events, without_times
 
 LONG = (
     "phases.0.epochs=4",
-    "phases.1.epochs=6",
+    "phases.1.epochs=16",
     "data.workers=1",
     "checkpoints.every_steps=2",
     "evaluation.full_each_epoch=false",
-    "evaluation.every_steps=15",
+    "evaluation.every_steps=30",
     "evaluation.sample_clips=8",
     "evaluation.batch_clips=1",
 )
 """Changes of the tiny task's recipe."""
-SWITCH, STEPS = 12, 30
-"""20 clips, 8 a step: 3 steps an epoch, and the audio layers join after step 12."""
+SWITCH, STEPS = 12, 60
+"""20 clips, 8 per step: 3 steps per epoch, and the audio layers join after step 12. Enough steps for ten disturbances,
+however many a fast machine takes before each is noticed."""
 
 
 def ends_like(run: Path, whole: Path) -> None:

@@ -18,7 +18,8 @@ MIG = "MIG-42d7ac4a-5d3a-5b2c-8d8f-1f6d6b3f0a11"
 def launch(monkeypatch, tmp_path):
     """The launch of a script that prints its rank and GPUs, on a machine that shows so many."""
     script = tmp_path / "rank.py"
-    script.write_text("import os; print('rank', os.environ['RANK'], os.environ['CUDA_VISIBLE_DEVICES'])")
+    # Written by one call, so that the lines of ranks that write at once stay whole.
+    script.write_text("import os; os.write(1, 'rank {RANK} {CUDA_VISIBLE_DEVICES}\\n'.format(**os.environ).encode())")
 
     def prepared(visible: str | None, shown: int, num_ranks: int | None = None, accelerator="cuda"):
         monkeypatch.setattr("torch.cuda.device_count", lambda: shown)

@@ -72,7 +72,8 @@ class Workers:
         self._seen |= {process.pid: process for process in multiprocessing.active_children() if process.pid}
 
     def set_aside(self, work: Path) -> None:
-        """Set the rows aside that workers crashed at.
+        """Set the rows aside that workers crashed at. Their pool must be shut down: while its thread waits for a worker
+        too, only one of both is told how that worker ended.
 
         Raises:
             EnvironmentProblem: there are none, so a worker ended for another reason.
@@ -83,14 +84,14 @@ class Workers:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(crash)
         if not found:
+            codes = sorted({process.exitcode for process in self._seen.values() if process.exitcode})
             raise EnvironmentProblem(
-                "a worker process was killed, perhaps for want of memory. What is done is kept: run the same command "
-                "again to continue, with fewer --processes if need be"
+                f"a worker process was killed, perhaps for want of memory (exit codes {codes}). What is done is kept: "
+                "run the same command again to continue, with fewer --processes if need be"
             )
 
 
 def _crash_of(pid: int, process: BaseProcess, work: Path) -> tuple[str, str] | None:
-    process.join(5)
     crash = _CRASHES.get(process.exitcode or 0)
     row = work / "at" / str(pid)
     return (row.read_text().strip(), crash) if crash and row.is_file() else None

@@ -69,13 +69,13 @@ def _bytes_per_row(unit: Unit, options: PrepareOptions, work: Path) -> float:
     while True:
         forget_notes(work)
         workers = Workers()
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=start_worker) as pool:
-            sampled = pool.submit(_sampled_bytes_per_row, unit, options, work)
-            workers.look()
-            try:
+        try:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=start_worker) as pool:
+                sampled = pool.submit(_sampled_bytes_per_row, unit, options, work)
+                workers.look()
                 return sampled.result()
-            except BrokenProcessPool:
-                workers.set_aside(work)
+        except BrokenProcessPool:
+            workers.set_aside(work)
 
 
 def _sampled_bytes_per_row(unit: Unit, options: PrepareOptions, work: Path) -> float:
