@@ -76,7 +76,10 @@ class Command:
         }
         self._tell(found, told, sounds)
         if long:
-            print(f"{len(long)} of {len(found)} clips were longer than 30 s and decoded in pieces", file=sys.stderr)
+            print(
+                f"{len(long)} of {len(found)} clips, longer than 30 s, were transcribed as long ones",
+                file=sys.stderr,
+            )
         if unreadable:
             print(f"warning: {len(unreadable)} of {len(found)} clips could not be read", file=sys.stderr)
         return DataError.exit_code if unreadable else 0

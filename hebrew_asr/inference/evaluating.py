@@ -8,13 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
-from hebrew_asr.audio.segment import split_at_pauses
 from hebrew_asr.data.clip_audio import Unreadable, read_clip
 from hebrew_asr.data.manifest import Clip
+from hebrew_asr.errors import DataError
+from hebrew_asr.inference.long_form import Options, transcribe_all
+from hebrew_asr.inference.transcriber import Transcriber
 from hebrew_asr.text.scoring import Transcript
 
 LONG, UNREADABLE = "longer than 30 s", "unreadable"
-"""Beginnings of a transcript's note. 30 s are what the encoder saw, in training too."""
+"""Beginnings of a transcript's note."""
+_LONGEST_S = 30.0
+"""What the encoder saw, in training too."""
 _BATCHES_AT_ONCE, _SECONDS_AT_ONCE = 8, 3600.0
 """Read and sorted by length together, whichever is less: at most 230 MB and one recording, little padding in any."""
 
@@ -42,7 +46,7 @@ def utterances_of(clips: Sequence[Clip], source: str) -> list[Utterance]:
 
 
 def heard(
-    transcribe: Callable[[Sequence[np.ndarray]], list[str]],
+    transcriber: Transcriber,
     utterances: Iterable[Utterance],
     batch: int,
     on_done: Callable[[float], None] = lambda _seconds: None,
@@ -50,39 +54,39 @@ def heard(
 ) -> Iterator[Transcript]:
     """A transcript of each utterance; of those decoded together the longest comes first.
 
-    What cannot be read counts as heard empty. What is longer than 30 s is cut at its quietest moments and decoded piece
-    by piece. Both are told, and noted in the transcript.
+    What cannot be read counts as heard empty. What is longer than 30 s is transcribed as a long recording is: what is
+    no speech gives no text. Both are told, and noted in the transcript.
 
     Args:
-        transcribe: the one decode path.
+        transcriber: the one decode path.
         utterances: read when their turn comes.
-        batch: pieces decoded together.
+        batch: clips or pieces decoded together.
         on_done: told the seconds of sound of each batch, once it is decoded.
         tell: told of what is not decoded as the short clips are.
     """
     for read in _read_together(utterances, _BATCHES_AT_ONCE * batch):
-        sounds: list[tuple[Utterance, np.ndarray]] = []
+        clips: list[tuple[Utterance, np.ndarray]] = []
+        long: list[tuple[Utterance, list[np.ndarray]]] = []
         for utterance, sound in read:
             if isinstance(sound, Unreadable):
                 tell(f"{sound}; it counts as heard empty")
                 yield _transcript(utterance, "", None, f"{UNREADABLE}: {sound.reason}")
+            elif len(sound) > _LONGEST_S * SAMPLE_RATE_HZ:
+                long.append((utterance, [sound]))
             else:
-                sounds.append((utterance, sound))
-        sounds.sort(key=lambda pair: -len(pair[1]))
-        pieces = [(index, piece) for index, (_, sound) in enumerate(sounds) for piece in split_at_pauses(sound)]
-        texts: list[list[str]] = [[] for _ in sounds]
-        for start in range(0, len(pieces), batch):
-            part = pieces[start : start + batch]
-            answers = transcribe([piece for _, piece in part])
-            for (index, _), text in zip(part, answers, strict=True):
-                texts[index].append(text)
-            on_done(sum(len(piece) for _, piece in part) / SAMPLE_RATE_HZ)
-        for (utterance, sound), parts in zip(sounds, texts, strict=True):
-            seconds, note = len(sound) / SAMPLE_RATE_HZ, ""
-            if len(parts) > 1:
-                note = f"{LONG} ({seconds:.1f} s): decoded in {len(parts)} pieces"
-                tell(f"clip {utterance.id}: {note}")
-            yield _transcript(utterance, " ".join(filter(None, parts)), seconds, note)
+                clips.append((utterance, sound))
+        clips.sort(key=lambda pair: -len(pair[1]))
+        for start in range(0, len(clips), batch):
+            part = clips[start : start + batch]
+            for (utterance, sound), text in zip(part, transcriber([sound for _, sound in part]), strict=True):
+                yield _transcript(utterance, text, len(sound) / SAMPLE_RATE_HZ, "")
+            on_done(sum(len(sound) for _, sound in part) / SAMPLE_RATE_HZ)
+        for utterance, found in transcribe_all(transcriber, long, Options(batch_pieces=batch)):
+            assert not isinstance(found, DataError)  # what is read already cannot fail to be
+            note = f"{LONG} ({found.duration_s:.1f} s): transcribed as a long recording"
+            tell(f"clip {utterance.id}: {note}")
+            yield _transcript(utterance, found.text, found.duration_s, note)
+            on_done(found.duration_s)
 
 
 def _read_together(

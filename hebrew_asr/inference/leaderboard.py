@@ -26,11 +26,11 @@ def create_app(**kwargs: Any) -> Callable[[Mapping[str, Any]], tuple[str, float]
         and the seconds that it took.
     """
     from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
-    from hebrew_asr.audio.segment import split_at_pauses
+    from hebrew_asr.inference.evaluating import Utterance, heard
     from hebrew_asr.inference.load import load_transcriber
 
     language = kwargs.get("lang") or "Hebrew"
-    heard = load_transcriber(str(kwargs["model_path"]), "Hebrew" if language == "he" else str(language))
+    transcriber = load_transcriber(str(kwargs["model_path"]), "Hebrew" if language == "he" else str(language))
 
     def transcribe(entry: Mapping[str, Any]) -> tuple[str, float]:
         started = time.monotonic()
@@ -38,7 +38,7 @@ def create_app(**kwargs: Any) -> Callable[[Mapping[str, Any]], tuple[str, float]
         if samples.ndim == 2:  # (samples, channels) or the other way round, as its reader has it
             samples = samples.mean(axis=int(samples.shape[0] > samples.shape[1]))
         samples = soxr.resample(samples, entry["audio"]["sampling_rate"], SAMPLE_RATE_HZ).astype(np.float32)
-        text = " ".join(filter(None, (heard([piece])[0] for piece in split_at_pauses(samples))))
-        return text, time.monotonic() - started
+        (transcript,) = heard(transcriber, [Utterance("", "", lambda: samples)], 16)
+        return transcript.hypothesis, time.monotonic() - started
 
     return transcribe

@@ -77,14 +77,14 @@ def model_folder(model: str) -> str:
 def cutting_of(folder: Path) -> Cutting:
     """Pieces like the clips that a run trained its model on; the defaults where no run lies around the model."""
     recipe, run = (_values(folder.parent / name) for name in ("recipe.json", "run.json"))
-    max_s = _number(recipe.get("data", {}).get("max_duration_s") if isinstance(recipe.get("data"), dict) else None)
-    clips, hours = _number(run.get("train_clips")), _number(run.get("train_hours"))
+    data = recipe.get("data")
+    most = _number(data.get("max_duration_s") if isinstance(data, dict) else None)
+    clips, hours, longest = (_number(run.get(f"train_{name}")) for name in ("clips", "hours", "longest_s"))
     default = Cutting()
-    longest = min(max(max_s, 1.0), default.max_s) if max_s else default.max_s
-    typical = (
-        min(max(hours * 3600 / clips, 1.0), longest / 2) if clips and hours else min(default.typical_s, longest / 2)
-    )
-    return Cutting(longest, typical)
+    max_s = min(max(most, 1.0), default.max_s) if most else default.max_s
+    typical_s = max(hours * 3600 / clips, 1.0) if clips and hours else default.typical_s
+    typical_s = min(typical_s, max_s / 2)
+    return Cutting(max_s, typical_s, min(longest or 3 * typical_s, max_s))
 
 
 def _values(file: Path) -> dict[str, Any]:

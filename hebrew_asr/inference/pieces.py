@@ -32,11 +32,8 @@ class Cutting:
     """No piece is longer: what the model trained on at most."""
     typical_s: float = 5.0
     """What it trained on mostly: the longer a piece is by this measure, the shorter a pause ends it."""
-
-    @property
-    def whole_s(self) -> float:
-        """A recording up to this length is taken as it is."""
-        return min(3 * self.typical_s, self.max_s)
+    whole_s: float = 15.0
+    """A recording up to this length is taken as it is: the longest clip that it trained on, if that is known."""
 
     def pause_s(self, length_s: float) -> float:
         """The pause that ends a piece of so many seconds."""

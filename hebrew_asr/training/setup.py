@@ -257,6 +257,7 @@ def describe(
         "batching": str(spec.batching),
         "train_clips": len(spec.train_clips),
         "train_hours": round(sum(clip.duration_s for clip in spec.train_clips) / 3600, 3),
+        "train_longest_s": round(max(clip.duration_s for clip in spec.train_clips), 3),
         "eval_clips": len(spec.eval_clips),
         "total_steps": schedule.total_steps,
         "phase_starts": schedule.phase_starts,

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from hebrew_asr.cli import main
+from hebrew_asr.demo.synthesis import Voice, full_sentences, speak
 from hebrew_asr.demo.tiny import save_tiny
 from hebrew_asr.inference import leaderboard
 from hebrew_asr.inference.test_sets import open_test_set
@@ -27,6 +28,10 @@ def run_folder(tmp_path_factory) -> Path:
 
 
 def sound(seconds: float, seed: int) -> np.ndarray:
+    """Noise; of more than 30 s speech, of which a long recording is searched."""
+    if seconds > 30:
+        said = np.pad(speak(full_sentences()[seed].phonemes, Voice("m3", 180, 45)), (8_000, 8_000))
+        return np.resize(said, int(16_000 * seconds))
     return (np.random.default_rng(seed).standard_normal(int(16_000 * seconds)) * 0.1).astype(np.float32)
 
 
@@ -50,7 +55,10 @@ def test_eval_is_score_of_what_it_heard(run_folder, tmp_path, capfd):
     told = capfd.readouterr()
     found = json.loads(told.out)
     assert found["wer"] == found["modes"]["strict"]["wer"] and found["clips"] == 4
-    assert found["longer_than_30_s"] == 1 and "clip3: longer than 30 s (31.0 s): decoded in 2 pieces" in told.err
+    assert found["longer_than_30_s"] == 1 and "clip3: longer than 30 s (31.0 s): transcribed as a" in told.err
+    heard = {row["id"]: row["hypothesis"] for row in map(json.loads, (out / "hypotheses.jsonl").open(encoding="utf-8"))}
+    assert main(["transcribe", "--model", str(run_folder), "--format", "json", str(tmp_path / "a & b 3.wav")]) == 0
+    assert json.loads(capfd.readouterr().out)["text"] == heard["clip3"] != ""
     for scored in ([str(out)], [str(manifest), str(out / "hypotheses.jsonl")]):
         assert main(["score", *scored, "--json"]) == 0
         assert json.loads(capfd.readouterr().out)["modes"]["strict"]["wer"] == found["wer"]

@@ -37,7 +37,7 @@ def said() -> list[np.ndarray]:
     return [clip[at[0] : at[-1]] for at, clip in zip(heard, spoken, strict=True)]
 
 
-SHORT = Cutting(30.0, 1.4)
+SHORT = Cutting(30.0, 1.4, 4.2)
 
 
 def pieces_of(samples: np.ndarray, cutting: Cutting = SHORT) -> list[Piece]:
@@ -86,7 +86,7 @@ def test_each_sentence_is_a_piece_with_all_its_sound(said):
 
 def test_speech_without_a_pause_is_cut_and_nothing_lost_or_doubled(said):
     recording = np.concatenate(said * 4)
-    pieces = pieces_of(recording, Cutting(5.0, 2.5))
+    pieces = pieces_of(recording, Cutting(5.0, 2.5, 5.0))
     assert all(len(piece.samples) <= 5 * RATE for piece in pieces)
     joined = np.concatenate([piece.samples for piece in pieces])
     heard = np.count_nonzero(np.abs(joined) > 1e-3), np.count_nonzero(np.abs(recording) > 1e-3)
@@ -122,7 +122,7 @@ class Echo:
     """A model that says how many pieces it has heard; ``answers`` come first."""
 
     def __init__(self, answers: tuple[Heard, ...] = ()):
-        self.cutting, self.answers, self.contexts, self.sizes = Cutting(30.0, 1.4), list(answers), [], []
+        self.cutting, self.answers, self.contexts, self.sizes = SHORT, list(answers), [], []
 
     def hear(self, clips, contexts=()):
         self.sizes.append(len(clips))
@@ -229,9 +229,11 @@ def test_run_folder_stands_for_its_final(tmp_path):
     (tmp_path / "final").mkdir()
     assert model_folder(str(tmp_path)) == str(tmp_path / "final")
     (tmp_path / "run.json").write_text('{"train_clips": 1000, "train_hours": 1}')
-    assert cutting_of(tmp_path / "final") == Cutting(12.0, 3.6)
+    assert cutting_of(tmp_path / "final") == Cutting(12.0, 3.6, 10.8)
+    (tmp_path / "run.json").write_text('{"train_clips": 1000, "train_hours": 1, "train_longest_s": 8.5}')
+    assert cutting_of(tmp_path / "final") == Cutting(12.0, 3.6, 8.5)
     (tmp_path / "run.json").write_text("[")
-    assert cutting_of(tmp_path / "final") == Cutting(12.0, 5.0)
+    assert cutting_of(tmp_path / "final") == Cutting(12.0, 5.0, 12.0)
 
 
 SEGMENTS = (
