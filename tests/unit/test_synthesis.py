@@ -15,7 +15,16 @@ import pytest
 import soundfile
 
 from hebrew_asr.data.manifest import read_manifest
-from hebrew_asr.demo.synthesis import Voice, corpus, full_sentences, lexicon, phrases, speak, synthesize_corpus
+from hebrew_asr.demo.synthesis import (
+    Voice,
+    corpus,
+    full_sentences,
+    lexicon,
+    phrases,
+    recorded,
+    speak,
+    synthesize_corpus,
+)
 from hebrew_asr.errors import UsageError
 
 VOICE = Voice("f4", 215, 50)
@@ -130,6 +139,19 @@ def test_clips_hold_no_silence_at_their_ends():
         assert max(loud[0], len(samples) - loud[-1]) < 0.1 * 16000, variant
 
 
+def test_some_recordings_begin_and_end_in_silence():
+    """As the demo's model must have heard before it can tell silence from words; the same for the same seed."""
+    speech = np.full(16_000, 0.5, np.float32)
+    found = [recorded(speech, seed) for seed in range(1000)]
+    spans = np.array([[np.flatnonzero(one)[0], len(one) - 1 - np.flatnonzero(one)[-1]] for one in found])
+    assert all(
+        np.array_equal(one[start : start + 16_000], speech) for one, (start, _) in zip(found, spans, strict=True)
+    )
+    assert spans.max() < 0.3 * 16_000 and (spans.max(0) > 0.28 * 16_000).all()
+    assert (spans > 0).mean(0) == pytest.approx([0.2, 0.5], abs=0.05)
+    np.testing.assert_array_equal(recorded(speech, 7), found[7])
+
+
 def test_unknown_voice_and_empty_speech_are_refused():
     with pytest.raises(UsageError, match="no voice variant 'nobody'"):
         speak("t'ov", Voice("nobody", 200, 50))
@@ -147,10 +169,11 @@ def folder(tmp_path_factory) -> Path:
 def test_corpus_is_complete_and_leaks_nothing(folder):
     train, evaluation = read_manifest(folder / "train.jsonl"), read_manifest(folder / "eval.jsonl")
     assert (len(train), len(evaluation)) == (60, 20)
+    assert any(not soundfile.read(clip.audio, dtype="int16")[0][-1000:].any() for clip in train), "no silent end"
     for clip in train + evaluation:
         info = soundfile.info(clip.audio)
         assert (info.samplerate, info.channels, info.subtype) == (16000, 1, "PCM_16")
-        assert info.duration == pytest.approx(clip.duration_s) and 0.15 < clip.duration_s < 3.5
+        assert info.duration == pytest.approx(clip.duration_s) and 0.15 < clip.duration_s < 4.1
     assert not {clip.transcript for clip in train} & {clip.transcript for clip in evaluation}
     variants = [{clip.group.split("-")[0] for clip in clips} for clips in (train, evaluation)]
     assert not variants[0] & variants[1]

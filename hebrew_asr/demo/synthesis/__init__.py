@@ -5,6 +5,16 @@ It proves that the pipeline learns text from sound and that splits do not leak. 
 
 from hebrew_asr.demo.synthesis.corpus import synthesize_corpus
 from hebrew_asr.demo.synthesis.grammar import Sentence, Word, full_sentences, lexicon, phrases
-from hebrew_asr.demo.synthesis.speech import Voice, speak
+from hebrew_asr.demo.synthesis.speech import Voice, recorded, speak
 
-__all__ = ["Sentence", "Voice", "Word", "full_sentences", "lexicon", "phrases", "speak", "synthesize_corpus"]
+__all__ = [
+    "Sentence",
+    "Voice",
+    "Word",
+    "full_sentences",
+    "lexicon",
+    "phrases",
+    "recorded",
+    "speak",
+    "synthesize_corpus",
+]

@@ -19,7 +19,7 @@ import soundfile
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, to_int16
 from hebrew_asr.data.manifest import Clip, write_manifest
 from hebrew_asr.demo.synthesis.grammar import Sentence, full_sentences, lexicon, phrases
-from hebrew_asr.demo.synthesis.speech import Voice, speak
+from hebrew_asr.demo.synthesis.speech import Voice, recorded, speak
 from hebrew_asr.errors import UsageError
 from hebrew_asr.files import write_atomically, write_json
 from hebrew_asr.text.prompt import build_target
@@ -38,6 +38,8 @@ _PITCHES = (38, 50, 62)
 _PHRASE_SHARE = 0.3
 """Share of training clips that are single words and phrases; the rest are sentences of three to five words."""
 _DONE = "synthesis.json"
+_SOUND = 2
+"""Version of what is made of a voice's speech; another number makes other clips."""
 
 
 class _Utterance(NamedTuple):
@@ -47,8 +49,17 @@ class _Utterance(NamedTuple):
     @property
     def id(self) -> str:
         """Hash of what is spoken and by whom, so a clip found on disk is the clip that would be made."""
-        spoken = f"{self.voice.name} {self.sentence.phonemes} {version('espeakng-loader')}"
-        return f"{self.voice.name}-{hashlib.sha256(spoken.encode()).hexdigest()[:12]}"
+        return f"{self.voice.name}-{self._digest[:12]}"
+
+    @property
+    def seed(self) -> int:
+        """Of the silence around it."""
+        return int(self._digest[12:28], 16)
+
+    @property
+    def _digest(self) -> str:
+        spoken = f"{self.voice.name} {self.sentence.phonemes} {version('espeakng-loader')} {_SOUND}"
+        return hashlib.sha256(spoken.encode()).hexdigest()
 
 
 def voices(variants: tuple[str, ...]) -> list[Voice]:
@@ -106,7 +117,8 @@ def synthesize_corpus(
 
 def _fingerprint() -> str:
     """Changes with the words, the voices and the engine."""
-    content = repr((lexicon(), voices(TRAIN_VARIANTS + EVAL_VARIANTS), version("espeakng-loader"), _PHRASE_SHARE))
+    voiced = lexicon(), voices(TRAIN_VARIANTS + EVAL_VARIANTS), version("espeakng-loader")
+    content = repr((*voiced, _PHRASE_SHARE, _SOUND))
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -156,7 +168,7 @@ def _speak_one(folder: Path, utterance: _Utterance) -> Clip:
     path = folder / "clips" / f"{utterance.id}.wav"
     if not path.is_file():
         wav = io.BytesIO()
-        samples = speak(utterance.sentence.phonemes, utterance.voice)
+        samples = recorded(speak(utterance.sentence.phonemes, utterance.voice), utterance.seed)
         soundfile.write(wav, to_int16(samples), SAMPLE_RATE_HZ, subtype="PCM_16", format="WAV")
         write_atomically(path, wav.getvalue())
     return Clip(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _ctypes
 import ctypes
+import random
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,10 @@ _OK = 0
 
 _PEAK = 0.7
 """Every clip is scaled to this peak: some voices come out at a fifth of full scale, some clip."""
+
+_SHARE_BEFORE, _SHARE_AFTER, _MOST_S = 0.2, 0.5, 0.3
+"""A fifth of the recordings begins with silence, half of them end with some, up to 0.3 s. The small model of the demo
+learns words by their place at first: with more silence at the beginning, or noise in it, five epochs do not suffice."""
 
 _lock = threading.Lock()
 _SynthCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
@@ -71,6 +76,23 @@ def speak(phonemes: str, voice: Voice) -> np.ndarray:
         raise UsageError(f"voice {voice.name} spoke nothing for [[{phonemes}]]: are these eSpeak NG mnemonics?")
     resampled = soxr.resample(samples.astype(np.float32), rate_hz, SAMPLE_RATE_HZ)
     return resampled * np.float32(_PEAK / np.abs(resampled).max())
+
+
+def recorded(speech: np.ndarray, seed: int) -> np.ndarray:
+    """The same speech as a recording of it, with silence of random length before some and after some.
+
+    A model that never heard a moment of silence takes it for words.
+
+    Args:
+        speech: float32 (samples,), mono 16 kHz.
+        seed: decides the lengths.
+    """
+    draw = random.Random(seed)
+    before, after = (
+        int(draw.uniform(0, _MOST_S) * SAMPLE_RATE_HZ) if draw.random() < share else 0
+        for share in (_SHARE_BEFORE, _SHARE_AFTER)
+    )
+    return np.pad(speech, (before, after))
 
 
 def _synthesize(phonemes: str, voice: Voice) -> tuple[np.ndarray, int]:
