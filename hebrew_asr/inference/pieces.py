@@ -19,6 +19,10 @@ _STARTS, _ENDS = 0.5, 0.35
 _BEFORE_S, _AFTER_S = 0.8, 0.25
 """Sound kept around speech, as far as there is any: the detector begins late, on formant speech by up to 0.6 s."""
 _LEAST_SPEECH_S = 0.09
+_LEAST_PAUSE_S = 0.16
+"""Closures of consonants are shorter."""
+_QUIET_S = 0.1
+"""Silence that stays at either end of a piece, as far as there is any."""
 _WHOLE_SILENCE_S = 2.0
 _SILENT_SHARE = 1e-3
 """Amplitude by that of the piece's loudest sample: 60 dB below it is silence."""
@@ -36,8 +40,9 @@ class Cutting:
     """A recording up to this length is taken as it is: the longest clip that it trained on, if that is known."""
 
     def pause_s(self, length_s: float) -> float:
-        """The pause that ends a piece of so many seconds."""
-        return 0.8 if length_s < self.typical_s / 2 else 0.4 if length_s < self.typical_s else 0.16
+        """The pause that ends a piece of so many seconds; shorter for a model of short clips."""
+        pause_s = 0.8 if length_s < self.typical_s / 2 else 0.4 if length_s < self.typical_s else _LEAST_PAUSE_S
+        return max(pause_s * min(self.typical_s / 5, 1), _LEAST_PAUSE_S)
 
 
 DEFAULT_CUTTING = Cutting()
@@ -222,6 +227,12 @@ class _Cutter:
 
 
 def _without_silent_ends(samples: np.ndarray) -> np.ndarray:
-    """Without what is 60 dB below the loudest: clips of a corpus begin and end with sound, if only with noise."""
+    """Without what is 60 dB below the loudest, but for 0.1 s: so the clips of a corpus begin and end.
+
+    The demo's model, whose clips have so much or less, hears twice as many words wrong without that, and with more.
+    """
     heard = np.flatnonzero(np.abs(samples) > _SILENT_SHARE * np.abs(samples).max(initial=0.0))
-    return samples[heard[0] : heard[-1] + 1] if len(heard) else samples
+    if not len(heard):
+        return samples
+    kept = int(_QUIET_S * SAMPLE_RATE_HZ)
+    return samples[max(heard[0] - kept, 0) : heard[-1] + 1 + kept]

@@ -78,7 +78,7 @@ def test_each_sentence_is_a_piece_with_all_its_sound(said):
         at = 0.0
         for gap, clip, piece in zip(gaps, said, pieces, strict=True):
             at += gap
-            assert len(piece.samples) == pytest.approx(len(clip), abs=0.02 * RATE)
+            assert len(clip) <= len(piece.samples) + 0.02 * RATE and len(piece.samples) <= len(clip) + 0.22 * RATE
             assert piece.start_s == pytest.approx(at, abs=0.7)
             assert piece.end_s == pytest.approx(at + len(clip) / RATE, abs=0.15)
             at += len(clip) / RATE
