@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,18 +16,12 @@ import pytest
 from hebrew_asr.launching.stopping import AGREE_S
 from tests.support.long_run import LONG, SWITCH, ends_like, saved_step
 from tests.support.tiny_task import (
-    ROOT,
     SPEC,
-    TRAIN_FILE,
-    environment,
     events,
     events_so_far,
     free_port,
     last_step,
-    launcher,
-    loader_processes,
     make_task,
-    rank_processes,
     train_arguments,
     wait_for,
     write_profile,
@@ -63,35 +56,19 @@ class Stopper:
         self._run, self._warm = run, warm
         self._arguments = train_arguments(task, run, *LONG, resume="auto")
         self.output = run.parent / "output.log"
+        self.pids: list[int] = []
+        """Of the ranks of the latest start."""
 
     def __call__(self, port: int, moment: Callable[[], bool]) -> int:
         """The step that was saved; -1 if there was none."""
         self.output.unlink(missing_ok=True)
-        pids = self._warm.start(self._arguments, ranks=2, port=port, output=self.output)
+        self.pids = pids = self._warm.start(self._arguments, ranks=2, port=port, output=self.output)
         wait_for(moment, lambda: has_ended(pids))
         for pid in pids:
             os.kill(pid, signal.SIGTERM)
         asked = time.monotonic()
         codes = [self._warm.wait(pid) for pid in pids]
         return self._check(codes, time.monotonic() - asked)
-
-    def launched(self, port: int, moment: Callable[[], bool]) -> int:
-        """As a call, under DeepSpeed's launcher, which waits for every process below it."""
-        line = [*launcher(2, port), str(TRAIN_FILE), *self._arguments]
-        with (
-            self.output.open("w") as output,
-            subprocess.Popen(line, env=environment(), cwd=ROOT, stdout=output, stderr=output) as job,
-        ):
-            try:
-                wait_for(moment, lambda: job.poll() is not None)
-                for process in rank_processes(self._run):
-                    process.send_signal(signal.SIGTERM)
-                asked = time.monotonic()
-                code = job.wait(timeout=STOP_LIMIT_S + 30)
-                return self._check([code], time.monotonic() - asked)
-            finally:
-                for process in psutil.Process(job.pid).children(recursive=True) if job.poll() is None else []:
-                    process.kill()
 
     def _check(self, codes: list[int], waited_s: float) -> int:
         output = self.output.read_text()
@@ -109,19 +86,19 @@ class Stopper:
 class StalledLoaders:
     """A file system that hangs, as a rank sees it: from one step of this session on, its loaders bring nothing more."""
 
-    def __init__(self, run: Path):
-        self._run, self._first = run, last_step(run) + 1
-        self._stopped = False
+    def __init__(self, run: Path, stop: Stopper):
+        self._run, self._stop, self._first = run, stop, last_step(run) + 1
+        self.loaders: list[psutil.Process] = []
         self._seen, self._seen_s = -1, 0.0
 
     def is_waited_for(self) -> bool:
         """Whether no step has come for a while since the loaders were stopped."""
         step = last_step(self._run)
-        if not self._stopped and step >= self._first:
-            for process in loader_processes(self._run):
+        if not self.loaders and step >= self._first:
+            self.loaders = [process for pid in self._stop.pids for process in psutil.Process(pid).children()]
+            for process in self.loaders:
                 process.suspend()
-                self._stopped = True
-        if not self._stopped or step != self._seen:
+        if not self.loaders or step != self._seen:
             self._seen, self._seen_s = step, time.monotonic()
         return time.monotonic() - self._seen_s > 2
 
@@ -137,8 +114,9 @@ def test_sigterm_at_every_kind_of_moment(long_task, long_run, warm, tmp_path):
     assert stop(free_port(), lambda: is_writing(run) and last_step(run) > before) < SWITCH
     assert stop(free_port(), lambda: is_switching(run, stop.output)) == SWITCH + 1
     assert is_proved(run), "the switch, and one step, were finished first"
-    stalled = StalledLoaders(run)
-    assert SWITCH + 1 < stop.launched(free_port(), stalled.is_waited_for) < last_step(long_run)
+    stalled = StalledLoaders(run, stop)
+    assert SWITCH + 1 < stop(free_port(), stalled.is_waited_for) < last_step(long_run)
+    assert len(stalled.loaders) == 2 and not psutil.wait_procs(stalled.loaders, timeout=10)[1]
     codes = warm.run(
         train_arguments(long_task, run, *LONG, resume="auto"), ranks=2, port=free_port(), output=tmp_path / "last.log"
     )

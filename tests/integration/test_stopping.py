@@ -192,6 +192,14 @@ def test_the_shorthand_is_killed(long_task, run):
     assert started.ended().count(said(run)) == 1
 
 
+def test_sighup_to_the_shorthand(long_task, run, in_full):
+    started = Started(long_task, run, shorthand=True)
+    started.wait_for_steps()
+    started.terminal.process.send_signal(signal.SIGHUP)
+    assert started.ended().count(said(run)) == 1
+    assert started.terminal.process.returncode == 75
+
+
 def test_bare_ranks_and_every_kind_of_signal(long_task, run, warm, tmp_path):
     """As under srun: no launcher, and each process of the step gets the signals, loaders included."""
     before, output = last_step(run), tmp_path / "log"

@@ -33,8 +33,9 @@ class LaunchedStart(WarmStart):
             return super().start(arguments, ranks=ranks, port=port, **options)
         script = Path(__file__) if options.get("compiled") else TRAIN_FILE
         line = [*launcher(ranks, port), str(script), *arguments]
+        variables = {**environment(), **dict(options.get("variables", ()))}
         with options["output"].open("a") as output, (options.get("errors") or options["output"]).open("a") as errors:
-            job = subprocess.Popen(line, env=environment(), cwd=ROOT, stdout=output, stderr=errors)
+            job = subprocess.Popen(line, env=variables, cwd=ROOT, stdout=output, stderr=errors)
         deadline = time.monotonic() + START_LIMIT_S
         while len(found := _ranks_of(job)) < ranks and job.poll() is None:
             assert time.monotonic() < deadline, "the launcher started no ranks"

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import psutil
 import soundfile
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, to_int16
@@ -82,14 +80,6 @@ def _clip(folder: Path, name: str, index: int, rng: np.random.Generator) -> Clip
     return Clip(str(path), build_target(text), f"{name}{index}", len(times) / SAMPLE_RATE_HZ, f"speaker{index % 3}")
 
 
-def launch(script: Path, arguments: list[str], *, ranks: int, port: int, timeout_s: float = 240.0):
-    """Run a script under the real DeepSpeed launcher; returns the finished process with its output as text."""
-    command = [*launcher(ranks, port), str(script), *arguments]
-    return subprocess.run(
-        command, env=environment(), capture_output=True, text=True, timeout=timeout_s, check=False, cwd=ROOT
-    )
-
-
 def launcher(ranks: int, port: int) -> list[str]:
     """The launcher's command line up to the script."""
     return [
@@ -149,32 +139,3 @@ def wait_for(condition: Callable[[], object], has_ended: Callable[[], object], l
 def without_times(rows: list[dict]) -> list[dict]:
     """Records without what differs from run to run."""
     return [{key: value for key, value in row.items() if not key.endswith("_s") or key == "audio_s"} for row in rows]
-
-
-def rank_processes(run: Path) -> list[psutil.Process]:
-    """The two rank processes that the launcher started for a run, by rank; not their loader processes."""
-    ranks, _ = _processes(run)
-    assert sorted(ranks) == [0, 1]
-    return [ranks[0], ranks[1]]
-
-
-def loader_processes(run: Path) -> list[psutil.Process]:
-    """Those that the ranks of a run forked."""
-    return _processes(run)[1]
-
-
-def _processes(run: Path) -> tuple[dict[int, psutil.Process], list[psutil.Process]]:
-    """A run's ranks, by number, and their loaders, whose command line is their parent's."""
-    ranks: dict[int, psutil.Process] = {}
-    loaders: list[psutil.Process] = []
-    all_of_them = {process.pid: process for process in psutil.process_iter(["cmdline", "ppid"])}
-    lines = {pid: process.info["cmdline"] or [] for pid, process in all_of_them.items()}
-    for pid, process in all_of_them.items():
-        local = [part for part in lines[pid] if part.startswith("--local_rank=")]
-        if not local or str(run) not in lines[pid]:
-            continue
-        if lines.get(process.info["ppid"]) == lines[pid]:
-            loaders.append(process)
-        else:
-            ranks[int(local[0].split("=")[1])] = process
-    return ranks, loaders

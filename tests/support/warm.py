@@ -57,6 +57,7 @@ class WarmStart:
         program: str = "hebrew_asr.train",
         shortages: Any = (),
         compiled: bool = False,
+        variables: Any = (),
     ) -> list[int]:
         """Process ids by rank; what they print goes to ``output``. Ranks of an earlier start that still run are killed.
 
@@ -66,9 +67,11 @@ class WarmStart:
             program: the module whose ``main(arguments)`` runs.
             shortages: of memory, see ``small_memory``.
             compiled: the profile compiles: give attention a form that a CPU's graph can hold, and spare the C++.
+            variables: of the environment, by name, beside those of this process's start.
         """
         request = {"program": program, "arguments": arguments, "ranks": ranks, "port": port, "output": str(output)}
         request |= {"errors": str(errors or output), "shortages": shortages, "compiled": compiled}
+        request |= {"variables": dict(variables)}
         return self._ask(request)
 
     def wait(self, pid: int) -> int:
@@ -145,6 +148,7 @@ def _fork(
     errors: str,
     shortages: list[dict],
     compiled: bool,
+    variables: dict[str, str],
 ) -> int:
     pid = os.fork()
     if pid:
@@ -152,6 +156,7 @@ def _fork(
     if port is not None:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1"}
         os.environ.update({name: str(value) for name, value in place.items()})
+    os.environ.update(variables)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for stream, path in ((1, output), (2, errors)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
