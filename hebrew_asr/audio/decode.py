@@ -24,6 +24,8 @@ _EXACT_TOLERANCE_S = 0.02
 _CODED_TOLERANCE_S = 0.1
 _MOST_COUNTED = 1 << 30
 """Samples of all channels that are decoded only to say how long a recording is: a few seconds' work."""
+_RESAMPLED_AT_ONCE = 1 << 15
+"""Samples; soxr takes 1.7 times as long where they are all that a clip has, for the same result to the bit."""
 _OVERSCALE = 16.0
 """24 dB above full scale: no recording, but samples in units of integers."""
 
@@ -136,7 +138,13 @@ def _resampled(blocks: Iterator[Block]) -> Iterator[np.ndarray]:
                 yield from _if_any(stream.resample_chunk(nothing, last=True))
             stream = None if rate_hz == SAMPLE_RATE_HZ else soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, "float32")
             of_hz = rate_hz
-        yield from _if_any(samples if stream is None else stream.resample_chunk(samples))
+        if stream is None:
+            yield from _if_any(samples)
+            continue
+        starts = range(0, max(len(samples), 1), _RESAMPLED_AT_ONCE)
+        yield from _if_any(
+            np.concatenate([stream.resample_chunk(samples[start : start + _RESAMPLED_AT_ONCE]) for start in starts])
+        )
     if stream is not None:
         yield from _if_any(stream.resample_chunk(nothing, last=True))
 
