@@ -18,6 +18,7 @@ from hebrew_asr.config.values import parse_options
 from hebrew_asr.errors import HebrewASRError, Preempted, Unsaved, exit_code_of, exit_process
 from hebrew_asr.launching.job import Job
 from hebrew_asr.launching.stopping import StopRequest, nothing_to_save
+from hebrew_asr.logs import log
 from hebrew_asr.streams import outlive_the_terminal, speak_utf8
 
 
@@ -62,6 +63,9 @@ def _train(argv: list[str], stop: StopRequest) -> int:
     if (message := finished(arguments)) is not None:
         stop.say(message)
         return 0
+
+    if os.environ.get("RANK", "0") == "0":
+        log.info("loading PyTorch and DeepSpeed")
 
     from hebrew_asr.engine import dist
     from hebrew_asr.training.loop import train

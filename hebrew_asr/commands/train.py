@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hebrew_asr.config.values import Port, PositiveInt
+from hebrew_asr.logs import log
 from hebrew_asr.streams import outlive_the_terminal
 from hebrew_asr.training.arguments import TrainArguments, as_argv, finished
 
@@ -31,6 +32,7 @@ class Command(TrainArguments):
         if (message := finished(self)) is not None:
             print(message)
             return 0
+        log.info("checking recipe, profile and clips")
 
         from hebrew_asr.config.profiles import load_profile
         from hebrew_asr.launching.command import launch_for, run

@@ -195,6 +195,8 @@ class Logging:
     device."""
     wandb: bool = True
     """Log to Weights & Biases; offline when there is no login."""
+    price_per_hour: PositiveFloat | None = None
+    """What all machines of the run cost together, in any currency, for the cost so far."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -24,6 +25,27 @@ from hebrew_asr.launching.stopping import nothing_to_save
 _PACE_S = 0.1
 _LEAVE_S = 40.0
 """Seconds for launchers to end after a stop before any rank was there; launch.py waits 30 s for its children."""
+
+
+def program_line() -> str:
+    """How a shell with no environment activated starts ``hebrew-asr``, from any folder."""
+    script = Path(sys.executable).parent / "hebrew-asr"
+    if script.is_file():
+        return shlex.quote(str(script))
+    root = Path(__file__).parents[2]
+    return f"PYTHONPATH={shlex.quote(str(root))} {shlex.quote(sys.executable)} -m hebrew_asr.cli"
+
+
+def next_commands(run: Path, audio: str) -> str:
+    """What to do with a finished run, a line for each, as any shell takes it in any folder; ``audio``: to hear."""
+    program, model = program_line(), shlex.quote(str(run.resolve()))
+    commands = [
+        f"transcribe --model {model} {shlex.quote(audio)}",
+        f"serve --model {model}",
+        f"report {model}",
+        f"export {model} --out {shlex.quote(f'{run.resolve()}-model')}",
+    ]
+    return "\n".join(["next, in any shell:", *(f"{program} {command}" for command in commands)])
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,8 @@ class StopRequest:
         """Seconds until the launcher kills this process after it passed a request on; None if it never does."""
         self.cleanups: list[Callable[[], object]] = []
         """Called before ``report``."""
+        self.on_ask: Callable[[], object] = lambda: None
+        """Called once, when the stop is asked for, by whichever thread notices."""
         self.explain: Callable[[], str] = lambda: "stopping"
         """Says what a slow stop is waiting for."""
         self._prints, self._report = prints, report
@@ -77,6 +79,7 @@ class StopRequest:
         if self.reason is None:
             self._asked_s = time.monotonic()
             self.reason = reason
+            self.on_ask()
 
     def met(self) -> None:
         """The process group exists: from now on the others would wait for a rank that left alone."""

@@ -20,18 +20,10 @@ from hebrew_asr.report.records import (
     FaultRecord,
     PhaseRecord,
     Record,
+    Sample,
     TrainRecord,
     from_row,
 )
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What was said in a clip and what was heard, as written, not normalized."""
-
-    id: str
-    reference: str
-    hypothesis: str
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,15 @@ class TrainRecord:
     """Supervised tokens of the global batch."""
 
 
+@dataclass(frozen=True)
+class Sample:
+    """What was said in a clip and what was heard, as written, not normalized."""
+
+    id: str
+    reference: str
+    hypothesis: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvalRecord:
     """An evaluation of a split, or of the sample of it."""
@@ -62,6 +71,15 @@ class EvalRecord:
     sample_wer: float | None = None
     """WER of the sample's clips alone."""
     sample_clips: int | None = None
+    wer_low_95: float | None = None
+    """95 % interval of ``wer``, by bootstrap over ``groups``, or over clips, which makes it too narrow."""
+    wer_high_95: float | None = None
+    groups: int | None = None
+    """Speakers, sessions or sources that the bootstrap draws as wholes; None where it draws clips."""
+    eval_s: float | None = None
+    """Seconds that the evaluation took."""
+    heard: list[Sample] = field(default_factory=list)
+    """A few of its clips, always the same ones; all are in ``samples/``."""
 
     @property
     def is_of_chosen(self) -> bool:
@@ -72,6 +90,27 @@ class EvalRecord:
     def key(self) -> tuple[int, str]:
         """What its samples are filed under."""
         return self.step, self.split
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineRecord:
+    """What the run takes of its machines. Lists have a value for each rank; those of GPUs are empty on a CPU."""
+
+    event: ClassVar[str] = "machine"
+    step: int
+    phase: str
+    memory_gib: list[float] = field(default_factory=list)
+    """Most that tensors took of the GPU at once, since the start of the phase or of this session of it."""
+    reserved_gib: list[float] = field(default_factory=list)
+    """Likewise, with what PyTorch's allocator holds ready; the CUDA context and NCCL come on top."""
+    power_w: list[float] = field(default_factory=list)
+    """Power that the GPU draws."""
+    utilization_percent: list[float] = field(default_factory=list)
+    """Share of the last second or less in which the GPU ran a kernel, however small."""
+    host_gib: list[float] = field(default_factory=list)
+    """Resident memory of the rank's process; its loaders' is not in it."""
+    host_free_gib: list[float] = field(default_factory=list)
+    """Memory that is available on the rank's machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +170,10 @@ class FaultRecord:
     """out-of-memory: the batching from then on, in words."""
 
 
-Record: TypeAlias = TrainRecord | EvalRecord | PhaseRecord | CheckpointRecord | FaultRecord
+Record: TypeAlias = TrainRecord | EvalRecord | MachineRecord | PhaseRecord | CheckpointRecord | FaultRecord
 _READERS: dict[str, TypeAdapter[Any]] = {
-    kind.event: TypeAdapter(kind) for kind in (TrainRecord, EvalRecord, PhaseRecord, CheckpointRecord, FaultRecord)
+    kind.event: TypeAdapter(kind)
+    for kind in (TrainRecord, EvalRecord, MachineRecord, PhaseRecord, CheckpointRecord, FaultRecord)
 }
 EVENTS = tuple(_READERS)
 

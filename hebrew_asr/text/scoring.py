@@ -74,8 +74,12 @@ def errors_of(transcripts: Sequence[Transcript], mode: Mode) -> list[ErrorCounts
 
 def groups_of(transcripts: Sequence[Transcript]) -> list[str] | None:
     """Each clip's group; None where some clip's is not known, or all are one, which tells of no spread."""
-    groups = [clip.group for clip in transcripts]
-    return groups if all(groups) and len(set(groups)) > 1 else None
+    return known_groups([clip.group for clip in transcripts])
+
+
+def known_groups(groups: Sequence[str]) -> list[str] | None:
+    """What the bootstrap may draw as wholes; None where some clip's group is not known, or all are one."""
+    return list(groups) if all(groups) and len(set(groups)) > 1 else None
 
 
 def interval_of(groups: Sequence[str] | None) -> str:
@@ -83,6 +87,12 @@ def interval_of(groups: Sequence[str] | None) -> str:
     if groups is None:
         return "95 %, bootstrap over clips (no groups known, or one): too narrow where clips share a speaker or source"
     return f"95 %, bootstrap over {len(set(groups))} groups"
+
+
+def spread(errors: Sequence[ErrorCounts], groups: Sequence[str]) -> tuple[float, float, int | None]:
+    """95 % interval of the WER, and how many groups the bootstrap draws; None where it draws clips."""
+    known = known_groups(groups)
+    return *bootstrap_interval(errors, known, _SEED), len(set(known)) if known else None
 
 
 def rates(errors: Sequence[ErrorCounts], groups: Sequence[str] | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from hebrew_asr.config.recipe import Recipe, as_begun, changes, load_recipe
-from hebrew_asr.config.values import entries
+from hebrew_asr.config.values import PositiveFloat, entries
 from hebrew_asr.locks import FolderLock
 
 SUMMARY = "summary.json"
@@ -61,15 +61,18 @@ class TrainArguments(RecipeArguments):
 
     data: str | None = None
     """Folder of a prepared set; a shorthand of --set data.folder=DIR."""
+    price_per_hour: PositiveFloat | None = None
+    """What all machines cost, for the cost so far; a shorthand of --set logging.price_per_hour=PRICE."""
     run_dir: Annotated[str | None, tyro.conf.arg(name="run")] = None
     """Run directory; runs/<recipe name> unless given."""
     resume: Annotated[Literal["auto", "never"], _BARE_OR_MODE] = "never"
     """auto, or nothing: go on from the newest complete checkpoint in the run directory; start if there is none."""
 
     def load_recipe(self) -> Recipe:
-        """The recipe with its changes, ``--data`` the last; see ``config.recipe.load_recipe`` for what it raises."""
-        folder = [] if self.data is None else [f"data.folder={json.dumps(self.data)}"]
-        return load_recipe(self.recipe, [*self.set, *folder])
+        """The recipe with its changes, shorthands the last; see ``config.recipe.load_recipe`` for what it raises."""
+        given = {"data.folder": self.data, "logging.price_per_hour": self.price_per_hour}
+        shorthands = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+        return load_recipe(self.recipe, [*self.set, *shorthands])
 
     def folder(self, recipe: Recipe) -> Path:
         """The run directory."""

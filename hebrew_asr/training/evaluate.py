@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,14 @@ from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.errors import DataError, EnvironmentProblem
 from hebrew_asr.inference.transcriber import Decoding, Transcriber
 from hebrew_asr.report.outputs import PatientFiles
-from hebrew_asr.report.records import EvalRecord, FaultRecord
+from hebrew_asr.report.records import EvalRecord, FaultRecord, Sample
 from hebrew_asr.text.normalize import NORMALIZER_VERSION
+from hebrew_asr.text.scoring import spread
 from hebrew_asr.text.wer import ErrorCounts, per_clip_errors
 from hebrew_asr.training.stop_flag import StopFlag
+
+_SHOWN = 3
+"""Clips of an evaluation that its record shows."""
 
 Transcribe = Callable[[Sequence[np.ndarray]], list[str]]
 
@@ -128,7 +133,7 @@ class Evaluator:
         Returns:
             None if the run was asked to stop meanwhile.
         """
-        own = clips[self._ranks.rank :: self._ranks.size]
+        own, started = clips[self._ranks.rank :: self._ranks.size], time.monotonic()
         unreadable: list[str] = []
         texts = self._transcribe(asr, clips, stop, unreadable)
         if texts is None:
@@ -138,12 +143,16 @@ class Evaluator:
         sums = [sum(part, ErrorCounts()).to_list() for part in (errors, sampled)]
         total, sample = (ErrorCounts.from_list(row) for row in self._ranks.sum(torch.tensor(sums)).tolist())
         rows = [(clip.id, clip.transcript, text) for clip, text in zip(own, texts, strict=True)]
-        of_ranks = self._ranks.gather((rows, unreadable))
-        reasons = sorted(reason for _, part in of_ranks for reason in part)
+        of_ranks = self._ranks.gather((rows, unreadable, errors))
+        reasons = sorted(reason for _, part, _ in of_ranks for reason in part)
         fault = FaultRecord(step=step, kind="unreadable", split=split, reasons=reasons) if reasons else None
         if len(reasons) == len(clips):
             return Evaluated(None, fault)
-        self._write_samples([row for part, _ in of_ranks for row in part], step, split)
+        samples = sorted((Sample(*row) for part, _, _ in of_ranks for row in part), key=lambda sample: sample.id)
+        self._write_samples(samples, step, split)
+        dealt = [clip.group for rank in range(self._ranks.size) for clip in clips[rank :: self._ranks.size]]
+        low, high, groups = spread([counts for _, _, part in of_ranks for counts in part], dealt)
+        shown = [sample for sample in samples if sample.id in sample_ids] or samples
         record = EvalRecord(
             step=step,
             split=split,
@@ -158,6 +167,11 @@ class Evaluator:
             unreadable=len(reasons),
             sample_wer=sample.wer,
             sample_clips=sample.clips,
+            wer_low_95=low,
+            wer_high_95=high,
+            groups=groups,
+            eval_s=time.monotonic() - started,
+            heard=[shown[int((place + 0.5) * len(shown) / _SHOWN)] for place in range(min(_SHOWN, len(shown)))],
         )
         return Evaluated(record, fault)
 
@@ -187,8 +201,8 @@ class Evaluator:
         finally:
             asr.train(training)
 
-    def _write_samples(self, rows: list[tuple[str, str, str]], step: int, split: str) -> None:
+    def _write_samples(self, samples: list[Sample], step: int, split: str) -> None:
         if not self._ranks.is_main:
             return
-        lines = [json.dumps({"id": i, "reference": r, "hypothesis": h}, ensure_ascii=False) for i, r, h in sorted(rows)]
+        lines = [json.dumps(asdict(sample), ensure_ascii=False) for sample in samples]
         self._files.write(f"samples/step-{step:06d}-{split}.jsonl", "".join(f"{line}\n" for line in lines))

@@ -18,6 +18,8 @@ from hebrew_asr.fallbacks import take_fallbacks
 from hebrew_asr.files import as_os_error, write_atomically, write_json
 from hebrew_asr.logs import log
 from hebrew_asr.report.records import FaultRecord
+from hebrew_asr.report.sinks import Tracker
+from hebrew_asr.training.train_state import TrainState
 
 
 class FaultBudget:
@@ -72,17 +74,16 @@ class FaultBudget:
         return FaultRecord(step=step + 1, kind="unreadable", clips=ids, reasons=reasons)
 
 
-def fallback_records(ranks: Ranks, step: int) -> list[FaultRecord]:
-    """One record for each slower way that was taken since the last call; collective."""
+def record_fallbacks(tracker: Tracker, ranks: Ranks, state: TrainState) -> None:
+    """Record each slower way that any rank has taken since the last call, and keep it in ``state``; collective."""
     by_rank = [[(new.name, new.reason) for new in own] for own in ranks.gather(take_fallbacks())]
     ranks_of: dict[tuple[str, str], list[int]] = {}
     for rank, own in enumerate(by_rank):
         for fallback in dict.fromkeys(own):
             ranks_of.setdefault(fallback, []).append(rank)
-    return [
-        FaultRecord(step=step, kind="fallback", name=name, reason=reason, ranks=on)
-        for (name, reason), on in ranks_of.items()
-    ]
+    for (name, reason), on in ranks_of.items():
+        tracker.write(FaultRecord(step=state.step, kind="fallback", name=name, reason=reason, ranks=on))
+        state.fallbacks.append({"step": state.step, "name": name, "reason": reason, "ranks": on})
 
 
 def clip_ids(batch: StepBatch) -> list[str]:

@@ -17,15 +17,17 @@ from hebrew_asr.engine.engine import MicroBatchTooLarge, StepResult
 from hebrew_asr.engine.optimizer_state import StateReader
 from hebrew_asr.errors import Preempted, Unsaved
 from hebrew_asr.fallbacks import any_new_fallback
+from hebrew_asr.launching.command import next_commands
 from hebrew_asr.launching.stopping import nothing_to_save
 from hebrew_asr.report.records import PhaseRecord, TrainRecord
 from hebrew_asr.training import saving
 from hebrew_asr.training.evaluate import stratified_sample, what_is_measured
-from hebrew_asr.training.faults import FaultBudget, fallback_records
+from hebrew_asr.training.faults import FaultBudget, record_fallbacks
 from hebrew_asr.training.feed import feed
 from hebrew_asr.training.final_model import write_final
 from hebrew_asr.training.out_of_memory import fault_record, smaller_batching
 from hebrew_asr.training.setup import Run
+from hebrew_asr.watching.machine import forget_peak, is_machine_read, read_machine
 
 
 class Session:
@@ -70,13 +72,13 @@ class Session:
             reader = StateReader(resume.path)
             run.engine.enter_phase(self._phase, reader)
             reader.close()
-        self._say_what_takes_time()
         self._warn_of_a_slow_disk()
         for fault in run.resumable.faults:
             run.tracker.write(fault)
         if run.out_of_memory is not None:
             run.tracker.write(replace(run.out_of_memory, step=self.state.step))
         self.evaluate_if_due()
+        self._say_what_takes_time()
 
     def steps(self) -> Iterator[StepBatch]:
         """This rank's steps, from the present one to the last.
@@ -99,7 +101,7 @@ class Session:
                     run.stop.is_raised(), skipped, too_large is not None, any_new_fallback()
                 )
                 if slower:
-                    self._record_fallbacks()
+                    record_fallbacks(self.run.tracker, self.run.ranks, self.state)
                 if asked:
                     self._stop()
                 if short:
@@ -109,13 +111,6 @@ class Session:
                 yield self.batch
         finally:
             self._feed.close()
-
-    def _record_fallbacks(self) -> None:
-        """Write a record of each slower way that any rank has taken since the last call; collective."""
-        for record in fallback_records(self.run.ranks, self.state.step):
-            self.run.tracker.write(record)
-            kept = {key: getattr(record, key) for key in ("step", "name", "reason", "ranks")}
-            self.state.fallbacks.append(kept)
 
     def _open_feed(self) -> Generator[StepBatch]:
         run, first, last = self.run, self.state.step, self.run.schedule.last_step
@@ -140,7 +135,7 @@ class Session:
 
     def _say_what_takes_time(self) -> None:
         if self.run.profile.compiles:
-            self.run.say("the phase's first step compiles: two minutes, or half a minute where it was done before")
+            self.run.now("the phase's first step compiles: two minutes, or half a minute where it was done before")
 
     def step(self, batch: StepBatch) -> StepResult | None:
         """One optimizer step, and the proof of phase after the first of each phase.
@@ -163,6 +158,7 @@ class Session:
         if proved is not None:
             name = run.recipe.phases[self._phase].name
             run.tracker.write(PhaseRecord(step=self.state.step, name=name, **proved))
+            forget_peak(run.ranks)
         self.state.step += 1
         run.stop.request.unsaved = True
         return result
@@ -210,6 +206,8 @@ class Session:
         self._read(keep=1)
         if step % run.recipe.logging.every_steps == 0 or self.is_done:
             self._flush()
+        if is_machine_read(step - run.schedule.phase_starts[self._phase], is_last=self.is_done):
+            run.tracker.write(read_machine(run.ranks, step, record.phase))
 
     def _read(self, keep: int = 0) -> None:
         """Read the figures of all pending steps but the newest ``keep``."""
@@ -260,6 +258,7 @@ class Session:
     def _evaluate(self, clips: Sequence[Clip], split: str) -> None:
         self._flush()
         run, state = self.run, self.state
+        run.now(f"step {state.step}: measuring WER on {len(clips):,} clips")
         with run.engine.whole_model() as asr:
             found = run.evaluator(asr, clips, state.step, split, run.stop, {clip.id for clip in self._sample})
         if found is None:
@@ -324,7 +323,7 @@ class Session:
             Unsaved: the model could not be written; the message says what there is instead.
         """
         run, state = self.run, self.state
-        self._record_fallbacks()
+        record_fallbacks(self.run.tracker, self.run.ranks, self.state)
         failure = self._save_for_good()
         if failure is None:
             run.stop.request.unsaved = False
@@ -341,9 +340,9 @@ class Session:
         model_failure = run.ranks.broadcast(final.failure)
         if model_failure is not None:
             raise Unsaved(saving.without_model(run, state.step, model_failure, failure))
-        run.say(f"done: {state.step} steps in {self._seconds():.0f} s; model in {run.folder / 'final'}: {final}")
-        for fallback in state.fallbacks:
-            run.say(f"slower than it could be since step {fallback['step']}: {fallback['name']}")
+        if run.console is not None:
+            commands = next_commands(run.folder, run.eval_clips[0].audio)
+            run.console.end(state.step, self._seconds(), run.folder, str(final), state.fallbacks, commands)
         run.ranks.barrier()
 
     def _seconds(self) -> float:

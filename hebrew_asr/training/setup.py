@@ -32,7 +32,6 @@ from hebrew_asr.model.compiled import CompiledASR
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import GROUPS, check_phases
-from hebrew_asr.report.console import Console
 from hebrew_asr.report.outputs import MetricsFile, PatientFiles
 from hebrew_asr.report.sinks import Tracker, WandbSink
 from hebrew_asr.text.prompt import vocabulary
@@ -44,6 +43,8 @@ from hebrew_asr.training.identity import BaseModel, code_version, refuse_ranks_t
 from hebrew_asr.training.schedule import Schedule
 from hebrew_asr.training.stop_flag import StopFlag
 from hebrew_asr.training.train_state import TrainState
+from hebrew_asr.watching.console import Console
+from hebrew_asr.watching.progress import Course
 
 
 @dataclass(kw_only=True)
@@ -73,6 +74,11 @@ class Run(RunSpec):
         """Print a line, on the first rank."""
         if self.console is not None:
             self.console.say(text)
+
+    def now(self, doing: str) -> None:
+        """Show what takes long and is no step, on the first rank, until the next step or evaluation."""
+        if self.console is not None:
+            self.console.now(doing)
 
 
 def set_up(arguments: TrainArguments, request: StopRequest | None = None) -> Run:
@@ -131,7 +137,7 @@ def _build(
     tracker, console = Tracker(), None
     if ranks.is_main:
         facts = describe(spec, base, schedule, weights_by_phase, present_V)
-        tracker, console = _outputs(spec, files, schedule, state, facts)
+        tracker, console = _outputs(spec, files, schedule, state, facts, request)
         if space_warning is not None:
             console.say(space_warning)
     return Run(
@@ -214,7 +220,12 @@ def _training_vocabulary(clips: list[Clip], tokenizer: Any, num_rows: int, ranks
 
 
 def _outputs(
-    spec: RunSpec, files: PatientFiles, schedule: Schedule, state: TrainState, facts: dict[str, Any]
+    spec: RunSpec,
+    files: PatientFiles,
+    schedule: Schedule,
+    state: TrainState,
+    facts: dict[str, Any],
+    request: StopRequest,
 ) -> tuple[Tracker, Console]:
     """Write what the run is into its directory and open its sinks."""
     recipe, profile, batching, folder = spec.recipe, spec.profile, spec.batching, spec.folder
@@ -231,7 +242,18 @@ def _outputs(
         wandb_sink = WandbSink(recipe, folder, {**recipe.to_dict(), **facts}, state.tracker_id)
         state.tracker_id = wandb_sink.run_id
         sinks.append(wandb_sink)
-    console = Console(schedule.last_step, state.step)
+    measured = {(state.best_step, state.best_wer), (state.wer_step, state.wer_last)}
+    course = Course(
+        recipe=recipe,
+        steps_per_epoch=schedule.total_steps // recipe.epochs,
+        last_step=schedule.last_step,
+        eval_clips=len(spec.eval_clips),
+        done_steps=state.step,
+        seconds_before=state.seconds,
+        rates=tuple(sorted((step, wer) for step, wer in measured if step is not None and wer is not None)),
+    )
+    console = Console(course)
+    request.on_ask = console.close  # a launcher has words of its own on a stop, which a view in place would cut up
     _introduce(console, spec, schedule, facts)
     return Tracker(*sinks, console), console
 

@@ -20,7 +20,7 @@ import pytest
 
 from hebrew_asr.engine.checkpoint import find_checkpoints
 from tests.support.long_run import LONG, STEPS, ends_like, saved_step
-from tests.support.terminal import CTRL_C, Terminal, processes_of, wait_until_gone
+from tests.support.terminal import CTRL_C, Terminal, processes_of, screen, wait_until_gone
 from tests.support.tiny_task import (
     ROOT,
     environment,
@@ -130,7 +130,13 @@ def test_ctrl_c(long_task, run, warm):
     assert refused.returncode == 2
     assert f"in use by {first.cmdline()[0]} -u hebrew_asr/train.py (pid {first.pid} on " in refused.stderr
     started.terminal.type(CTRL_C)
-    assert started.ended().count(said(run)) == 1
+    text = started.ended()
+    assert text.count(said(run)) == 1
+    shown = [line for line in screen(text) if line]
+    *_, view = (place for place, line in enumerate(shown) if line.startswith("phase ") and f" of {STEPS} " in line)
+    assert shown[view].endswith("%")
+    assert [line.split()[0] for line in shown[view + 1 : view + 4]] == ["loss", "speed", "rates"]
+    assert said(run) in "".join(shown[view:]), "below the view, whole, and not written over"
 
 
 def test_a_connection_that_drops(long_task, run):

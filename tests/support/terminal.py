@@ -13,8 +13,21 @@ import time
 from pathlib import Path
 
 import psutil
+import pyte
 
 CTRL_C = b"\x03"
+
+
+COLUMNS, LINES = 80, 25
+"""What a terminal without a size is taken for."""
+
+
+def screen(printed: str, columns: int = COLUMNS, lines: int = LINES) -> list[str]:
+    """What a person sees after all of ``printed``, below what has scrolled away; no blanks at the ends of lines."""
+    shown = pyte.HistoryScreen(columns, lines, history=10_000)
+    pyte.Stream(shown).feed(printed.replace("\n", "\r\n"))
+    gone = ["".join(row[column].data for column in range(columns)) for row in shown.history.top]
+    return [line.rstrip() for line in [*gone, *shown.display]]
 
 
 class Terminal:

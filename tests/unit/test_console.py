@@ -6,10 +6,13 @@ import re
 
 import pytest
 
+from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.logs import log
-from hebrew_asr.report.console import Console
 from hebrew_asr.report.records import CheckpointRecord, EvalRecord, FaultRecord, PhaseRecord, Record, TrainRecord
+from hebrew_asr.watching.console import Console
+from hebrew_asr.watching.progress import Course
 
+COURSE = Course(recipe=load_recipe("round2"), steps_per_epoch=4, last_step=8, eval_clips=5)
 STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d rank 3 \| ")
 TRAIN = TrainRecord(
     step=7, epoch=1, phase="B", lr={"head": 1e-4}, clips=8, audio_s=20.0, step_s=2.0, loss=1.25, grad_norm=1.0, tokens=9
@@ -27,7 +30,7 @@ OUT_OF_MEMORY = FaultRecord(
 def lines(capsys, monkeypatch):
     """Shows a record and gives the lines that it printed, without their stamps."""
     monkeypatch.setenv("RANK", "3")
-    console = Console(8, 0, line_every_s=0.0)
+    console = Console(COURSE, line_every_s=0.0)
 
     def show(record: Record) -> list[str]:
         console.write(record)
@@ -42,7 +45,9 @@ def test_a_step_names_its_rates_and_what_is_left(lines):
     lines(EVAL)
     (line,) = lines(TRAIN)
     assert re.fullmatch(
-        r"step 7/8 \| epoch 1 \| phase B loss 1\.250 \| 4 clips/s \| WER 25\.0% \| ETA \d+:\d\d \| lr head 1\.0e-04",
+        r"step 7/8 \| epoch 1 \| phase B \| loss 1\.250 \| speed 4 clips/s, 2\.00 s per step \| "
+        r"WER 25\.0% after step 4; best 25\.0% after step 4 \| "
+        r"left evaluation in 0:0\d, end in 0:0\d; 0:0\d so far \| rates head 1\.0e-04",
         line,
     )
 

@@ -17,6 +17,7 @@ FLOORS = [
     {"data", "sources"},
     {"model", "corpus", "report"},
     {"engine", "inference", "audit"},
+    {"watching"},
     {"training"},
     {"planning", "demo", "serving"},
     {"commands", "cli", "train"},
