@@ -21,7 +21,7 @@ COMMANDS = {
     "serve": "a model over HTTP, as OpenAI's clients ask for transcriptions",
     "average": "the mean of a run's checkpoints, and the best of it, the last and the best checkpoint",
     "export": "a model as checked folders for transformers, qwen-asr and vLLM",
-    "report": "a run as one HTML page: what was learned, with what proof, what is heard wrong",
+    "report": "a run as one HTML page: what was learned, with what proof, what is heard wrong; or two runs compared",
     "normalize": "normalize lines of Hebrew text from standard input",
     "bench": "measure training speed on this machine, and the usual way beside it",
     "demo": "make speech, train a tiny model through both phases and transcribe with it",

@@ -11,17 +11,27 @@ import tyro
 
 @dataclass
 class Command:
-    """Write the report of a training run, finished or not, as one HTML file that needs no other file."""
+    """Write the report of a training run, finished or not, as one HTML file that needs no other file.
+
+    With a second run, both are compared on the clips that both evaluated last: hebrew-asr report runs/a runs/b
+    """
 
     run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run directory, such as runs/round2."""
+    other: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="OTHER")] = None
+    """A second run, to set beside the first."""
     out: Path | None = None
     """File to write; RUN/report.html unless given. A file that is there is overwritten only if it is such a report."""
 
     def run(self) -> int:
         from hebrew_asr.commands.ours import refuse_overwriting
+        from hebrew_asr.report.gather import read_run
         from hebrew_asr.report.page import write_report
+        from hebrew_asr.report.rival import rival
 
         refuse_overwriting(self.out or self.run_dir / "report.html", ": training report</title>")
-        print(write_report(self.run_dir, self.out))
+        found = None if self.other is None else rival(read_run(self.run_dir), read_run(self.other))
+        if found is not None:
+            print(found)
+        print(write_report(self.run_dir, self.out, found))
         return 0

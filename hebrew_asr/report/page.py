@@ -15,10 +15,11 @@ from hebrew_asr.report.gather import RunHistory, read_run
 from hebrew_asr.report.headline import headline, result
 from hebrew_asr.report.proof import proof_section
 from hebrew_asr.report.records import EvalRecord
+from hebrew_asr.report.rival import Rival, rival_section
 from hebrew_asr.report.speech import confusions_section, samples_section, stories_section
 
 
-def write_report(run_folder: Path, out: Path | None = None) -> Path:
+def write_report(run_folder: Path, out: Path | None = None, other: Rival | None = None) -> Path:
     """Write the report of a run, finished or not; returns its path, ``report.html`` in the run directory by default.
 
     Raises:
@@ -27,16 +28,17 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
     run_folder = Path(run_folder)
     path = out or run_folder / "report.html"
     # A lone surrogate, which JSON can spell, has no UTF-8 form.
-    write_atomically(path, page(read_run(run_folder)).encode("utf-8", "replace"))
+    write_atomically(path, page(read_run(run_folder), other).encode("utf-8", "replace"))
     return path
 
 
-def page(run: RunHistory) -> str:
-    """The whole document."""
+def page(run: RunHistory, other: Rival | None = None) -> str:
+    """The whole document; ``other``: a run that it is set beside."""
     found = result(run)
     body = [
         _hatch(),
         headline(run, found),
+        rival_section(other),
         checks_list(run, found),
         proof_section(run),
         _curves(run),

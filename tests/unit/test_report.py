@@ -244,3 +244,35 @@ def test_a_folder_that_is_no_run_is_an_error_and_writes_nothing(run: Path, capsy
     assert main(["report", str(run), "--out", str(out)]) == 3
     assert "recipe.json is not JSON" in capsys.readouterr().err
     assert out.read_bytes() == before
+
+
+def test_two_runs_are_set_beside_each_other_on_the_clips_of_both(tmp_path, capsys):
+    """``HEARD[8]`` beside ``HEARD[4]``: a, c and d change; a clip whose text differs is left out."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    run, other = make_run(tmp_path / "one"), make_run(tmp_path / "two")
+    write_samples(other, 8, "eval", HEARD[4])
+    samples = other / "samples" / "step-000008-eval.jsonl"
+    samples.write_text(samples.read_text(encoding="utf-8").replace(SENTENCES["b"], "אחר"), encoding="utf-8")
+    assert main(["report", str(run), str(other)]) == 0
+    line, path = capsys.readouterr().out.replace("\u202f", " ").splitlines()
+    # a, c, d of 13 words: 2 errors of the first (d), 2 of the other (a deletion, a substitution)
+    assert line.startswith(
+        f"on the same 3 clips of the whole eval split, WER 15.4 % of {run} after step 8 and 15.4 % of"
+    )
+    assert "+0.00 points (95 %: " in line and "more than chance" not in line
+    page = Parsed(Path(path).read_text(encoding="utf-8"))
+    text = page.visible()
+    assert not page.open and f"Beside {other}" in text and "1 clip that only one of them has are left out" in text
+    assert f"{other} hears better: 1 clip" in text and f"{other} hears worse: 2 clips" in text
+    assert main(["report", str(run), str(tmp_path)]) == 3
+
+
+def test_runs_without_a_clip_in_common_are_not_compared(tmp_path, capsys):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    run, other = make_run(tmp_path / "one"), make_run(tmp_path / "two")
+    for path in (other / "samples").glob("*.jsonl"):
+        path.write_text(path.read_text(encoding="utf-8").replace('"id": "', '"id": "x'), encoding="utf-8")
+    assert main(["report", str(run), str(other)]) == 3
+    assert "have no evaluated clip in common" in capsys.readouterr().err
