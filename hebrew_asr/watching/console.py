@@ -99,10 +99,17 @@ class Console:
     def end(
         self, steps: int, seconds: float, run: Path, final: str, fallbacks: Sequence[dict[str, Any]], commands: str
     ) -> None:
-        """Say what became of a run that is done: ``final`` says which model it is, ``fallbacks`` what was slow.
+        """Below the view, say what became of a run that is done.
 
-        ``commands``, what to do next, are printed without time and rank, to be copied.
+        Args:
+            steps: taken in all sessions.
+            seconds: of all sessions.
+            run: its directory.
+            final: which model it made.
+            fallbacks: what was slower than it could be: ``step`` and ``name`` of each.
+            commands: what to do next, printed without time and rank, to be copied.
         """
+        self.close()
         self.say(f"done: {steps} steps in {seconds:.0f} s; model in {run.resolve() / 'final'}: {final}")
         if self._progress.evaluation is not None:
             self.say(in_words(self._progress.evaluation))

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from hebrew_asr.cli import COMMANDS
 from hebrew_asr.config.recipe import load_recipe
+from hebrew_asr.launching.command import next_commands
 from hebrew_asr.logs import log
 from hebrew_asr.report.records import CheckpointRecord, EvalRecord, FaultRecord, PhaseRecord, Record, TrainRecord
 from hebrew_asr.watching.console import Console
@@ -80,3 +85,21 @@ def test_warnings_go_to_stderr_and_no_rank_is_named_outside_a_job(capsys, monkey
     log.warning("disk of %s is full", "x")
     printed = capsys.readouterr()
     assert re.fullmatch(r"[\d-]{10} [\d:]{8} \| warning: disk of x is full\n", printed.err) and not printed.out
+
+
+def test_the_end_says_where_the_model_is_its_wer_and_what_to_paste(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("RANK", "0")
+    console = Console(COURSE)
+    console.write(replace(EVAL, wer_low_95=0.2, wer_high_95=0.3, groups=4))
+    capsys.readouterr()
+    commands = next_commands(tmp_path / "my run", "/clips/צליל 1.wav")
+    console.end(8, 60.0, tmp_path / "my run", "last (step 8)", [{"step": 3, "name": "slow attention"}], commands)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].endswith(f"| done: 8 steps in 60 s; model in {tmp_path}/my run/final: last (step 8)")
+    assert "WER 25.0% (95 %: 20.0% to 30.0%, over 4 groups)" in printed[1] and "slow attention" in printed[2]
+    assert printed[3:] == commands.splitlines()
+    for line in printed[4:]:
+        program, command, *options = shlex.split(line)
+        assert Path(program).is_file() and command in COMMANDS
+        assert str(tmp_path / "my run") in options
+    assert shlex.split(printed[4])[-1] == "/clips/צליל 1.wav"
