@@ -24,6 +24,8 @@ _OGG_HEADER_BYTES = 27
 _CHUNK_BYTES = 1 << 18
 _AFTER_BYTES = 1 << 10
 _TAG = re.compile(rb".?(?:[\x20-\x7e]{4}|ID3|TAG)", re.DOTALL)
+_PADDING_BYTES = 7
+_PCM = re.compile(rb"(?:RIFF|RIFX|RF64)....WAVE|FORM....AIF[FC]|\.snd|caff\x00\x01|riff\x2e\x91\xcf\x11", re.DOTALL)
 _MP4_FIRST = b"ftyp"
 _FLAC_TAIL_BYTES, _FLAC_HEADER_BYTES = 1 << 17, 16
 _FLAC_FRAME_BYTES, _FLAC_FRAME_SAMPLES = 10, 65_535
@@ -50,12 +52,46 @@ def kind_of(source: Opened) -> Kind:
     return "mp3" if is_mpeg(head) else "flac" if head[:4] == b"fLaC" else "other"
 
 
-def pcm_end(source: Opened) -> int | None:
-    """Byte at which the sound ends by its container's own count; None where it does not say.
+def pcm_files(source: Opened) -> tuple[list[int], int | None]:
+    """Where each wav, w64, aiff, au or caf file begins of those that were joined to make this one, usually one.
+
+    And the byte at which the sound of the last ends by its own count; None where it does not say.
 
     Raises:
-        AudioError: another wav, aiff or au follows the first, or more samples do, which no reader hears.
+        AudioError: after the sound of the last there are more samples, which no reader hears.
     """
+    starts = [0]
+    while len(starts) < _MOST_CHUNKS:
+        file = source.since(starts[-1])
+        end = _pcm_end(file)
+        if end is None:
+            return starts, None
+        following = _next_pcm(file, end)
+        if following is None:
+            if file.read_at(0, 4) != b"riff":  # w64 names its chunks by numbers
+                _require_all(file, end)
+            return starts, starts[-1] + end
+        starts.append(starts[-1] + following)
+    raise AudioError(source.label, f"it is more than {_MOST_CHUNKS:,} files one after another")
+
+
+def _next_pcm(source: Opened, position: int) -> int | None:
+    """Where another such file begins, if one does: after what a file has after its sound, chunks and a few zeros."""
+    order: Literal["big", "little"] = "big" if source.read_at(0, 4) in (b"RIFX", b"FORM") else "little"
+    for _ in range(_MOST_CHUNKS):
+        after = source.read_at(position, _PADDING_BYTES + 16)
+        padding = min(len(after) - len(after.lstrip(b"\0")), _PADDING_BYTES)
+        after, position = after[padding:], position + padding
+        if _PCM.match(after):
+            return position
+        if len(after) < 8 or not _TAG.match(after):
+            return None
+        position += 8 + int.from_bytes(after[4:8], order)
+    return None
+
+
+def _pcm_end(source: Opened) -> int | None:
+    """Byte at which the sound ends by its container's own count; None where it does not say."""
     head = source.read_at(0, 16)
     if head[:4] == b".snd":
         found = struct.unpack_from(">II", head.ljust(12, b"\0"), 4)
@@ -70,24 +106,12 @@ def pcm_end(source: Opened) -> int | None:
             found = found[0], struct.unpack_from("<Q", source.read_at(28, 8).ljust(8, b"\xff"))[0]
     if found is None or _unknown(found[1], source.size):
         return None
-    end = found[0] + found[1]
-    if head[:4] != b"riff":  # w64 names its chunks by numbers
-        _require_all(source, end)
-    return end
+    return found[0] + found[1]
 
 
 def _require_all(source: Opened, end: int) -> None:
     """Refuse a file that has more sound after what its header counts: zeros, chunks and tags are none."""
     after = source.read_at(end, _AFTER_BYTES)
-    next_file = after[end % 2 :]
-    is_chunked = next_file[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM")
-    kind = {b"WAVE": "wav", b"AIFF": "aiff", b"AIFC": "aiff"}.get(next_file[8:12]) if is_chunked else None
-    if after[:4] == b".snd":
-        kind = "au"
-    if kind:
-        raise AudioError(
-            source.label, f"it is several {kind} files one after another, of which a reader hears the first: part them"
-        )
     # Every chunk and tag begins with letters, after a byte of padding or none. A few bytes are no sound to speak of.
     if len(after) == _AFTER_BYTES and any(after) and not _TAG.match(after):
         raise AudioError(

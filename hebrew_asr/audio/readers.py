@@ -25,7 +25,7 @@ from hebrew_asr.audio.containers import (
     kind_of,
     mp4_starts,
     ogg_pages,
-    pcm_end,
+    pcm_files,
     stated_size,
 )
 from hebrew_asr.audio.mpeg import frames_of
@@ -194,11 +194,11 @@ def _plan_of(reading: Reading) -> _Plan:
 
 
 def _pcm(reading: Reading) -> _Plan:
-    end, size = pcm_end(reading.source), reading.source.size
+    (starts, end), size = pcm_files(reading.source), reading.source.size
     cut = ""
     if end is not None and end > size + 1:
         cut = f"the file has {size:,} bytes, and by its header sound until byte {end:,}"
-    return _Plan(True, lambda _lasts_s: cut, else_ffmpeg=True)  # a codec or a length that libsndfile does not take
+    return _Plan(True, lambda _lasts_s: cut, else_ffmpeg=True, parts=starts)  # codecs that libsndfile does not know
 
 
 def _ogg(reading: Reading) -> _Plan:

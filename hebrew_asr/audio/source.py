@@ -9,7 +9,7 @@ import stat
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -72,11 +72,17 @@ class Opened:
     """Bytes."""
     label: str
     """What errors call it."""
+    start: int = 0
+    """Byte of the file at which the source begins."""
 
     def read_at(self, position: int, count: int) -> bytes:
         """Up to ``count`` bytes from ``position`` on."""
-        self.file.seek(position)
+        self.file.seek(self.start + position)
         return self.file.read(count)
+
+    def since(self, position: int) -> Opened:
+        """The source without what it holds before a byte; only for ``read_at``, not for decoders."""
+        return replace(self, size=self.size - position, start=self.start + position)
 
 
 def label_of(source: Source) -> str:

@@ -92,11 +92,26 @@ def test_joined_mp3_with_tags_and_junk_between():
         assert len(decode(id3 + one + between + one + tag)) / SAMPLE_RATE_HZ == pytest.approx(2 * LASTS_S, abs=0.1)
 
 
-@pytest.mark.parametrize("name", ["wav", "aiff", "au"])
-def test_joined_wavs_aiffs_and_aus_are_refused_by_name(name):
-    one = by_libsndfile(voice(16_000), 16_000, name.upper(), "PCM_16")
-    with pytest.raises(AudioError, match=f"several {name} files"):
-        decode(one + one)
+@pytest.mark.parametrize("name", ["WAV", "AIFF", "AU", "CAF", "W64", "RF64"])
+def test_joined_files_of_plain_samples_are_heard_to_the_end(name, tmp_path):
+    """With whatever stands after the sound of the first, also where they differ in rate, kind and padding."""
+    one = by_libsndfile(voice(16_000), 16_000, name, "PCM_16")
+    odd = by_libsndfile(voice(16_000)[:-1], 16_000, "WAV", "PCM_U8")
+    content = one + odd + by_libsndfile(voice(32_000), 32_000, "WAV", "FLOAT")
+    (tmp_path / "x").write_bytes(content)
+    for source in (content, tmp_path / "x"):
+        assert len(decode(source)) == 3 * LASTS_S * SAMPLE_RATE_HZ - 1
+    assert duration_s(content) == pytest.approx(3 * LASTS_S - 1 / 16_000)
+    last = soxr.resample(voice(32_000), 32_000, SAMPLE_RATE_HZ)
+    assert np.array_equal(decode(content)[-len(last) :], last)
+    with pytest.raises(TruncatedAudio):
+        decode(content[:-100])
+    note = b"LIST" + (12).to_bytes(4, "little") + b"INFOISFTRIFF" + b"id3 " + (3).to_bytes(4, "little") + b"ID3\0"
+    wav = by_libsndfile(voice(16_000), 16_000, "WAV", "PCM_16")
+    assert len(decode(wav + note + one)) == 2 * LASTS_S * SAMPLE_RATE_HZ
+    assert len(decode(wav + note)) == LASTS_S * SAMPLE_RATE_HZ
+    with pytest.raises(TooLong):
+        decode(content, longest_s=1.5 * LASTS_S)
 
 
 def test_samples_after_what_a_wav_header_counts_are_not_passed_over():
