@@ -22,6 +22,7 @@ COMMANDS = {
     "average": "the mean of a run's checkpoints, and the best of it, the last and the best checkpoint",
     "export": "a model as checked folders for transformers, qwen-asr and vLLM",
     "report": "a run as one HTML page: what was learned, with what proof, what is heard wrong; or two runs compared",
+    "runs": "the training runs in a folder: how far each is, its WER, time, cost and hardware",
     "normalize": "normalize lines of Hebrew text from standard input",
     "bench": "measure training speed on this machine, and the usual way beside it",
     "demo": "make speech, train a tiny model through both phases and transcribe with it",

@@ -77,8 +77,8 @@ def test_what_stands_on_a_terminal():
     terminal.type(CTRL_C)
     assert terminal.process.wait(timeout=30) == 0, terminal.text
     terminal.drain()
+    assert "\x1b[?25l" not in terminal.text, "a run that is killed would leave no cursor"
     shown = [line for line in screen(terminal.text, 100, 40) if line]
-    print("\n".join(shown))
     assert "x" * 100 in "".join(shown) and any("warning: a warning of ours" in line for line in shown)
     view = shown[-15:]
     assert view[-1] == "stopped after step 600"

@@ -276,3 +276,21 @@ def test_runs_without_a_clip_in_common_are_not_compared(tmp_path, capsys):
         path.write_text(path.read_text(encoding="utf-8").replace('"id": "', '"id": "x'), encoding="utf-8")
     assert main(["report", str(run), str(other)]) == 3
     assert "have no evaluated clip in common" in capsys.readouterr().err
+
+
+def test_runs_of_a_folder_are_listed_the_broken_one_too(tmp_path, capsys):
+    for name in ("one", "two", "broken"):
+        (tmp_path / name).mkdir()
+    finished, going, broken = (make_run(tmp_path / name) for name in ("one", "two", "broken"))
+    (going / "summary.json").unlink()
+    (broken / "recipe.json").write_text("{", encoding="utf-8")
+    for run in (finished, going, broken):
+        run.rename(tmp_path / f"{run.parent.name}-run")
+    assert main(["runs", str(tmp_path), "--json"]) == 0
+    rows = {Path(row["run"]).name: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["one-run"]["is_finished"] and rows["one-run"]["wer"] == pytest.approx(3 / 15)
+    assert not rows["two-run"]["is_finished"] and rows["two-run"]["step"] == 8
+    assert "is not JSON" in rows["broken-run"]["problem"]
+    assert main(["runs", str(tmp_path)]) == 0
+    assert "20.0%" in capsys.readouterr().out
+    assert main(["runs", str(tmp_path / "none")]) == 3
