@@ -5,9 +5,6 @@
 export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
 # Ranks print at once: what a killed rank said last would be lost in a buffer.
 export PYTHONUNBUFFERED=1
-if [ -n "${NCCL_TIMEOUT:-}" ]; then
-  echo "warning: nothing reads NCCL_TIMEOUT: this trainer gives DeepSpeed its time-outs itself" >&2
-fi
 
 # Of "$@": sets dry (0 or 1), options (all but --dry-run), asked (those that doctor takes too) and run (the directory).
 read_options() {

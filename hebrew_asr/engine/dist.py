@@ -15,7 +15,7 @@ import torch.distributed as torch_dist
 
 from hebrew_asr import errors
 from hebrew_asr.errors import EnvironmentProblem, HebrewASRError, first_line
-from hebrew_asr.launching.place import local_rank_from_environment, num_ranks_from_environment, rank_from_environment
+from hebrew_asr.launching import place
 from hebrew_asr.launching.processes import free_port
 
 _STORES: list[Any] = []
@@ -83,11 +83,11 @@ class Ranks:
         return box
 
 
-def start(accelerator: str, *, timeout_s: float = 600.0) -> Ranks:
+def start(accelerator: str) -> Ranks:
     """Join the process group; a plain ``python`` run is a group of one.
 
     Raises:
-        EnvironmentProblem: the group could not be formed (a port in use, a rank that never came).
+        EnvironmentProblem: the group could not be formed (a port in use, a rank that never came, a wrong time-out).
     """
     os.environ.setdefault("DS_ACCELERATOR", accelerator)
     import deepspeed
@@ -96,13 +96,13 @@ def start(accelerator: str, *, timeout_s: float = 600.0) -> Ranks:
     # Used by inference collectives only; compiling it would cost every fresh CPU machine most of a minute.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if accelerator == "cuda":
-        device = torch.device("cuda", local_rank_from_environment())
+        device = torch.device("cuda", place.local_rank_from_environment())
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
     try:
-        backend = "nccl" if accelerator == "cuda" else "gloo"
-        deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=timedelta(seconds=timeout_s))
+        backend, timeout = "nccl" if accelerator == "cuda" else "gloo", timedelta(seconds=place.collective_timeout_s())
+        deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=timeout)
     except (RuntimeError, ValueError) as error:
         raise _no_meeting(error) from error
     host_group = torch_dist.new_group(backend="gloo") if accelerator == "cuda" else torch_dist.group.WORLD
@@ -154,7 +154,7 @@ def failing_together(*, timeout_s: float = 600.0) -> Iterator[None]:
 
 def _tell_each_other(value: Any, timeout: timedelta) -> list[Any]:
     """Every rank's ``value``, by rank; the first rank, which may hold the store, leaves when all have read."""
-    size, rank = num_ranks_from_environment(), rank_from_environment()
+    size, rank = place.num_ranks_from_environment(), place.rank_from_environment()
     if size == 1:
         return [value]
     _complete_environment()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 from hebrew_asr.cores import usable_cores
+from hebrew_asr.errors import EnvironmentProblem
+
+_LONGEST_S = 7 * 86400.0
 
 
 def num_ranks_from_environment() -> int:
@@ -25,6 +29,24 @@ def local_rank_from_environment() -> int:
 def local_ranks_from_environment() -> int:
     """Ranks on this machine, known before any process group exists."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", num_ranks_from_environment())))
+
+
+def collective_timeout_s() -> float:
+    """Seconds that the ranks wait for each other in a collective: ``NCCL_TIMEOUT`` where it is set, else ten minutes.
+
+    NCCL itself does not read that name, and PyTorch takes the time-out as an argument.
+
+    Raises:
+        EnvironmentProblem: it is no number of seconds above 0.
+    """
+    given = os.environ.get("NCCL_TIMEOUT") or "600"
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= _LONGEST_S:
+        raise EnvironmentProblem(f"NCCL_TIMEOUT={given}: give seconds, from 1 to {_LONGEST_S:.0f}, such as 1800")
+    return seconds
 
 
 def share_cores() -> None:

@@ -14,12 +14,15 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
 
+from tests.support.nodes import Node
 from tests.support.tiny_task import ROOT, environment
 
 
@@ -58,6 +61,7 @@ class WarmStart:
         shortages: Any = (),
         compiled: bool = False,
         variables: Any = (),
+        nodes: Sequence[Node] = (),
     ) -> list[int]:
         """Process ids by rank; what they print goes to ``output``. Ranks of an earlier start that still run are killed.
 
@@ -66,12 +70,14 @@ class WarmStart:
             errors: a file of its own for what goes to stderr.
             program: the module whose ``main(arguments)`` runs.
             shortages: of memory, see ``small_memory``.
+            nodes: where each rank runs, the first of which they meet on; this machine without them.
             compiled: the profile compiles: give attention a form that a CPU's graph can hold, and spare the C++.
             variables: of the environment, by name, beside those of this process's start.
         """
         request = {"program": program, "arguments": arguments, "ranks": ranks, "port": port, "output": str(output)}
         request |= {"errors": str(errors or output), "shortages": shortages, "compiled": compiled}
         request |= {"variables": dict(variables)}
+        request |= {"nodes": [asdict(node) for node in nodes]}
         return self._ask(request)
 
     def wait(self, pid: int) -> int:
@@ -149,12 +155,16 @@ def _fork(
     shortages: list[dict],
     compiled: bool,
     variables: dict[str, str],
+    nodes: list[dict],
 ) -> int:
     pid = os.fork()
     if pid:
         return pid
     if port is not None:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1"}
+        if nodes:
+            Node(**nodes[rank]).enter()
+            place |= {"LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_ADDR": nodes[0]["address"]}
         os.environ.update({name: str(value) for name, value in place.items()})
     os.environ.update(variables)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

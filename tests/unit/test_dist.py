@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.launching import place
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
@@ -43,3 +44,14 @@ def test_ranks_share_all_cores_between_them(monkeypatch, cores):
 def test_more_ranks_than_cores_may_run_anywhere(monkeypatch, cores):
     assert share(monkeypatch, 1, len(cores) + 1) == set(cores)
     assert torch.get_num_threads() == 1
+
+
+def test_the_guides_time_out_is_honored_or_refused(monkeypatch):
+    monkeypatch.delenv("NCCL_TIMEOUT", raising=False)
+    assert place.collective_timeout_s() == 600
+    monkeypatch.setenv("NCCL_TIMEOUT", "1800")
+    assert place.collective_timeout_s() == 1800
+    for wrong in ("half an hour", "0", "-1", "nan", "inf"):
+        monkeypatch.setenv("NCCL_TIMEOUT", wrong)
+        with pytest.raises(EnvironmentProblem, match=f"NCCL_TIMEOUT={wrong}: give seconds"):
+            place.collective_timeout_s()

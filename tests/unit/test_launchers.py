@@ -104,7 +104,6 @@ def test_the_environment_can_be_overridden():
     show = 'source launch/environment.sh; echo "$PYTORCH_CUDA_ALLOC_CONF"'
     assert shell("-c", show).stdout == "expandable_segments:True\n"
     assert shell("-c", f"PYTORCH_CUDA_ALLOC_CONF=backend:native; {show}").stdout == "backend:native\n"
-    assert "nothing reads NCCL_TIMEOUT" in shell("-c", f"NCCL_TIMEOUT=1; {show}").stderr
 
 
 def test_the_skypilot_task_starts_what_there_is():
