@@ -205,7 +205,9 @@ class _Cutter:
 
         The pause as the detector hears it may hold the end of a word, after a closure, and the beginning of the next.
         """
-        power = np.square(self._samples(first, stop).reshape(-1, FRAME)).mean(1)
+        samples = self._samples(first, stop)
+        frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)  # the recording's last one may be shorter
+        power = np.square(frames).mean(1)
         edges = np.flatnonzero(np.diff(np.concatenate([[0], power <= 4 * power.min() + 1e-10, [0]])))
         begins, ends = edges[::2], edges[1::2]
         longest = int((ends - begins).argmax())

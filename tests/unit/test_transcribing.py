@@ -78,10 +78,26 @@ def test_each_sentence_is_a_piece_with_all_its_sound(said):
         at = 0.0
         for gap, clip, piece in zip(gaps, said, pieces, strict=True):
             at += gap
+            quiet = piece.samples[: int(0.08 * RATE)], piece.samples[-int(0.05 * RATE) :]
+            assert not quiet[0].any(), "the model knows clips that begin quietly"
+            assert not quiet[1].any() or clip is said[-1], "the model knows clips that end quietly"
             assert len(clip) <= len(piece.samples) + 0.02 * RATE and len(piece.samples) <= len(clip) + 0.22 * RATE
             assert piece.start_s == pytest.approx(at, abs=0.7)
             assert piece.end_s == pytest.approx(at + len(clip) / RATE, abs=0.15)
             at += len(clip) / RATE
+
+
+def test_short_pauses_end_pieces_for_a_model_of_short_clips(said):
+    recording = np.concatenate([part for clip in said for part in (clip, silence(0.2))])
+    assert len(pieces_of(recording)) == len(said)
+    assert len(pieces_of(recording, Cutting(30.0, 5.0, 4.2))) < len(said)
+
+
+def test_a_recording_may_end_anywhere_in_a_pause(said):
+    """The detector fills its last frame of 512 samples up."""
+    for more in range(1600, 4800, 100):
+        recording = np.concatenate([silence(6), said[0], silence(0.2), said[1], np.zeros(more, np.float32)])
+        assert len(pieces_of(recording)) == 2, more
 
 
 def test_speech_without_a_pause_is_cut_and_nothing_lost_or_doubled(said):
