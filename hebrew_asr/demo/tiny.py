@@ -65,6 +65,11 @@ def build_tiny(
         seed: of the weights; the global generator of torch is left as it was.
     """
     tokenizer = _train_tokenizer(transcripts, spec.vocabulary)
+    return tiny_model(spec, tokenizer, seed), tokenizer
+
+
+def tiny_model(spec: TinySpec, tokenizer: Qwen2Tokenizer, seed: int) -> Qwen3ASRForConditionalGeneration:
+    """As :func:`build_tiny`, for a tokenizer that there is, such as the published one with its 151,705 tokens."""
     config = _config(spec, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -76,7 +81,7 @@ def build_tiny(
         eos_token_id=[tokenizer.pad_token_id, tokenizer.eos_token_id],
         pad_token_id=tokenizer.pad_token_id,
     )
-    return model, tokenizer
+    return model
 
 
 def save_tiny(folder: str | Path, spec: TinySpec, transcripts: Iterable[str], seed: int) -> None:

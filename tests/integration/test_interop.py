@@ -3,14 +3,18 @@
 Beyond 8 s qwen-asr lets the encoder attend over the whole clip, and its processor does not pad what is shorter.
 
 transformers is always there. The others cannot live beside it: ``HEBREW_ASR_ENV_QWEN_ASR`` and ``HEBREW_ASR_ENV_VLLM``
-name the Python of an environment that has qwen-asr 0.0.6, or vLLM 0.32 or later.
+name the Python of an environment that has qwen-asr 0.0.6, or vLLM 0.32 or later. ``HEBREW_ASR_BASE`` names a folder
+with the published model's tokenizer and config.json; without it the tokenizer is a small one of the same kind.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +25,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from hebrew_asr.cli import main
 from hebrew_asr.inference.export import save_native
+from hebrew_asr.model.load import load_tokenizer
 from tests.support import native
 
 SUPPORT = Path(native.__file__).parent
@@ -32,16 +37,21 @@ PROMPT = (
 )
 
 
-@pytest.fixture(scope="module", params=["tied", "untied"])
+@pytest.fixture(scope="module", params=["tied", "untied", "tied, published tokenizer", "untied, published tokenizer"])
 def exported(request, tmp_path_factory) -> Path:
     """Norms and biases are drawn too: at 1 and 0 they would hide a mix-up."""
-    folder = tmp_path_factory.mktemp(request.param)
-    asr, tokenizer = native.build()
-    if request.param == "untied":
+    folder, options, tokenizer = tmp_path_factory.mktemp("model"), [], None
+    if "published" in request.param:
+        base = os.environ.get("HEBREW_ASR_BASE")
+        if not base:
+            pytest.skip("HEBREW_ASR_BASE names no folder")
+        options, tokenizer = ["--base", base], load_tokenizer(base)
+    asr, tokenizer = native.build(tokenizer=tokenizer)
+    if "untied" in request.param:
         asr.lm_head.weight = nn.Parameter(torch.randn_like(asr.lm_head.weight) * 0.05)
         asr.config.tie_word_embeddings = asr.config.text_config.tie_word_embeddings = False
     save_native(folder / "model", asr, tokenizer)
-    assert main(["export", str(folder / "model"), "--out", str(folder / "export")]) == 0
+    assert main(["export", str(folder / "model"), "--out", str(folder / "export"), *options]) == 0
     return folder / "export"
 
 
@@ -96,6 +106,23 @@ def test_equal_greedy_tokens(exported, clips, tmp_path, program):
     found = json.loads((tmp_path / "out.json").read_text())
     ends = generation["eos_token_id"]
     assert until_end(found, ends) == until_end(expected, ends)
+
+
+@pytest.mark.parametrize("program", ["transformers", "qwen_asr", "vllm"])
+def test_the_model_card_s_snippet_runs_as_written(exported, clips, tmp_path, program):
+    python = sys.executable if program == "transformers" else os.environ.get(f"HEBREW_ASR_ENV_{program.upper()}")
+    if not python:
+        pytest.skip(f"HEBREW_ASR_ENV_{program.upper()} names no Python")
+    card = (exported / ("hf" if program == "transformers" else "qwen_asr") / "README.md").read_text(encoding="utf-8")
+    (snippet,) = [code for code in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if f"from {program} " in code]
+    (tmp_path / "snippet.py").write_text(snippet, encoding="utf-8")
+    shutil.copyfile(json.loads(clips.read_text())[1], tmp_path / "speech.wav")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    done = subprocess.run(
+        [python, "snippet.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip(), "it printed no text"
 
 
 def test_a_damaged_export_is_refused(exported):

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Qwen3ASRFeatureExtractor
 
 from hebrew_asr.data.collate import Example
-from hebrew_asr.demo.tiny import TinySpec, build_tiny
+from hebrew_asr.demo.tiny import TinySpec, build_tiny, tiny_model
 from hebrew_asr.text.prompt import PromptTokens, build_target, target_ids
 
 TRANSCRIPTS = [
@@ -27,9 +27,12 @@ TRANSCRIPTS = [
 SECONDS = (0.3, 0.5, 1.0, 1.3, 4.9, 8.1, 30.0)
 
 
-def build(spec: TinySpec | None = None, seed: int = 0) -> tuple[Any, Any]:
-    """A tiny float32 model, with biases and norms drawn too, and its tokenizer."""
-    model, tokenizer = build_tiny(spec or TinySpec(), TRANSCRIPTS * 5, seed)
+def build(spec: TinySpec | None = None, seed: int = 0, tokenizer: Any = None) -> tuple[Any, Any]:
+    """A tiny float32 model, with biases and norms drawn too, and its tokenizer, which is trained if none is given."""
+    if tokenizer is None:
+        model, tokenizer = build_tiny(spec or TinySpec(), TRANSCRIPTS * 5, seed)
+    else:
+        model = tiny_model(spec or TinySpec(), tokenizer, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
