@@ -168,4 +168,6 @@ def _print_clock(clock: Clock | None, price_per_hour: float | None) -> None:
 
 
 def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f}"
+    from hebrew_asr.planning.cards import GIB
+
+    return f"{size / GIB:.2f}"

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from hebrew_asr.config.profiles import Profile, load_profile, shipped_profiles
 
+GIB = 2**30
+"""Bytes."""
 _NEEDED_GIB = {1: 34.0, 2: 20.0, 4: 14.0, 8: 12.0}
 """What ``plan`` says a card needs under ZeRO-2 with 64 clips per step, by rank count."""
 _OFFLOADED_GIB = 16.0
@@ -30,7 +32,7 @@ def visible_cards() -> list[Card]:
     cards = []
     for index in range(torch.cuda.device_count()):
         have = torch.cuda.get_device_properties(index)
-        cards.append(Card(have.name, have.total_memory / 2**30, (have.major, have.minor)))
+        cards.append(Card(have.name, have.total_memory / GIB, (have.major, have.minor)))
     return cards
 
 

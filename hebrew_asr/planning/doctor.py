@@ -27,11 +27,10 @@ from hebrew_asr.cores import usable_cores
 from hebrew_asr.corpus.preparation.options import RECIPE_SOURCES
 from hebrew_asr.errors import UsageError, first_line
 from hebrew_asr.files import nearest_existing
-from hebrew_asr.planning.cards import Card, profile_for, visible_cards
+from hebrew_asr.planning.cards import GIB, Card, profile_for, visible_cards
 from hebrew_asr.planning.doctor_access import clock, repository, wandb_login
 from hebrew_asr.training.disk_space import DiskNeed, disk_need
 
-GIB = 2**30
 _ANSWER_S = 6.0
 """Seconds that all that is asked of the network gets together."""
 _PROBE_BYTES = 64 << 20

@@ -25,13 +25,13 @@ from hebrew_asr.model.architecture import config_of, without_memory
 from hebrew_asr.model.load import load_tokenizer
 from hebrew_asr.model.phases import set_phase
 from hebrew_asr.planning.bench_corpus import draw_clips
+from hebrew_asr.planning.cards import GIB
 from hebrew_asr.planning.footprint import Footprint, trace
 from hebrew_asr.planning.zero_memory import ZeroMemory, sizes_of, zero_memory
 from hebrew_asr.text.prompt import parse_target
 from hebrew_asr.training.disk_space import disk_need
 from hebrew_asr.training.schedule import Schedule
 
-GIB = 2**30
 GUIDE_CLIPS, GUIDE_EVAL_CLIPS = 186_812, 9_832
 """Clips of the recipe's corpora after preparation, to train on and to measure on, as the guide counts them."""
 _SAMPLED_CLIPS = 12_800

@@ -45,8 +45,6 @@ def launcher_on(node: Node, number: int, first: Node, hostfile: Path, arguments:
 
 
 def test_trained_on_two_killed_resumed_on_one_finished_on_two(long_task, long_run, warm, nodes, tmp_path):
-    if warm.is_launched:
-        pytest.skip("only bare ranks can be put on a node")
     run, output, hostfile = tmp_path / "run", tmp_path / "log", tmp_path / "hostfile"
     hostfile.write_text("one slots=1\ntwo slots=1\n")
     arguments = train_arguments(long_task, run, *LONG, resume="auto")

@@ -28,8 +28,9 @@ class LaunchedStart(WarmStart):
         self._jobs: dict[int, subprocess.Popen] = {}
 
     def start(self, arguments: list[str], *, ranks: int = 1, port: int | None = None, **options: Any) -> list[int]:
-        """As in ``WarmStart``, which starts what is no training run, or is to run out of memory."""
-        if port is None or options.get("shortages") or options.get("program", "hebrew_asr.train") != "hebrew_asr.train":
+        """As in ``WarmStart``, which starts what is no training run, runs out of memory, or runs on other nodes."""
+        is_bare = port is None or options.get("shortages") or options.get("nodes")
+        if is_bare or options.get("program", "hebrew_asr.train") != "hebrew_asr.train":
             return super().start(arguments, ranks=ranks, port=port, **options)
         script = Path(__file__) if options.get("compiled") else TRAIN_FILE
         line = [*launcher(ranks, port), str(script), *arguments]
