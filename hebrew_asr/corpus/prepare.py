@@ -236,8 +236,9 @@ def _assembled(units: list[Unit], options: PrepareOptions, folder: Path, work: P
     try:
         assembly = assemble(all_records, options)
     except DataError as error:
-        write_dropped(folder, (record for record in all_records if record.fate != "kept"))
-        raise DataError(f"{error}. {folder / DROPPED} names each") from error
+        fell_out = [record for record in all_records if record.fate != "kept"]
+        write_dropped(folder, fell_out)
+        raise DataError(f"{error}. {folder / DROPPED} names each that fell out" if fell_out else str(error)) from error
     damaged = False
     for path, records in zip(parts, by_part, strict=True):
         kept = (record for record in records if record.fate == "kept")

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from hebrew_asr.cli import main
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.prepare import prepare
 from hebrew_asr.errors import DataError, UsageError
 from hebrew_asr.training.arguments import TrainArguments
 from hebrew_asr.training.check import check
 from tests.support import corpora
+from tests.support.tiny_task import events, free_port, train_arguments
 
 pytestmark = pytest.mark.integration
 
@@ -21,6 +23,11 @@ def speak(path: Path, seed: int, duration_s: float = 2.0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(corpora.speech(seed, duration_s, path.suffix.lstrip(".")))
     return path
+
+
+def subtitles(*stretches_s: tuple[float, float], first: int = 1) -> str:
+    times = [[f"00:00:{int(at):02d},{round(at % 1 * 1000):03d}" for at in stretch] for stretch in stretches_s]
+    return "".join(f"{n}\n{a} --> {b}\n{corpora.sentence(n, 12)}\n\n" for n, (a, b) in enumerate(times, first))
 
 
 def dropped(out: Path) -> dict[str, str]:
@@ -87,17 +94,56 @@ def test_where_no_clip_is_left_each_is_named_and_the_folder_serves_again(tmp_pat
     mine, out = tmp_path / "mine", tmp_path / "out"
     for number in range(3):
         speak(mine / f"{number}.wav", number)
-    with pytest.raises(DataError, match=r"out of 3: 3 no text\. A text goes beside .*dropped\.jsonl names each"):
+    with pytest.raises(
+        DataError, match=r"out of 3: 3 no text\. A text goes beside .*dropped\.jsonl names each that fell out"
+    ):
         prepare(PrepareOptions(source=(str(mine),), out=out, processes=1))
     assert set(dropped(out).values()) == {"no text"}
     (mine / "0.txt").write_text(corpora.sentence(0))
     with pytest.raises(DataError, match=r"all 1 clips belong together.*2 no text.*dropped\.jsonl"):
         prepare(PrepareOptions(source=(str(mine),), out=tmp_path / "second", processes=1))
+    one = tmp_path / "one"
+    speak(one / "long.wav", 7, 30.0)
+    (one / "long.srt").write_text(subtitles((0.5, 12.0), (13.0, 27.0)))
+    with pytest.raises(DataError, match=r"all 2 clips belong together.*nothing to evaluate on$"):  # and none fell out
+        prepare(PrepareOptions(source=(str(one),), out=tmp_path / "third", processes=1))
     other = tmp_path / "other"
     other.mkdir()
     (other / "dropped.jsonl").write_text('{"my": "own"}\n')
     with pytest.raises(UsageError, match=r"holds dropped\.jsonl, not made by prepare"):
         prepare(PrepareOptions(source=(str(mine),), out=other, processes=1))
+
+
+def test_four_layouts_are_prepared_found_sound_and_trained_on(task, warm, tmp_path):
+    """Texts beside recordings, a csv, stretches of one recording as NeMo lists them, and subtitles beside one."""
+    for seed in range(5):
+        speak(tmp_path / "pairs" / f"{seed}.flac", seed).with_suffix(".txt").write_text(corpora.sentence(seed))
+        speak(tmp_path / "csv" / f"{seed}.mp3", 10 + seed)
+    rows = [f"{seed}.mp3,{corpora.sentence(10 + seed)}\n" for seed in range(5)]
+    (tmp_path / "csv" / "metadata.csv").write_text("".join(["file_name,transcription\n", *rows]))
+    stretches = [
+        {"audio_filepath": name, "offset": 3.0 * n, "duration": 2.5, "text": corpora.sentence(20 + n, 4)}
+        for name, counted in (("long.wav", range(4)), ("other.wav", range(4, 6)))
+        for n in counted
+    ]
+    (tmp_path / "nemo").mkdir()
+    (tmp_path / "nemo" / "manifest.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in stretches))
+    (tmp_path / "srt").mkdir()
+    for seed, (name, times) in enumerate({"long": ((0.5, 12.0), (13.0, 25.0)), "other": ((2.0, 13.0),)}.items()):
+        speak(tmp_path / "nemo" / f"{name}.wav", 20 + seed, 20.0)
+        speak(tmp_path / "srt" / f"{name}.flac", 30 + seed, 27.0)
+        (tmp_path / "srt" / f"{name}.srt").write_text(subtitles(*times, first=10 * seed))
+    for layout, clips in {"pairs": 5, "csv": 5, "nemo": 6, "srt": 3}.items():
+        out = tmp_path / "out" / layout
+        asked = ["prepare", "--source", str(tmp_path / layout), "--out", str(out), "--processes", "1"]
+        assert main([*asked, "--eval-fraction", "0.25"]) == 0 and len(kept(out)) == clips
+        assert main(["audit", str(out)]) == 0
+    for layout in ("pairs", "srt"):
+        run = tmp_path / "runs" / layout
+        changes = [f"data.folder={tmp_path / 'out' / layout}", "phases.0.epochs=1", "phases.1.epochs=1"]
+        done = warm.finish(train_arguments(task, run, *changes, "evaluation.at_start=false"), port=free_port())
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert len(events(run, "train")) >= 2 and (run / "final" / "config.json").is_file()
 
 
 def test_stretches_are_cut_and_what_lies_past_the_end_is_named(tmp_path, capsys):
