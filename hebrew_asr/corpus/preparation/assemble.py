@@ -63,8 +63,8 @@ def assemble(records: list[Record], options: PrepareOptions) -> Assembly:
     if not kept:
         raise DataError(f"no clip is left to train on, out of {len(records)}: {_reasons(records)}")
     if options.split == "random":
-        on_eval = _random_sides(kept, rows, options)
-        assembly.split = {"method": "random", "leaky": True}
+        on_eval, drawn = _random_sides(kept, rows, options)
+        assembly.split = {"method": "random", "leaky": True, "drawn": drawn}
     else:
         on_eval, assembly.split = _leak_free_sides(kept, assembly.dropped, options)
     keys = [linking_keys(record) for record in kept]
@@ -180,9 +180,19 @@ def _drop_duplicates(records: list[Record]) -> None:
             seen.update(dict.fromkeys((*uuids, audio), record))
 
 
-def _random_sides(kept: list[Record], rows: dict[tuple[str, int, int], int], options: PrepareOptions) -> list[bool]:
+def _random_sides(
+    kept: list[Record], rows: dict[tuple[str, int, int], int], options: PrepareOptions
+) -> tuple[list[bool], str]:
+    """Draw rows as the guide does; clips where that leaves none to train on, as with one long recording."""
     chosen = split_random(len(rows), eval_fraction=options.eval_fraction, seed=options.seed)
-    return [chosen[rows[_row_of(record)]] for record in kept]
+    on_eval, drawn = [chosen[rows[_row_of(record)]] for record in kept], "rows"
+    if all(on_eval):
+        on_eval, drawn = split_random(len(kept), eval_fraction=options.eval_fraction, seed=options.seed), "clips"
+    if all(on_eval):
+        raise DataError(
+            f"all {len(kept)} clips would be evaluated on: add other recordings, or give a smaller --eval-fraction"
+        )
+    return on_eval, drawn
 
 
 _HINTS = {

@@ -39,7 +39,8 @@ class PrepareOptions:
     paths. Both are 16 kHz, mono, 16 bit."""
 
     split: Literal["leak-free", "random"] = "leak-free"
-    """leak-free: nothing that belongs together is on both sides. random: the guide's split of rows, which leaks."""
+    """leak-free: nothing that belongs together is on both sides. random: the guide's split of rows, which leaks;
+    of clips where there is one row only, as with one long recording."""
 
     hold_out: Literal["source", "episode"] = "source"
     """What leak-free keeps whole: all of a podcast (its host recurs), or each episode. Where fewer than five podcasts

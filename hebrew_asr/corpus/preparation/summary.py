@@ -81,7 +81,8 @@ def _group_lines(manifest: dict[str, Any]) -> list[str]:
 
 def _split_line(split: dict[str, Any]) -> str:
     whole = f", each {split['held_out_whole']} whole" if "held_out_whole" in split else ""
-    method = "random, LEAKY" if split["leaky"] else f"{split['method']}{whole}"
+    drawn = " over clips" if split.get("drawn") == "clips" else ""  # sets of version 0.1.0 do not say
+    method = f"random{drawn}, LEAKY" if split["leaky"] else f"{split['method']}{whole}"
     counts = split["keys_in_train_and_eval"]
     shared = [f"{count:,} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count]
     apart = [kind for kind, count in counts.items() if not count]

@@ -111,6 +111,16 @@ def test_random_split_is_over_rows_with_text_before_any_filter():
     assert result.split["leaky"] and result.split["method"] == "random"
 
 
+def test_random_split_of_one_long_recording_is_over_its_clips():
+    """Over rows all of it would be evaluated on, and nothing trained on."""
+    cut = [record(0, "recording:x", fingerprint=f"c{i}", whole=False) for i in range(7)]
+    result = assemble(cut, PrepareOptions(split="random"))
+    assert (len(result.train), len(result.eval)) == (6, 1)
+    assert result.split["drawn"] == "clips" and result.split["keys_in_train_and_eval"]["recording"] == 1
+    with pytest.raises(DataError, match="all 1 clips would be evaluated on"):
+        assemble(cut[:1], PrepareOptions(split="random"))
+
+
 def test_random_split_reports_what_it_leaks():
     result = assemble(podcasts(2, 2, 50), PrepareOptions(split="random"))
     assert result.split["keys_in_train_and_eval"] == {"audio": 0, "episode": 4, "source": 2, "uuid": 0}
