@@ -93,7 +93,7 @@ class WandbSink:
         """Log a record under ``{event}/{name}``."""
         if self._run is None:
             return
-        curves = {key: value for key, value in _flat(as_row(record)).items() if not isinstance(value, list)}
+        curves = {key: value for key, value in as_curves(as_row(record)).items() if not isinstance(value, list)}
         flat = {f"{record.event}/{key}": value for key, value in curves.items() if key not in ("event", "step")}
         try:
             _within(_LOG_S, lambda: self._run.log(flat, step=record.step))
@@ -138,11 +138,14 @@ def _start(options: dict[str, Any]) -> tuple[Any, str | None]:
     return wandb.init(**options, mode="offline", settings=settings), outage
 
 
-def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def as_curves(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A record without nesting: ``lr/head``, ``power_w/rank0``."""
     flat: dict[str, Any] = {}
     for key, value in record.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}/")
+            flat |= as_curves(value, f"{prefix}{key}/")
+        elif isinstance(value, list) and all(isinstance(each, float) for each in value):  # one of each rank
+            flat |= {f"{prefix}{key}/rank{rank}": each for rank, each in enumerate(value)}
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from hebrew_asr.report.outputs import MetricsFile, PatientFiles
-from hebrew_asr.report.records import FaultRecord, as_row
+from hebrew_asr.report.records import FaultRecord, MachineRecord, as_row
+from hebrew_asr.report.sinks import as_curves
 from tests.support.disks import fill, remount, small_disk
 
 
@@ -94,3 +95,11 @@ def test_files_wait_for_a_read_only_disk(disk, capsys):
         "a.jsonl": "after\n",
         "b.jsonl": "b\n",
     }
+
+
+def test_wandb_draws_a_curve_for_each_rank():
+    record = MachineRecord(step=50, phase="B", memory_gib=[12.5, 13.0], power_w=[600.0, 610.5])
+    curves = {"memory_gib/rank0": 12.5, "memory_gib/rank1": 13.0, "power_w/rank0": 600.0, "power_w/rank1": 610.5}
+    assert as_curves(as_row(record)) == {"event": "machine", "step": 50, "phase": "B", **curves}
+    fault = as_row(FaultRecord(step=1, kind="unreadable", clips=["a"], ranks=[1]))
+    assert as_curves(fault)["clips"] == ["a"] and as_curves(fault)["ranks"] == [1], "no curves, and left out of them"
