@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import replace
 
 import pytest
 import torch
 
-import hebrew_asr.model.packed as packed_module
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.config.profiles import load_profile
-from hebrew_asr.data.collate import PackedBatch, needed_shape, pack
-from hebrew_asr.data.shapes import choose_shapes
-from hebrew_asr.demo.tiny import TinySpec
-from hebrew_asr.model.absent_tokens import AbsentTokens
+from hebrew_asr.data.collate import pack
 from hebrew_asr.model.compiled import CompiledASR
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.text.prompt import PromptTokens
-from tests.support.attention import dense_attention
 from tests.support.native import build, examples
 
 
@@ -56,68 +50,3 @@ def test_the_profile_says_whether_to_compile(tmp_path, hardware, stage, compiles
     values = {"_hardware": hardware, "train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": stage}}
     path.write_text(json.dumps(values))
     assert load_profile(path).compiles is compiles
-
-
-def test_every_phase_gets_its_own_gradients(monkeypatch):
-    """One graph a phase, kept: any switch and the way back give exactly the weights that train their gradients."""
-    monkeypatch.setattr(packed_module, "varlen_attention", dense_attention)
-    # Of the LLM one layer trains and one below it stays, as the encoder's convolutions do: more take longer to trace.
-    model, tokenizer = build(TinySpec(encoder_layers=1, num_hidden_layers=2))
-    batches = packed_in_sizes(tokenizer)
-    compiled, eager = CompiledASR(model, backend="aot_eager"), PackedASR(model)
-    tower, language_model = model.model.audio_tower, model.model.language_model
-    present_V = torch.arange(len(model.lm_head.weight)) % 2 == 0
-    absent = AbsentTokens(model, present_V, model.device, frozen=True)
-    (head,) = [name for name, parameter in model.named_parameters() if parameter is model.lm_head.weight]
-    phase_b = [model.model.multi_modal_projector, language_model.layers[-1], model.lm_head]
-    phase_a = [*phase_b, tower.layers[-1]]
-    phases = [phase_b, phase_a, phase_b]
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()  # which reset leaves
-    seen: list[str] = []
-    for index, (modules, batch) in enumerate(zip(phases, batches, strict=True)):
-        mel_CBF = LogMel()(batch)
-        model.requires_grad_(False)
-        for module in modules:
-            module.requires_grad_(True)
-        absent.hold()  # a hook that the graph must not lose, nor be compiled again for
-        # As the proof of phase sees gradients arrive: in a phase's first step, and in the last phase's no more.
-        hooks = [
-            parameter.register_hook(lambda _, name=name: seen.append(name))
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad and index < len(phases) - 1
-        ]
-        found = []
-        for forward in (eager, compiled):
-            seen.clear()
-            forward(batch, mel_CBF).backward()
-            found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-            model.zero_grad(set_to_none=True)
-        expected, gradients = found
-        assert sorted(seen) == (sorted(gradients) if hooks else [])
-        for hook in hooks:
-            hook.remove()
-        assert gradients.keys() == {name for name, p in model.named_parameters() if p.requires_grad} == expected.keys()
-        assert head not in gradients or torch.equal(gradients[head].any(dim=1), present_V)
-        for name, gradient in expected.items():
-            assert torch.allclose(gradients[name], gradient, rtol=1e-4, atol=1e-5), name
-    assert compiled.is_compiled
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2, "no phase is compiled twice, for any size"
-
-
-def packed_in_sizes(tokenizer) -> list[PackedBatch]:
-    """Batches of different numbers of clips, padded to different shapes."""
-    clips, prompt, geometry = examples(tokenizer), PromptTokens.of(tokenizer), EncoderGeometry()
-    chosen = [clips[:3], clips[2:5], clips[:5]]
-    needed = [
-        needed_shape([len(clip.samples) for clip in batch], [len(c.target_ids) for c in batch], prompt, geometry)
-        for batch in chosen
-    ]
-    longest = {
-        "longest_clip": max(shape.longest_clip for shape in needed),
-        "longest_window": max(shape.longest_window for shape in needed),
-    }
-    shapes = choose_shapes([replace(shape, **longest) for shape in needed], 4)
-    packed = [pack(batch, prompt, geometry, shapes=shapes) for batch in chosen]
-    assert len({len(batch.input_ids_T) for batch in packed}) > 1
-    return packed

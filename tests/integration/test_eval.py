@@ -17,6 +17,8 @@ from hebrew_asr.inference import leaderboard
 from hebrew_asr.inference.test_sets import open_test_set
 from tests.support.tiny_task import SPEC, WORDS
 
+pytestmark = pytest.mark.integration
+
 TEXTS = ["שלום עולם", "ילדה כותבת סיפור", "היום בבית"]
 
 

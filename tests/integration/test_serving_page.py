@@ -18,7 +18,10 @@ from tests.support.served import RATE, Measuring, served, wav
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 playwright = pytest.importorskip("playwright.sync_api")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here"),
+]
 TOKEN = "secret"
 MARKUP = "<img src=x onerror=alert(1)>"
 

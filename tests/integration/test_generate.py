@@ -13,6 +13,8 @@ from hebrew_asr.model.load import load_model, load_tokenizer
 from tests.support.native import sound
 from tests.support.tiny_task import SPEC, WORDS
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

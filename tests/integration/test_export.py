@@ -24,6 +24,8 @@ from hebrew_asr.model.load import load_model, load_tokenizer
 from tests.support.disks import small_disk
 from tests.support.tiny_task import SPEC, WORDS
 
+pytestmark = pytest.mark.integration
+
 WEIGHTS = "model.safetensors"
 
 

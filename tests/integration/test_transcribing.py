@@ -22,6 +22,8 @@ from hebrew_asr.inference.subtitles import LINE_CHARACTERS, cues
 from hebrew_asr.inference.transcriber import Heard
 from hebrew_asr.text.languages import language_code, language_name
 
+pytestmark = pytest.mark.integration
+
 RATE = 16_000
 
 

@@ -23,6 +23,8 @@ from hebrew_asr.serving.app import Limits
 from hebrew_asr.serving.line import Ending, Job, Line
 from tests.support.served import RATE, Measuring, served, wav
 
+pytestmark = pytest.mark.integration
+
 TOKEN = "secret"
 
 
