@@ -105,13 +105,27 @@ def parse_options(options: type[Kind], program: str, argv: list[str]) -> Kind:
     """A command's dataclass of options from its command line, within the bounds beside its fields.
 
     Raises:
-        UsageError: some option is out of bounds.
+        UsageError: some option is out of bounds, or an option of several values is given twice.
     """
     import tyro
 
+    for option in _options_of_several_values(options):
+        if argv.count(option) > 1:
+            raise UsageError(f"{option} is given twice, and only the last would count: name all after one {option}")
     parsed = tyro.cli(options, prog=program, args=argv)
     check_options(parsed)
     return parsed
+
+
+def _options_of_several_values(options: type) -> Iterator[str]:
+    """Those that take all their values at once, as ``--source a b``."""
+    import tyro
+
+    for name, hint in get_type_hints(options, include_extras=True).items():
+        kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        is_several = any(get_origin(one) in (list, tuple) for one in (kind, *get_args(kind)))
+        if is_several and tyro.conf.UseAppendAction not in marks:
+            yield f"--{name.replace('_', '-')}"
 
 
 def check_options(options: Any) -> None:

@@ -82,6 +82,13 @@ def test_keys_of_a_recipe_that_are_options_too_are_let_through():
     refuse_recipe_keys(Exporting, ["--lr"])
 
 
+def test_an_option_of_several_values_is_given_once(capsys):
+    assert main(["prepare", "--source", "one", "--source", "two"]) == 2
+    assert "name all after one --source" in capsys.readouterr().err
+    assert main(["prepare", "--exclude", "one", "--exclude", "two"]) == 2
+    assert "name all after one --exclude" in capsys.readouterr().err
+
+
 def test_errors_become_one_line_and_a_code(capsys):
     def fail() -> int:
         raise DataError("audio file not found: x.wav")
