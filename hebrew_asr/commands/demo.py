@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import Any
 
 SEED = 0
 TRAIN_CLIPS, EVAL_CLIPS = 10_000, 200
+SHOWN_CLIPS = 5
 ROOT = Path(__file__).parents[2]
 
 
@@ -51,7 +49,8 @@ class Command:
         _table(folder, on_training=bool(self.data))
         _say(f"report: {write_report(folder)}")
         _say(f"all of it took {time.monotonic() - started:.0f} s; metrics, samples, checkpoints and model: {folder}/")
-        return _transcribe_one(folder)
+        _hear_some(folder)
+        return 0
 
 
 def _say(text: str) -> None:
@@ -130,7 +129,7 @@ def _train(folder: Path, data: Path, recipe: str) -> int:
     command = Train(
         ds=str(ROOT / "ds_configs" / "cpu.json"),
         recipe=recipe,
-        set=[f"model.path={folder / 'base'}", f"data.folder={data}"],
+        set=[f"model.path={(folder / 'base').resolve()}", f"data.folder={data.resolve()}"],
         run_dir=str(folder),
         resume="auto",
     )
@@ -170,17 +169,32 @@ def _table(folder: Path, *, on_training: bool) -> None:
     Console().print("\n", table)
 
 
-def _transcribe_one(folder: Path) -> int:
-    """The last line: a clip, what was said, and what the final model heard."""
+def _hear_some(folder: Path) -> None:
+    """Clips drawn at random, what was said in them and what the final model hears, their WER, and what to do next."""
+    import random
+
     from hebrew_asr.data.manifest import read_manifest
+    from hebrew_asr.inference.transcriber import Transcriber
+    from hebrew_asr.launching.command import next_commands
+    from hebrew_asr.text.wer import count_errors
 
     recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-    clip = max(read_manifest(Path(recipe["data"]["folder"]) / "eval.jsonl"), key=lambda clip: clip.id)
-    audio = os.path.relpath(clip.audio)
-    print(f"\nsaid:  {clip.transcript}\n$ hebrew-asr transcribe --model {folder}/final {audio}", flush=True)
-    command = [sys.executable, "-m", "hebrew_asr.cli", "transcribe", "--model", str(folder / "final"), audio]
-    code = subprocess.run(command, check=False).returncode
-    if not code:
-        serve = f"hebrew-asr serve --model {shlex.quote(f'{folder}/final')}"
-        print(f"\n$ {serve}    # then open http://127.0.0.1:8000: speak, or drop a file", flush=True)
-    return code
+    clips = read_manifest(Path(recipe["data"]["folder"]) / "eval.jsonl")
+    drawn = random.sample(clips, min(SHOWN_CLIPS, len(clips)))
+    transcriber = Transcriber.load(str(folder))
+    said = [clip.transcript for clip in drawn]
+    heard = [transcriber.transcribe(clip.audio).text for clip in drawn]
+    _say(f"{len(drawn)} clips drawn at random, as the model hears them; [words] that differ, [–] where one is missing")
+    for reference, hypothesis in zip(said, heard, strict=True):
+        print(f"said:  {reference}\nheard: {marked(reference, hypothesis)}\n")
+    errors = count_errors(said, heard)
+    print(f"WER of these {len(drawn)}: {errors.wer:.1%} ({errors.word_edits} errors in {errors.words} words)\n")
+    print(next_commands(folder, str(Path(drawn[0].audio).resolve())), flush=True)
+
+
+def marked(reference: str, hypothesis: str) -> str:
+    """A transcript without punctuation, its errors in brackets: ``[word]`` if wrong, ``[–]`` where one is missing."""
+    from hebrew_asr.report.analysis import align
+
+    edits = align(reference, hypothesis, "strict")
+    return " ".join(edit.hypothesis if edit.kind == "equal" else f"[{edit.hypothesis or '–'}]" for edit in edits)
