@@ -12,15 +12,51 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from itertools import pairwise
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from hebrew_asr.config.profiles import Batching, Profile
 from hebrew_asr.config.recipe import Evaluation, Recipe
 
 _REFERENCE_CARD = "H100"
 """On which, or the H200 with the same data sheet rate, steps were measured."""
+
+
+@dataclass(frozen=True)
+class TimedStep:
+    """A step of one micro-batch, as it was timed."""
+
+    card: str
+    num_gpus: int
+    clips_per_gpu: int
+    ms: dict[str, float]
+    """By phase."""
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """What was measured: the fields of ``speeds.json``."""
+
+    steps: list[TimedStep]
+    """In ascending order of clips per GPU."""
+    zero3_micro_batch_ms: float
+    compile_s_per_phase: float
+    startup_s: float
+    decoding_s_per_batch: float
+    checkpoint_s: float
+    bf16_tflops: dict[str, float]
+    """Dense, by card, as data sheets have it."""
+
+
+@cache
+def measured_speeds() -> Speeds:
+    """The shipped measurements."""
+    text = resources.files("hebrew_asr.planning").joinpath("speeds.json").read_text(encoding="utf-8")
+    values = {key: value for key, value in json.loads(text).items() if not key.startswith("_")}
+    return TypeAdapter(Speeds).validate_python(values)
 
 
 @dataclass(frozen=True)
@@ -66,12 +102,12 @@ def run_clock(
     Returns:
         None where nothing comparable was measured: CPUs, an optimizer on the host, other cards.
     """
-    known = json.loads(resources.files("hebrew_asr.planning").joinpath("speeds.json").read_text(encoding="utf-8"))
+    known = measured_speeds()
     card = profile.hardware.card
     if clips_per_s is not None:
         per_step = [recipe.clips_per_step / clips_per_s] * len(recipe.phases)
         measured, source = False, f"{clips_per_s:g} clips/s, as given"
-    elif card is None or card not in known["bf16_tflops"] or profile.offloads_optimizer:
+    elif card is None or card not in known.bf16_tflops or profile.offloads_optimizer:
         return None
     else:
         timed = [_step_ms(known, profile, batching, phase.name, card) for phase in recipe.phases]
@@ -85,10 +121,10 @@ def run_clock(
     splits = times * _decoded_batches(eval_clips, settings, batching) if settings.full_each_epoch else 0
     return Clock(
         steps_s=sum(count * each for count, each in zip(steps, per_step, strict=True)),
-        compile_s=known["compile_s_per_phase"] * len(recipe.phases) if profile.compiles else 0.0,
-        evaluation_s=known["decoding_s_per_batch"] * (samples + splits),
-        checkpoint_s=known["checkpoint_s"] * math.ceil(total / recipe.checkpoints.every_steps),
-        startup_s=known["startup_s"],
+        compile_s=known.compile_s_per_phase * len(recipe.phases) if profile.compiles else 0.0,
+        evaluation_s=known.decoding_s_per_batch * (samples + splits),
+        checkpoint_s=known.checkpoint_s * math.ceil(total / recipe.checkpoints.every_steps),
+        startup_s=known.startup_s,
         measured=measured,
         source=source,
     )
@@ -99,20 +135,18 @@ def _decoded_batches(clips: int, settings: Evaluation, batching: Batching) -> in
     return math.ceil(math.ceil(clips / batching.num_ranks) / settings.batch_clips)
 
 
-def _step_ms(
-    known: dict[str, Any], profile: Profile, batching: Batching, phase: str, card: str
-) -> tuple[float, bool, str]:
+def _step_ms(known: Speeds, profile: Profile, batching: Batching, phase: str, card: str) -> tuple[float, bool, str]:
     """Milliseconds of a step, whether just this was measured, and where it comes from."""
-    slower = known["bf16_tflops"][_REFERENCE_CARD] / known["bf16_tflops"][card]
+    slower = known.bf16_tflops[_REFERENCE_CARD] / known.bf16_tflops[card]
     clips = math.ceil(batching.clips_per_step / (batching.num_ranks * batching.accumulation))
     if profile.zero_stage == 3:
-        ms = known["zero3_micro_batch_ms"] * batching.accumulation * slower
+        ms = known.zero3_micro_batch_ms * batching.accumulation * slower
         return ms, False, _scaled("micro-batches of 4 clips under ZeRO-3 on two H200s", slower)
-    for entry in known["steps"] if batching.accumulation == 1 else []:
-        timed = (entry["card"], entry["num_gpus"], entry["clips_per_gpu"]) == (card, batching.num_ranks, clips)
-        if timed and phase in entry["ms"]:
-            return entry["ms"][phase], True, f"{batching.num_ranks} × {card}, {clips} clips per GPU"
-    points = [(entry["clips_per_gpu"], entry["ms"].get(phase, max(entry["ms"].values()))) for entry in known["steps"]]
+    for entry in known.steps if batching.accumulation == 1 else []:
+        timed = (entry.card, entry.num_gpus, entry.clips_per_gpu) == (card, batching.num_ranks, clips)
+        if timed and phase in entry.ms:
+            return entry.ms[phase], True, f"{batching.num_ranks} × {card}, {clips} clips per GPU"
+    points = [(entry.clips_per_gpu, entry.ms.get(phase, max(entry.ms.values()))) for entry in known.steps]
     ms = _interpolated(clips, points) * batching.accumulation * slower
     return ms, False, _scaled("steps of 8 to 64 clips per GPU on H100s and H200s", slower)
 
