@@ -35,8 +35,8 @@ def _headers(*kinds: int) -> bytes:
 
 _NUMBER = re.compile(rb"[\x80-\xff]*[\x00-\x7f]")
 _NUMBERS = re.compile(b"(?:%b%b|%b){0,500}" % (_headers(*_VARINTS), _NUMBER.pattern, _headers(_TRUE, _FALSE)))
-"""Fields that are numbers or truth values, which most are. Not any number of them, since each takes some of re's memory;
-and not possessive, which skips the start of a cut number before Python 3.11.5."""
+"""Fields that are numbers or truth values, which most are. Not any number of them, since each takes memory of re's; and
+not possessive, which skips the start of a cut number before Python 3.11.5."""
 
 _Value = TypeVar("_Value")
 

@@ -106,7 +106,8 @@ def test_a_slower_way_is_on_record(task, warm, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     (fault,) = events(run, "fault")
     assert (fault["kind"], fault["name"], fault["step"], fault["ranks"]) == ("fallback", told, 1, [0, 1])
-    assert fault["reason"] and done.stdout.strip().splitlines()[-1].endswith(told)
+    end = done.stdout[done.stdout.index("done: 2 steps") :]
+    assert fault["reason"] and "slower than it could be since step 1: " + told in end
     done = warm.finish(train_arguments(task, run, *rest, resume="auto"), ranks=1, port=free_port())
     assert done.returncode == 0, done.stderr[-2000:]
     kept = json.loads((run / "summary.json").read_text())["fallbacks"]

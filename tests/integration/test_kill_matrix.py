@@ -63,7 +63,7 @@ class Stopper:
         """The step that was saved; -1 if there was none."""
         self.output.unlink(missing_ok=True)
         self.pids = pids = self._warm.start(self._arguments, ranks=2, port=port, output=self.output)
-        wait_for(moment, lambda: has_ended(pids))
+        wait_for(moment, lambda: has_ended(pids) and self.output.read_text())
         for pid in pids:
             os.kill(pid, signal.SIGTERM)
         asked = time.monotonic()
@@ -167,7 +167,7 @@ def test_sigkill_at_ten_moments(long_task, long_run, warm, tmp_path):
         pids = warm.start(arguments, ranks=2, port=free_port(), output=output)
         moments = {IN_A_WRITE: lambda: is_writing(run), IN_THE_SWITCH: lambda: is_switching(run, output)}  # noqa: B023
         has_begun = lambda: started_ns(run) != before_ns  # noqa: B023, E731
-        wait_for(moments.get(number, has_begun), lambda: has_ended(pids))  # noqa: B023
+        wait_for(moments.get(number, has_begun), lambda: has_ended(pids) and output.read_text())  # noqa: B023
         if number not in moments:
             # At random, but neither past the switch before its turn nor past the end, however fast the machine is.
             latest = 2 * number + 2 if number < IN_THE_SWITCH else SWITCH + 3 * (number - IN_THE_SWITCH) + 1

@@ -19,6 +19,7 @@ from tests.support.tiny_task import (
     environment,
     events,
     free_port,
+    lines_but_the_first,
     make_task,
     train_arguments,
     write_profile,
@@ -116,7 +117,7 @@ def test_what_one_rank_alone_finds_wrong_ends_all_of_them(task, warm, tmp_path, 
     )
     assert codes == [3, 3, 3], output.read_text()
     assert time.monotonic() - started < 180, "not the 600 s that ranks wait for each other"
-    (line,) = output.read_text().splitlines()
+    (line,) = lines_but_the_first(output)
     assert line.startswith(f"error: {'rank 1: ' if broken else ''}manifest {elsewhere / 'data' / 'train.jsonl'}"), line
     assert not (run / "checkpoints").exists()
 
@@ -142,7 +143,7 @@ def resume(begun, task, warm, tmp_path):
         output.unlink(missing_ok=True)
         arguments = train_arguments(of, run, *NO_EVALUATION, "max_steps=3", *changes, resume="auto")
         (code,) = warm.run(arguments, output=output)
-        return code, output.read_text().splitlines()
+        return code, lines_but_the_first(output)
 
     go_on.run = run
     return go_on

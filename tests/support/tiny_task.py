@@ -136,6 +136,11 @@ def wait_for(condition: Callable[[], object], has_ended: Callable[[], object], l
         time.sleep(0.004)
 
 
+def lines_but_the_first(output: Path) -> list[str]:
+    """What a run that ends early said, but for the line that says that it begins."""
+    return [line for line in output.read_text().splitlines() if not line.endswith("loading PyTorch and DeepSpeed")]
+
+
 def without_times(rows: list[dict]) -> list[dict]:
     """Records without what differs from run to run."""
     return [{key: value for key, value in row.items() if not key.endswith("_s") or key == "audio_s"} for row in rows]
