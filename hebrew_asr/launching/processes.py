@@ -6,14 +6,18 @@ would train on, with nobody to stop them.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import random
 import signal
 import socket
 import sys
 from pathlib import Path
 
 import psutil
+
+from hebrew_asr.errors import EnvironmentProblem
 
 JOB_VARIABLE = "HEBREW_ASR_JOB"
 """``PID:FOLDER`` of the ``hebrew-asr`` process that started this job, where one did."""
@@ -23,6 +27,8 @@ _LAUNCH = "deepspeed.launcher.launch"
 LAUNCH_PATIENCE_S = 30.0
 """After which launch.py kills a rank (``terminate_process_tree``), when it was itself asked to stop."""
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+_PORTS = range(20_000, 32_000)
+"""Below those of outgoing connections, from 32,768 on Linux: one of them could take a port before a rank listens."""
 
 
 class Launchers:
@@ -77,10 +83,16 @@ def _line(process: psutil.Process) -> set[str]:
 
 
 def free_port() -> int:
-    """A port of this machine on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port of this machine on which nothing listens.
+
+    Raises:
+        EnvironmentProblem: there is none.
+    """
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
+    raise EnvironmentProblem(f"no port is free on this machine, of {_PORTS.start} to {_PORTS.stop - 1}")
 
 
 def process_of(pid: int) -> psutil.Process | None:
