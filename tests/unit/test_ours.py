@@ -140,7 +140,7 @@ def test_a_finished_run_is_not_shown_for_other_data(tmp_path, monkeypatch, capsy
     shown = []
     monkeypatch.setattr("hebrew_asr.commands.demo._table", lambda folder, **_: shown.append(folder))
     monkeypatch.setattr("hebrew_asr.report.page.write_report", lambda folder: folder / "report.html")
-    monkeypatch.setattr("hebrew_asr.commands.demo._transcribe_one", lambda _: 0)
+    monkeypatch.setattr("hebrew_asr.commands.demo._hear_some", lambda _: None)
     monkeypatch.setattr("hebrew_asr.commands.demo._own_data", lambda *_: pytest.fail("it would prepare the data"))
     with pytest.raises(pytest.fail.Exception):
         main(["demo", "--data", "own"])  # as far as the preparation: the folder is claimed
