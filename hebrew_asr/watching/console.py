@@ -25,6 +25,8 @@ from hebrew_asr.watching.panel import LogConsole, lines, view
 from hebrew_asr.watching.progress import Course, Progress
 
 _REDRAW_S = 1.0
+_LONGEST_SHOWN = 160
+"""Letters of a transcript in the log: a model that has learned nothing repeats itself up to its limit."""
 
 
 def in_words(record: EvalRecord) -> str:
@@ -141,7 +143,8 @@ class Console:
         self.say(in_words(record))
         for sample in record.heard if self._live is None else []:  # else the view has them
             self.say(f"  said:  {sample.reference}")
-            self.say(f"  heard: {sample.hypothesis or '(nothing)'}")
+            heard = sample.hypothesis or "(nothing)"
+            self.say(f"  heard: {heard if len(heard) <= _LONGEST_SHOWN else f'{heard[:_LONGEST_SHOWN]}…'}")
 
     def _phase(self, record: PhaseRecord) -> None:
         self.say(
