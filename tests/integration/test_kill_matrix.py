@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from hebrew_asr.launching import processes
 from hebrew_asr.launching.stopping import AGREE_S
 from tests.support.long_run import LONG, SWITCH, ends_like, saved_step
 from tests.support.tiny_task import (
@@ -116,7 +117,8 @@ def test_sigterm_at_every_kind_of_moment(long_task, long_run, warm, tmp_path):
     assert is_proved(run), "the switch, and one step, were finished first"
     stalled = StalledLoaders(run, stop)
     assert SWITCH + 1 < stop(free_port(), stalled.is_waited_for) < last_step(long_run)
-    assert len(stalled.loaders) == 2 and not psutil.wait_procs(stalled.loaders, timeout=10)[1]
+    _, left = psutil.wait_procs(stalled.loaders, timeout=10)
+    assert len(stalled.loaders) == 2 and all(processes.has_ended(process) for process in left)
     codes = warm.run(
         train_arguments(long_task, run, *LONG, resume="auto"), ranks=2, port=free_port(), output=tmp_path / "last.log"
     )
