@@ -77,7 +77,8 @@ class Started:
 
     def processes(self, part: str = "") -> list[psutil.Process]:
         """The job's, launchers included; only those with an argument that contains ``part``."""
-        return [process for process in processes_of(str(self.run)) if any(part in word for word in process.cmdline())]
+        found = processes_of(str(self.run))
+        return [process for process in found if any(part in word for word in process.info["cmdline"])]
 
     def wait_for_steps(self) -> None:
         """Until it has trained two steps more than were trained before."""
@@ -167,7 +168,8 @@ def test_sigterm_to_every_process(long_task, run):
     started = Started(long_task, run)
     started.wait_for_steps()
     for process in started.processes():
-        process.terminate()
+        with contextlib.suppress(psutil.NoSuchProcess):  # the launchers end what is below them
+            process.terminate()
     assert started.ended().count(said(run)) == 1
 
 
