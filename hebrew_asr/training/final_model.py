@@ -92,8 +92,9 @@ def _choose(run: Run, asr: Any, final: FinalModel) -> FinalModel | None:
             return None
         if evaluated.record is None:
             continue
+        lowest = min(figures["wer"] for figures in final.measured.values())
         final.measured[other.title] = {key: getattr(evaluated.record, key) for key in _KEPT}
-        if evaluated.record.wer < min(final.measured[title]["wer"] for title in final.measured if title != other.title):
+        if evaluated.record.wer < lowest:
             best = other, evaluated.record
     if best is not None:
         _replace(run, asr, *best, final, is_loaded=best[0] is others[-1])
