@@ -73,18 +73,6 @@ def of_last_phase(kept: Sequence[Checkpoint]) -> list[Checkpoint]:
     return [checkpoint for checkpoint, names in zip(kept, trained, strict=True) if names == trained[-1]]
 
 
-def best_checkpoint(run_folder: Path) -> Checkpoint:
-    """The kept checkpoint of the lowest WER, among those measured as the newest measured one was.
-
-    Raises:
-        CheckpointError: no checkpoint with a WER is kept.
-    """
-    ranked = ranked_by_wer(find_checkpoints(run_folder / "checkpoints"))
-    if not ranked:
-        raise CheckpointError(f"no checkpoint in {run_folder / 'checkpoints'} was measured")
-    return ranked[-1][0]
-
-
 def model_of(run_folder: Path, checkpoints: Sequence[Checkpoint], *, verify: bool = True) -> tuple[Any, Any]:
     """The model whose every weight is the mean of what it was at the checkpoints, summed in float64 from the masters.
 

@@ -12,8 +12,9 @@ import pytest
 from safetensors.torch import load_file
 
 from hebrew_asr.engine.checkpoint import find_checkpoints
+from hebrew_asr.engine.sealed import ranked_by_wer
 from hebrew_asr.inference.export import save_native
-from hebrew_asr.training.from_checkpoint import best_checkpoint, model_of
+from hebrew_asr.training.from_checkpoint import model_of
 from tests.support.disks import fill, small_disk
 from tests.support.tiny_task import (
     ENDLESS,
@@ -161,4 +162,4 @@ def test_evaluations_are_of_the_same_clips_and_belong_to_checkpoints(warm, tmp_p
     save_native(tmp_path / "model", asr, tokenizer)
     weights, expected = (load_file(folder / "model.safetensors") for folder in (tmp_path / "model", run / "final"))
     assert weights.keys() == expected.keys() and all(weights[name].equal(expected[name]) for name in weights)
-    assert best_checkpoint(run).step in found
+    assert ranked_by_wer(list(found.values()))[-1][0].step in found
