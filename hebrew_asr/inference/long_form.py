@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -20,6 +19,7 @@ from hebrew_asr.inference.pieces import Piece, cut
 from hebrew_asr.inference.transcriber import Heard, Transcriber
 
 _CONTEXT_CHARACTERS = 200
+_OUTCOMES_AT_ONCE = 64
 Key = TypeVar("Key")
 
 
@@ -140,11 +140,25 @@ def _items(transcriber: Transcriber, recordings: Iterable[tuple[Key, Iterable[np
 
 
 def _ahead(items: Iterator[_Item[Key]], count: int) -> Iterator[list[_Item[Key]]]:
-    """``count`` items at a time; the next ones are made in another thread while these are used."""
+    """Batches of ``count`` pieces, with the outcomes between them; the next one is made in another thread meanwhile.
+
+    After as many recordings without speech a batch has fewer pieces, so that these are told of.
+    """
+
+    def following() -> list[_Item[Key]]:
+        batch: list[_Item[Key]] = []
+        left = {True: count, False: _OUTCOMES_AT_ONCE}
+        for item in items:
+            batch.append(item)
+            left[isinstance(item[1], Piece)] -= 1
+            if not all(left.values()):
+                break
+        return batch
+
     with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(lambda: list(islice(items, count)))
-        while batch := following.result():
-            following = pool.submit(lambda: list(islice(items, count)))
+        made = pool.submit(following)
+        while batch := made.result():
+            made = pool.submit(following)
             yield batch
 
 

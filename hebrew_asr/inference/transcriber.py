@@ -5,7 +5,8 @@ Features are made clip by clip and the answer is cut at the clip's own length ca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ from hebrew_asr.text.prompt import LANGUAGE, PromptTokens, build_target, parse_t
 
 if TYPE_CHECKING:
     from hebrew_asr.inference.long_form import Transcript
+
+_SMALL_WEIGHTS = 20_000_000
+"""The demo's model has 1 million, the smallest published one 600."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,6 @@ class Transcriber:
         """
         return [heard.text for heard in self.hear(clips)]
 
-    @torch.inference_mode()
     def hear(self, clips: Sequence[np.ndarray], contexts: Sequence[str] = ()) -> list[Heard]:
         """As a call, with what else is known of each transcript.
 
@@ -114,6 +117,10 @@ class Transcriber:
             clips: as in a call.
             contexts: one a clip, the system turn of its prompt (previous text, names); none are all empty.
         """
+        with torch.inference_mode(), _fitting_threads(self._asr):
+            return self._hear(clips, contexts or [""] * len(clips))
+
+    def _hear(self, clips: Sequence[np.ndarray], contexts: Sequence[str]) -> list[Heard]:
         device = self._asr.device
         if self._mel is None:
             self._mel = LogMel().to(device)
@@ -121,7 +128,7 @@ class Transcriber:
         examples = [Example(str(i), to_int16(clip), [self._prompt.end_of_turn]) for i, clip in enumerate(clips)]
         packed = pack(examples, self._prompt, self._geometry).to(device)
         features, features_mask = self._padded_features(self._mel(packed), packed.frames)
-        before = [self._prompt_with(context) for context in contexts or [""] * len(clips)]
+        before = [self._prompt_with(context) for context in contexts]
         prompts = [
             prompt.prompt(count) + self._forced_ids for prompt, count in zip(before, packed.audio_tokens, strict=True)
         ]
@@ -174,3 +181,15 @@ class Transcriber:
             named, text = parse_target(text)
             language = named or None
         return Heard(text.strip(), language, is_cut)
+
+
+@contextmanager
+def _fitting_threads(asr: Any) -> Iterator[None]:
+    """One thread for a small model on a CPU: more of them wait for each other longer than they work."""
+    before = torch.get_num_threads()
+    is_small = asr.device.type == "cpu" and asr.num_parameters() < _SMALL_WEIGHTS
+    torch.set_num_threads(1 if is_small else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
