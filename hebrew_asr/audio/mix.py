@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hebrew_asr.audio.readers import Block
+from hebrew_asr.audio.reading import Block
 
 _WINDOW_S = 30.0
 _WINDOW_FRAMES = 1 << 22  # 32 MiB for both ways of mixing

@@ -11,15 +11,10 @@ import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
 
-import av
-import av.error
-import numpy as np
 import soundfile
 
 from hebrew_asr.audio.containers import (
-    asf_is_live,
     flac_starts,
     flac_total,
     kind_of,
@@ -29,72 +24,12 @@ from hebrew_asr.audio.containers import (
     stated_size,
 )
 from hebrew_asr.audio.mpeg import frames_of
+from hebrew_asr.audio.reading import BLOCK_VALUES, Block, Reading
 from hebrew_asr.audio.source import AudioError, Opened
 from hebrew_asr.errors import first_line
 
-Block = tuple[np.ndarray, int]
-"""float32 samples of shape (frames, channels), and how many of them make a second."""
-
-BLOCK_VALUES = 1 << 18
-"""Samples of all channels in a block: 1 MiB."""
-MOST_CHANNELS = 64
-RATES_HZ = (1_000, 768_000)
-
-_FORMATS = (
-    "wav,w64,aiff,caf,au,flac,ogg,mp3,aac,loas,mov,matroska,asf,xwma,amr,avi,flv,mpegts,mpeg,ac3,eac3,dts,wv,ape,tta,"
-    "tak,mpc,mpc8,voc,nistsphere,ircam,rm,nut,dsf,oma,wtv,mmf,qcp,sox,gsm"
-)
-"""Files that hold their own sound. FFmpeg's playlists, which name other files, are not read."""
-_STATES_LENGTH = {"mov": True, "matroska": True, "asf": True, "wv": False, "tta": False, "ape": False, "dsf": False}
-"""Formats that state their length, and whether their packets have times, so that pauses need no packets. Of other
-formats FFmpeg gives an estimate."""
-_ENCRYPTED_TAGS = {"enca", "drms", "aavd"}
-_INTEGERS = {"u8": 128.0, "s16": 32_768.0, "s32": 2_147_483_648.0, "s64": 9_223_372_036_854_775_808.0}
-_LOST_SHARE, _LOST_S = 0.02, 0.15
-_SHORT_S, _SHORT_SHARE = 0.15, 0.01
 _OGG_TOLERANCE_S = 0.1
 _LARGEST_PART = 1 << 28
-
-
-@dataclass(slots=True)
-class Reading:
-    """One source while it is read."""
-
-    source: Opened
-    longest_s: float | None = None
-    """No more than this is wanted."""
-    cut: str = ""
-    """After the last block: how it is seen that sound is missing at the end."""
-    lasts_s: float = 0.0
-    """Sound that was read so far."""
-    _libsndfile: soundfile.SoundFile | None = None
-
-    def libsndfile(self) -> soundfile.SoundFile:
-        """The source as libsndfile opens it, once: opening an mp3 takes a sixth of the time of decoding it."""
-        if self._libsndfile is None:
-            file = self.source.file
-            file.seek(0)
-            # By its number: soundfile itself refuses a name that is not UTF-8.
-            opened = cast(BinaryIO, file) if isinstance(file, io.BytesIO) else file.fileno()
-            self._libsndfile = soundfile.SoundFile(opened, closefd=False)
-        return self._libsndfile
-
-    def close(self) -> None:
-        """Give back what libsndfile holds; the source stays open."""
-        if self._libsndfile is not None:
-            self._libsndfile.close()
-            self._libsndfile = None
-
-    def fault(self, cause: str) -> AudioError:
-        return AudioError(self.source.label, cause)
-
-    def check(self, channels: int, rate_hz: int) -> None:
-        """Refuse what no recording has, before anything is allocated by it."""
-        if not 1 <= channels <= MOST_CHANNELS or not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
-            raise self.fault(
-                f"its header states {channels} channels at {rate_hz} Hz; 1 to {MOST_CHANNELS} at {RATES_HZ[0]} to "
-                f"{RATES_HZ[1]} Hz are read"
-            )
 
 
 def blocks_of(reading: Reading) -> Iterator[Block]:
@@ -118,7 +53,9 @@ def blocks_of(reading: Reading) -> Iterator[Block]:
                 if found or not plan.else_ffmpeg:
                     raise
         if not plan.by_libsndfile or (plan.else_ffmpeg and not found):
-            yield from _counted(_by_ffmpeg(reading), reading)
+            from hebrew_asr.audio.ffmpeg import blocks_by_ffmpeg  # a tenth of a second, which most files do without
+
+            yield from _counted(blocks_by_ffmpeg(reading), reading)
         reading.cut = reading.cut or plan.cut(reading.lasts_s)
 
 
@@ -158,9 +95,6 @@ def _faults_named(reading: Reading) -> Generator[None, None, None]:
         raise
     except soundfile.LibsndfileError as error:
         raise reading.fault(f"{error.error_string} Is it whole?") from error
-    except av.error.FFmpegError as error:
-        cause = f"it is no sound file that can be read, or a damaged one (FFmpeg: {error.strerror})"
-        raise reading.fault(cause) from error
     except Exception as error:  # a decoder may raise anything: MemoryError, ValueError, …
         raise reading.fault(f"{type(error).__name__}: {first_line(error)}") from error
     finally:
@@ -263,88 +197,3 @@ def _by_libsndfile(reading: Reading) -> Iterator[Block]:
             yield samples, file.samplerate
         if len(samples) < size:
             break
-
-
-def _by_ffmpeg(reading: Reading) -> Iterator[Block]:
-    """Packet by packet; one that cannot be decoded is left out. Many are an error, and the last one is a cut."""
-    reading.source.file.seek(0)
-    options = {"format_whitelist": _FORMATS}
-    with av.open(reading.source.file, "r", options=options, metadata_errors="replace") as container:
-        stream = _audio_stream(container, reading)
-        stream.codec_context.thread_count = 1
-        lost = packets = 0
-        broken = False
-        end_s = 0.0
-        held: list[np.ndarray] = []
-        values = rate_hz = 0
-        for packet in container.demux():
-            if packet.pts is not None and packet.time_base:
-                end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream.index != stream.index:
-                continue
-            if not packet.size and broken:
-                reading.cut = "its last packet is not whole"
-            packets += packet.size > 0  # the empty one at the end only asks for what is left
-            try:
-                frames, broken = packet.decode(), False
-            except av.error.FFmpegError:
-                broken = packet.size > 0
-                lost += broken
-                continue
-            for frame in cast(list[av.AudioFrame], frames):
-                samples = _samples(frame, reading)
-                if held and (frame.sample_rate != rate_hz or samples.shape[1] != held[0].shape[1]):
-                    yield np.concatenate(held), rate_hz
-                    held, values = [], 0
-                rate_hz = frame.sample_rate
-                held.append(samples)
-                values += samples.size
-                if values >= BLOCK_VALUES:
-                    yield np.concatenate(held), rate_hz
-                    held, values = [], 0
-        if held:
-            yield np.concatenate(held), rate_hz
-        lost_s = lost * reading.lasts_s / max(packets - lost, 1)
-        if lost_s > max(_LOST_S, _LOST_SHARE * reading.lasts_s) or lost == packets > 0:
-            raise reading.fault(f"{lost} of its {packets} packets of sound cannot be decoded: the file is damaged")
-        _compare(container, end_s, reading)
-
-
-def _audio_stream(container: Any, reading: Reading) -> Any:
-    """The default audio stream, or the first."""
-    streams = container.streams.audio
-    if not streams:
-        raise reading.fault("it has no audio track")
-    stream = next((s for s in streams if s.disposition & s.disposition.default), streams[0])
-    if stream.codec_context is None:
-        raise reading.fault("its codec is not known")
-    if str(stream.codec_context.codec_tag) in _ENCRYPTED_TAGS:
-        raise reading.fault("it is encrypted (DRM)")
-    return stream
-
-
-def _samples(frame: Any, reading: Reading) -> np.ndarray:
-    """(frames, channels) float32 within [-1, 1], as libsndfile scales them."""
-    channels = frame.layout.nb_channels
-    reading.check(channels, frame.sample_rate)
-    values = frame.to_ndarray()
-    values = values.T if frame.format.is_planar else values.reshape(-1, channels)
-    full_scale = _INTEGERS.get(frame.format.name.rstrip("p"))
-    samples = values.astype(np.float32, order="C")
-    if full_scale is None:
-        return samples
-    if values.dtype == np.uint8:
-        samples -= np.float32(full_scale)
-    samples /= np.float32(full_scale)
-    return samples
-
-
-def _compare(container: Any, end_s: float, reading: Reading) -> None:
-    """Notice a container that goes on for longer, by its header, than its last packet of any track."""
-    timed = _STATES_LENGTH.get(container.format.name.split(",")[0])
-    if container.duration is None or timed is None or asf_is_live(reading.source):
-        return
-    stated_s = container.duration / av.time_base
-    end_s = end_s - max((container.start_time or 0) / av.time_base, 0.0) if timed else reading.lasts_s
-    if end_s and end_s < stated_s - max(_SHORT_S, _SHORT_SHARE * stated_s):
-        reading.cut = f"it states {stated_s:.2f} s, and ends after {end_s:.2f} s"

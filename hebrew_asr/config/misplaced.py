@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import get_args, get_origin
 
-from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.config.values import dotted_keys, entries
 from hebrew_asr.errors import UsageError
 
@@ -58,6 +57,8 @@ def refuse_recipe_keys(options: type, argv: list[str]) -> None:
 
 def _key(name: str) -> str | None:
     """The key of the recipe with this name, as ``--set`` takes it; None if there is none."""
+    from hebrew_asr.config.recipe import Recipe  # a fifth of a second, which most command lines do without
+
     keys = list(dotted_keys(Recipe))
     values = [key for key in keys if not any(other.startswith(f"{key}.") for other in keys)]
     found = next((key for key in values if name in (key, key.rpartition(".")[2])), None)

@@ -30,6 +30,7 @@ from hebrew_asr.corpus.preparation.output import (
 from hebrew_asr.corpus.preparation.parts import part_path, read_part
 from hebrew_asr.corpus.preparation.pool import convert_all
 from hebrew_asr.corpus.preparation.progress import Progress
+from hebrew_asr.corpus.preparation.workers import Workers
 from hebrew_asr.errors import DataError, EnvironmentProblem, UsageError
 from hebrew_asr.files import sync_folder, write_atomically, write_json
 from hebrew_asr.locks import FolderLock, describe
@@ -164,14 +165,15 @@ def _write_errors_explained(folder: Path) -> Generator[None, None, None]:
 def _build(options: PrepareOptions, folder: Path, work: Path) -> None:
     sources, tests = _open_sources(options, work)
     everything = [*sources, *tests]
-    summary.print_plan(everything, require_disk(sources, options, folder, work), folder)
     shards = [shard for source in everything for shard in source.shards]
     assembly = None
-    while assembly is None:
-        with Progress(sum(shard.size_bytes for shard in shards)) as progress:
-            units = convert_all(shards, options, folder, work, progress)
-        print(progress.line(), file=sys.stderr)
-        assembly = _assembled([unit for of_shard in units for unit in of_shard], options, folder, work)
+    with Workers(options.processes, work) as workers:
+        summary.print_plan(everything, require_disk(sources, options, folder, work, workers), folder)
+        while assembly is None:
+            with Progress(sum(shard.size_bytes for shard in shards)) as progress:
+                units = convert_all(shards, options, folder, work, progress, workers)
+            print(progress.line(), file=sys.stderr)
+            assembly = _assembled([unit for of_shard in units for unit in of_shard], options, folder, work)
     manifest = write_set(folder, assembly, sources, options, _asked(options))
     summary.print_result(manifest, folder)
     os.sync()  # clips are written without fsync, so all of them must reach the disk before the folder is announced

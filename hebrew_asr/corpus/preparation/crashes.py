@@ -6,7 +6,6 @@ its unit is converted again, it is a dropped clip. Other ends (kill -9, want of 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -15,7 +14,6 @@ from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.sources import Row, Unit, unit_name
 
 _CRASHES = {
@@ -61,37 +59,15 @@ def _crashed_rows(work: Path, unit_name: str) -> dict[int, str]:
     return {int(path.name): path.read_text() for path in (work / "crashed" / unit_name).glob("*")}
 
 
-class Workers:
-    """The processes of a pool, kept to ask them how they ended: the pool itself forgets them."""
-
-    def __init__(self) -> None:
-        self._seen: dict[int, BaseProcess] = {}
-
-    def look(self) -> None:
-        """Remember who is there; to be called after each submission, which may start one."""
-        self._seen |= {process.pid: process for process in multiprocessing.active_children() if process.pid}
-
-    def set_aside(self, work: Path) -> None:
-        """Set the rows aside that workers crashed at. Their pool must be shut down: while its thread waits for a worker
-        too, only one of both is told how that worker ended.
-
-        Raises:
-            EnvironmentProblem: there are none, so a worker ended for another reason.
-        """
-        found = [row for pid, process in self._seen.items() if (row := _crash_of(pid, process, work))]
-        for row, crash in found:
-            path = work / "crashed" / row
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(crash)
-        if not found:
-            codes = sorted({process.exitcode for process in self._seen.values() if process.exitcode})
-            raise EnvironmentProblem(
-                f"a worker process was killed, perhaps for want of memory (exit codes {codes}). What is done is kept: "
-                "run the same command again to continue, with fewer --processes if need be"
-            )
-
-
-def _crash_of(pid: int, process: BaseProcess, work: Path) -> tuple[str, str] | None:
+def crash_of(process: BaseProcess, work: Path) -> tuple[str, str] | None:
+    """The row that a process was at, and the signal, if it ended by one that its own code raised."""
     crash = _CRASHES.get(process.exitcode or 0)
-    row = work / "at" / str(pid)
+    row = work / "at" / str(process.pid)
     return (row.read_text().strip(), crash) if crash and row.is_file() else None
+
+
+def set_aside(row: str, crash: str, work: Path) -> None:
+    """When its unit is converted again, this row is a dropped clip."""
+    path = work / "crashed" / row
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(crash)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import shutil
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
 from hebrew_asr.corpus.preparation.convert import convert_row, quiet_decoders
-from hebrew_asr.corpus.preparation.crashes import Workers, forget_notes, rows_noted
+from hebrew_asr.corpus.preparation.crashes import rows_noted
 from hebrew_asr.corpus.preparation.options import PrepareOptions
-from hebrew_asr.corpus.preparation.pool import start_worker
+from hebrew_asr.corpus.preparation.workers import Workers
 from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.files import nearest_existing
 from hebrew_asr.sources import Source, Unit
@@ -34,7 +32,9 @@ class DiskNeed:
     """Into the prepared folder."""
 
 
-def require_disk(sources: list[Source], options: PrepareOptions, folder: Path, work: Path) -> DiskNeed:
+def require_disk(
+    sources: list[Source], options: PrepareOptions, folder: Path, work: Path, workers: Workers
+) -> DiskNeed:
     """Predict the need from the first rows of each source, converted in memory, and compare it with what is free.
 
     Raises:
@@ -43,7 +43,7 @@ def require_disk(sources: list[Source], options: PrepareOptions, folder: Path, w
     """
     cache = _cache_folder()
     _require({cache: _downloads(sources)})  # before the first shards are fetched to look into them
-    clips = sum(_clip_bytes(source, options, work) for source in sources)
+    clips = sum(_clip_bytes(source, options, work, workers) for source in sources)
     present = sum(path.stat().st_size for path in (folder / "clips").rglob("*.*"))  # by a run that was interrupted
     need = DiskNeed(_downloads(sources), max(0, round(_MARGIN * clips) - present))
     _require({cache: need.downloads, folder: need.clips})
@@ -54,28 +54,23 @@ def _downloads(sources: list[Source]) -> int:
     return sum(shard.bytes_to_download for source in sources for shard in source.shards)
 
 
-def _clip_bytes(source: Source, options: PrepareOptions, work: Path) -> float:
+def _clip_bytes(source: Source, options: PrepareOptions, work: Path, workers: Workers) -> float:
     shards = [shard for shard in source.shards if not shard.held_out]
     units = shards[0].units() if shards else []
     if not units:
         return 0.0
     # The bytes of a shard, unlike its rows, are known before it is downloaded.
     scale = sum(shard.size_bytes for shard in shards) / max(shards[0].size_bytes, 1)
-    return scale * sum(unit.num_rows for unit in units) * _bytes_per_row(units[0], options, work)
+    return scale * sum(unit.num_rows for unit in units) * _bytes_per_row(units[0], options, work, workers)
 
 
-def _bytes_per_row(unit: Unit, options: PrepareOptions, work: Path) -> float:
-    """By converting its first rows, in a process of its own: a damaged file may end the process that decodes it."""
+def _bytes_per_row(unit: Unit, options: PrepareOptions, work: Path, workers: Workers) -> float:
+    """By converting its first rows, in a worker: a damaged file may end the process that decodes it."""
     while True:
-        forget_notes(work)
-        workers = Workers()
         try:
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=start_worker) as pool:
-                sampled = pool.submit(_sampled_bytes_per_row, unit, options, work)
-                workers.look()
-                return sampled.result()
+            return workers.submit(_sampled_bytes_per_row, unit, options, work).result()
         except BrokenProcessPool:
-            workers.set_aside(work)
+            workers.set_aside()
 
 
 def _sampled_bytes_per_row(unit: Unit, options: PrepareOptions, work: Path) -> float:

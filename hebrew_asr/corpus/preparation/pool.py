@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import gc
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
 import threading
 from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from hebrew_asr.cores import usable_cores
 from hebrew_asr.corpus.preparation.convert import UnitSummary, convert_unit
-from hebrew_asr.corpus.preparation.crashes import Workers, forget_notes
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.parts import part_path
 from hebrew_asr.corpus.preparation.progress import Progress
+from hebrew_asr.corpus.preparation.workers import Workers
 from hebrew_asr.sources import Shard, Unit, unit_name
 
 _DOWNLOADS_AT_ONCE = 4
@@ -34,11 +28,11 @@ def shards_in_order(shards: list[Shard]) -> Iterator[list[Unit]]:
 
 
 def convert_all(
-    shards: list[Shard], options: PrepareOptions, folder: Path, work: Path, progress: Progress
+    shards: list[Shard], options: PrepareOptions, folder: Path, work: Path, progress: Progress, workers: Workers
 ) -> list[list[Unit]]:
-    """Convert every unit that has no part yet; returns the units of each shard.
+    """Convert every unit that has no part yet; returns the units of each shard. The workers have ended then.
 
-    A row whose decoding ends a worker process is set aside, and the rest goes on in a new pool.
+    A row whose decoding ends a worker process is set aside, and the rest goes on in new ones.
 
     Raises:
         EnvironmentProblem: a worker was killed, or the hub cannot be reached.
@@ -46,12 +40,11 @@ def convert_all(
         OSError: a worker could not write, as on a full disk.
     """
     while True:
-        forget_notes(work)
-        workers = Workers()
         try:
-            return _convert_all(shards, options, folder, work, progress, workers)
+            with workers:
+                return _convert_all(shards, options, folder, work, progress, workers)
         except BrokenProcessPool:
-            workers.set_aside(work)
+            workers.set_aside()
             progress.begin_again()
 
 
@@ -68,39 +61,17 @@ def _convert_all(
         else:
             progress.add(future.result())
 
-    # Not forked: the caller may hold threads, and a GPU.
-    pool = ProcessPoolExecutor(
-        options.processes or len(usable_cores()), multiprocessing.get_context("spawn"), initializer=start_worker
-    )
-    try:
-        for shard, units_of_shard in zip(shards, shards_in_order(shards), strict=True):
-            units.append(units_of_shard)
-            progress.expect(sum(unit.num_rows for unit in units_of_shard), shard.size_bytes)
-            for unit in units_of_shard:
-                if part_path(work, unit_name(unit)).exists():
-                    progress.skip(unit.num_rows)
-                else:
-                    futures.append(pool.submit(convert_unit, unit, options, folder, work))
-                    futures[-1].add_done_callback(finished)
-                    workers.look()
-            if failed.is_set():
-                break
-        for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-            future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    for shard, units_of_shard in zip(shards, shards_in_order(shards), strict=True):
+        units.append(units_of_shard)
+        progress.expect(sum(unit.num_rows for unit in units_of_shard), shard.size_bytes)
+        for unit in units_of_shard:
+            if part_path(work, unit_name(unit)).exists():
+                progress.skip(unit.num_rows)
+            else:
+                futures.append(workers.submit(convert_unit, unit, options, folder, work))
+                futures[-1].add_done_callback(finished)
+        if failed.is_set():
+            break
+    for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+        future.result()
     return units
-
-
-def start_worker() -> None:
-    """Leave interrupts to the parent, and end with it even when it is killed and cannot say so."""
-    gc.freeze()  # the modules stay: looking through them for garbage takes 2 % of the time of decoding
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
