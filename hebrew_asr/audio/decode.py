@@ -13,12 +13,12 @@ from collections.abc import Iterator
 import numpy as np
 import soxr
 
+from hebrew_asr.audio.frames import SAMPLE_RATE_HZ
 from hebrew_asr.audio.mix import Mixer
 from hebrew_asr.audio.readers import blocks_of, seconds_of
 from hebrew_asr.audio.reading import Block, Reading
 from hebrew_asr.audio.source import AudioError, Source, TooLong, TruncatedAudio, label_of, opened
 
-SAMPLE_RATE_HZ = 16_000
 LONGEST_S = 4 * 3600.0
 """Longest recording that :func:`decode` holds in memory, 0.9 GiB; :func:`decode_blocks` has no limit."""
 

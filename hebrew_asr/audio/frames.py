@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
 from hebrew_asr.errors import CheckpointError
 
+SAMPLE_RATE_HZ = 16_000
+"""Of all sound, once it is decoded."""
 N_FFT = SAMPLE_RATE_HZ * 25 // 1000
 """Samples in one analysis window (25 ms)."""
 HOP = SAMPLE_RATE_HZ // 100

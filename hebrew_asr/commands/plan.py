@@ -37,13 +37,15 @@ class Command(RecipeArguments):
         from dataclasses import replace
 
         from hebrew_asr.config.profiles import load_profile
-        from hebrew_asr.engine.nested_keys import check_nested_keys
         from hebrew_asr.errors import EnvironmentProblem
         from hebrew_asr.planning.clock import run_clock
         from hebrew_asr.planning.plan import make_plan, what_would_fit
 
         recipe, profile = self.load_recipe(), load_profile(self.ds)
-        check_nested_keys(profile)
+        if not profile.is_plain:
+            from hebrew_asr.engine.nested_keys import check_nested_keys
+
+            check_nested_keys(profile)
         if self.memory_gib is not None:
             profile = replace(profile, hardware=replace(profile.hardware, memory_gib=self.memory_gib))
         plan = make_plan(recipe, profile, self.num_gpus or profile.hardware.num_ranks)
@@ -168,6 +170,6 @@ def _print_clock(clock: Clock | None, price_per_hour: float | None) -> None:
 
 
 def _gib(size: int) -> str:
-    from hebrew_asr.planning.cards import GIB
+    from hebrew_asr.units import GIB
 
     return f"{size / GIB:.2f}"

@@ -82,6 +82,18 @@ class DeepSpeedKeys:
 
 
 OWNED = frozenset(entry.name for entry in fields(DeepSpeedKeys))
+_PLAIN: dict[str, dict[str, type | tuple[str, ...] | dict[str, Any]]] = {
+    "bf16": {"enabled": bool},
+    "zero_optimization": {
+        "stage": int,
+        **dict.fromkeys(("overlap_comm", "contiguous_gradients", "reduce_scatter", "allgather_partitions"), bool),
+        **dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size", "stage3_max_live_parameters"), int),
+        **dict.fromkeys(("stage3_max_reuse_distance", "stage3_prefetch_bucket_size"), int),
+        "stage3_param_persistence_threshold": int,
+        "offload_optimizer": {"device": ("cpu", "none"), "pin_memory": bool},
+    },
+}
+"""Keys of sections that DeepSpeed surely takes, with values of these kinds: no need to ask it, which takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +176,21 @@ class Profile:
         return offload.get("device", "none") != "none"
 
     @property
+    def is_plain(self) -> bool:
+        """Whether its sections hold nothing but well-known keys, so that DeepSpeed need not be asked about them."""
+        sections = {key: value for key, value in self.config.items() if isinstance(value, dict) and key != "data_types"}
+        return _is_plain(sections, _PLAIN)
+
+    @property
     def is_flat(self) -> bool:
         """Whether AdamW runs over flat buffers (``engine/flat_adamw.py``), on gradients that come all at once."""
         return self.bf16 and self.zero_stage in (1, 2) and not self.offloads_optimizer
+
+
+def _is_plain(value: Any, kind: Any) -> bool:
+    if isinstance(kind, dict):
+        return isinstance(value, dict) and all(key in kind and _is_plain(value[key], kind[key]) for key in value)
+    return value in kind if isinstance(kind, tuple) else type(value) is kind and (kind is bool or value > 0)
 
 
 def load_profile(name: str | Path) -> Profile:

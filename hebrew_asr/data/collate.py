@@ -25,7 +25,7 @@ from hebrew_asr.audio.augment import Masks, draw_masks, no_masks, perturbed_leng
 from hebrew_asr.audio.frames import CHUNK_FRAMES, TOKENS_PER_CHUNK, EncoderGeometry, num_audio_tokens, num_frames
 from hebrew_asr.audio.mel import MelPlan, plan_mel
 from hebrew_asr.config.recipe import Augmentation
-from hebrew_asr.data.shapes import Shape, fill, fitting
+from hebrew_asr.data.shapes import Shape, cut_windows, fill, fitting, packed_shape
 from hebrew_asr.text.prompt import PromptTokens
 
 IGNORED = -100
@@ -140,14 +140,14 @@ def pack(
     samples = [perturbed_length(len(example.samples), example.speed) for example in examples]
     frames = [num_frames(count) for count in samples]
     audio_tokens = [num_audio_tokens(count) for count in frames]
-    windows = _windows(audio_tokens, geometry)
+    windows = cut_windows(audio_tokens, geometry)
     # The last target token is a label but never an input: nothing follows it.
     clips = [
         prompt.prompt(count) + example.target_ids[:-1] for example, count in zip(examples, audio_tokens, strict=True)
     ]
     tokens = [len(clip) for clip in clips]
     labels_per_clip = [len(example.target_ids) for example in examples]
-    needed = _needed(frames, audio_tokens, windows, tokens, labels_per_clip)
+    needed = packed_shape(frames, audio_tokens, windows, tokens, labels_per_clip)
     shape = fitting(needed, shapes) if shapes else needed
     first_token = _bounds(tokens)[:-1]
     last_labels = np.add(first_token, tokens)
@@ -180,36 +180,6 @@ def pack(
     )
 
 
-def needed_shape(
-    samples: Sequence[int], labels: Sequence[int], prompt: PromptTokens, geometry: EncoderGeometry
-) -> Shape:
-    """Sizes of the batch that clips of these lengths make: samples after speed perturbation, and target ids."""
-    frames = [num_frames(count) for count in samples]
-    audio_tokens = [num_audio_tokens(count) for count in frames]
-    around = len(prompt.prompt(0)) - 1
-    tokens = [around + count + length for count, length in zip(audio_tokens, labels, strict=True)]
-    return _needed(frames, audio_tokens, _windows(audio_tokens, geometry), tokens, labels)
-
-
-def _needed(
-    frames: Sequence[int],
-    audio_tokens: Sequence[int],
-    windows: Sequence[int],
-    tokens: Sequence[int],
-    labels: Sequence[int],
-) -> Shape:
-    return Shape(
-        tokens=sum(tokens),
-        audio_tokens=sum(audio_tokens),
-        chunks=sum(-(-count // CHUNK_FRAMES) for count in frames),
-        windows=len(windows),
-        clips=len(tokens),
-        labels=sum(labels),
-        longest_window=max(windows),
-        longest_clip=max(tokens),
-    )
-
-
 def _mel(
     examples: Sequence[Example], frames: Sequence[int], augmentation: Augmentation | None, padding_chunks: int
 ) -> MelPlan:
@@ -224,15 +194,6 @@ def _masks(examples: Sequence[Example], frames: Sequence[int], augmentation: Aug
         no_masks(augmentation) if example.mask_seed is None else draw_masks(example.mask_seed, count, augmentation)
         for example, count in zip(examples, frames, strict=True)
     ]
-
-
-def _windows(audio_tokens: Sequence[int], geometry: EncoderGeometry) -> list[int]:
-    """Lengths of all clips' attention windows."""
-    windows = []
-    for count in audio_tokens:
-        full, rest = divmod(count, geometry.window_tokens)
-        windows += [geometry.window_tokens] * full + ([rest] if rest else [])
-    return windows
 
 
 def _padded(values: Tensor, size: int, value: int) -> Tensor:

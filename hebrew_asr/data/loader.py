@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import heapq
 import multiprocessing
 import signal
 import threading
@@ -11,26 +9,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from hebrew_asr.audio.augment import allowed_speeds, clip_seed, draw_speed, perturbed_length
-from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, to_int16
+from hebrew_asr.audio.augment import clip_seed
+from hebrew_asr.audio.decode import to_int16
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.config.profiles import Batching
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.data.clip_audio import Unreadable, read_clip
-from hebrew_asr.data.collate import Example, PackedBatch, needed_shape, pack
+from hebrew_asr.data.collate import Example, PackedBatch, pack
 from hebrew_asr.data.manifest import Clip
-from hebrew_asr.data.sampler import StepSampler
-from hebrew_asr.data.shapes import NUM_SHAPES, Shape, choose_shapes
+from hebrew_asr.data.steps import Steps
 from hebrew_asr.errors import DataError, HebrewASRError
 from hebrew_asr.launching.processes import end_with_the_parent
-from hebrew_asr.text.prompt import PromptTokens, target_ids
-
-_SAMPLED_STEPS = 200
-_LONGEST_CLIPS = 32
+from hebrew_asr.text.prompt import target_ids
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,7 @@ class StepBatch:
         return replace(self, micro_batches=[replace(m, packed=m.packed.pin_memory()) for m in self.micro_batches])
 
 
-class StepDataset(Dataset[StepBatch]):
+class StepDataset(Steps, Dataset[StepBatch]):
     """Optimizer steps of one rank, by number."""
 
     def __init__(
@@ -76,70 +69,9 @@ class StepDataset(Dataset[StepBatch]):
         geometry: EncoderGeometry,
         rank: int,
     ):
-        """``clips`` in manifest order; ``batching`` deals them to ranks and micro-batches."""
-        self._sampler = StepSampler([clip.duration_s for clip in clips], batching, recipe.seed)
-        self._clips, self._rank = clips, rank
-        self._seed, self._augmentation = recipe.seed, recipe.augmentation
-        self._longest_samples = round(recipe.data.max_duration_s * SAMPLE_RATE_HZ)
-        self._tokenizer, self._prompt, self._geometry = tokenizer, PromptTokens.of(tokenizer), geometry
-        self._shapes: list[Shape] = []
-        self._shape_limits: tuple[int, int] | None = None
-
-    def with_batching(self, batching: Batching) -> StepDataset:
-        """The same clips at every step, dealt to other micro-batches."""
-        other = copy.copy(self)
-        other._sampler = self._sampler.with_batching(batching)
-        if other._shape_limits is not None:
-            other.fix_shapes(*other._shape_limits)
-        return other
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps that take every clip once."""
-        return self._sampler.steps_per_epoch
-
-    def fix_shapes(self, total_steps: int, count: int = NUM_SHAPES) -> list[Shape]:
-        """Pad micro-batches to at most ``count`` shapes from now on, for a compiled model.
-
-        They are chosen from the manifest's durations and texts, over steps spread evenly through the run, so every
-        rank and every resumed run chooses alike. Call it before workers start.
-        """
-        slowest = [(clip, min(self._speeds(clip))) for clip in self._clips]
-        longest = heapq.nlargest(_LONGEST_CLIPS, slowest, key=lambda item: item[0].duration_s / item[1])
-        bounds = [self._needed([clip], [speed]) for clip, speed in longest]
-        longest_clip = max(bound.longest_clip for bound in bounds)
-        longest_window = max(bound.longest_window for bound in bounds)
-        steps = np.unique(np.linspace(0, total_steps - 1, _SAMPLED_STEPS).astype(int)).tolist()
-        needed = [
-            replace(self._needed_at(indices, step), longest_clip=longest_clip, longest_window=longest_window)
-            for step in steps
-            for rank in self._sampler.deal(step)
-            for indices in rank
-            if indices
-        ]
-        self._shape_limits = total_steps, count
-        self._shapes = choose_shapes(needed, count)
-        return self._shapes
-
-    def _needed_at(self, indices: list[int], step: int) -> Shape:
-        clips, epoch = [self._clips[index] for index in indices], step // self._sampler.steps_per_epoch
-        return self._needed(clips, [self._speed(clip, epoch) for clip in clips])
-
-    def _needed(self, clips: list[Clip], speeds: list[float]) -> Shape:
-        played = [perturbed_length(_samples(clip), speed) for clip, speed in zip(clips, speeds, strict=True)]
-        labels = [len(target_ids(self._tokenizer, clip.text)) for clip in clips]
-        return needed_shape(played, labels, self._prompt, self._geometry)
-
-    def _speed(self, clip: Clip, epoch: int) -> float:
-        return draw_speed(clip_seed(self._seed, epoch, clip.id), self._speeds(clip))
-
-    def _speeds(self, clip: Clip) -> tuple[float, ...]:
-        """What may be drawn: a clip that is played slower than it was spoken stays as short as any clip must be."""
-        return allowed_speeds(_samples(clip), self._augmentation.speed_factors, self._longest_samples)
-
-    def clips_of_step(self, step: int) -> list[int]:
-        """Indices of the whole global batch of a step."""
-        return self._sampler.clips_of_step(step)
+        """As ``Steps``, for the clips that are dealt to ``rank``."""
+        super().__init__(clips, batching, recipe, tokenizer, geometry)
+        self._rank, self._augmentation = rank, recipe.augmentation
 
     def __getitem__(self, index: int) -> StepBatch:
         """Decode and pack this rank's share, without the clips that cannot be decoded."""
@@ -178,11 +110,6 @@ class StepDataset(Dataset[StepBatch]):
             return None
         target, seed = target_ids(self._tokenizer, clip.text), clip_seed(self._seed, epoch, clip.id)
         return Example(clip.id, to_int16(samples), target, self._speed(clip, epoch), seed)
-
-
-def _samples(clip: Clip) -> int:
-    """As its manifest has it: known before the clip is decoded."""
-    return round(clip.duration_s * SAMPLE_RATE_HZ)
 
 
 def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin_memory: bool) -> Iterator[StepBatch]:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hebrew_asr.audio.frames import CHUNK_FRAMES, EncoderGeometry, num_audio_tokens, num_frames
+from hebrew_asr.text.prompt import PromptTokens
+
 NUM_SHAPES = 32
 """Each costs a graph recording where CUDA graphs are used, and an allocation pattern elsewhere. Padding is then 1 % of
 the tokens at 64 clips per step and 4 % at 8."""
@@ -50,6 +53,46 @@ class Shape:
 def _can_fill(items: int, segments: int, longest: int) -> bool:
     """Attention over an empty segment can give NaN, so each padding segment takes at least one item."""
     return 1 <= segments <= items <= segments * longest
+
+
+def needed_shape(
+    samples: Sequence[int], labels: Sequence[int], prompt: PromptTokens, geometry: EncoderGeometry
+) -> Shape:
+    """Sizes of the batch that clips of these lengths make: samples after speed perturbation, and target ids."""
+    frames = [num_frames(count) for count in samples]
+    audio_tokens = [num_audio_tokens(count) for count in frames]
+    around = len(prompt.prompt(0)) - 1
+    tokens = [around + count + length for count, length in zip(audio_tokens, labels, strict=True)]
+    return packed_shape(frames, audio_tokens, cut_windows(audio_tokens, geometry), tokens, labels)
+
+
+def packed_shape(
+    frames: Sequence[int],
+    audio_tokens: Sequence[int],
+    windows: Sequence[int],
+    tokens: Sequence[int],
+    labels: Sequence[int],
+) -> Shape:
+    """Sizes of a batch, from the sizes of its clips and of their windows."""
+    return Shape(
+        tokens=sum(tokens),
+        audio_tokens=sum(audio_tokens),
+        chunks=sum(-(-count // CHUNK_FRAMES) for count in frames),
+        windows=len(windows),
+        clips=len(tokens),
+        labels=sum(labels),
+        longest_window=max(windows),
+        longest_clip=max(tokens),
+    )
+
+
+def cut_windows(audio_tokens: Sequence[int], geometry: EncoderGeometry) -> list[int]:
+    """Lengths of all clips' attention windows."""
+    windows = []
+    for count in audio_tokens:
+        full, rest = divmod(count, geometry.window_tokens)
+        windows += [geometry.window_tokens] * full + ([rest] if rest else [])
+    return windows
 
 
 def choose_shapes(needed: Sequence[Shape], count: int) -> list[Shape]:

@@ -15,6 +15,7 @@ import torch
 
 from hebrew_asr.engine.optimizer_state import PartitionState
 from hebrew_asr.fallbacks import note_fallback
+from hebrew_asr.units import GIB
 
 
 class HostMemory:
@@ -65,7 +66,7 @@ class HostMemory:
         else:
             note_fallback(
                 "host memory could not be page-locked, so training waits longer for each checkpoint's copy",
-                f"cudaHostRegister of {self._buffer.nbytes / 2**30:.1f} GiB gave error {status}",
+                f"cudaHostRegister of {self._buffer.nbytes / GIB:.1f} GiB gave error {status}",
             )
 
     def _wait(self) -> None:

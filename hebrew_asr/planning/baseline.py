@@ -27,6 +27,7 @@ from hebrew_asr.files import write_json
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.phases import set_phase
 from hebrew_asr.text.prompt import PromptTokens, target_ids
+from hebrew_asr.units import GIB
 
 
 class _Clips(Dataset[Clip]):
@@ -136,7 +137,7 @@ def measure(recipe: Recipe, out: Path, steps: int, micro_batches: list[int]) -> 
                 break
         trained = micro_batch * trainer.args.gradient_accumulation_steps * steps
         result["clips_per_s"] = trained / (clock.ends[-1] - clock.ends[0])
-        result["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30 if on_cuda else 0.0
+        result["peak_gib"] = torch.cuda.max_memory_allocated() / GIB if on_cuda else 0.0
         found.append(result)
         write_json(out, found)
         del trainer

@@ -35,6 +35,7 @@ from hebrew_asr.training.arguments import TrainArguments
 from hebrew_asr.training.evaluate import Evaluator, stratified_sample
 from hebrew_asr.training.feed import feed
 from hebrew_asr.training.setup import Run, set_up
+from hebrew_asr.units import GIB
 
 WARMUP_STEPS, SPLIT_STEPS = 10, 5
 SETTLED = 3
@@ -239,7 +240,7 @@ def _measure_phase(run: Run, index: int, arguments: BenchArguments, ceiling_tflo
         tflops=tflops,
         mfu=tflops / ceiling_tflops,
         padding_share=1 - tokens / padded,
-        peak_gib=torch.cuda.max_memory_allocated() / 2**30 if on_cuda else 0.0,
+        peak_gib=torch.cuda.max_memory_allocated() / GIB if on_cuda else 0.0,
     )
 
 

@@ -6,9 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
-from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
+from hebrew_asr.audio.frames import SAMPLE_RATE_HZ
 from hebrew_asr.data.manifest import Clip, write_manifest
 from hebrew_asr.text.prompt import build_target
 
@@ -32,19 +31,23 @@ def draw_clips(name: str, count: int, folder: Path = Path(), seed: int = 0) -> l
     """Clips of a corpus in ``folder``, with their lengths and texts; nothing is written."""
     rng = np.random.default_rng((seed, *name.encode()))
     lengths = np.clip(rng.gamma(SHAPE, MEAN_S / SHAPE, count), SHORTEST_S, LONGEST_S)
-    words = np.maximum(1, rng.poisson(WORDS_PER_S * lengths))
+    counts = np.maximum(1, rng.poisson(WORDS_PER_S * lengths))
+    words, stops = rng.choice(_WORDS, counts.sum()).tolist(), np.cumsum(counts).tolist()
+    audio = folder / "clips"
     return [
         Clip(
-            str(folder / "clips" / f"{name}{index}.flac"),
-            build_target(" ".join(rng.choice(_WORDS, words[index]))),
+            f"{audio}/{name}{index}.flac",
+            build_target(" ".join(words[stop - count : stop])),
             f"{name}{index}",
             int(length * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ,
         )
-        for index, length in enumerate(lengths)
+        for index, (length, count, stop) in enumerate(zip(lengths, counts.tolist(), stops, strict=True))
     ]
 
 
 def _write(clip: Clip) -> None:
+    import soundfile  # not needed where clips are only drawn
+
     rng = np.random.default_rng(list(clip.id.encode()))
     samples = rng.standard_normal(round(clip.duration_s * SAMPLE_RATE_HZ)) * 3000
     soundfile.write(clip.audio, samples.astype(np.int16), SAMPLE_RATE_HZ)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from hebrew_asr.config.profiles import Profile, load_profile, shipped_profiles
+from hebrew_asr.units import GIB
 
-GIB = 2**30
-"""Bytes."""
 _NEEDED_GIB = {1: 34.0, 2: 20.0, 4: 14.0, 8: 12.0}
 """What ``plan`` says a card needs under ZeRO-2 with 64 clips per step, by rank count."""
 _OFFLOADED_GIB = 16.0
 """Likewise with the optimizer on the host, in micro-batches of 16 clips."""
+_DRIVER_FILES = ("/dev/nvidiactl", "/dev/dxg")
+"""Of NVIDIA's driver, on Linux and under Windows: without them torch, which takes seconds to load, finds no GPU."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Card:
 
 def visible_cards() -> list[Card]:
     """The GPUs that this process may use."""
+    if not any(Path(name).exists() for name in _DRIVER_FILES):
+        return []
     import torch
 
     cards = []
@@ -59,6 +63,6 @@ def profile_for(cards: list[Card]) -> str | None:
     fitting = [
         profile
         for profile in on_gpus
-        if memory >= needed or (profile.offloads_optimizer and memory >= 20 and ranks == 1)
+        if memory >= needed or (profile.offloads_optimizer and memory >= _OFFLOADED_GIB and ranks == 1)
     ]
     return max(fitting, key=merit).name if fitting else None

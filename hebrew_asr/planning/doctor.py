@@ -5,8 +5,10 @@ A check changes nothing, but for a nameless file of 64 MiB that it writes on the
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import runpy
 import shutil
 import socket
 import subprocess
@@ -16,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -27,15 +30,20 @@ from hebrew_asr.cores import usable_cores
 from hebrew_asr.corpus.preparation.options import RECIPE_SOURCES
 from hebrew_asr.errors import UsageError, first_line
 from hebrew_asr.files import nearest_existing
-from hebrew_asr.planning.cards import GIB, Card, profile_for, visible_cards
+from hebrew_asr.model.groups import phase_groups
+from hebrew_asr.model.sizes import sizes_at, weight_shapes
+from hebrew_asr.planning.cards import Card, profile_for, visible_cards
 from hebrew_asr.planning.doctor_access import clock, repository, wandb_login
+from hebrew_asr.planning.zero_memory import sizes_of
 from hebrew_asr.training.disk_space import DiskNeed, disk_need
+from hebrew_asr.units import GIB
 
 _ANSWER_S = 6.0
 """Seconds that all that is asked of the network gets together."""
 _PROBE_BYTES = 64 << 20
 _LAUNCHER_PATIENCE_S = 30.0
 _LEAST_SHM = GIB
+_BF16_BYTES = 2
 
 State = Literal["ok", "warn", "fail"]
 
@@ -126,19 +134,12 @@ class _Asked:
 
 def _need(recipe: Recipe) -> DiskNeed | None:
     """What the run will write; None where the sizes of the model are not known."""
-    import torch
-
-    from hebrew_asr.model.architecture import config_of, without_memory
-    from hebrew_asr.model.phases import set_phase
-    from hebrew_asr.planning.zero_memory import sizes_of
-
     try:
-        asr = without_memory(config_of(recipe.model.path), torch.bfloat16)
+        shapes = weight_shapes(sizes_at(recipe.model.path))
     except UsageError:
         return None
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in asr.parameters())
-    trainable = [sizes_of(asr, set_phase(asr, recipe, phase)).trainable for phase in recipe.phases]
-    return disk_need(recipe, trainable, weights)
+    trainable = [sizes_of(shapes, phase_groups(shapes, recipe, phase)).trainable for phase in recipe.phases]
+    return disk_need(recipe, trainable, _BF16_BYTES * sum(map(math.prod, shapes.values())))
 
 
 def _nvidia_smi(*arguments: str) -> str | None:
@@ -149,12 +150,17 @@ def _nvidia_smi(*arguments: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def _driver(profile: Profile) -> Told:
-    import torch
+def _cuda_of_torch() -> str | None:
+    """``torch.version.cuda``, without the seconds that it takes to load torch."""
+    torch = find_spec("torch")
+    assert torch is not None and torch.origin is not None, "torch is a dependency"
+    return runpy.run_path(str(Path(torch.origin).with_name("version.py")))["cuda"]
 
-    built = torch.version.cuda
+
+def _driver(profile: Profile) -> Told:
     if profile.hardware.accelerator != "cuda":
         return "ok", "not needed without GPUs", ""
+    built = _cuda_of_torch()
     if built is None:
         return "fail", "this torch is built without CUDA", "install the wheels of requirements.lock"
     text = _nvidia_smi()

@@ -2,8 +2,8 @@
 
 Peak memory is the most of three moments: forward and backward at their fullest, the end of backward when gradients are
 handed over and reduced, and the optimizer's step. Optimizer and buffers follow from DeepSpeed's source
-(:mod:`hebrew_asr.planning.zero_memory`), activations from the real pass on the meta device
-(:mod:`hebrew_asr.planning.footprint`). What neither knows is in ``Calibration``.
+(:mod:`hebrew_asr.planning.zero_memory`), activations from the sizes of the model
+(:mod:`hebrew_asr.planning.activations`). What neither knows is in ``Calibration``. No torch is needed.
 """
 
 from __future__ import annotations
@@ -13,24 +13,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.config.profiles import Batching, Profile, derive_batching
 from hebrew_asr.config.recipe import Recipe
-from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.manifest import Clip, read_manifest
 from hebrew_asr.data.shapes import Shape
-from hebrew_asr.model.architecture import config_of, without_memory
-from hebrew_asr.model.load import load_tokenizer
-from hebrew_asr.model.phases import set_phase
+from hebrew_asr.data.steps import Steps
+from hebrew_asr.model.groups import phase_groups
+from hebrew_asr.model.sizes import ModelSizes, sizes_at, weight_shapes
+from hebrew_asr.planning.activations import Footprint, footprint
 from hebrew_asr.planning.bench_corpus import draw_clips
-from hebrew_asr.planning.cards import GIB
-from hebrew_asr.planning.footprint import Footprint, trace
-from hebrew_asr.planning.zero_memory import ZeroMemory, sizes_of, zero_memory
+from hebrew_asr.planning.zero_memory import ZeroMemory, sizes_of, width_of, zero_memory
 from hebrew_asr.text.prompt import parse_target
 from hebrew_asr.training.disk_space import disk_need
 from hebrew_asr.training.schedule import Schedule
+from hebrew_asr.units import GIB
 
 GUIDE_CLIPS, GUIDE_EVAL_CLIPS = 186_812, 9_832
 """Clips of the recipe's corpora after preparation, to train on and to measure on, as the guide counts them."""
@@ -153,18 +150,16 @@ def make_plan(
         DataError: the data folder has an unreadable manifest.
     """
     batching = derive_batching(profile, recipe, num_ranks)
-    config = config_of(recipe.model.path)
-    asr = without_memory(config, torch.bfloat16 if profile.bf16 else torch.float32)
+    sizes = sizes_at(recipe.model.path)
     clips, num_clips, num_eval_clips, from_data = _clips(recipe)
     steps_per_epoch = recipe.steps_per_epoch(num_clips)
     schedule = Schedule(recipe, steps_per_epoch)
-    shapes = _shapes(recipe, batching, clips, EncoderGeometry.of(config.audio_config))
+    shapes = _shapes(recipe, batching, clips, EncoderGeometry.of(sizes))
     phases = [
-        _phase_memory(asr, recipe, index, profile, batching, shapes[-1], calibration)
+        _phase_memory(sizes, recipe, index, profile, batching, shapes[-1], calibration)
         for index in range(len(recipe.phases))
     ]
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in asr.parameters())
-    need = disk_need(recipe, (phase.trainable for phase in phases), weights)
+    need = disk_need(recipe, (phase.trainable for phase in phases), _model_bytes(sizes, profile))
     peak = max(phase.peak for phase in phases) / GIB
     return RunPlan(
         recipe=recipe,
@@ -202,13 +197,21 @@ def _shapes(recipe: Recipe, batching: Batching, clips: list[Clip], geometry: Enc
     """Those that the trainer compiles for these clips. An eager pass meets batches up to the largest of them."""
     folder = Path(recipe.model.path)
     is_local = folder.is_dir() and any(folder.glob("*token*"))
-    tokenizer: Any = load_tokenizer(recipe.model.path) if is_local else LengthTokenizer()
-    dataset = StepDataset(clips, batching, recipe, tokenizer, geometry, rank=0)
-    return dataset.fix_shapes(recipe.epochs * dataset.steps_per_epoch)
+    tokenizer: Any = LengthTokenizer()
+    if is_local:
+        from hebrew_asr.model.load import load_tokenizer
+
+        tokenizer = load_tokenizer(recipe.model.path)
+    steps = Steps(clips, batching, recipe, tokenizer, geometry)
+    return steps.fix_shapes(recipe.epochs * steps.steps_per_epoch)
+
+
+def _model_bytes(model: ModelSizes, profile: Profile) -> int:
+    return width_of(profile) * sum(map(math.prod, weight_shapes(model).values()))
 
 
 def _phase_memory(
-    asr: Any,
+    model: ModelSizes,
     recipe: Recipe,
     index: int,
     profile: Profile,
@@ -217,30 +220,32 @@ def _phase_memory(
     calibration: Calibration,
 ) -> PhaseMemory:
     phase = recipe.phases[index]
-    sizes = sizes_of(asr, set_phase(asr, recipe, phase))
+    shapes = weight_shapes(model)
+    groups = phase_groups(shapes, recipe, phase)
+    sizes = sizes_of(shapes, groups)
     zero = zero_memory(profile, sizes, batching.num_ranks)
-    footprint = trace(asr, shape)
-    moments = _moments(footprint, zero, profile, batching, calibration)
+    trained = {name for group in groups for name in group.weights}
+    held = footprint(model, trained, shape, width_of(profile))
+    moments = _moments(held, zero, profile, batching, calibration)
     fed = round(calibration.fed_gib * GIB)
-    whole_copy = sum(parameter.numel() * parameter.element_size() for parameter in asr.parameters())
     return PhaseMemory(
         phase=phase.name,
         trainable=sizes.trainable,
         zero=zero,
-        activations=_activations(footprint, profile, calibration),
-        logits=footprint.logits,
+        activations=_activations(held, profile, calibration),
+        logits=held.logits,
         training=fed + max(moments.values()),
         peak_at=max(moments, key=moments.__getitem__),
-        evaluation=zero.always + whole_copy if profile.zero_stage == 3 else 0,
+        evaluation=zero.always + _model_bytes(model, profile) if profile.zero_stage == 3 else 0,
     )
 
 
-def _activations(footprint: Footprint, profile: Profile, calibration: Calibration) -> int:
-    return round(footprint.peak * (calibration.compiled_activations if profile.compiles else 1.0))
+def _activations(held: Footprint, profile: Profile, calibration: Calibration) -> int:
+    return round(held.peak * (calibration.compiled_activations if profile.compiles else 1.0))
 
 
 def _moments(
-    footprint: Footprint, zero: ZeroMemory, profile: Profile, batching: Batching, calibration: Calibration
+    held: Footprint, zero: ZeroMemory, profile: Profile, batching: Batching, calibration: Calibration
 ) -> dict[str, int]:
     """Bytes at each moment that can be the fullest."""
     gradients = zero.all_at_once if profile.compiles else zero.one_at_a_time
@@ -250,7 +255,7 @@ def _moments(
     at_the_end = profile.compiles or profile.is_flat
     beside = (zero.step_gradients if batching.accumulation > 1 else 0) + (0 if at_the_end else zero.step_buckets)
     return {
-        "forward and backward": zero.always + beside + _activations(footprint, profile, calibration),
+        "forward and backward": zero.always + beside + _activations(held, profile, calibration),
         "end of backward": zero.always + gradients + zero.step_gradients + zero.step_buckets,
         "optimizer step": zero.always + zero.step_gradients,
     }

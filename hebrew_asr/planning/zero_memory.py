@@ -20,10 +20,13 @@ N trainable weights on W ranks, in param groups of which each is padded to whole
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from hebrew_asr.config.profiles import Profile
+from hebrew_asr.model.groups import WeightGroup
+from hebrew_asr.model.sizes import Shapes
 
 FP32 = 4
 _MOMENTS = 2 * FP32
@@ -109,7 +112,7 @@ def _stage0(sizes: Sizes) -> ZeroMemory:
 
 
 def _flat(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
-    width, padded = _width(profile), _padded(sizes, num_ranks)
+    width, padded = width_of(profile), _padded(sizes, num_ranks)
     slices = profile.zero_stage == 2
     bucket, buffers = _buckets(profile)
     return ZeroMemory(
@@ -126,7 +129,7 @@ def _flat(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
 
 
 def _stage2(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
-    zero, width = profile.config.get("zero_optimization", {}), _width(profile)
+    zero, width = profile.config.get("zero_optimization", {}), width_of(profile)
     padded = _padded(sizes, num_ranks)
     partition = padded // num_ranks
     bucket, buffers = _buckets(profile)
@@ -155,7 +158,7 @@ def _buckets(profile: Profile) -> tuple[int, int]:
 
 
 def _stage3(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
-    zero, width = profile.config.get("zero_optimization", {}), _width(profile)
+    zero, width = profile.config.get("zero_optimization", {}), width_of(profile)
     threshold = int(zero.get("stage3_param_persistence_threshold", _DEFAULT_PERSISTENCE))
     bucket = int(zero.get("reduce_bucket_size", _DEFAULT_BUCKET))
     shares = sum(-(-size // num_ranks) for size in sizes.parameters)
@@ -181,10 +184,10 @@ def _stage3(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
 
 def _whole_gradients(profile: Profile, sizes: Sizes) -> int:
     """Bytes of ``all_at_once``."""
-    return _width(profile) * sizes.trainable + FP32 * sizes.largest
+    return width_of(profile) * sizes.trainable + FP32 * sizes.largest
 
 
-def _width(profile: Profile) -> int:
+def width_of(profile: Profile) -> int:
     """Bytes of a weight."""
     return 2 if profile.bf16 else FP32
 
@@ -195,9 +198,9 @@ def _padded(sizes: Sizes, num_ranks: int) -> int:
     return sum(unit * -(-sum(group) // unit) for group in sizes.groups)
 
 
-def sizes_of(asr: Any, groups: list[Any]) -> Sizes:
-    """Sizes of a native model and of ``groups``, as :func:`hebrew_asr.model.phases.set_phase` returns them."""
+def sizes_of(shapes: Shapes, groups: Iterable[WeightGroup]) -> Sizes:
+    """Sizes of a model and of what a phase trains, from :func:`hebrew_asr.model.groups.phase_groups`."""
     return Sizes(
-        [parameter.numel() for parameter in asr.parameters()],
-        [[parameter.numel() for parameter in group.parameters.values()] for group in groups],
+        [math.prod(shape) for shape in shapes.values()],
+        [[math.prod(shapes[name]) for name in group.weights] for group in groups],
     )

@@ -6,11 +6,14 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hebrew_asr.config.recipe import Recipe
-from hebrew_asr.engine.sealed import Checkpoint
 from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.files import nearest_existing
+
+if TYPE_CHECKING:
+    from hebrew_asr.engine.sealed import Checkpoint
 
 _MIB = 1 << 20
 _MASTER_AND_MOMENTS_BYTES = 3 * 4

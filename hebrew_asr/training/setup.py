@@ -29,9 +29,10 @@ from hebrew_asr.launching import place
 from hebrew_asr.launching.stopping import StopRequest
 from hebrew_asr.locks import FolderLock
 from hebrew_asr.model.compiled import CompiledASR
+from hebrew_asr.model.groups import GROUPS
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.packed import PackedASR
-from hebrew_asr.model.phases import GROUPS, check_phases
+from hebrew_asr.model.phases import check_phases
 from hebrew_asr.report.outputs import MetricsFile, PatientFiles
 from hebrew_asr.report.sinks import Tracker, WandbSink
 from hebrew_asr.text.prompt import vocabulary

@@ -9,6 +9,7 @@ import torch
 
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.report.records import MachineRecord
+from hebrew_asr.units import GIB
 
 _EVERY_STEPS = 50
 _FIRST_STEPS = 3
@@ -45,7 +46,7 @@ def read_machine(ranks: Ranks, step: int, phase: str) -> MachineRecord:
 
 
 def _gib(size: int) -> float:
-    return round(size / 2**30, 3)
+    return round(size / GIB, 3)
 
 
 def _told(name: str, ask: Callable[[], float]) -> dict[str, float]:

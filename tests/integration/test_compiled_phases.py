@@ -10,8 +10,8 @@ import torch
 import hebrew_asr.model.packed as packed_module
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
-from hebrew_asr.data.collate import PackedBatch, needed_shape, pack
-from hebrew_asr.data.shapes import choose_shapes
+from hebrew_asr.data.collate import PackedBatch, pack
+from hebrew_asr.data.shapes import choose_shapes, needed_shape
 from hebrew_asr.demo.tiny import TinySpec
 from hebrew_asr.model.absent_tokens import AbsentTokens
 from hebrew_asr.model.compiled import CompiledASR

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from hebrew_asr.engine import dist
-from hebrew_asr.model.phases import set_phase
+from hebrew_asr.model.groups import phase_groups
+from hebrew_asr.model.phases import shapes_of
 from hebrew_asr.planning.zero_memory import sizes_of, zero_memory
 from tests.support.engine_worker import RATES, profile, set_up, task_recipe
 
@@ -49,7 +50,8 @@ def measure(task: Path, ranks: dist.Ranks, spec: dict) -> dict:
     )
     given = set_up(task, ranks, zero)
     asr, engine = given.asr, given.engine
-    expected = zero_memory(zero, sizes_of(asr, set_phase(asr, recipe, recipe.phases[0])), ranks.size)
+    shapes = shapes_of(asr)
+    expected = zero_memory(zero, sizes_of(shapes, phase_groups(shapes, recipe, recipe.phases[0])), ranks.size)
     engine.enter_phase(0)
     found: dict[str, int] = {}
 

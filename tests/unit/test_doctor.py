@@ -73,7 +73,7 @@ def test_the_profile_for_these_gpus(count, name, memory_gib, profile):
 
 
 @pytest.mark.parametrize(
-    ("cards", "state", "says"),
+    ("found", "state", "says"),
     [
         ([Card(A100, 79.3, (8, 0))] * 8, "ok", "A100"),
         ([Card("Tesla V100", 31.7, (7, 0))] * 8, "fail", "no bf16"),
@@ -82,8 +82,8 @@ def test_the_profile_for_these_gpus(count, name, memory_gib, profile):
         ([], "fail", "none"),
     ],
 )
-def test_gpus_that_do_and_do_not_suit(cards, state, says):
-    told = doctor._gpus(load_profile("a100x8"), cards, profile_for(cards))
+def test_gpus_that_do_and_do_not_suit(found, state, says):
+    told = doctor._gpus(load_profile("a100x8"), found, profile_for(found))
     assert told[0] == state and says in told[1] and bool(told[2]) == (state != "ok")
 
 

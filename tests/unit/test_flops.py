@@ -12,13 +12,13 @@ from transformers import Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.config.recipe import load_recipe
-from hebrew_asr.data.collate import Example, needed_shape, pack
-from hebrew_asr.data.shapes import choose_shapes
+from hebrew_asr.data.collate import Example, pack
+from hebrew_asr.data.shapes import choose_shapes, needed_shape
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import set_phase
 from hebrew_asr.planning.flops import step_flops
-from hebrew_asr.planning.footprint import meta_batch
 from hebrew_asr.text.prompt import PromptTokens
+from tests.support.footprint import meta_batch
 
 PROMPT = PromptTokens(before_audio=[1] * 9, after_audio=[2] * 6, audio_pad=3, end_of_turn=4)
 GEOMETRY = EncoderGeometry()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "hebrew_asr"
 FLOORS = [
-    {"cores", "errors", "files", "logs", "streams", "__init__"},
+    {"cores", "errors", "files", "logs", "streams", "units", "__init__"},
     {"text", "config", "pages", "fallbacks", "locks"},
     {"audio", "launching"},
     {"data", "sources"},
@@ -106,6 +107,26 @@ def test_files_and_rooms_stay_readable():
     assert not {room: count for room, count in rooms.items() if count > MAX_ROOM_LINES}
 
 
-def test_help_loads_no_torch():
-    script = "import sys; from hebrew_asr.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
+def test_what_needs_no_torch_does_not_load_it(tmp_path):
+    """It takes seconds: help, versions, lists of runs and the checks of a machine without GPUs come at once."""
+    script = """
+import contextlib, sys
+from hebrew_asr.cli import COMMANDS, main
+for words in ["--help"], ["--version"], ["runs"], ["doctor", "--run", "run"], *([name, "--help"] for name in COMMANDS):
+    with contextlib.suppress(SystemExit):
+        main(words)
+    loaded = {"torch", "transformers", "deepspeed", "datasets"} & {*sys.modules}
+    if loaded:
+        sys.exit(f"{words} loads {loaded}")
+"""
+    alone = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "PYTHONPATH": str(PACKAGE.parent),
+    }
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(
+        command, env={**os.environ, **alone}, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 
 from hebrew_asr.cli import main
 from hebrew_asr.config.profiles import Profile, derive_batching, load_profile
@@ -16,14 +18,14 @@ from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.data.manifest import Clip, write_manifest
 from hebrew_asr.data.shapes import Shape
 from hebrew_asr.demo.tiny import save_tiny
-from hebrew_asr.errors import UsageError
-from hebrew_asr.model.architecture import HUB_IDS_1_7B, config_1_7b, config_of, without_memory
+from hebrew_asr.errors import CheckpointError, UsageError
 from hebrew_asr.model.folder import read_config
+from hebrew_asr.model.groups import phase_groups
 from hebrew_asr.model.load import NUM_WEIGHTS_1_7B
-from hebrew_asr.model.phases import set_phase
+from hebrew_asr.model.sizes import PUBLISHED, ModelSizes, sizes_at, weight_shapes
+from hebrew_asr.planning import cards
 from hebrew_asr.planning.clock import Clock, run_clock
 from hebrew_asr.planning.plan import (
-    GIB,
     GUIDE_CLIPS,
     GUIDE_EVAL_CLIPS,
     Calibration,
@@ -33,9 +35,11 @@ from hebrew_asr.planning.plan import (
     make_plan,
 )
 from hebrew_asr.planning.zero_memory import Sizes, sizes_of, zero_memory
+from hebrew_asr.units import GIB
 from tests.support.tiny_task import SPEC, WORDS
 from tests.unit.test_load import CONFIG_1_7B
 
+HUB_IDS_1_7B = ("Qwen/Qwen3-ASR-1.7B", "Qwen/Qwen3-ASR-1.7B-hf")
 PROFILES = Path(__file__).parents[2] / "ds_configs"
 MEASURED = [
     # ZeRO stage, GPUs, clips a step, largest shape met, torch.cuda.max_memory_allocated in GiB: phase B on H100s,
@@ -59,13 +63,42 @@ def plan_of(name: str) -> RunPlan:
 
 def test_the_architecture_is_the_published_one(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG_1_7B))
-    published, ours = read_config(tmp_path)[0].to_dict(), config_1_7b().to_dict()
-    assert ours == published
-    weights = without_memory(config_1_7b(), torch.bfloat16)
-    assert sum(parameter.numel() for parameter in weights.parameters()) == NUM_WEIGHTS_1_7B
-    assert all(config_of(name).to_dict() == ours for name in HUB_IDS_1_7B)
+    published = ModelSizes.of(read_config(tmp_path)[0])
+    assert all(sizes_at(name) == published for name in (str(tmp_path), *HUB_IDS_1_7B))
+    assert sum(map(math.prod, weight_shapes(published).values())) == NUM_WEIGHTS_1_7B
     with pytest.raises(UsageError, match="not known here; give a local folder"):
-        config_of("somebody/else")
+        sizes_at("somebody/else")
+
+
+def test_sizes_of_a_folder_are_those_that_transformers_reads(tmp_path, tiny_folder):
+    """Of either layout, whatever is left out or wrong."""
+    native = json.loads((tiny_folder / "config.json").read_text())
+    biased = {**native, "text_config": {**native["text_config"], "attention_bias": True}}
+    untied = {**native, "tie_word_embeddings": False}
+    no_heads = {**native, "text_config": {k: v for k, v in native["text_config"].items() if k != "num_attention_heads"}}
+    shorter = json.loads(json.dumps(CONFIG_1_7B))
+    shorter["thinker_config"]["text_config"]["tie_word_embeddings"] = False
+    del shorter["thinker_config"]["audio_config"]["n_window"]
+    for values in (native, biased, untied, no_heads, shorter):
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        assert sizes_at(str(tmp_path)) == ModelSizes.of(read_config(tmp_path)[0])
+    for broken in (
+        {**native, "model_type": "qwen2"},
+        {**native, "quantization_config": {"bits": 4}},
+        [],
+        {**native, "text_config": 3},
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(broken))
+        with pytest.raises(CheckpointError, match=r"config\.json"):
+            sizes_at(str(tmp_path))
+
+
+def test_a_plan_loads_no_torch():
+    """It takes seconds to load; so does transformers, which needs it."""
+    script = "import sys; from hebrew_asr.cli import main; sys.exit(main(sys.argv[1:]) or 'torch' in sys.modules)"
+    for command in (["plan", "--ds", "a100x8"], ["plan", "--ds", str(PROFILES / "rtx4090x1.json"), "--json"]):
+        done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("stage", "ranks", "clips", "shape", "measured_gib"), MEASURED)
@@ -74,15 +107,22 @@ def test_peaks_are_those_measured_on_a_gpu(stage, ranks, clips, shape, measured_
     zero = {"stage": stage, "overlap_comm": True, "reduce_bucket_size": 100_000_000}
     profile = replace(profile, config={**profile.config, "zero_optimization": zero})
     recipe = load_recipe("round2", [f"clips_per_step={clips}"])
-    asr = without_memory(config_1_7b(), torch.bfloat16)
     plan = derive_batching(profile, recipe, ranks)
-    foretold = _phase_memory(asr, recipe, 0, profile, plan, shape, Calibration()).peak / GIB
+    foretold = _phase_memory(PUBLISHED[HUB_IDS_1_7B[0]], recipe, 0, profile, plan, shape, Calibration()).peak / GIB
     assert foretold == pytest.approx(measured_gib, rel=0.05)
 
 
 @pytest.mark.parametrize(("name", "memory_gib"), [("a100x8", 40), ("rtx4090x1", 22.5), ("a10gx4", 22.5)])
 def test_profiles_fit_with_room(name, memory_gib):
     assert plan_of(name).needed_gib < 0.9 * memory_gib
+
+
+def test_what_a_card_needs_is_what_doctor_goes_by():
+    known = [*cards._NEEDED_GIB.values(), cards._OFFLOADED_GIB]
+    plans = [plan_of(name) for name in ("a100x1", "a100x2", "h200x4", "a100x8", "rtx4090x1")]
+    assert [plan.batching.num_ranks for plan in plans] == [*cards._NEEDED_GIB, 1]
+    for plan, needed in zip(plans, known, strict=True):
+        assert 0.9 * needed < plan.needed_gib <= needed, plan.profile.name
 
 
 def test_the_arithmetic_of_the_recipe():
@@ -97,10 +137,10 @@ def test_the_arithmetic_of_the_recipe():
 
 @pytest.mark.parametrize("name", ["a100x8", "a100x2", "h200x4", "a10gx4"])
 def test_several_gpus_have_zero2_which_takes_less_than_zero1(name):
-    recipe, asr, profile = load_recipe("round2"), without_memory(config_1_7b(), torch.bfloat16), profile_of(name)
+    recipe, profile, shapes = load_recipe("round2"), profile_of(name), weight_shapes(PUBLISHED[HUB_IDS_1_7B[0]])
     assert profile.zero_stage == 2
     twin = replace(profile, config={**profile.config, "zero_optimization": {"stage": 1}})
-    sizes = sizes_of(asr, set_phase(asr, recipe, recipe.phases[-1]))
+    sizes = sizes_of(shapes, phase_groups(shapes, recipe, recipe.phases[-1]))
     two, one = (zero_memory(each, sizes, profile.hardware.num_ranks) for each in (profile, twin))
     assert two.always == one.always - 4 * sizes.trainable, "no fp32 gradients while forward and backward run"
     at_the_end = [each.always + each.all_at_once + each.step_gradients + each.step_buckets for each in (two, one)]
@@ -133,14 +173,20 @@ def test_lengths_without_a_tokenizer():
     )
 
 
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    save_tiny(folder, SPEC, [" ".join(WORDS)], 0)
+    return folder
+
+
 @pytest.fixture
-def tiny(tmp_path):
+def tiny(tmp_path, tiny_folder):
     """A tiny model with 40 clips of 29 s, and the options that plan for it."""
-    save_tiny(tmp_path / "model", SPEC, [" ".join(WORDS)], 0)
     clips = [Clip(f"{i}.flac", f"language Hebrew<asr_text>{' '.join(WORDS * 5)}", str(i), 29.0) for i in range(40)]
     write_manifest(tmp_path / "data" / "train.jsonl", clips)
     sets = ["clips_per_step=16", 'unfrozen_layers={"llm_top": 2, "audio_top": 2}', f"data.folder={tmp_path / 'data'}"]
-    return [*sets, f"model.path={tmp_path / 'model'}"]
+    return [*sets, f"model.path={tiny_folder}"]
 
 
 def test_the_data_folder_decides_where_there_is_one(tiny, tmp_path, capsys):

@@ -160,6 +160,34 @@ def test_shipped_profiles_nest_well(path):
     check_nested_keys(load_profile(path))
 
 
+def test_what_is_called_plain_deepspeed_takes(tmp_path):
+    """``plan`` does not ask DeepSpeed about such profiles."""
+    from hebrew_asr.config import profiles
+    from hebrew_asr.engine.nested_keys import check_nested_keys
+
+    def samples(kind):
+        if isinstance(kind, dict):
+            return [{key: value} for key in kind for value in samples(kind[key])]
+        return list(kind) if isinstance(kind, tuple) else [False, True] if kind is bool else [1, 3, 10**9]
+
+    for section in samples(profiles._PLAIN["zero_optimization"]):
+        if section.get("stage", 0) <= 3:
+            profile = load_profile(write(tmp_path, zero_optimization={"stage": 2, **section}))
+            assert profile.is_plain
+            check_nested_keys(profile)
+    assert all(load_profile(path).is_plain for path in PROFILES)
+    for section in (
+        {"overlap_com": True},
+        {"overlap_comm": 1},
+        {"offload_optimizer": {"device": "nvme"}},
+        {"sub_group_size": 1},
+        {"reduce_bucket_size": -1},
+        {"offload_optimizer": None},
+    ):
+        assert not load_profile(write(tmp_path, zero_optimization={"stage": 2, **section})).is_plain
+    assert not load_profile(write(tmp_path, flops_profiler={"enabled": True})).is_plain
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -15,9 +15,9 @@ from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.config.profiles import derive_batching, load_profile
 from hebrew_asr.config.recipe import load_recipe
-from hebrew_asr.data.collate import IGNORED, Example, PackedBatch, needed_shape, pack
+from hebrew_asr.data.collate import IGNORED, Example, PackedBatch, pack
 from hebrew_asr.data.loader import StepDataset
-from hebrew_asr.data.shapes import Shape, _cut_points, choose_shapes, fitting
+from hebrew_asr.data.shapes import Shape, _cut_points, choose_shapes, fitting, needed_shape
 from hebrew_asr.demo.tiny import TinySpec
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.planning.bench_corpus import draw_clips

@@ -15,6 +15,7 @@ from hebrew_asr.corpus.preparation.workers import Workers
 from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.files import nearest_existing
 from hebrew_asr.sources import Source, Unit
+from hebrew_asr.units import GIB
 
 _SAMPLE_ROWS = 24
 _SAMPLE_BYTES = 2**25  # a few hours of coded sound
@@ -102,7 +103,7 @@ def _require(needs: dict[Path, int]) -> None:
 
 def gib(size_bytes: float) -> str:
     """Bytes as text, in the unit that suits them."""
-    return f"{size_bytes / 2**30:.1f} GiB" if size_bytes > 2**29 else f"{size_bytes / 2**20:.1f} MiB"
+    return f"{size_bytes / GIB:.1f} GiB" if size_bytes > 2**29 else f"{size_bytes / 2**20:.1f} MiB"
 
 
 def _cache_folder() -> Path:

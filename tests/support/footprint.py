@@ -13,12 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 
 from hebrew_asr.audio.frames import CHUNK_FRAMES, MEL_BINS
 from hebrew_asr.audio.mel import plan_mel
 from hebrew_asr.data.collate import PackedBatch
 from hebrew_asr.data.shapes import Shape
+from hebrew_asr.model.load import build_model
 from hebrew_asr.model.packed import PackedASR
+from hebrew_asr.model.sizes import AUDIO_SIZES, TEXT_SIZES, ModelSizes
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,21 @@ class Footprint:
     """Most that is alive at any moment of forward and backward, with the gradients of one parameter at a time."""
     peak_at: str
     """The operation that reaches it."""
-    logits: int
-    """Of ``peak``, at most: the float32 logits with their log-softmax and its gradient, and the 16-bit ones."""
+
+
+def config_of(sizes: ModelSizes) -> Qwen3ASRConfig:
+    """The config of a model of these sizes."""
+    tied = sizes.tie_word_embeddings
+    audio, text = ({key: getattr(sizes, key) for key in keys} for keys in (AUDIO_SIZES, TEXT_SIZES))
+    config = Qwen3ASRConfig(audio_config=audio, text_config=text, tie_word_embeddings=tied)
+    assert ModelSizes.of(config) == sizes
+    return config
+
+
+def without_memory(config: Qwen3ASRConfig, dtype: torch.dtype) -> Qwen3ASRForConditionalGeneration:
+    """The model on the meta device, in training mode: shapes and data types, no storage."""
+    with torch.device("meta"):
+        return build_model(config, dtype).train()
 
 
 def trace(asr: Any, shape: Shape) -> Footprint:
@@ -41,15 +57,13 @@ def trace(asr: Any, shape: Shape) -> Footprint:
     Exact for PyTorch's reference counts. Not counted: workspace inside kernels (cuDNN, FlashAttention's backward).
 
     Args:
-        asr: native model on the meta device, from :func:`hebrew_asr.model.architecture.without_memory`.
+        asr: native model on the meta device, from :func:`without_memory`.
         shape: sizes of the batch.
     """
-    batch, mel_CBF = meta_batch(shape)
-    vocabulary, width = asr.config.text_config.vocab_size, asr.dtype.itemsize
-    return measure(PackedASR(asr), batch, mel_CBF, logits=shape.labels * vocabulary * (12 + 2 * width))
+    return measure(PackedASR(asr), *meta_batch(shape))
 
 
-def measure(module: nn.Module, batch: PackedBatch, mel_CBF: Tensor, logits: int = 0) -> Footprint:
+def measure(module: nn.Module, batch: PackedBatch, mel_CBF: Tensor) -> Footprint:
     """Count one forward and backward of ``module``; each parameter's gradient is dropped when it is complete.
 
     The module may be real: then the pass is done, and what it truly allocates is counted.
@@ -68,7 +82,7 @@ def measure(module: nn.Module, batch: PackedBatch, mel_CBF: Tensor, logits: int 
     finally:
         for hook in dropped:
             hook.remove()
-    return Footprint(saved, allocated.peak, allocated.peak_at, logits)
+    return Footprint(saved, allocated.peak, allocated.peak_at)
 
 
 def meta_batch(shape: Shape) -> tuple[PackedBatch, Tensor]:

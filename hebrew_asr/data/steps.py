@@ -1,0 +1,99 @@
+"""The steps of a run before anything is decoded: whose clips, how fast they are played, how large the batches are."""
+
+from __future__ import annotations
+
+import copy
+import heapq
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
+
+from hebrew_asr.audio.augment import allowed_speeds, clip_seed, draw_speed, perturbed_length
+from hebrew_asr.audio.frames import SAMPLE_RATE_HZ, EncoderGeometry
+from hebrew_asr.config.profiles import Batching
+from hebrew_asr.config.recipe import Recipe
+from hebrew_asr.data.manifest import Clip
+from hebrew_asr.data.sampler import StepSampler
+from hebrew_asr.data.shapes import NUM_SHAPES, Shape, choose_shapes, needed_shape
+from hebrew_asr.text.prompt import PromptTokens, target_ids
+
+_SAMPLED_STEPS = 200
+_LONGEST_CLIPS = 32
+
+
+class Steps:
+    """Optimizer steps by number, as all ranks see them; needs no torch."""
+
+    def __init__(
+        self, clips: list[Clip], batching: Batching, recipe: Recipe, tokenizer: Any, geometry: EncoderGeometry
+    ):
+        """``clips`` in manifest order; ``batching`` deals them to ranks and micro-batches."""
+        self._sampler = StepSampler([clip.duration_s for clip in clips], batching, recipe.seed)
+        self._clips, self._seed = clips, recipe.seed
+        self._speed_factors = recipe.augmentation.speed_factors
+        self._longest_samples = round(recipe.data.max_duration_s * SAMPLE_RATE_HZ)
+        self._tokenizer, self._prompt, self._geometry = tokenizer, PromptTokens.of(tokenizer), geometry
+        self._shapes: list[Shape] = []
+        self._shape_limits: tuple[int, int] | None = None
+
+    def with_batching(self, batching: Batching) -> Self:
+        """The same clips at every step, dealt to other micro-batches."""
+        other = copy.copy(self)
+        other._sampler = self._sampler.with_batching(batching)
+        if other._shape_limits is not None:
+            other.fix_shapes(*other._shape_limits)
+        return other
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that take every clip once."""
+        return self._sampler.steps_per_epoch
+
+    def fix_shapes(self, total_steps: int, count: int = NUM_SHAPES) -> list[Shape]:
+        """Pad micro-batches to at most ``count`` shapes from now on, for a compiled model.
+
+        They are chosen from the manifest's durations and texts, over steps spread evenly through the run, so every
+        rank and every resumed run chooses alike. Call it before workers start.
+        """
+        slowest = [(clip, min(self._speeds(clip))) for clip in self._clips]
+        longest = heapq.nlargest(_LONGEST_CLIPS, slowest, key=lambda item: item[0].duration_s / item[1])
+        bounds = [self._needed([clip], [speed]) for clip, speed in longest]
+        longest_clip = max(bound.longest_clip for bound in bounds)
+        longest_window = max(bound.longest_window for bound in bounds)
+        steps = np.unique(np.linspace(0, total_steps - 1, _SAMPLED_STEPS).astype(int)).tolist()
+        needed = [
+            replace(self._needed_at(indices, step), longest_clip=longest_clip, longest_window=longest_window)
+            for step in steps
+            for rank in self._sampler.deal(step)
+            for indices in rank
+            if indices
+        ]
+        self._shape_limits = total_steps, count
+        self._shapes = choose_shapes(needed, count)
+        return self._shapes
+
+    def _needed_at(self, indices: list[int], step: int) -> Shape:
+        clips, epoch = [self._clips[index] for index in indices], step // self._sampler.steps_per_epoch
+        return self._needed(clips, [self._speed(clip, epoch) for clip in clips])
+
+    def _needed(self, clips: list[Clip], speeds: list[float]) -> Shape:
+        played = [perturbed_length(_samples(clip), speed) for clip, speed in zip(clips, speeds, strict=True)]
+        labels = [len(target_ids(self._tokenizer, clip.text)) for clip in clips]
+        return needed_shape(played, labels, self._prompt, self._geometry)
+
+    def _speed(self, clip: Clip, epoch: int) -> float:
+        return draw_speed(clip_seed(self._seed, epoch, clip.id), self._speeds(clip))
+
+    def _speeds(self, clip: Clip) -> tuple[float, ...]:
+        """What may be drawn: a clip that is played slower than it was spoken stays as short as any clip must be."""
+        return allowed_speeds(_samples(clip), self._speed_factors, self._longest_samples)
+
+    def clips_of_step(self, step: int) -> list[int]:
+        """Indices of the whole global batch of a step."""
+        return self._sampler.clips_of_step(step)
+
+
+def _samples(clip: Clip) -> int:
+    """As its manifest has it: known before the clip is decoded."""
+    return round(clip.duration_s * SAMPLE_RATE_HZ)
