@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
+_MAX_SHOWN = 300
+
 
 class HebrewASRError(Exception):
     """Base of every error that a user can act on."""
@@ -64,6 +66,11 @@ class Preempted(HebrewASRError):
     """Asked to stop, as the message says by whom and with what saved; ``--resume auto`` continues. No error."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
+
+def shortened(text: str) -> str:
+    """A value to be shown in a message: its first 300 characters."""
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def first_line(error: BaseException) -> str:

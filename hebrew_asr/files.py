@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
@@ -16,12 +19,19 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
     Args:
         content: a text is written in UTF-8, whatever the locale (:func:`encoded`).
     """
+    with atomic(path) as stream:
+        stream.write(encoded(content) if isinstance(content, str) else content)
+
+
+@contextmanager
+def atomic(path: str | Path) -> Generator[BinaryIO, None, None]:
+    """A stream whose content becomes the file when the block ends, and nothing of which is left if it raises."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as stream:
-            stream.write(encoded(content) if isinstance(content, str) else content)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
@@ -65,6 +75,12 @@ def is_full(error: OSError) -> bool:
 def nearest_existing(path: Path) -> Path:
     """``path``, or the nearest folder above it that there is."""
     return next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, as hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sync_folder(folder: str | Path) -> None:

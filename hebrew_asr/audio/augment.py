@@ -10,7 +10,7 @@ from __future__ import annotations
 from fractions import Fraction
 from functools import lru_cache
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,8 +38,8 @@ def speed_ratio(speed: float) -> Fraction:
     return Fraction(speed).limit_denominator(100)
 
 
-def perturbed_length(samples: int, speed: float) -> int:
-    """Samples after playing ``samples`` at ``speed`` times the tempo."""
+def perturbed_length(samples: Any, speed: float) -> Any:
+    """Samples after playing ``samples``, an integer or an array of them, at ``speed`` times the tempo."""
     ratio = speed_ratio(speed)
     return -(-samples * ratio.denominator // ratio.numerator)
 
@@ -47,6 +47,13 @@ def perturbed_length(samples: int, speed: float) -> int:
 def allowed_speeds(samples: int, factors: tuple[float, ...], longest_samples: int) -> tuple[float, ...]:
     """Those of ``factors`` that leave a clip of ``samples`` at ``longest_samples`` or less; 1.0 alone if none does."""
     return tuple(factor for factor in factors if perturbed_length(samples, factor) <= longest_samples) or (1.0,)
+
+
+def slowest_speeds(samples_N: np.ndarray, factors: tuple[float, ...], longest_samples: int) -> np.ndarray:
+    """(clips,) float64, the least of :func:`allowed_speeds` of each clip."""
+    speeds = [np.where(perturbed_length(samples_N, factor) <= longest_samples, factor, np.inf) for factor in factors]
+    least = np.minimum.reduce(speeds)
+    return np.where(np.isinf(least), 1.0, least)
 
 
 def draw_speed(seed: int, speeds: tuple[float, ...]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -23,8 +22,9 @@ from hebrew_asr.audit.checks import (
     shared_by_kind,
 )
 from hebrew_asr.audit.clips import Measured, measure_all
-from hebrew_asr.data.manifest import read_manifest
+from hebrew_asr.data.manifest import has_manifest, read_manifest
 from hebrew_asr.errors import DataError
+from hebrew_asr.files import sha256_of
 
 SIDES = ("train", "eval")
 
@@ -88,7 +88,7 @@ def audit(folder: str | Path, *, processes: int | None = None, suspects: int = 4
 
 def _holds_clips(path: Path) -> bool:
     """Whether there is anything in a manifest: ``prepare`` without an evaluation share writes an empty one."""
-    return path.is_file() and path.stat().st_size > 0
+    return path.stat().st_size > 0 if path.is_file() else has_manifest(path)
 
 
 def _unchecked(clips: Sequence[Measured], manifest: dict[str, Any]) -> dict[str, str]:
@@ -124,7 +124,7 @@ def _file_problems(folder: Path, manifest: dict[str, Any]) -> list[Problem]:
         path = folder / name
         if not path.is_file():
             problems.append(Problem("files", name, "is missing"))
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        elif sha256_of(path) != digest:
             problems.append(Problem("files", name, "was changed after prepare wrote it"))
     return problems
 

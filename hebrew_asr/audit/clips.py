@@ -18,7 +18,7 @@ from hebrew_asr.audio.source import AudioError
 from hebrew_asr.cores import usable_cores
 from hebrew_asr.corpus.preparation.convert import quiet_decoders
 from hebrew_asr.corpus.preparation.workers import start_worker
-from hebrew_asr.data.manifest import Clip
+from hebrew_asr.data.clips import Clip
 from hebrew_asr.errors import first_line
 from hebrew_asr.text.normalize import normalize
 

@@ -83,7 +83,7 @@ class Command:
         import torch
 
         from hebrew_asr.config.recipe import recipe_from_dict
-        from hebrew_asr.data.manifest import read_manifest
+        from hebrew_asr.data.manifest import has_manifest, read_manifest
         from hebrew_asr.errors import DataError
         from hebrew_asr.inference.evaluating import heard, utterances_of
         from hebrew_asr.inference.progress import sound_progress
@@ -94,7 +94,7 @@ class Command:
 
         recipe = recipe_from_dict(recipe_before(self.run_dir, candidate.checkpoints[-1]) or {}, str(self.run_dir))
         manifest = self.data or Path(recipe.data.folder, "eval.jsonl")
-        if not manifest.is_file():
+        if not has_manifest(manifest):
             raise DataError(f"the run's evaluation manifest {manifest} is not there; give --data")
         clips = read_manifest(manifest, allow_outside=True)
         settings, device = recipe.evaluation, "cuda" if torch.cuda.is_available() else "cpu"

@@ -31,6 +31,7 @@ from hebrew_asr.corpus.preparation.parts import part_path, read_part
 from hebrew_asr.corpus.preparation.pool import convert_all
 from hebrew_asr.corpus.preparation.progress import Progress
 from hebrew_asr.corpus.preparation.workers import Workers
+from hebrew_asr.data.manifest import has_manifest
 from hebrew_asr.errors import DataError, EnvironmentProblem, UsageError
 from hebrew_asr.files import sync_folder, write_atomically, write_json
 from hebrew_asr.locks import FolderLock, describe
@@ -56,7 +57,7 @@ def ensure_prepared(folder: str | Path, options: PrepareOptions | None = None) -
 
     One process prepares while the others wait for its lock, with no collective that could time out. If it dies, even
     by SIGKILL, the kernel frees the lock and the next process continues its work. A folder of another making that
-    holds a train.jsonl is left as it is.
+    holds a train.jsonl or train.arrow is left as it is.
 
     Args:
         folder: where the set belongs, or already is.
@@ -69,7 +70,7 @@ def ensure_prepared(folder: str | Path, options: PrepareOptions | None = None) -
         HebrewASRError: preparation failed, for the reason it names.
     """
     folder = Path(folder)
-    own = (folder / "train.jsonl").is_file() and not (folder / _WORK).exists()
+    own = has_manifest(folder / "train.jsonl") and not (folder / _WORK).exists()
     if not is_prepared(folder) and not own:
         prepare(replace(options or PrepareOptions(), out=folder))
     return folder

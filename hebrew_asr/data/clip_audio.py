@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hebrew_asr.audio.decode import decode
-from hebrew_asr.data.manifest import Clip
+from hebrew_asr.data.clips import Clip
 from hebrew_asr.errors import HebrewASRError, first_line
 
 

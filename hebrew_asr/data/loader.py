@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,8 +18,8 @@ from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.config.profiles import Batching
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.data.clip_audio import Unreadable, read_clip
+from hebrew_asr.data.clips import Clip
 from hebrew_asr.data.collate import Example, PackedBatch, pack
-from hebrew_asr.data.manifest import Clip
 from hebrew_asr.data.steps import Steps
 from hebrew_asr.errors import DataError, HebrewASRError
 from hebrew_asr.launching.processes import end_with_the_parent
@@ -62,7 +62,7 @@ class StepDataset(Steps, Dataset[StepBatch]):
 
     def __init__(
         self,
-        clips: list[Clip],
+        clips: Sequence[Clip],
         batching: Batching,
         recipe: Recipe,
         tokenizer: Any,

@@ -11,97 +11,150 @@ is told with its number.
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
-import os
+import math
 import re
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hebrew_asr.errors import DataError
+import numpy as np
+import pyarrow
+
+from hebrew_asr.data.clips import COLUMNS, Clip, Clips, Columns
+from hebrew_asr.data.locate import locate
+from hebrew_asr.data.mapped import NotBelieved, digest_of, is_mapped, mapped_path, open_mapped, write_mapped
+from hebrew_asr.errors import DataError, UsageError, shortened
+from hebrew_asr.fallbacks import note_fallback
 from hebrew_asr.files import write_atomically
 from hebrew_asr.text.prompt import find_marker, parse_target
 
 _MAX_LINE_BYTES = 1 << 20
 _MAX_S = 1_000_000
 _MAX_TOLD = 5
-_MAX_SHOWN = 300  # characters of a value, in a message
 _WIDE = (b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{", b"\0\0\0{", b"\0\0\xfe\xff")
 """What a manifest starts with in UTF-16 or UTF-32, with and without a byte order mark."""
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One utterance."""
-
-    audio: str
-    """Path of the audio file; relative paths start at the manifest's folder."""
-    text: str
-    """Target in the official form, ``language Hebrew<asr_text>{transcript}``."""
-    id: str
-    """Unique in the manifest; seeds the clip's augmentation."""
-    duration_s: float
-    """Length of the decoded audio in seconds."""
-    group: str = ""
-    """Speaker, session or source; the split never puts one group on both sides."""
-
-    @property
-    def transcript(self) -> str:
-        """The text without its ``language …<asr_text>`` prefix."""
-        return parse_target(self.text)[1]
-
-
 def read_manifest(path: str | Path, *, check_audio: bool = True, allow_outside: bool = False) -> list[Clip]:
-    """Read a manifest; audio paths come back absolute.
+    """All clips of :func:`open_manifest`, which says what the arguments are, as objects: for some thousands of them."""
+    with _no_garbage_collection():
+        return list(open_manifest(path, check_audio=check_audio, allow_outside=allow_outside))
 
-    A missing ``id`` becomes the path and the line's number, a missing ``duration_s`` is read from the file's header.
+
+def open_manifest(path: str | Path, *, check_audio: bool = True, allow_outside: bool = False) -> Clips:
+    """Open a manifest; audio paths come back absolute.
+
+    ``train.jsonl`` stands for the Arrow file ``train.arrow`` beside it too, which is mapped instead of read, if it was
+    made of exactly this text. There may be the Arrow file alone. In a line of text, a missing ``id`` becomes the path
+    and the line's number, and a missing ``duration_s`` is read from the audio's header.
 
     Args:
-        path: the ``.jsonl`` file.
+        path: the ``.jsonl`` or ``.arrow`` file.
         check_audio: also require every audio file to exist.
         allow_outside: accept audio files outside the manifest's folder. Without it a path is refused if it is absolute
             or goes upwards, and its file lies elsewhere once symbolic links are followed. A path below the folder may
             lead through links, as all files of the hub's cache do: whoever has the folder put them there.
 
     Raises:
-        DataError: the file is missing, empty or not UTF-8, or some lines are wrong (the first five are named).
+        DataError: the file is missing, empty or not UTF-8, or some lines are wrong (the first five are named); or an
+            Arrow file that stands alone, or is named itself, is not whole.
     """
     path = Path(path)
+    mapped = _open_mapped(path)
+    if mapped is None:
+        return read_lines(path, check_audio=check_audio, allow_outside=allow_outside)
+    batch, fingerprint = mapped
+    folders, misplaced = locate(batch, path.parent, check_audio=check_audio, allow_outside=allow_outside)
+    _refuse(mapped_path(path), {row + 1: problem for row, problem in misplaced.items()}, "clip")
+    return Clips(batch, folders, known=fingerprint)
+
+
+def has_manifest(path: Path) -> bool:
+    """Whether :func:`open_manifest` would find something at ``path``."""
+    return path.is_file() or mapped_path(path).is_file()
+
+
+def _open_mapped(path: Path) -> tuple[pyarrow.RecordBatch, str] | None:
+    """Columns and fingerprint of the Arrow file of a manifest; None where its text is to be read instead."""
+    mapped, text = mapped_path(path), path.with_suffix(".jsonl")
+    if not mapped.is_file():
+        return None
+    try:
+        return open_mapped(mapped, text if text.is_file() else None)
+    except NotBelieved as error:
+        if path == mapped or not path.is_file():
+            raise DataError(f"{mapped} {error}; make it anew from its JSON lines with `hebrew-asr index`") from error
+        name = f"reading {path} line by line, which takes some 20 times as long as mapping {mapped.name}"
+        note_fallback(name, f"{mapped.name} {error}. `hebrew-asr index {path}` makes it anew")
+        return None
+
+
+def read_lines(path: Path, *, check_audio: bool, allow_outside: bool) -> Clips:
+    """The clips of a text manifest, whatever lies beside it."""
     if not path.is_file():
         raise DataError(
             f"manifest not found: {path}. Prepare one with `hebrew-asr prepare`, or give --data another folder"
         )
     with _no_garbage_collection():
-        clips, problems = _read(path, _Locator(path.parent, check_audio, allow_outside))
-    if problems:
-        more = f" (and {len(problems) - _MAX_TOLD} more)" if len(problems) > _MAX_TOLD else ""
-        raise DataError(f"manifest {path}: {'; '.join(problems[:_MAX_TOLD])}{more}")
-    if not clips:
+        batch, numbers, problems = _read(path)
+    folders, misplaced = locate(batch, path.parent, check_audio=check_audio, allow_outside=allow_outside)
+    problems |= {numbers[row]: problem for row, problem in misplaced.items()}
+    batch, unmeasured = _with_durations(batch, folders, misplaced)
+    _refuse(path, problems | {numbers[row]: problem for row, problem in unmeasured.items()})
+    if not batch.num_rows:
         raise DataError(f"manifest {path} holds no clips")
-    return clips
+    return Clips(batch, folders)
 
 
-def _read(path: Path, locate: _Locator) -> tuple[list[Clip], list[str]]:
-    """The clips, and what is wrong with the lines that are none."""
-    clips: list[Clip] = []
-    problems: list[str] = []
-    seen: set[str] = set()
+def _refuse(path: Path, problems: dict[int, str], unit: str = "line") -> None:
+    if problems:
+        told = "; ".join(f"{unit} {number}: {problems[number]}" for number in sorted(problems)[:_MAX_TOLD])
+        more = f" (and {len(problems) - _MAX_TOLD} more)" if len(problems) > _MAX_TOLD else ""
+        raise DataError(f"manifest {path}: {told}{more}")
+
+
+def _read(path: Path) -> tuple[pyarrow.RecordBatch, Sequence[int], dict[int, str]]:
+    """The clips, a duration of NaN where none is stated; the line of each; and what is wrong with other lines."""
+    columns, numbers = Columns(), array("q")
+    problems: dict[int, str] = {}
     for number, line in _lines(path):
         try:
-            clip = _clip_of(line, number, locate)
-            if clip.id in seen:
-                raise ValueError(f"id {_short(repr(clip.id))} occurs twice")
+            columns.add(*_values_of(line, number))
         except (ValueError, RecursionError) as error:
-            problems.append(f"line {number}: {error}")
+            problems[number] = str(error)
             continue
-        seen.add(clip.id)
-        clips.append(clip)
-    return clips, problems
+        numbers.append(number)
+    batch = columns.batch()
+    if len(batch["id"].unique()) < batch.num_rows:
+        seen: set[str] = set()
+        for number, identity in zip(numbers, batch["id"].to_pylist(), strict=True):
+            if identity in seen:
+                problems[number] = f"id {shortened(repr(identity))} occurs twice"
+            seen.add(identity)
+    return batch, numbers, problems
+
+
+def _with_durations(
+    batch: pyarrow.RecordBatch, folders: list[str], misplaced: Container[int]
+) -> tuple[pyarrow.RecordBatch, dict[int, str]]:
+    """Clips with the durations that the headers of their files state, and by row why there is none."""
+    durations_s, problems = batch["duration_s"].to_numpy(), {}
+    missing = [row for row in np.flatnonzero(np.isnan(durations_s)).tolist() if row not in misplaced]
+    if not missing:
+        return batch, problems
+    durations_s, clips = durations_s.copy(), Clips(batch, folders)
+    for row in missing:
+        try:
+            durations_s[row] = _seconds(_duration_of(clips[row].audio))
+        except ValueError as error:
+            problems[row] = str(error)
+    return batch.set_column(COLUMNS.get_field_index("duration_s"), "duration_s", pyarrow.array(durations_s)), problems
 
 
 @contextmanager
@@ -143,8 +196,12 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"cannot read manifest {path}: {error.strerror}") from error
 
 
-def _clip_of(line: str, number: int, locate: _Locator) -> Clip:
-    """Raises ValueError or RecursionError with what is wrong."""
+def _values_of(line: str, number: int) -> tuple[str, str, str, float, str]:
+    """Audio as it is written, text, id, duration in seconds (NaN if none is stated) and group.
+
+    Raises:
+        ValueError, RecursionError: with what is wrong.
+    """
     try:
         row, end = _DECODER.raw_decode(line)
     except json.JSONDecodeError as error:
@@ -161,8 +218,7 @@ def _clip_of(line: str, number: int, locate: _Locator) -> Clip:
         raise ValueError("the transcript is empty")
     marker = find_marker(text)
     if marker:
-        raise ValueError(f"the text contains {_short(marker)}, which the model takes for a control token; remove it")
-    audio = locate(written)
+        raise ValueError(f"the text contains {shortened(marker)}, which the model takes for a control token; remove it")
     identity = _name(row, "id") or f"{written.encode(errors='backslashreplace').decode()}#{number}"
     group = _name(row, "group")
     if "\\ud" in line or "\\uD" in line:  # only an escape can have made one
@@ -170,9 +226,7 @@ def _clip_of(line: str, number: int, locate: _Locator) -> Clip:
             if _LONE_SURROGATE.search(value):
                 raise ValueError(f"the {key} holds half a surrogate pair, which is no character")
     duration_s = row.get("duration_s")
-    if duration_s is None:
-        duration_s = _duration_of(audio)
-    return Clip(audio, text, identity, _seconds(duration_s), group)
+    return written, text, identity, math.nan if duration_s is None else _seconds(duration_s), group
 
 
 def _name(row: dict[str, Any], key: str) -> str:
@@ -184,17 +238,13 @@ def _name(row: dict[str, Any], key: str) -> str:
         return ""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise ValueError(f"{key} is {_short(repr(value))}, not a string")
+    raise ValueError(f"{key} is {shortened(repr(value))}, not a string")
 
 
 def _seconds(value: Any) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _MAX_S:
         return float(value)
-    raise ValueError(f"duration_s is {_short(repr(value))}, not a number of seconds above 0 and up to {_MAX_S:,}")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+    raise ValueError(f"duration_s is {shortened(repr(value))}, not a number of seconds above 0 and up to {_MAX_S:,}")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -202,7 +252,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(row) < len(pairs):
         names = [key for key, _ in pairs]
         twice = next(key for key in names if names.count(key) > 1)
-        raise ValueError(f"the key {_short(repr(twice))} occurs twice")
+        raise ValueError(f"the key {shortened(repr(twice))} occurs twice")
     return row
 
 
@@ -213,73 +263,6 @@ def _no_constant(name: str) -> None:
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
-def _goes_down(written: str) -> bool:
-    """Whether a path stays below the folder that it starts at, but for the links on its way."""
-    return written[:1] != "/" and ".." not in written.split("/")
-
-
-class _Locator:
-    """Finds audio files by listing each folder once: asking for each file takes several times as long."""
-
-    def __init__(self, folder: Path, check_audio: bool, allow_outside: bool):
-        self._folder = os.path.realpath(folder)
-        self._check_audio, self._allow_outside = check_audio, allow_outside
-        self._places: dict[str, _Place] = {}
-
-    def __call__(self, written: str) -> str:
-        """The absolute path of an audio file that the manifest names ``written``.
-
-        Raises:
-            ValueError: it leaves the folder, or is not there.
-        """
-        cut = written.rfind("/") + 1
-        head, name = written[:cut], written[cut:]
-        place = self._places.get(head) or self._look_into(head)
-        audio = place.prefix + name
-        if name in place.files:
-            return audio
-        is_inside = place.is_inside
-        if name in ("", ".", "..") or os.path.islink(audio):  # noqa: PTH114 (Path's raises for a name that is too long)
-            audio = os.path.realpath(audio)
-            is_inside = _goes_down(written) or self._contains(audio)
-        if not (is_inside or self._allow_outside):
-            raise ValueError(
-                f"audio path {_short(repr(written))} leaves the manifest's folder; if it may, set "
-                "data.allow_outside=true in the recipe (--set), or give --allow-outside to eval"
-            )
-        if self._check_audio and not os.path.isfile(audio):  # noqa: PTH113
-            raise ValueError(f"audio file not found: {_short(audio)}")
-        return audio
-
-    def _look_into(self, head: str) -> _Place:
-        folder = os.path.realpath(f"{self._folder}/{head}" if head[:1] != "/" else head)
-        is_inside = _goes_down(head) or self._contains(folder)
-        files: frozenset[str] = frozenset()
-        if is_inside or self._allow_outside:
-            try:
-                with os.scandir(folder) as entries:
-                    files = frozenset(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
-            except OSError:  # not there, or may not be listed: then each file is looked at
-                pass
-        place = self._places[head] = _Place(folder.rstrip("/") + "/", is_inside, files)
-        return place
-
-    def _contains(self, path: str) -> bool:
-        return f"{path}/".startswith(f"{self._folder.rstrip('/')}/")
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A folder that holds audio."""
-
-    prefix: str
-    """Its real path, with a slash at the end."""
-    is_inside: bool
-    """Whether it is the manifest's folder or below it."""
-    files: frozenset[str]
-    """Names of its plain files: nothing need be asked about these. Symbolic links are not among them."""
-
-
 def _duration_of(audio: str) -> float:
     """Manifests of the official script carry no duration."""
     from hebrew_asr.audio.decode import duration_s
@@ -288,15 +271,7 @@ def _duration_of(audio: str) -> float:
     try:
         return duration_s(audio)
     except AudioError as error:
-        raise ValueError(f"cannot use audio {_short(audio)}: {error.cause}") from error
-
-
-def fingerprint(clips: Iterable[Clip]) -> str:
-    """Of what the order and the content of training follow from: ids, durations and texts, not where files lie."""
-    digest = hashlib.sha256()
-    for clip in clips:
-        digest.update(f"{clip.id}\t{clip.duration_s!r}\t{clip.text}\n".encode())
-    return digest.hexdigest()
+        raise ValueError(f"cannot use audio {shortened(audio)}: {error.cause}") from error
 
 
 def write_manifest(path: str | Path, clips: Iterable[Clip]) -> None:
@@ -310,3 +285,24 @@ def write_manifest(path: str | Path, clips: Iterable[Clip]) -> None:
             clip = replace(clip, audio=str(audio.relative_to(folder)))
         rows.append(json.dumps(asdict(clip), ensure_ascii=False))
     write_atomically(path, "".join(f"{row}\n" for row in rows))
+
+
+def index_manifest(path: str | Path) -> Path:
+    """Write the Arrow file of a text manifest beside it, for :func:`open_manifest` to map; returns its path.
+
+    Raises:
+        DataError: some lines are wrong, or the manifest changed meanwhile.
+        UsageError: there is a file of that name that is not of this making.
+    """
+    path = Path(path)
+    mapped = mapped_path(path)
+    if mapped == path:
+        raise UsageError(f"{path} is an Arrow file already: name the JSON lines that it is to be made of")
+    if mapped.exists() and not is_mapped(mapped):
+        raise UsageError(f"{mapped} was not written by this command: move it, it would be overwritten")
+    before = digest_of(path) if path.is_file() else ""
+    clips = read_lines(path, check_audio=False, allow_outside=True)
+    if digest_of(path) != before:
+        raise DataError(f"manifest {path} changed while it was read: somebody writes to it; try again")
+    write_mapped(mapped, clips, before)
+    return mapped

@@ -18,14 +18,14 @@ from hebrew_asr.config.profiles import Batching
 class StepSampler:
     """Deals the clips of any step. Pure: calls in any order, on any rank, give the same answer."""
 
-    def __init__(self, costs: Sequence[float], batching: Batching, seed: int):
+    def __init__(self, costs: Sequence[float] | np.ndarray, batching: Batching, seed: int):
         """``costs``: relative work of each clip, for example its duration in seconds."""
         self._costs, self._batching, self._seed = np.asarray(costs, dtype=np.float64), batching, seed
-        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        self._epoch, self._order = -1, np.empty(0, dtype=np.uint32)
 
     def with_batching(self, batching: Batching) -> StepSampler:
         """The same clips at every step, dealt to other micro-batches."""
-        return StepSampler(self._costs, batching, self._seed)  # type: ignore[arg-type]
+        return StepSampler(self._costs, batching, self._seed)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -36,24 +36,27 @@ class StepSampler:
         """Clip indices of optimizer step ``step`` (from 0, over all epochs), in permutation order."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._order = np.random.default_rng((self._seed, epoch)).permutation(len(self._costs))
+            self._order = np.arange(len(self._costs), dtype=np.uint32)  # half the memory of ``permutation``'s, as dealt
+            np.random.default_rng((self._seed, epoch)).shuffle(self._order)
             self._epoch = epoch
         size = self._batching.clips_per_step
         return self._order[index * size : (index + 1) * size].tolist()
 
     def deal(self, step: int) -> list[list[list[int]]]:
         """Clips of a step by [rank][micro-batch]; a micro-batch may be empty when the epoch's last step is small."""
-        chosen = self.clips_of_step(step)
-        by_rank = self._balanced(chosen, self._batching.num_ranks, math.ceil(len(chosen) / self._batching.num_ranks))
-        return [self._balanced(own, self._batching.accumulation, self._batching.max_micro_batch) for own in by_rank]
+        chosen, batching = self.clips_of_step(step), self._batching
+        costs = dict(zip(chosen, self._costs[chosen].tolist(), strict=True))
+        by_rank = _balanced(costs, batching.num_ranks, math.ceil(len(chosen) / batching.num_ranks))
+        return [list(map(list, _balanced(own, batching.accumulation, batching.max_micro_batch))) for own in by_rank]
 
-    def _balanced(self, clips: list[int], bins: int, capacity: int) -> list[list[int]]:
-        """Longest-processing-time first into ``bins`` of at most ``capacity`` clips each."""
-        heap = [(0.0, 0, number) for number in range(bins)]
-        filled: list[list[int]] = [[] for _ in range(bins)]
-        for clip in sorted(clips, key=lambda index: (-self._costs[index], index)):
-            load, count, number = heapq.heappop(heap)
-            filled[number].append(clip)
-            if count + 1 < capacity:
-                heapq.heappush(heap, (load + float(self._costs[clip]), count + 1, number))
-        return filled
+
+def _balanced(costs: dict[int, float], bins: int, capacity: int) -> list[dict[int, float]]:
+    """Clips with their costs, longest-processing-time first into ``bins`` of at most ``capacity`` clips each."""
+    heap = [(0.0, 0, number) for number in range(bins)]
+    filled: list[dict[int, float]] = [{} for _ in range(bins)]
+    for clip, cost in sorted(costs.items(), key=lambda item: (-item[1], item[0])):
+        load, count, number = heapq.heappop(heap)
+        filled[number][clip] = cost
+        if count + 1 < capacity:
+            heapq.heappush(heap, (load + cost, count + 1, number))
+    return filled

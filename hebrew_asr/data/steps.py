@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-import heapq
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 
-from hebrew_asr.audio.augment import allowed_speeds, clip_seed, draw_speed, perturbed_length
+from hebrew_asr.audio.augment import allowed_speeds, clip_seed, draw_speed, perturbed_length, slowest_speeds
 from hebrew_asr.audio.frames import SAMPLE_RATE_HZ, EncoderGeometry
 from hebrew_asr.config.profiles import Batching
 from hebrew_asr.config.recipe import Recipe
-from hebrew_asr.data.manifest import Clip
+from hebrew_asr.data.clips import Clip, Clips
 from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.data.shapes import NUM_SHAPES, Shape, choose_shapes, needed_shape
 from hebrew_asr.text.prompt import PromptTokens, target_ids
@@ -26,11 +26,11 @@ class Steps:
     """Optimizer steps by number, as all ranks see them; needs no torch."""
 
     def __init__(
-        self, clips: list[Clip], batching: Batching, recipe: Recipe, tokenizer: Any, geometry: EncoderGeometry
+        self, clips: Sequence[Clip], batching: Batching, recipe: Recipe, tokenizer: Any, geometry: EncoderGeometry
     ):
         """``clips`` in manifest order; ``batching`` deals them to ranks and micro-batches."""
-        self._sampler = StepSampler([clip.duration_s for clip in clips], batching, recipe.seed)
-        self._clips, self._seed = clips, recipe.seed
+        self._clips, self._seed = Clips.of(clips), recipe.seed
+        self._sampler = StepSampler(self._clips.durations_s, batching, recipe.seed)
         self._speed_factors = recipe.augmentation.speed_factors
         self._longest_samples = round(recipe.data.max_duration_s * SAMPLE_RATE_HZ)
         self._tokenizer, self._prompt, self._geometry = tokenizer, PromptTokens.of(tokenizer), geometry
@@ -56,9 +56,7 @@ class Steps:
         They are chosen from the manifest's durations and texts, over steps spread evenly through the run, so every
         rank and every resumed run chooses alike. Call it before workers start.
         """
-        slowest = [(clip, min(self._speeds(clip))) for clip in self._clips]
-        longest = heapq.nlargest(_LONGEST_CLIPS, slowest, key=lambda item: item[0].duration_s / item[1])
-        bounds = [self._needed([clip], [speed]) for clip, speed in longest]
+        bounds = [self._needed([clip], [min(self._speeds(clip))]) for clip in self._longest()]
         longest_clip = max(bound.longest_clip for bound in bounds)
         longest_window = max(bound.longest_window for bound in bounds)
         steps = np.unique(np.linspace(0, total_steps - 1, _SAMPLED_STEPS).astype(int)).tolist()
@@ -72,6 +70,16 @@ class Steps:
         self._shape_limits = total_steps, count
         self._shapes = choose_shapes(needed, count)
         return self._shapes
+
+    def _longest(self) -> list[Clip]:
+        """The clips that take longest where each is played as slowly as it may be."""
+        durations_s = self._clips.durations_s
+        samples = np.rint(durations_s * SAMPLE_RATE_HZ).astype(np.int64)
+        played_s = durations_s / slowest_speeds(samples, self._speed_factors, self._longest_samples)
+        least = np.partition(played_s, -_LONGEST_CLIPS)[-_LONGEST_CLIPS] if len(played_s) > _LONGEST_CLIPS else 0.0
+        candidates = np.flatnonzero(played_s >= least)
+        order = candidates[np.argsort(-played_s[candidates], kind="stable")]
+        return [self._clips[index] for index in order[:_LONGEST_CLIPS].tolist()]
 
     def _needed_at(self, indices: list[int], step: int) -> Shape:
         clips, epoch = [self._clips[index] for index in indices], step // self._sampler.steps_per_epoch

@@ -9,7 +9,7 @@ import numpy as np
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
 from hebrew_asr.data.clip_audio import Unreadable, read_clip
-from hebrew_asr.data.manifest import Clip
+from hebrew_asr.data.clips import Clip
 from hebrew_asr.errors import DataError
 from hebrew_asr.inference.long_form import Options, transcribe_all
 from hebrew_asr.inference.transcriber import Transcriber

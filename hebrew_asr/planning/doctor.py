@@ -28,6 +28,7 @@ from hebrew_asr.config.profiles import Profile, load_profile
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.cores import usable_cores
 from hebrew_asr.corpus.preparation.options import RECIPE_SOURCES
+from hebrew_asr.data.manifest import has_manifest
 from hebrew_asr.errors import UsageError, first_line
 from hebrew_asr.files import nearest_existing
 from hebrew_asr.model.groups import phase_groups
@@ -108,7 +109,7 @@ class _Asked:
         questions: dict[str, Callable[[], Told]] = {}
         if not Path(recipe.model.path).is_dir():
             questions[f"model {recipe.model.path}"] = partial(repository, recipe.model.path, "model")
-        if (Path(recipe.data.folder) / "train.jsonl").is_file():
+        if has_manifest(Path(recipe.data.folder) / "train.jsonl"):
             questions["data"] = lambda: ("ok", f"{recipe.data.folder} is prepared", "")
         else:
             questions |= {f"corpus {name}": partial(repository, name, "dataset") for name in RECIPE_SOURCES}

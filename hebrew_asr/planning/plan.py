@@ -9,6 +9,7 @@ handed over and reduced, and the optimizer's step. Optimizer and buffers follow 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from typing import Any
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.config.profiles import Batching, Profile, derive_batching
 from hebrew_asr.config.recipe import Recipe
-from hebrew_asr.data.manifest import Clip, read_manifest
+from hebrew_asr.data.clips import Clip
+from hebrew_asr.data.manifest import has_manifest, open_manifest
 from hebrew_asr.data.shapes import Shape
 from hebrew_asr.data.steps import Steps
 from hebrew_asr.model.groups import phase_groups
@@ -179,13 +181,13 @@ def make_plan(
     )
 
 
-def _clips(recipe: Recipe) -> tuple[list[Clip], int, int, bool]:
+def _clips(recipe: Recipe) -> tuple[Sequence[Clip], int, int, bool]:
     """Clips with the lengths to plan for; how many train and are measured on; whether these are the data folder's."""
     folder = Path(recipe.data.folder)
-    if (folder / "train.jsonl").is_file():
+    if has_manifest(folder / "train.jsonl"):
         clips, measured = (
-            read_manifest(folder / name, check_audio=False, allow_outside=recipe.data.allow_outside)
-            if (folder / name).is_file()
+            open_manifest(folder / name, check_audio=False, allow_outside=recipe.data.allow_outside)
+            if has_manifest(folder / name)
             else []
             for name in ("train.jsonl", "eval.jsonl")
         )
@@ -193,7 +195,7 @@ def _clips(recipe: Recipe) -> tuple[list[Clip], int, int, bool]:
     return draw_clips("train", _SAMPLED_CLIPS), GUIDE_CLIPS, GUIDE_EVAL_CLIPS, False
 
 
-def _shapes(recipe: Recipe, batching: Batching, clips: list[Clip], geometry: EncoderGeometry) -> list[Shape]:
+def _shapes(recipe: Recipe, batching: Batching, clips: Sequence[Clip], geometry: EncoderGeometry) -> list[Shape]:
     """Those that the trainer compiles for these clips. An eager pass meets batches up to the largest of them."""
     folder = Path(recipe.model.path)
     is_local = folder.is_dir() and any(folder.glob("*token*"))

@@ -11,7 +11,8 @@ import torch
 
 from hebrew_asr.config.profiles import Batching, Profile, check_hardware, derive_batching, load_profile
 from hebrew_asr.config.recipe import Recipe, as_begun, changes
-from hebrew_asr.data.manifest import Clip, fingerprint, read_manifest
+from hebrew_asr.data.clips import Clips
+from hebrew_asr.data.manifest import open_manifest
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.nested_keys import check_nested_keys
 from hebrew_asr.engine.sealed import Checkpoint
@@ -34,8 +35,8 @@ class RunSpec:
     profile: Profile
     batching: Batching
     folder: Path
-    train_clips: list[Clip]
-    eval_clips: list[Clip]
+    train_clips: Clips
+    eval_clips: Clips
     data_fingerprint: str
     """Of the training manifest: a checkpoint's order of clips is that of one manifest."""
     resumable: Resumable
@@ -71,11 +72,11 @@ def check(arguments: TrainArguments, num_ranks: int | None = None) -> RunSpec:
         from hebrew_asr.corpus.prepare import ensure_prepared  # it reads parquet; training alone never does
 
         ensure_prepared(source)
-    train_clips = read_manifest(source / "train.jsonl", allow_outside=recipe.data.allow_outside)
+    train_clips = open_manifest(source / "train.jsonl", allow_outside=recipe.data.allow_outside)
     _refuse_no_evaluation(source / "eval.jsonl")
-    eval_clips = read_manifest(source / "eval.jsonl", allow_outside=recipe.data.allow_outside)
+    eval_clips = open_manifest(source / "eval.jsonl", allow_outside=recipe.data.allow_outside)
     _refuse_long_clips(train_clips, recipe)
-    data = fingerprint(train_clips)
+    data = train_clips.fingerprint
     if resume is not None:
         _refuse_inexact(resume, profile, data)
     return RunSpec(
@@ -100,8 +101,8 @@ def _refuse_no_evaluation(manifest: Path) -> None:
         )
 
 
-def _refuse_long_clips(train_clips: list[Clip], recipe: Recipe) -> None:
-    longest = max(train_clips, key=lambda clip: clip.duration_s)
+def _refuse_long_clips(train_clips: Clips, recipe: Recipe) -> None:
+    longest = train_clips[int(train_clips.durations_s.argmax())]
     if longest.duration_s > recipe.data.max_duration_s:
         raise DataError(
             f"clip {longest.id} in {Path(recipe.data.folder) / 'train.jsonl'} lasts {longest.duration_s:.1f} s, the "
@@ -184,7 +185,7 @@ def shared_by_ranks(spec: RunSpec, base: BaseModel) -> dict[str, dict[str, Any]]
     return {
         "recipe": shared_parts(spec.recipe),
         "profile": profile,
-        "data": {"train.jsonl": spec.data_fingerprint, "eval.jsonl": fingerprint(spec.eval_clips)},
+        "data": {"train.jsonl": spec.data_fingerprint, "eval.jsonl": spec.eval_clips.fingerprint},
         "model": {"weights": base.weights_exact, "vocabulary": base.tokenizer},
         "code": code_version(),
         "start": {"checkpoint": resume, "batching": str(spec.batching)},

@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow
 import torch
 
 from hebrew_asr.config.recipe import Evaluation
 from hebrew_asr.data.clip_audio import Unreadable, read_clip
-from hebrew_asr.data.manifest import Clip
+from hebrew_asr.data.clips import Clip, Clips, compute
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.errors import DataError, EnvironmentProblem
 from hebrew_asr.inference.transcriber import Decoding, Transcriber
@@ -33,10 +34,13 @@ Transcribe = Callable[[Sequence[np.ndarray]], list[str]]
 
 def stratified_sample(clips: Sequence[Clip], count: int) -> list[Clip]:
     """``count`` clips spread evenly over durations; the same ones each time, whatever the manifest's order."""
-    ordered = sorted(clips, key=lambda clip: (clip.duration_s, clip.id))
-    if len(ordered) <= count:
-        return ordered
-    return [ordered[int((index + 0.5) * len(ordered) / count)] for index in range(count)]
+    clips = Clips.of(clips)
+    keys = {"duration_s": "ascending", "id": "ascending"}
+    columns = pyarrow.table({name: clips.column(name) for name in keys})
+    ordered = compute.sort_indices(columns, sort_keys=list(keys.items())).to_numpy()
+    if len(ordered) > count:
+        ordered = [ordered[int((index + 0.5) * len(ordered) / count)] for index in range(count)]
+    return [clips[int(index)] for index in ordered]
 
 
 def what_is_measured(sample: Sequence[Clip], settings: Evaluation) -> str:

@@ -17,8 +17,9 @@ from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.config.profiles import Profile, deepspeed_config
 from hebrew_asr.config.recipe import Recipe
+from hebrew_asr.data.clips import Clips
 from hebrew_asr.data.loader import StepDataset
-from hebrew_asr.data.manifest import Clip
+from hebrew_asr.data.vocabulary import training_vocabulary
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.checkpoint import CheckpointStore
 from hebrew_asr.engine.engine import TrainEngine
@@ -35,7 +36,6 @@ from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import check_phases
 from hebrew_asr.report.outputs import MetricsFile, PatientFiles
 from hebrew_asr.report.sinks import Tracker, WandbSink
-from hebrew_asr.text.prompt import vocabulary
 from hebrew_asr.training.arguments import SUMMARY, TrainArguments, lock_of
 from hebrew_asr.training.check import RunSpec, check, refuse_another_base, shared_by_ranks
 from hebrew_asr.training.disk_space import disk_need, require_disk_space
@@ -213,10 +213,10 @@ def _require_disk_space(spec: RunSpec, asr: Any, weights_by_phase: dict[str, dic
     return require_disk_space(need, spec.folder, present, is_trained=is_trained)
 
 
-def _training_vocabulary(clips: list[Clip], tokenizer: Any, num_rows: int, ranks: dist.Ranks) -> torch.Tensor:
+def _training_vocabulary(clips: Clips, tokenizer: Any, num_rows: int, ranks: dist.Ranks) -> torch.Tensor:
     """(``num_rows``,) bool, the tokens that occur in training. Ranks read a share of the texts each; collective."""
     occurs_V = torch.zeros(num_rows, dtype=torch.int32)
-    occurs_V[list(vocabulary(tokenizer, [clip.text for clip in clips[ranks.rank :: ranks.size]]))] = 1
+    occurs_V[list(training_vocabulary(tokenizer, clips[ranks.rank :: ranks.size]))] = 1
     return ranks.max(occurs_V).bool()
 
 
@@ -279,8 +279,8 @@ def describe(
         "devices": devices or ["cpu"],
         "batching": str(spec.batching),
         "train_clips": len(spec.train_clips),
-        "train_hours": round(sum(clip.duration_s for clip in spec.train_clips) / 3600, 3),
-        "train_longest_s": round(max(clip.duration_s for clip in spec.train_clips), 3),
+        "train_hours": round(float(spec.train_clips.durations_s.sum()) / 3600, 3),
+        "train_longest_s": round(float(spec.train_clips.durations_s.max()), 3),
         "eval_clips": len(spec.eval_clips),
         "total_steps": schedule.total_steps,
         "phase_starts": schedule.phase_starts,
@@ -298,7 +298,7 @@ def _git_commit() -> str | None:
 def _introduce(console: Console, spec: RunSpec, schedule: Schedule, facts: dict[str, Any]) -> None:
     """Print what was derived, so that a reader can check the arithmetic."""
     recipe, profile = spec.recipe, spec.profile
-    hours = sum(clip.duration_s for clip in spec.train_clips) / 3600
+    hours = spec.train_clips.durations_s.sum() / 3600
     num_train, num_eval = len(spec.train_clips), len(spec.eval_clips)
     steps, total = schedule.total_steps // recipe.epochs, schedule.total_steps
     console.say(f"recipe {recipe.name}, profile {profile.name}: ZeRO-{profile.zero_stage}, {profile.precision}")

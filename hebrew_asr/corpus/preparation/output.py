@@ -20,8 +20,9 @@ from hebrew_asr import __version__
 from hebrew_asr.corpus.preparation.assemble import Assembly, group_of
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.parts import Record
-from hebrew_asr.data.manifest import Clip
-from hebrew_asr.files import write_atomically, write_json
+from hebrew_asr.data.clips import Clip
+from hebrew_asr.data.manifest import index_manifest
+from hebrew_asr.files import sha256_of, write_atomically, write_json
 from hebrew_asr.sources import Source
 from hebrew_asr.text.normalize import NORMALIZER_VERSION
 from hebrew_asr.text.prompt import build_target
@@ -30,10 +31,10 @@ DROPPED = "dropped.jsonl"
 FORMAT = 1
 """Of manifest.json."""
 
-_TEMPORARY = r"\.(train\.jsonl|eval\.jsonl|dropped\.jsonl|manifest\.json)\.\d+\.tmp"
+_TEMPORARY = r"\.((train|eval)\.(jsonl|arrow)|dropped\.jsonl|manifest\.json)\.\d+\.tmp"
 _CLIP = r"clips/[^/]+/\d{5,}/\d{6,}(-\d{2,})?\.(flac|wav)"
 _OURS = re.compile(
-    rf"(train|eval|dropped)\.jsonl|manifest\.json|_SUCCESS|{_TEMPORARY}|{_CLIP}"
+    rf"(train|eval|dropped)\.jsonl|(train|eval)\.arrow|manifest\.json|_SUCCESS|{_TEMPORARY}|{_CLIP}"
     r"|\.work/(lock|job\.json|_SUCCESS|\.[^/]+\.\d+\.tmp|parts/[^/]+/\.?\d{5,}-\d{7,}\.jsonl(\.\d+\.tmp)?"
     r"|at/\d+|crashed/[^/]+/\d{5,}-\d{7,}/\d+)"
 )
@@ -47,7 +48,8 @@ def is_of_prepare(relative: str) -> bool:
 def write_set(
     folder: Path, assembly: Assembly, sources: list[Source], options: PrepareOptions, asked: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write train.jsonl, eval.jsonl, dropped.jsonl and manifest.json, and delete audio that none of them names.
+    """Write the manifests as JSON lines and Arrow files, dropped.jsonl and manifest.json, and delete audio that no
+    manifest names.
 
     Args:
         asked: the options that decided the result, for the manifest.
@@ -61,6 +63,9 @@ def write_set(
     for name, records in (("train.jsonl", assembly.train), ("eval.jsonl", assembly.eval)):
         rows = (asdict(_clip(record, hold_out, folder if absolute else None)) for record in records)
         digests[name] = _write_lines(folder / name, rows)
+        if records:
+            mapped = index_manifest(folder / name)
+            digests[mapped.name] = sha256_of(mapped)
     digests[DROPPED] = write_dropped(folder, assembly.dropped)
     manifest = _manifest(assembly, sources, options.audio, asked) | {"sha256": digests}
     write_json(folder / "manifest.json", manifest)

@@ -1,0 +1,189 @@
+"""The clips of a manifest, in columns: a clip is made when it is asked for.
+
+Millions of Python objects would take gigabytes in every rank, and their reference counts would copy them into every
+loader process. Columns lie in Arrow buffers: in a mapped file (:mod:`hebrew_asr.data.mapped`) the ranks of a machine
+share them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, overload
+
+import numpy as np
+import pyarrow
+import pyarrow.compute
+
+from hebrew_asr.text.prompt import parse_target
+
+_CLIPS_AT_ONCE = 4096
+
+compute: Any = pyarrow.compute
+"""Its functions are made when it is imported: no type checker sees them."""
+
+COLUMNS = pyarrow.schema(
+    {
+        "folder": pyarrow.dictionary(pyarrow.int32(), pyarrow.large_binary()),
+        "name": pyarrow.large_binary(),
+        "text": pyarrow.large_string(),
+        "id": pyarrow.large_string(),
+        "duration_s": pyarrow.float64(),
+        "group": pyarrow.large_string(),
+    }
+)
+"""A clip's audio path is folder and name end to end: a folder ends in a slash, or is empty. They are bytes since a file
+name need not be UTF-8 (:func:`path_bytes`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One utterance."""
+
+    audio: str
+    """Path of the audio file; relative paths start at the manifest's folder."""
+    text: str
+    """Target in the official form, ``language Hebrew<asr_text>{transcript}``."""
+    id: str
+    """Unique in the manifest; seeds the clip's augmentation."""
+    duration_s: float
+    """Length of the decoded audio in seconds."""
+    group: str = ""
+    """Speaker, session or source; the split never puts one group on both sides."""
+
+    @property
+    def transcript(self) -> str:
+        """The text without its ``language …<asr_text>`` prefix."""
+        return parse_target(self.text)[1]
+
+
+class Clips(Sequence[Clip]):
+    """Clips in the order of their manifest. A slice shares the columns; ``list`` makes all of them at once."""
+
+    def __init__(
+        self, batch: pyarrow.RecordBatch, folders: Sequence[str], rows: range | None = None, known: str | None = None
+    ):
+        """Clips over columns.
+
+        Args:
+            batch: of the schema ``COLUMNS``.
+            folders: for each entry of the dictionary of ``folder``, where it lies.
+            rows: those that count; all of them by default.
+            known: the fingerprint, where it is known.
+        """
+        self.batch = batch
+        self._folders, self._rows, self._known = folders, range(batch.num_rows) if rows is None else rows, known
+        self._folder, self._name, self._text, self._id, self._seconds, self._group = batch.columns
+
+    @classmethod
+    def of(cls, clips: Iterable[Clip]) -> Clips:
+        """Clips that somebody holds, in columns."""
+        if isinstance(clips, Clips):
+            return clips
+        builder = Columns()
+        for clip in clips:
+            builder.add(clip.audio, clip.text, clip.id, clip.duration_s, clip.group)
+        batch = builder.batch()
+        return cls(batch, [as_path(folder) for folder in batch["folder"].dictionary.to_pylist()])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Clip: ...
+    @overload
+    def __getitem__(self, index: slice) -> Clips: ...
+    def __getitem__(self, index: int | slice) -> Clip | Clips:
+        if isinstance(index, slice):
+            return Clips(self.batch, self._folders, self._rows[index])
+        row = self._rows[index]
+        return Clip(
+            self._folders[self._folder.indices[row].as_py()] + as_path(self._name[row].as_py()),
+            self._text[row].as_py(),
+            self._id[row].as_py(),
+            self._seconds[row].as_py(),
+            self._group[row].as_py(),
+        )
+
+    def __iter__(self) -> Iterator[Clip]:
+        for part in self.parts(_CLIPS_AT_ONCE):
+            codes = part.column("folder").indices.to_pylist()
+            others = (part.column(name).to_pylist() for name in COLUMNS.names[1:])
+            for code, name, text, identity, duration_s, group in zip(codes, *others, strict=True):
+                yield Clip(self._folders[code] + as_path(name), text, identity, duration_s, group)
+
+    def parts(self, size: int) -> Iterator[Clips]:
+        """All of them, ``size`` at a time."""
+        return (self[first : first + size] for first in range(0, len(self), size))
+
+    def column(self, name: str) -> pyarrow.Array:
+        """A column of these rows; neighboring rows are not copied."""
+        column, rows = self.batch[name], self._rows
+        if rows.step == 1:
+            return column.slice(rows.start, len(rows))
+        return column.take(pyarrow.array(np.arange(rows.start, rows.stop, rows.step)))
+
+    @property
+    def durations_s(self) -> np.ndarray:
+        """(clips,) float64, read-only: a view of the column where the rows are neighbors."""
+        return self.column("duration_s").to_numpy()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of what the order and the content of training follow from: ids, durations and texts, not where files lie."""
+        if self._known is not None:
+            return self._known
+        digest = hashlib.sha256()
+        for clip in self:
+            digest.update(f"{clip.id}\t{clip.duration_s!r}\t{clip.text}\n".encode())
+        return digest.hexdigest()
+
+
+class Columns:
+    """Collects clips into columns, a few thousand at a time."""
+
+    def __init__(self) -> None:
+        """Empty."""
+        self._codes: dict[str, int] = {}
+        self._batches: list[pyarrow.Table] = []
+        self._lists: list[list[Any]] = [[] for _ in COLUMNS]
+
+    def add(self, audio: str, text: str, identity: str, duration_s: float, group: str) -> None:
+        """One more clip; its values are not checked."""
+        cut = audio.rfind("/") + 1
+        code = self._codes.setdefault(audio[:cut], len(self._codes))
+        for held, value in zip(
+            self._lists, (code, path_bytes(audio[cut:]), text, identity, duration_s, group), strict=True
+        ):
+            held.append(value)
+        if len(self._lists[0]) == _CLIPS_AT_ONCE:
+            self._settle()
+
+    def _settle(self) -> None:
+        types = [pyarrow.int32(), *COLUMNS.types[1:]]
+        arrays = [pyarrow.array(held, kind) for held, kind in zip(self._lists, types, strict=True)]
+        self._batches.append(pyarrow.table(arrays, COLUMNS.names))
+        for held in self._lists:
+            held.clear()
+
+    def batch(self) -> pyarrow.RecordBatch:
+        """All clips, of the schema ``COLUMNS``."""
+        self._settle()
+        table = pyarrow.concat_tables(self._batches).combine_chunks()
+        codes, *others = (
+            column.chunk(0) if column.num_chunks else pyarrow.array([], column.type) for column in table.columns
+        )
+        folders = pyarrow.array([path_bytes(folder) for folder in self._codes], pyarrow.large_binary())
+        return pyarrow.record_batch([pyarrow.DictionaryArray.from_arrays(codes, folders), *others], schema=COLUMNS)
+
+
+def path_bytes(path: str) -> bytes:
+    """A path as a column holds it: any string that JSON can hold, half a surrogate pair too."""
+    return path.encode(errors="surrogatepass")
+
+
+def as_path(held: bytes) -> str:
+    """The path that :func:`path_bytes` was given."""
+    return held.decode(errors="surrogatepass")

@@ -1,0 +1,209 @@
+"""What a manifest of millions of clips costs each rank: seconds until it can train, memory, and the time of a deal.
+
+    python -m tests.benchmarks.manifest_scale --clips 200000 1000000 5000000 --ranks 1 2 8 [--model DIR]
+
+The manifest is drawn: sentences of words from 500,000 (frequencies after Zipf), lengths as in the crowd corpora. Ranks
+are processes that do with it what a training rank does before its first step; there is no audio, and no model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+
+from hebrew_asr.data.clips import COLUMNS, Clips, compute
+from hebrew_asr.data.manifest import open_manifest
+from hebrew_asr.data.mapped import digest_of, mapped_path, write_mapped
+from hebrew_asr.text.prompt import build_target
+
+_WORDS, _MEAN_WORDS, _CLIPS_PER_FOLDER = 500_000, 9.5, 10_000
+_MIB = 1 << 20
+
+
+def draw_manifest(path: Path, count: int, seed: int = 0) -> None:
+    """Write a manifest of ``count`` clips as JSON lines, and its Arrow file, without making a clip."""
+    rng = np.random.default_rng(seed)
+    letters = np.frombuffer("אבגדהוזחטיכלמנסעפצקרשת".encode("utf-16-le"), np.uint16)
+    words = pyarrow.array(
+        [rng.choice(letters, size).tobytes().decode("utf-16-le") for size in rng.integers(2, 9, _WORDS)],
+        pyarrow.string(),
+    )
+    starts = range(0, count, 250_000)
+    texts = pyarrow.concat_arrays([_sentences(rng, words, min(250_000, count - first)) for first in starts])
+    rows = np.arange(count)
+    names = _joined(pyarrow.array(rows), ".flac")
+    codes = (rows // _CLIPS_PER_FOLDER).astype(np.int32)
+    folders = pyarrow.array([f"clips/crowd/{code:05d}/" for code in range(int(codes[-1]) + 1)], pyarrow.large_string())
+    paths = _joined(folders.take(pyarrow.array(codes)), names)
+    ids = _joined("crowd/", paths)
+    seconds = np.round(rng.gamma(1.9, 4.65 / 1.9, count).clip(0.5, 15.0), 4)
+    groups = _joined("speaker-", pyarrow.array(rng.integers(0, 20_000, count)))
+    _write_lines(path, paths, texts, ids, seconds, groups)
+    folder = pyarrow.DictionaryArray.from_arrays(pyarrow.array(codes), folders.cast(pyarrow.large_binary()))
+    columns = [folder, names.cast(pyarrow.large_binary()), texts, ids, pyarrow.array(seconds), groups]
+    batch = pyarrow.record_batch(columns, schema=COLUMNS)
+    write_mapped(mapped_path(path), Clips(batch, [""] * len(folders)), digest_of(path))
+
+
+def _joined(*parts: str | pyarrow.Array) -> pyarrow.Array:
+    kind = pyarrow.large_string()
+    cast = [pyarrow.scalar(part, kind) if isinstance(part, str) else part.cast(kind) for part in parts]
+    return compute.binary_join_element_wise(*cast, pyarrow.scalar("", kind))
+
+
+def _sentences(rng: np.random.Generator, words: pyarrow.Array, count: int) -> pyarrow.Array:
+    sizes = 1 + rng.poisson(_MEAN_WORDS, count)
+    drawn = np.exp(rng.uniform(0, np.log(_WORDS), int(sizes.sum()))).astype(np.int32)
+    bounds = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+    lists = pyarrow.ListArray.from_arrays(bounds, words.take(pyarrow.array(drawn)))
+    return _joined(build_target(""), compute.binary_join(lists, " "))
+
+
+def _write_lines(
+    path: Path,
+    paths: pyarrow.Array,
+    texts: pyarrow.Array,
+    ids: pyarrow.Array,
+    seconds: np.ndarray,
+    groups: pyarrow.Array,
+) -> None:
+    shown = [json.dumps(value) for value in seconds.tolist()]
+    with path.open("w", encoding="utf-8") as stream:
+        for first in range(0, len(shown), 100_000):
+            part = slice(first, first + 100_000)
+            columns = (column[part].to_pylist() for column in (paths, texts, ids, groups))
+            for audio, text, identity, group, duration_s in zip(*columns, shown[part], strict=True):
+                stream.write(
+                    f'{{"audio": "{audio}", "text": "{text}", "id": "{identity}", "duration_s": {duration_s}, '
+                    f'"group": "{group}"}}\n'
+                )
+
+
+class _Memory:
+    """Anonymous memory, which is a process's own, against pages of mapped files, which processes share."""
+
+    def __init__(self) -> None:
+        self.before, self.peak = self.own(), 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    @staticmethod
+    def own() -> int:
+        return _status("RssAnon")
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.02):
+            self.peak = max(self.peak, self.own())
+
+
+def _status(key: str) -> int:
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{key}:"))
+    return int(line.split()[1]) * 1024
+
+
+def rank_main(path: Path, rank: int, ranks: int, model: str) -> None:
+    """What a training rank does with a manifest before its first step; prints its figures as JSON."""
+    from hebrew_asr.audio.frames import EncoderGeometry
+    from hebrew_asr.config.profiles import Batching
+    from hebrew_asr.config.recipe import load_recipe
+    from hebrew_asr.data.loader import StepDataset
+    from hebrew_asr.data.vocabulary import training_vocabulary
+    from hebrew_asr.model.load import load_tokenizer
+    from tests.support.native import build
+
+    tokenizer = load_tokenizer(model) if model else build()[1]
+    recipe, batching = load_recipe("round2"), Batching(64, ranks, 1, 64 // ranks)
+    memory, figures = _Memory(), {}
+
+    @contextmanager
+    def timed(name: str) -> Iterator[None]:
+        started, used = time.monotonic(), time.process_time()
+        yield
+        figures[name] = round(time.monotonic() - started, 3), round(time.process_time() - used, 3)
+
+    with timed("all"):
+        with timed("open"):
+            clips = open_manifest(path, check_audio=False)
+        with timed("checks"):
+            assert clips.durations_s.max() <= 30 and clips.fingerprint
+        with timed("shapes"):
+            dataset = StepDataset(clips, batching, recipe, tokenizer, EncoderGeometry(), rank)
+            dataset.fix_shapes(recipe.epochs * dataset.steps_per_epoch)
+        with timed("vocabulary"):
+            training_vocabulary(tokenizer, clips[rank::ranks])
+        with timed("first step dealt"):
+            dataset._sampler.deal(0)
+    started = time.process_time()
+    for step in range(1, 1001):
+        dataset._sampler.deal(step)
+    own = memory.own()
+    print(
+        json.dumps(
+            {
+                "seconds": figures,
+                "deal_ms": time.process_time() - started,
+                "own_mib": (own - memory.before) / _MIB,
+                "peak_mib": (memory.peak - memory.before) / _MIB,
+                "process_mib": own / _MIB,
+                "shared_mib": _status("RssFile") / _MIB,
+            }
+        )
+    )
+
+
+def main() -> None:
+    """Print a table, a line for each number of clips and of ranks."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--clips", type=int, nargs="+", default=[200_000, 1_000_000, 5_000_000])
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 8])
+    parser.add_argument("--model", default="", help="folder whose tokenizer is used; a tiny one unless given")
+    parser.add_argument("--folder", type=Path, help="keeps the manifests here, and takes those that are there")
+    parser.add_argument("--rank", type=int, nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.rank:
+        return rank_main(arguments.folder, *arguments.rank, arguments.model)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        print("| clips | JSON lines, Arrow | ranks | ready, s (CPU) | of which open, shapes, vocabulary", end="")
+        print(" | deal, ms | own MiB (peak) | shared MiB |")
+        print("|---|---|---|---|---|---|---|---|")
+        for count in arguments.clips:
+            path = folder / f"{count}.jsonl"
+            if not mapped_path(path).is_file():
+                folder.mkdir(exist_ok=True)
+                draw_manifest(path, count)
+            for ranks in arguments.ranks:
+                print(_line(path, count, ranks, arguments.model), flush=True)
+    return None
+
+
+def _line(path: Path, count: int, ranks: int, model: str) -> str:
+    command = [sys.executable, "-m", __spec__.name, "--folder", str(path), "--model", model, "--rank"]
+    running = [
+        subprocess.Popen([*command, str(rank), str(ranks)], stdout=subprocess.PIPE, text=True) for rank in range(ranks)
+    ]
+    found = [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
+    worst = {key: max(one[key] for one in found) for key in found[0] if key != "seconds"}
+    seconds = {key: max(one["seconds"][key] for one in found) for key in found[0]["seconds"]}
+    parts = ", ".join(f"{seconds[key][0]:.1f}" for key in ("open", "shapes", "vocabulary"))
+    sizes = ", ".join(f"{file.stat().st_size / _MIB:,.0f} MiB" for file in (path, mapped_path(path)))
+    return (
+        f"| {count:,} | {sizes} | {ranks} | {seconds['all'][0]:.1f} ({seconds['all'][1]:.1f}) | {parts} | "
+        f"{worst['deal_ms']:.3f} | {worst['own_mib']:.0f} ({worst['peak_mib']:.0f}) | {worst['shared_mib']:,.0f} |"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""The Arrow file of a manifest: the same clips, steps and shapes as its text gives, and never one that is stale."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import os
+import warnings
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.ipc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hebrew_asr.audio.augment import allowed_speeds
+from hebrew_asr.audio.frames import EncoderGeometry
+from hebrew_asr.cli import main
+from hebrew_asr.config.profiles import Batching
+from hebrew_asr.config.recipe import load_recipe
+from hebrew_asr.data.clips import Clip, Clips
+from hebrew_asr.data.loader import StepDataset
+from hebrew_asr.data.manifest import index_manifest, open_manifest, read_manifest
+from hebrew_asr.data.sampler import StepSampler
+from hebrew_asr.data.vocabulary import training_vocabulary
+from hebrew_asr.errors import DataError
+from hebrew_asr.text.prompt import build_target, vocabulary
+from tests.support.native import build
+
+CLIPS = [
+    Clip("clips/a/1.flac", build_target("שלום, עולם"), "א/1", 1.25, "דובר"),
+    Clip("clips/a/\udcf92.flac", build_target("שִׂיחָה"), "א/2", 0.1 + 0.2),
+    Clip("clips/b/1.flac", "כן", "ב#1", 3.0, "g"),
+    Clip("0.flac", build_target("אחד שתיים"), "0", 14.999),
+]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for clip in CLIPS:
+        (tmp_path / clip.audio).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / clip.audio).touch()
+    write_text(tmp_path, CLIPS)
+    return tmp_path
+
+
+def write_text(folder: Path, clips: list[Clip]) -> None:
+    lines = (json.dumps(asdict(clip)) for clip in clips)
+    (folder / "train.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="ascii")
+
+
+@pytest.fixture
+def no_fallback():
+    """Reading the text instead is told as a warning; here it is a fault."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        yield
+
+
+def test_what_is_mapped_is_what_was_written(folder, no_fallback, capsys):
+    text = open_manifest(folder / "train.jsonl")
+    assert main(["index", str(folder)]) == 0
+    assert capsys.readouterr().out.split() == [str(folder / "train.arrow")]
+    mapped = open_manifest(folder / "train.jsonl")
+    alone = folder / "train.arrow"
+    assert list(mapped) == list(text) == [mapped[index] for index in range(4)] == list(open_manifest(alone))
+    assert [clip.audio for clip in mapped] == [f"{folder}/{clip.audio}" for clip in CLIPS]
+    assert [(clip.text, clip.id, clip.duration_s, clip.group) for clip in mapped] == [
+        (clip.text, clip.id, clip.duration_s, clip.group) for clip in CLIPS
+    ]
+    lines = "".join(f"{clip.id}\t{clip.duration_s!r}\t{clip.text}\n" for clip in CLIPS)
+    assert mapped.fingerprint == text.fingerprint == sha256(lines.encode()).hexdigest()
+    assert not mapped.durations_s.flags.owndata and not mapped.durations_s.flags.writeable
+    (folder / "train.jsonl").unlink()
+    assert list(open_manifest(folder / "train.jsonl")) == list(text), "the Arrow file stands for the text"
+    moved = folder.rename(folder.with_name("moved"))
+    assert [clip.audio for clip in open_manifest(moved / "train.jsonl")] == [f"{moved}/{clip.audio}" for clip in CLIPS]
+
+
+@given(st.slices(9), st.slices(9))
+def test_a_slice_is_that_of_a_list(one, other):
+    whole = [Clip(f"{index}.wav", f"text {index}", f"id {index}", index + 0.5, "g") for index in range(9)]
+    clips = Clips.of(whole)
+    assert Clips.of(clips) is clips
+    part, expected = clips[one][other], whole[one][other]
+    assert list(part) == expected and len(part) == len(expected)
+    assert [part[index] for index in range(-len(part), len(part))] == expected * 2
+    assert part.durations_s.tolist() == [clip.duration_s for clip in expected]
+    assert part.column("id").to_pylist() == [clip.id for clip in expected]
+    lines = "".join(f"{clip.id}\t{clip.duration_s!r}\t{clip.text}\n" for clip in expected)
+    assert part.fingerprint == sha256(lines.encode()).hexdigest()
+
+
+def test_what_is_gone_or_lies_outside_is_named_by_the_mapped_manifest_too(folder, no_fallback, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "x.flac").touch()
+    (folder / "clips" / "b" / "1.flac").unlink()
+    (folder / "clips" / "b" / "1.flac").symlink_to(outside / "x.flac")  # a link below the folder is its owner's
+    index_manifest(folder / "train.jsonl")
+    assert len(open_manifest(folder / "train.jsonl")) == 4
+    (folder / "0.flac").unlink()
+    with pytest.raises(DataError, match=r"train\.arrow: clip 4: audio file not found: .*/0\.flac$"):
+        open_manifest(folder / "train.jsonl")
+    assert len(open_manifest(folder / "train.jsonl", check_audio=False)) == 4
+    write_text(folder, [*CLIPS[:2], Clip(f"../{outside.name}/x.flac", "כן", "x", 1.0)])
+    index_manifest(folder / "train.jsonl")
+    for check_audio in (True, False):
+        with pytest.raises(DataError, match=r"clip 3: audio path .* leaves the manifest's folder"):
+            open_manifest(folder / "train.jsonl", check_audio=check_audio)
+    assert open_manifest(folder / "train.jsonl", allow_outside=True)[2].audio == str(outside / "x.flac")
+
+
+def other_text(folder: Path) -> None:
+    write_text(folder, [*CLIPS[:3], Clip("0.flac", CLIPS[3].text, "9", 14.999)])
+
+
+def shorter_text(folder: Path) -> None:
+    write_text(folder, CLIPS[:3])
+
+
+def flipped_bit(folder: Path) -> None:
+    content = bytearray((folder / "train.arrow").read_bytes())
+    content[content.rindex("שתיים".encode()) + 1] ^= 1
+    (folder / "train.arrow").write_bytes(content)
+
+
+def cut_short(folder: Path) -> None:
+    content = (folder / "train.arrow").read_bytes()
+    (folder / "train.arrow").write_bytes(content[: len(content) // 2])
+
+
+def filtered(folder: Path) -> None:
+    """By somebody's own program, which keeps the metadata."""
+    with pyarrow.ipc.open_file(folder / "train.arrow") as reader:
+        table = reader.read_all().slice(0, 2)
+    with pyarrow.ipc.new_file(folder / "train.arrow", table.schema) as writer:
+        writer.write_table(table)
+
+
+def of_others(folder: Path) -> None:
+    table = pyarrow.table({"audio": ["0.flac"], "text": ["כן"]})
+    with pyarrow.ipc.new_file(folder / "train.arrow", table.schema) as writer:
+        writer.write_table(table)
+
+
+def empty(folder: Path) -> None:
+    (folder / "train.arrow").write_bytes(b"")
+
+
+@pytest.mark.parametrize("change", [other_text, shorter_text, flipped_bit, cut_short, filtered, of_others, empty])
+def test_a_stale_or_damaged_file_is_told_and_not_believed(folder, change):
+    text, arrow = folder / "train.jsonl", folder / "train.arrow"
+    index_manifest(text)
+    before = text.stat()
+    change(folder)
+    os.utime(text, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.warns(RuntimeWarning, match=r"line by line.*20 times as long.*train\.arrow .*`hebrew-asr index"):
+        clips = read_manifest(text)
+    assert [clip.id for clip in clips] == [json.loads(line)["id"] for line in text.read_text().splitlines()]
+    with pytest.raises(DataError, match=r"train\.arrow .*(another train.jsonl|changed|opened|not the Arrow file)"):
+        open_manifest(arrow)
+    if change not in (other_text, shorter_text):
+        text.rename(folder / "elsewhere")
+        with pytest.raises(DataError, match="make it anew"):
+            open_manifest(text)
+
+
+def test_a_file_of_others_is_not_overwritten(folder, capsys):
+    of_others(folder)
+    before = (folder / "train.arrow").read_bytes()
+    assert main(["index", str(folder / "train.jsonl")]) == 2 and "move it" in capsys.readouterr().err
+    assert (folder / "train.arrow").read_bytes() == before
+    assert main(["index", str(folder / "train.arrow")]) == 2
+    assert main(["index", str(folder / "clips")]) == 3
+
+
+def test_steps_and_shapes_are_those_of_a_list_of_clips(folder):
+    """As they were dealt before there were columns: a resumed run takes the same clips in the same order."""
+    rng = np.random.default_rng(0)
+    seconds = np.round(rng.gamma(2.0, 2.3, 3000).clip(0.5, 15.0), 2).tolist()
+    clips = [Clip(f"{i}.flac", build_target("שלום " * (i % 7 + 1) + "לך"), str(i), s) for i, s in enumerate(seconds)]
+    batching = Batching(clips_per_step=64, num_ranks=2, accumulation=2, max_micro_batch=16)
+    order = np.random.default_rng((7, 2)).permutation(3000)
+    sampler = StepSampler(Clips.of(clips).durations_s, batching, 7)
+    assert sampler.clips_of_step(2 * sampler.steps_per_epoch + 5) == order[5 * 64 : 6 * 64].tolist()
+    assert sampler.deal(3) == StepSampler(seconds, batching, 7).deal(3)
+    recipe = load_recipe("round2", ["augmentation.speed_factors=[0.9,1.0,1.1]", "data.max_duration_s=15"])
+    steps = StepDataset(clips, batching, recipe, build()[1], EncoderGeometry(), 0)
+
+    def slowest_s(clip: Clip) -> float:
+        samples = round(clip.duration_s * 16_000)
+        return clip.duration_s / min(allowed_speeds(samples, (0.9, 1.0, 1.1), 15 * 16_000))
+
+    assert steps._longest() == heapq.nlargest(32, clips, key=slowest_s)
+    few = StepDataset(clips[:5], batching, recipe, build()[1], EncoderGeometry(), 0)
+    assert few._longest() == sorted(clips[:5], key=slowest_s, reverse=True)
+
+
+TEXTS = st.lists(
+    st.text(st.sampled_from("אבגדהוזחטיכלמנ  \t\n\u00a0\u2003\u3000ֿ־״'\".,!?-–0127abcé́😀<|>"), max_size=20),
+    max_size=8,
+)
+
+
+@given(TEXTS)
+def test_the_words_of_texts_have_the_tokens_of_the_texts(texts):
+    tokenizer = build()[1]
+    targets = [build_target(text) for text in texts] + texts
+    clips = Clips.of([Clip(f"{index}.wav", target, str(index), 1.0) for index, target in enumerate(targets)])
+    assert training_vocabulary(tokenizer, clips) == vocabulary(tokenizer, targets)
