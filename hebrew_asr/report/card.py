@@ -55,13 +55,16 @@ With vLLM:
 import soundfile
 from vllm import LLM, SamplingParams
 
-model = LLM("{repo}", limit_mm_per_prompt={{"audio": 1}})
-prompt = (
+PROMPT = (
     "<|im_start|>system\\n<|im_end|>\\n<|im_start|>user\\n<|audio_start|><|audio_pad|><|audio_end|><|im_end|>\\n"
     "<|im_start|>assistant\\nlanguage Hebrew<asr_text>"
 )
-request = {{"prompt": prompt, "multi_modal_data": {{"audio": [soundfile.read("speech.wav", dtype="float32")]}}}}
-print(model.generate([request], SamplingParams(temperature=0.0, max_tokens=512))[0].outputs[0].text)
+
+if __name__ == "__main__":  # vLLM may start processes that import this file
+    model = LLM("{repo}", limit_mm_per_prompt={{"audio": 1}})
+    sound = soundfile.read("speech.wav", dtype="float32")
+    request = {{"prompt": PROMPT, "multi_modal_data": {{"audio": [sound]}}}}
+    print(model.generate([request], SamplingParams(temperature=0.0, max_tokens=512))[0].outputs[0].text)
 ```
 """
 
