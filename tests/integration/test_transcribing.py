@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from silero_vad import load_silero_vad
 
 from hebrew_asr.demo.synthesis import Voice, full_sentences, speak
 from hebrew_asr.errors import CheckpointError, DataError, UsageError
+from hebrew_asr.inference import speech
 from hebrew_asr.inference.formats import formatted
 from hebrew_asr.inference.guards import find_loop, suspicion, without_loops
 from hebrew_asr.inference.inputs import Input, find_inputs, output_paths
@@ -109,6 +111,19 @@ def test_speech_without_a_pause_is_cut_and_nothing_lost_or_doubled(said):
     joined = np.concatenate([piece.samples for piece in pieces])
     heard = np.count_nonzero(np.abs(joined) > 1e-3), np.count_nonzero(np.abs(recording) > 1e-3)
     assert heard[0] == pytest.approx(heard[1], rel=0.002)
+
+
+def test_speech_is_found_alike_in_blocks_of_any_length(said, monkeypatch):
+    """As silero-vad finds it in a whole recording, where levels are left as they are."""
+    monkeypatch.setattr(speech, "_MAX_GAIN", 1.0)
+    monkeypatch.setattr(speech, "_SILENT_SHARE", 0.0)
+    recording = np.concatenate([part for clip in said for part in (clip, silence(0.7))])
+    whole = load_silero_vad(sequence=True).audio_forward(recording)
+    assert len(whole) > speech._FRAMES_AT_ONCE
+    for edges in ([], [1, 512, 1025, *range(8025, len(recording), 7000)]):
+        detector = speech.SpeechDetector()
+        found = [detector(block) for block in np.split(recording, edges)]
+        np.testing.assert_allclose(np.concatenate([*found, detector.close()]), whole, atol=1e-4)
 
 
 def test_what_is_no_speech_gives_no_piece():
