@@ -50,7 +50,13 @@ class Command(RecipeArguments):
             profile = replace(profile, hardware=replace(profile.hardware, memory_gib=self.memory_gib))
         plan = make_plan(recipe, profile, self.num_gpus or profile.hardware.num_ranks)
         clock = run_clock(
-            recipe, profile, plan.batching, plan.steps_per_epoch, plan.num_eval_clips, clips_per_s=self.clips_per_s
+            recipe,
+            profile,
+            plan.batching,
+            plan.steps_per_epoch,
+            plan.num_eval_clips,
+            clips_per_s=self.clips_per_s,
+            work=plan.work,
         )
         if self.json:
             print(json.dumps(as_json(plan, clock, self.price_per_hour), ensure_ascii=False, indent=1))

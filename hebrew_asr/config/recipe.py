@@ -7,6 +7,7 @@ Hardware (sharding, precision, micro-batch, communication) belongs to ``ds_confi
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from collections.abc import Collection
@@ -243,18 +244,19 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
     """Read a recipe and apply ``a.b=value`` overrides (values are JSON, or plain text).
 
     Args:
-        name_or_path: a file, or the name of a shipped recipe (``round2``, ``demo``).
+        name_or_path: a file, or the name of a shipped recipe (``round2``, ``full``).
         overrides: as given to ``--set``.
 
     Raises:
         UsageError: no such recipe, or anything in it that is unknown, of a wrong type or impossible; all at once.
     """
-    path = Path(name_or_path)
-    if not path.suffix and not path.is_file():
-        path = RECIPES_DIR / f"{name_or_path}.json"
+    path, shipped = Path(name_or_path), {file.stem: file for file in sorted(RECIPES_DIR.glob("*.json"))}
     if not path.is_file():
-        shipped = ", ".join(sorted(file.stem for file in RECIPES_DIR.glob("*.json")))
-        raise UsageError(f"recipe not found: {name_or_path}. Give a JSON file or one of: {shipped}")
+        if name_or_path not in shipped:
+            close = difflib.get_close_matches(name_or_path.removesuffix(".json"), shipped, 1)
+            hint = f"; did you mean {close[0]}?" if close else "."
+            raise UsageError(f"recipe not found: {name_or_path}{hint} Give a JSON file or one of: {', '.join(shipped)}")
+        path = shipped[name_or_path]
     values = read_object(path, "recipe")
     for override in overrides or []:
         _override(values, override)

@@ -30,7 +30,8 @@ from hebrew_asr.data.loader import MicroBatch, StepBatch, load_steps
 from hebrew_asr.engine import dist
 from hebrew_asr.errors import exit_code_of, exit_process
 from hebrew_asr.files import write_json
-from hebrew_asr.planning.flops import step_flops
+from hebrew_asr.model.sizes import ModelSizes
+from hebrew_asr.planning.flops import Work, pass_flops
 from hebrew_asr.training.arguments import TrainArguments
 from hebrew_asr.training.evaluate import Evaluator, stratified_sample
 from hebrew_asr.training.feed import feed
@@ -214,13 +215,15 @@ def _measure_phase(run: Run, index: int, arguments: BenchArguments, ceiling_tflo
     if traces is not None:
         stem = f"{run.recipe.phases[index].name}-{run.recipe.clips_per_step}-rank{run.ranks.rank}"
         _trace(run, next(steps_ahead), rates, traces / stem)
+    sizes = ModelSizes.of(run.asr.config)
+    trained = {name for name, weight in run.asr.named_parameters() if weight.requires_grad}
     packed = [micro.packed for step in timed for micro in step.micro_batches if micro.num_labels]
     own = [
         float(sum(len(batch.tokens) for batch in packed)),
         sum(sum(batch.samples) for batch in packed) / SAMPLE_RATE_HZ,
         float(sum(sum(batch.tokens) for batch in packed)),
         float(sum(len(batch.input_ids_T) for batch in packed)),
-        step_flops(run.asr, packed) / 1e12,
+        sum(pass_flops(sizes, trained, Work.of_batch(batch)) for batch in packed) / 1e12,
     ]
     clips, audio_s, tokens, padded, tflop = run.ranks.sum(torch.tensor(own, dtype=torch.float64)).tolist()
     tflops = tflop / run.ranks.size / seconds

@@ -2,15 +2,16 @@
 
 A step's time is measured for a few numbers of clips per GPU. Between these it is interpolated: it falls much more
 slowly than the clips, since launching, weights and communication cost the same for few as for many. Another card takes
-as much longer as its data sheet's dense bf16 rate is lower, which is too long where steps are small. What was not
-measured as it stands is called scaled.
+as much longer as its data sheet's dense bf16 rate is lower, which is too long where steps are small. Another model, or
+other weights that train, take as much longer or shorter as they need operations. What was not measured as it stands is
+called scaled.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -19,8 +20,15 @@ from itertools import pairwise
 from pydantic import TypeAdapter
 
 from hebrew_asr.config.profiles import Batching, Profile
-from hebrew_asr.config.recipe import Evaluation, Recipe
+from hebrew_asr.config.recipe import Evaluation, Recipe, load_recipe
+from hebrew_asr.data.shapes import Shape
+from hebrew_asr.model.groups import phase_groups
+from hebrew_asr.model.sizes import PUBLISHED, ModelSizes, weight_shapes
+from hebrew_asr.planning.flops import Work, pass_flops
 
+_TIMED_RECIPE = "round2"
+"""Whose phases were timed, on the model of 1.7 billion weights."""
+_SAME_WORK = 0.01
 _REFERENCE_CARD = "H100"
 """On which, or the H200 with the same data sheet rate, steps were measured."""
 
@@ -88,6 +96,7 @@ def run_clock(
     steps_per_epoch: int,
     eval_clips: int,
     clips_per_s: float | None = None,
+    work: Sequence[float] | None = None,
 ) -> Clock | None:
     """Foretell the time of a run.
 
@@ -98,6 +107,7 @@ def run_clock(
         steps_per_epoch: optimizer steps.
         eval_clips: of the whole evaluation split.
         clips_per_s: of all GPUs together, where it is known better than here.
+        work: :func:`relative_work` of each phase; 1 unless given.
 
     Returns:
         None where nothing comparable was measured: CPUs, an optimizer on the host, other cards.
@@ -111,8 +121,12 @@ def run_clock(
         return None
     else:
         timed = [_step_ms(known, profile, batching, phase.name, card) for phase in recipe.phases]
-        per_step = [ms / 1e3 for ms, _, _ in timed]
+        work = work or [1.0] * len(timed)
+        per_step = [ms / 1e3 * factor for (ms, _, _), factor in zip(timed, work, strict=True)]
         measured, source = all(exact for _, exact, _ in timed), timed[0][2]
+        if any(abs(factor - 1) > _SAME_WORK for factor in work):
+            measured, factors = False, ", ".join(f"{factor:.2f}" for factor in work)
+            source += f", by phase {factors} times as long as {_TIMED_RECIPE}'s, as operations have it"
     steps = [phase.epochs * steps_per_epoch for phase in recipe.phases]
     total = sum(steps)
     settings = recipe.evaluation
@@ -128,6 +142,16 @@ def run_clock(
         measured=measured,
         source=source,
     )
+
+
+def relative_work(model: ModelSizes, trained: Collection[str], phase: str, shape: Shape) -> float:
+    """Operations of a step, of those of the step that was timed: in round2's phase of that name, else in its last."""
+    recipe = load_recipe(_TIMED_RECIPE)
+    of_name = next((timed for timed in recipe.phases if timed.name == phase), recipe.phases[-1])
+    timed_model, work = PUBLISHED[recipe.model.path], Work.of_shape(shape)
+    groups = phase_groups(weight_shapes(timed_model), recipe, of_name)
+    timed_weights = {name for group in groups for name in group.weights}
+    return pass_flops(model, trained, work) / pass_flops(timed_model, timed_weights, work)
 
 
 def _decoded_batches(clips: int, settings: Evaluation, batching: Batching) -> int:

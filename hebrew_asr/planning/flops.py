@@ -1,73 +1,95 @@
 """Floating-point operations that a training step needs: what the speed of a card is held against.
 
-Counted from the modules: 2 for each weight and row forward, 2 more where a gradient passes through, and 2 more for each
-weight that trains (Kaplan et al. 2020, arXiv 2001.08361, appendix B), plus attention's two products. Logits count at
-supervised positions only; nothing is counted for norms, activations and padding. The last layer counts whole, although
-the packed pass needs its output projection and MLP at supervised positions only: with 25 labels in 103 tokens, the sum
-is 2 % more than what the full-size model does.
+Counted from the weights' shapes: 2 for each weight and row forward, 2 more where a gradient passes through, and 2 more
+for each weight that trains (Kaplan et al. 2020, arXiv 2001.08361, appendix B), plus attention's two products. Logits
+count at supervised positions only; nothing is counted for norms, activations and padding. The last layer counts whole,
+although the packed pass needs its output projection and MLP at supervised positions only: with 25 labels in 103 tokens,
+the sum is 2 % more than what the full-size model does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from torch import nn
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from hebrew_asr.audio.frames import CHUNK_FRAMES, MEL_BINS, TOKENS_PER_CHUNK
-from hebrew_asr.data.collate import PackedBatch
+from hebrew_asr.data.shapes import Shape
+from hebrew_asr.model.sizes import EMBEDDING, HEAD, ModelSizes, weight_shapes
+
+if TYPE_CHECKING:
+    from hebrew_asr.data.collate import PackedBatch
 
 
-def step_flops(asr: Any, batches: Sequence[PackedBatch]) -> float:
-    """FLOPs of forward and backward over ``batches``, with the parameters' present ``requires_grad``."""
-    return sum(_batch_flops(asr, batch) for batch in batches)
+@dataclass(frozen=True)
+class Work:
+    """What passes through the model: rows of its parts, and pairs of rows that attend to each other."""
+
+    chunks: int
+    audio_tokens: int
+    tokens: int
+    labels: int
+    window_pairs: float
+    """Of audio tokens in the encoder's windows, both ways."""
+    clip_pairs: float
+    """Of tokens in a clip, both ways; the causal half of them is needed."""
+
+    @classmethod
+    def of_batch(cls, batch: PackedBatch) -> Work:
+        """That of the clips of a batch, without its padding."""
+        chunks = sum(-(-count // CHUNK_FRAMES) for count in batch.frames)
+        bounds, audio_tokens = batch.window_cu_seqlens_W1.tolist(), sum(batch.audio_tokens)
+        windows = [stop - start for start, stop in pairwise(bounds) if stop <= audio_tokens]
+        bounds = batch.clip_cu_seqlens_N1.tolist()[: len(batch.tokens) + 1]
+        clips = [stop - start for start, stop in pairwise(bounds)]
+        pairs = (float(sum(size**2 for size in sizes)) for sizes in (windows, clips))
+        return cls(chunks, audio_tokens, sum(batch.tokens), batch.num_labels, *pairs)
+
+    @classmethod
+    def of_shape(cls, shape: Shape) -> Work:
+        """That of a batch whose clips, and whose windows, are all of one length."""
+        pairs = shape.audio_tokens**2 / shape.windows, shape.tokens**2 / shape.clips
+        return cls(shape.chunks, shape.audio_tokens, shape.tokens, shape.labels, *pairs)
 
 
-def _batch_flops(asr: Any, batch: PackedBatch) -> float:
-    tower, language_model = asr.model.audio_tower, asr.model.language_model
-    audio, text = asr.config.audio_config, asr.config.text_config
-    chunks = sum(-(-count // CHUNK_FRAMES) for count in batch.frames)
-    audio_tokens, tokens, labels = sum(batch.audio_tokens), sum(batch.tokens), batch.num_labels
-    windows = batch.window_cu_seqlens_W1.diff().cpu()[: _num_windows(batch)].double()
-    clips = batch.clip_cu_seqlens_N1.diff().cpu()[: len(batch.tokens)].double()
-    encoder_scores = 4.0 * audio.d_model * float(windows.square().sum())
-    # Causal: half of the pairs.
-    decoder_scores = 2.0 * text.num_attention_heads * text.head_dim * float(clips.square().sum())
-    parts = [(_convolutions(tower, chunks), _trains(_stem(tower)))]
-    parts += [(2.0 * _weights(layer) * audio_tokens + encoder_scores, _trains([layer])) for layer in tower.layers]
-    projector = asr.model.multi_modal_projector
-    parts.append((2.0 * _weights(projector) * audio_tokens, _trains([projector, tower.ln_post])))
-    parts += [(2.0 * _weights(layer) * tokens + decoder_scores, _trains([layer])) for layer in language_model.layers]
-    parts.append((2.0 * asr.lm_head.weight.numel() * labels, _trains([asr.lm_head])))
+def pass_flops(sizes: ModelSizes, trained: Collection[str], work: Work) -> float:
+    """FLOPs of forward and backward, where the weights called ``trained`` do."""
     total, gradient_passes = 0.0, False
-    for forward, trains in parts:
+    for forward, names in _parts(sizes, work):
         # Forward; the gradient of the input, if something below trains or a norm of this part, which lies before its
         # matrices; the gradient of the weights, if they train.
+        trains = any(name.startswith(names) for name in trained)
         gradient_passes = gradient_passes or trains
         total += forward * (1 + gradient_passes + trains)
     return total
 
 
-def _num_windows(batch: PackedBatch) -> int:
-    bounds = batch.window_cu_seqlens_W1.cpu()
-    return int((bounds <= sum(batch.audio_tokens)).sum()) - 1
+def _parts(sizes: ModelSizes, work: Work) -> Iterator[tuple[float, tuple[str, ...]]]:
+    """FLOPs of each part's forward, from the bottom, with the beginnings of its weights' names."""
+    shapes = weight_shapes(sizes)
 
+    def weights(*names: str) -> float:
+        matrices = (shape for name, shape in shapes.items() if name.startswith(names) and len(shape) > 1)
+        return float(sum(map(math.prod, matrices)))
 
-def _stem(tower: Any) -> list[nn.Module]:
-    return [tower.conv2d1, tower.conv2d2, tower.conv2d3, tower.conv_out]
-
-
-def _convolutions(tower: Any, chunks: int) -> float:
-    rows, columns, total = MEL_BINS, CHUNK_FRAMES, 0.0
-    for layer in (tower.conv2d1, tower.conv2d2, tower.conv2d3):
+    tower, language_model = "model.audio_tower.", "model.language_model."
+    rows, columns, stem = MEL_BINS, CHUNK_FRAMES, 0.0
+    for name in ("conv2d1", "conv2d2", "conv2d3"):
         rows, columns = (rows + 1) // 2, (columns + 1) // 2
-        total += 2.0 * layer.weight.numel() * rows * columns * chunks
-    return total + 2.0 * tower.conv_out.weight.numel() * TOKENS_PER_CHUNK * chunks
-
-
-def _weights(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim > 1)
-
-
-def _trains(modules: Sequence[nn.Module]) -> bool:
-    return any(parameter.requires_grad for module in modules for parameter in module.parameters())
+        stem += 2 * weights(f"{tower}{name}") * rows * columns * work.chunks
+    yield stem + 2 * weights(f"{tower}conv_out") * TOKENS_PER_CHUNK * work.chunks, (f"{tower}conv",)
+    encoder_scores = 4.0 * sizes.d_model * work.window_pairs
+    decoder_scores = 2.0 * sizes.num_attention_heads * sizes.head_dim * work.clip_pairs
+    for index in range(sizes.encoder_layers):
+        layer = f"{tower}layers.{index}."
+        yield 2 * weights(layer) * work.audio_tokens + encoder_scores, (layer,)
+    projector = "model.multi_modal_projector."
+    yield 2 * weights(projector) * work.audio_tokens, (projector, f"{tower}ln_post.")
+    yield 0.0, (EMBEDDING,)  # a look-up; but where it trains, its gradient passes through all layers
+    for index in range(sizes.num_hidden_layers):
+        layer = f"{language_model}layers.{index}."
+        yield 2 * weights(layer) * work.tokens + decoder_scores, (layer,)
+    head = EMBEDDING if sizes.tie_word_embeddings else HEAD
+    yield 2 * weights(head) * work.labels, (head,)

@@ -16,7 +16,7 @@ from typing import Any
 
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.config.profiles import Batching, Profile, derive_batching
-from hebrew_asr.config.recipe import Recipe
+from hebrew_asr.config.recipe import Phase, Recipe
 from hebrew_asr.data.clips import Clip
 from hebrew_asr.data.manifest import has_manifest, open_manifest
 from hebrew_asr.data.shapes import Shape
@@ -25,6 +25,7 @@ from hebrew_asr.model.groups import phase_groups
 from hebrew_asr.model.sizes import ModelSizes, sizes_at, weight_shapes
 from hebrew_asr.planning.activations import Footprint, footprint
 from hebrew_asr.planning.bench_corpus import draw_clips
+from hebrew_asr.planning.clock import relative_work
 from hebrew_asr.planning.zero_memory import ZeroMemory, sizes_of, width_of, zero_memory
 from hebrew_asr.text.prompt import parse_target
 from hebrew_asr.training.disk_space import disk_need
@@ -98,6 +99,8 @@ class RunPlan:
     """Checkpoints kept, one being written, and the final model."""
     needed_gib: float
     """Of one card, with what torch does not count."""
+    work: list[float]
+    """Operations of a step in each phase, of those of the step that was timed."""
 
     @property
     def memory_gib(self) -> float:
@@ -178,6 +181,7 @@ def make_plan(
         checkpoint_bytes=need.checkpoint,
         disk_bytes=need.total,
         needed_gib=peak * (1 + calibration.fragmentation) + calibration.outside_gib,
+        work=[relative_work(sizes, _trained(sizes, recipe, phase), phase.name, shapes[-1]) for phase in recipe.phases],
     )
 
 
@@ -223,11 +227,9 @@ def _phase_memory(
 ) -> PhaseMemory:
     phase = recipe.phases[index]
     shapes = weight_shapes(model)
-    groups = phase_groups(shapes, recipe, phase)
-    sizes = sizes_of(shapes, groups)
+    sizes = sizes_of(shapes, phase_groups(shapes, recipe, phase))
     zero = zero_memory(profile, sizes, batching.num_ranks)
-    trained = {name for group in groups for name in group.weights}
-    held = footprint(model, trained, shape, width_of(profile))
+    held = footprint(model, _trained(model, recipe, phase), shape, width_of(profile))
     moments = _moments(held, zero, profile, batching, calibration)
     fed = round(calibration.fed_gib * GIB)
     return PhaseMemory(
@@ -240,6 +242,11 @@ def _phase_memory(
         peak_at=max(moments, key=moments.__getitem__),
         evaluation=zero.always + _model_bytes(model, profile) if profile.zero_stage == 3 else 0,
     )
+
+
+def _trained(model: ModelSizes, recipe: Recipe, phase: Phase) -> set[str]:
+    """Names of the weights."""
+    return {name for group in phase_groups(weight_shapes(model), recipe, phase) for name in group.weights}
 
 
 def _activations(held: Footprint, profile: Profile, calibration: Calibration) -> int:

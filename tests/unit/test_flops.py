@@ -12,16 +12,22 @@ from transformers import Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.config.recipe import load_recipe
-from hebrew_asr.data.collate import Example, pack
+from hebrew_asr.data.collate import Example, PackedBatch, pack
 from hebrew_asr.data.shapes import choose_shapes, needed_shape
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import set_phase
-from hebrew_asr.planning.flops import step_flops
+from hebrew_asr.model.sizes import ModelSizes
+from hebrew_asr.planning.flops import Work, pass_flops
 from hebrew_asr.text.prompt import PromptTokens
 from tests.support.footprint import meta_batch
 
 PROMPT = PromptTokens(before_audio=[1] * 9, after_audio=[2] * 6, audio_pad=3, end_of_turn=4)
 GEOMETRY = EncoderGeometry()
+
+
+def flops(model: Qwen3ASRForConditionalGeneration, batch: PackedBatch) -> float:
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    return pass_flops(ModelSizes.of(model.config), trained, Work.of_batch(batch))
 
 
 def full_width(layers: int) -> Qwen3ASRForConditionalGeneration:
@@ -53,8 +59,11 @@ def test_formula_agrees_with_the_counter(index: int):
     skipped = [last.mlp, last.self_attn.o_proj]
     weights = sum(weight.numel() for module in skipped for weight in module.parameters() if weight.ndim > 1)
     not_done = 3 * 2 * weights * (sum(batch.tokens) - batch.num_labels)
-    assert step_flops(model, [unattended]) - not_done == pytest.approx(counter.get_total_flops(), rel=1e-3)
-    assert step_flops(model, [unattended]) * 1.001 < step_flops(model, [batch]) < 1.1 * step_flops(model, [unattended])
+    assert flops(model, unattended) - not_done == pytest.approx(counter.get_total_flops(), rel=1e-3)
+    assert flops(model, unattended) * 1.001 < flops(model, batch) < 1.1 * flops(model, unattended)
+    even = Work.of_shape(shape)
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert pass_flops(ModelSizes.of(model.config), trained, even) == flops(model, batch), "of one clip"
     padded = pack([clip], PROMPT, GEOMETRY, shapes=choose_shapes([shape], 1))
     assert len(padded.input_ids_T) > sum(batch.tokens)
-    assert step_flops(model, [padded]) == step_flops(model, [batch]), "padding is not work done"
+    assert flops(model, padded) == flops(model, batch), "padding is not work done"

@@ -31,7 +31,11 @@ def shell(*words: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("script", ["train", "slurm.sbatch"])
 @pytest.mark.parametrize(
-    "options", [OPTIONS, ["--ds=a100x8", "--data=my set"], ["--ds", "cpu", "--recipe", "round2.json"]]
+    "options",
+    [
+        *(OPTIONS, ["--ds=a100x8", "--data=my set"], ["--ds", "cpu", "--recipe", "round2.json"]),
+        *(["--ds", "h200x1", "--recipe", name] for name in ("full", "round2-long", "0.6b")),
+    ],
 )
 def test_a_dry_run_says_commands_that_parse(script, options):
     done = shell(f"launch/{script}", "--dry-run", *options)
@@ -43,7 +47,8 @@ def test_a_dry_run_says_commands_that_parse(script, options):
     start = next(place for place, word in enumerate(train) if word in marks)
     trained = parse_options(Train if train[start] == "train" else TrainArguments, "train", train[start + 1 :])
     assert trained.resume == "auto"
-    expected = "runs/one two" if options is OPTIONS else "runs/round2"
+    named = options[-1].removesuffix(".json") if "--recipe" in options else "round2"
+    expected = "runs/one two" if options is OPTIONS else f"runs/{named}"
     assert looked.run_dir == trained.run_dir == expected
     assert (looked.ds, looked.set, looked.data) == (trained.ds, trained.set, trained.data)
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from hebrew_asr.cli import main
+from hebrew_asr.commands.plan import as_json
 from hebrew_asr.config.profiles import Profile, derive_batching, load_profile
-from hebrew_asr.config.recipe import load_recipe
+from hebrew_asr.config.recipe import RECIPES_DIR, load_recipe
 from hebrew_asr.data.manifest import Clip, write_manifest
 from hebrew_asr.data.shapes import Shape
 from hebrew_asr.demo.tiny import save_tiny
@@ -205,6 +206,37 @@ def test_the_data_folder_decides_where_there_is_one(tiny, tmp_path, capsys):
     assert values["time"]["steps_s"] == 5 * 3 * 16 / 2 and values["eval_clips"] == 0
     assert values["price"] == pytest.approx(values["time"]["total_s"] / 100)
     assert "minutes, 1.62 at 36 per hour" in told and "scaled: 2 clips/s, as given" in told
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES_DIR.glob("*.json")))
+def test_every_recipe_is_planned(name, capsys):
+    """The demo's own model and data need not be there: then its sizes are not known, and that is said."""
+    code = main(["plan", "--ds", "h200x1", "--recipe", name, "--json"])
+    told = capsys.readouterr()
+    if not load_recipe(name).model.path.startswith("Qwen/"):
+        assert code == 2 and "sizes of model" in told.err
+        return
+    assert code == 0, told.err
+    values = json.loads(told.out)
+    round2 = as_json(plan_of("h200x1"), None, None)
+    trainable = [phase["trainable"] for phase in values["phases"]]
+    minutes = values["time"]["steps_s"] / 60
+    if name == "round2":
+        assert values["time"]["measured"] and values["phases"] == round2["phases"]
+    elif name == "round2-long":
+        assert values["time"]["measured"] and values["total_steps"] == 2 * round2["total_steps"]
+        assert trainable == [phase["trainable"] for phase in round2["phases"]]
+        assert values["needed_gib"] == pytest.approx(round2["needed_gib"], rel=0.01)
+        assert values["phase_starts"] == [0, 4 * values["steps_per_epoch"]]
+    elif name == "full":
+        assert trainable == [NUM_WEIGHTS_1_7B], "all of them"
+        assert not values["time"]["measured"] and "times as long as round2's" in values["time"]["source"]
+        assert 60 * minutes > values["total_steps"] * 0.1254, "more work than phase A"
+        assert values["needed_gib"] > 1.3 * round2["needed_gib"]
+    else:
+        assert name == "0.6b" and not values["time"]["measured"]
+        assert values["needed_gib"] < 0.7 * round2["needed_gib"] and minutes < 20
+        assert trainable[0] < trainable[1] < 600_000_000
 
 
 def clock_of(name: str, **options: float) -> Clock | None:

@@ -80,9 +80,11 @@ def test_overrides_reach_lists_and_plain_text():
     assert (recipe.phases[1].epochs, recipe.model.path, recipe.optimizer.weight_decay) == (1, "/some/where", 0.5)
 
 
-def test_missing_recipe_names_the_shipped_ones():
-    with pytest.raises(UsageError, match="round2"):
-        load_recipe("round3")
+def test_missing_recipe_names_the_nearest_and_the_shipped_ones():
+    cases = (("round3", "did you mean round2"), ("06b", "did you mean 0.6b"), ("x/y.json", "one of: 0.6b, demo"))
+    for given, told in cases:
+        with pytest.raises(UsageError, match=told):
+            load_recipe(given)
 
 
 def test_rates_rise_fall_and_join():
