@@ -26,6 +26,7 @@ COMMANDS = {
     "runs": "the training runs in a folder: how far each is, its WER, time, cost and hardware",
     "normalize": "normalize lines of Hebrew text from standard input",
     "bench": "measure training speed on this machine, and the usual way beside it",
+    "lr-range": "which learning rates a model and its data bear: the loss while they rise",
     "demo": "make speech, train a tiny model through both phases and transcribe with it",
 }
 
@@ -60,7 +61,7 @@ def _run(name: str, rest: list[str]) -> int:
     from hebrew_asr.config.misplaced import refuse_recipe_keys
     from hebrew_asr.config.values import parse_options
 
-    command = importlib.import_module(f"hebrew_asr.commands.{name}").Command
+    command = importlib.import_module(f"hebrew_asr.commands.{name.replace('-', '_')}").Command
     refuse_recipe_keys(command, rest)
     return parse_options(command, f"hebrew-asr {name}", rest).run() or 0
 

@@ -50,16 +50,16 @@ class Steps:
         """Steps that take every clip once."""
         return self._sampler.steps_per_epoch
 
-    def fix_shapes(self, total_steps: int, count: int = NUM_SHAPES) -> list[Shape]:
+    def fix_shapes(self, total_steps: int, count: int = NUM_SHAPES, sampled_steps: int = _SAMPLED_STEPS) -> list[Shape]:
         """Pad micro-batches to at most ``count`` shapes from now on, for a compiled model.
 
-        They are chosen from the manifest's durations and texts, over steps spread evenly through the run, so every
-        rank and every resumed run chooses alike. Call it before workers start.
+        They are chosen from the manifest's durations and texts, over ``sampled_steps`` spread evenly through the run,
+        so every rank and every resumed run chooses alike. Call it before workers start.
         """
         bounds = [self._needed([clip], [min(self._speeds(clip))]) for clip in self._longest()]
         longest_clip = max(bound.longest_clip for bound in bounds)
         longest_window = max(bound.longest_window for bound in bounds)
-        steps = np.unique(np.linspace(0, total_steps - 1, _SAMPLED_STEPS).astype(int)).tolist()
+        steps = np.unique(np.linspace(0, total_steps - 1, sampled_steps).astype(int)).tolist()
         needed = [
             replace(self._needed_at(indices, step), longest_clip=longest_clip, longest_window=longest_window)
             for step in steps

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from importlib.util import find_spec
 
 import pytest
 
 from hebrew_asr import cli
+from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.demo.tiny import TinySpec, save_tiny
 from hebrew_asr.planning.bench import BenchArguments
 from hebrew_asr.planning.bench_corpus import make_corpus
+from hebrew_asr.planning.lr_curve import has_diverged
+from hebrew_asr.planning.lr_range import LrRangeArguments
 from hebrew_asr.training.arguments import as_argv
 from tests.support.tiny_task import ROOT, SPEC, WORDS, free_port, write_profile
 
@@ -88,6 +92,47 @@ def test_ranks_settle_together(tmp_path, warm):
     for name in ("B-4-rank0", "B-4-rank1"):
         assert "Self CPU" in (tmp_path / "traces" / f"{name}.txt").read_text()
         assert (tmp_path / "traces" / f"{name}.json.gz").stat().st_size
+
+
+def test_a_range_test_raises_rates_and_keeps_nothing(tmp_path, warm):
+    """Two ranks, until the loss bursts; the loop is that of training."""
+    save_tiny(tmp_path / "model", SPEC, [" ".join(WORDS)], 0)
+    make_corpus(tmp_path / "data", 16)
+    changes = {
+        "model.path": tmp_path / "model",
+        "data.workers": 0,
+        "logging.wandb": "false",
+        "logging.every_steps": 1,
+        "evaluation.at_start": "false",
+        "checkpoints.every_steps": 1,
+        "clips_per_step": 4,
+        "unfrozen_layers": '{"llm_top": 2, "audio_top": 2}',
+    }
+    arguments = LrRangeArguments(
+        ds=str(write_profile(tmp_path / "two.json")),
+        set=[f"{name}={value}" for name, value in changes.items()],
+        data=str(tmp_path / "data"),
+        run_dir=str(tmp_path / "run"),
+        phase="A",
+        steps=40,
+        lowest=0.1,
+        highest=1e6,
+        out=tmp_path / "curve.json",
+    )
+    options = as_argv(arguments, LrRangeArguments)
+    done = warm.finish(options, ranks=2, port=free_port(), program="hebrew_asr.planning.lr_range")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    curve = json.loads((tmp_path / "curve.json").read_text())
+    steps = len(curve["losses"])
+    assert 10 < steps < 40 and has_diverged([loss or math.nan for loss in curve["losses"]]), "it ends where it bursts"
+    assert curve["factors"][0] == 0.1 and curve["factors"][1] / 0.1 == pytest.approx(1e7 ** (1 / 39))
+    trained = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    trained = [record for record in trained if record["event"] == "train"]
+    rates = load_recipe("round2").phases[1].learning_rates
+    for record, factor in zip(trained, curve["factors"], strict=True):
+        assert record["phase"] == "A" and record["lr"] == pytest.approx({g: r * factor for g, r in rates.items()})
+    assert not list((tmp_path / "run").rglob("*.safetensors")) and not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "summary.json").exists()
 
 
 @pytest.mark.parametrize("options", [["--phase", "C"], ["--phase", "A", "--baseline"]])

@@ -75,7 +75,7 @@ def test_every_number_of_recipe_and_profile_has_bounds(kind, wrong):
 
 def numeric_options() -> Iterator[tuple[str, str]]:
     for name in COMMANDS:
-        command = importlib.import_module(f"hebrew_asr.commands.{name}").Command
+        command = importlib.import_module(f"hebrew_asr.commands.{name.replace('-', '_')}").Command
         for option, hint in get_type_hints(command, include_extras=True).items():
             if option in {field.name for field in fields(command)} and list(places(hint, 0)):
                 yield name, option
@@ -83,7 +83,7 @@ def numeric_options() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(("name", "option"), numeric_options())
 def test_every_number_of_every_command_has_bounds(name, option):
-    command = importlib.import_module(f"hebrew_asr.commands.{name}").Command
+    command = importlib.import_module(f"hebrew_asr.commands.{name.replace('-', '_')}").Command
     hint = get_type_hints(command, include_extras=True)[option]
     needed = {f.name: "x" for f in fields(command) if f.default is MISSING and f.default_factory is MISSING}
     if "files" in needed:

@@ -1,0 +1,117 @@
+"""``hebrew-asr lr-range``: which learning rates a model and its data bear, before a run is spent on them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hebrew_asr.config.values import Port, PositiveFloat, PositiveInt
+from hebrew_asr.training.arguments import RecipeArguments, as_argv
+
+if TYPE_CHECKING:
+    from hebrew_asr.config.recipe import Recipe
+    from hebrew_asr.planning.lr_curve import LrCurve
+
+_ROWS, _BAR = 20, 40
+_NOTHING_KEPT = (
+    "evaluation.at_start=false",
+    "logging.wandb=false",
+    "logging.every_steps=1",
+)
+
+
+@dataclass
+class Command(RecipeArguments):
+    """Train some steps of one phase with rates that rise exponentially, and say where the loss fell and where it burst.
+
+    Nothing is saved but --out. All module groups keep the proportion that the recipe gives their rates. For example:
+    hebrew-asr lr-range --ds h200x1 --data mine --phase B
+    """
+
+    data: str | None = None
+    """Folder of a prepared set; a shorthand of --set data.folder=DIR."""
+    phase: str | None = None
+    """Which phase trains; the first unless given."""
+    steps: PositiveInt = 100
+    """Steps from the lowest rates to the highest; fewer if the loss diverges before."""
+    lowest: PositiveFloat = 0.01
+    """First rates, of the recipe's."""
+    highest: PositiveFloat = 100.0
+    """Last rates, of the recipe's."""
+    out: str | None = None
+    """Also write the curve here, as JSON: the factor of the recipe's rates and the loss, by step."""
+    num_gpus: PositiveInt | None = None
+    """Ranks; unless given, one per visible GPU in the order of CUDA_VISIBLE_DEVICES; on a CPU the profile's number."""
+    master_port: Port | None = None
+    """Port on which the ranks meet; a free one unless given."""
+
+    def run(self) -> int:
+        from hebrew_asr.commands.ours import refuse_overwriting
+        from hebrew_asr.errors import UsageError
+        from hebrew_asr.files import write_json
+        from hebrew_asr.planning.lr_curve import lr_curve
+
+        recipe = self.load_recipe()
+        names = [phase.name for phase in recipe.phases]
+        phase = names[0] if self.phase is None else self.phase
+        if phase not in names:
+            raise UsageError(f"recipe {recipe.name} has no phase {phase}; it has {', '.join(names)}")
+        if self.lowest >= self.highest:
+            raise UsageError(f"--lowest {self.lowest:g} must be below --highest {self.highest:g}")
+        if self.out:
+            refuse_overwriting(Path(self.out), '"factors"')
+        # On the disk that a run would be on: its room is checked as for a run.
+        with tempfile.TemporaryDirectory(prefix=".lr-range-", dir=Path.cwd()) as name:
+            curve = Path(name) / "curve.json"
+            code = self._measure(phase, Path(name) / "run", curve)
+            if code:
+                return code
+            values = json.loads(curve.read_text(encoding="utf-8"))
+        if self.out:
+            write_json(Path(self.out), values)
+        _print_curve(recipe, names.index(phase), lr_curve(**values))
+        return 0
+
+    def _measure(self, phase: str, run: Path, out: Path) -> int:
+        from hebrew_asr.config.profiles import load_profile
+        from hebrew_asr.launching.command import launch_for
+        from hebrew_asr.planning import lr_range
+
+        limits = [f"max_steps={self.steps}", f"faults.non_finite_patience={self.steps}"]
+        arguments = lr_range.LrRangeArguments(
+            ds=self.ds,
+            recipe=self.recipe,
+            set=[*self.set, *_NOTHING_KEPT, *limits],
+            data=self.data,
+            run_dir=str(run),
+            phase=phase,
+            steps=self.steps,
+            lowest=self.lowest,
+            highest=self.highest,
+            out=out,
+        )
+        options = as_argv(arguments, lr_range.LrRangeArguments)
+        hardware = load_profile(self.ds).hardware
+        launch = launch_for(hardware, Path(lr_range.__file__), options, self.num_gpus, self.master_port)
+        return subprocess.run(launch.line(), env=launch.environment(), check=False).returncode
+
+
+def _print_curve(recipe: Recipe, index: int, curve: LrCurve) -> None:
+    phase = recipe.phases[index]
+    least, most = min(curve.smoothed), max(curve.smoothed)
+    print(f"phase {phase.name}: factor of the recipe's rates, and the smoothed loss")
+    for step in range(0, len(curve.factors), max(1, len(curve.factors) // _ROWS)):
+        loss = curve.smoothed[step]
+        bar = "█" * round(1 + _BAR * (loss - least) / max(most - least, 1e-9))
+        print(f"  × {curve.factors[step]:<8.3g} {loss:9.4f}  {bar}")
+    end = "then it diverged" if curve.diverged else "it did not diverge: a higher --highest says more"
+    print(f"lowest loss at × {curve.lowest:.2g}; {end}")
+    if curve.suggested is None:
+        print("no suggestion: the loss did not fall; try a lower --lowest, or more --steps")
+        return
+    rates = {group: float(f"{rate * curve.suggested:.1e}") for group, rate in phase.learning_rates.items()}
+    print(f"suggested: × {curve.suggested:.2g}, so --set 'phases.{index}.learning_rates={json.dumps(rates)}'")

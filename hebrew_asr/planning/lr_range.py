@@ -1,0 +1,144 @@
+"""The learning-rate range test (Smith 2015, arXiv 1506.01186): a short training whose rates rise.
+
+``hebrew-asr lr-range`` runs this file through the DeepSpeed launcher; ``LrRangeArguments`` are its options. The steps
+are those of the training loop; evaluations, checkpoints and the model are left out.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NoReturn
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from hebrew_asr.config.recipe import Recipe
+from hebrew_asr.config.values import parse_options
+from hebrew_asr.data.loader import StepBatch
+from hebrew_asr.engine import dist
+from hebrew_asr.engine.engine import StepResult
+from hebrew_asr.errors import Preempted, exit_code_of, exit_process
+from hebrew_asr.files import write_json
+from hebrew_asr.planning.lr_curve import has_diverged
+from hebrew_asr.training.arguments import TrainArguments
+from hebrew_asr.training.loop import train
+from hebrew_asr.training.schedule import Schedule
+from hebrew_asr.training.session import Session
+from hebrew_asr.training.setup import Run, set_up
+
+
+@dataclass
+class LrRangeArguments(TrainArguments):
+    """Train with rising rates; ``hebrew-asr lr-range`` calls this on every rank."""
+
+    phase: str = ""
+    """Name of the phase that trains."""
+    steps: int = 100
+    """Steps from the lowest to the highest rates, if the loss does not diverge before."""
+    lowest: float = 0.01
+    """Of the recipe's rates, at the first step."""
+    highest: float = 100.0
+    """Of the recipe's rates, at the last step."""
+    out: Path = Path("curve.json")
+    """JSON file of the losses by step."""
+
+
+class Ramp(Schedule):
+    """All rates of one phase, times a factor that rises exponentially."""
+
+    def __init__(self, recipe: Recipe, steps_per_epoch: int, arguments: LrRangeArguments):
+        """``steps_per_epoch``: of the data."""
+        super().__init__(recipe, steps_per_epoch)
+        self._index = [phase.name for phase in recipe.phases].index(arguments.phase)
+        self._rates, self._arguments = recipe.phases[self._index].learning_rates, arguments
+        self.last_step = arguments.steps
+        self.phase_starts = [0] * len(recipe.phases)
+
+    def phase_of(self, step: int) -> int:
+        """The one that is tested."""
+        return self._index
+
+    def factor(self, step: int) -> float:
+        """Of the recipe's rates, at step ``step`` (from 0)."""
+        given = self._arguments
+        return given.lowest * (given.highest / given.lowest) ** (step / max(1, given.steps - 1))
+
+    def rates(self, step: int) -> dict[str, float]:
+        """Learning rate of each module group."""
+        return {group: rate * self.factor(step) for group, rate in self._rates.items()}
+
+
+class RangeTest(Session):
+    """Training of which nothing is kept but the loss of every step; it ends where that diverges."""
+
+    def __init__(self, run: Run):
+        """Nothing happens yet."""
+        super().__init__(run)
+        self.losses: list[float] = []
+        run.stop.request.explain = lambda: "nothing is kept of a range test"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the highest rates are reached, or the loss has diverged: it is the same on every rank."""
+        return super().is_done or has_diverged(self.losses)
+
+    def step(self, batch: StepBatch) -> StepResult | None:
+        """One optimizer step."""
+        result = super().step(batch)
+        self.run.stop.request.unsaved = False
+        return result
+
+    def enter_phase_if_due(self) -> None:
+        """Never: one phase is tested."""
+
+    def save_if_due(self) -> None:
+        """Never."""
+
+    def evaluate_if_due(self) -> None:
+        """Never."""
+
+    def _write_records(self) -> None:
+        self.losses += [record.loss for record in self._records]
+        super()._write_records()
+
+    def _stop(self) -> NoReturn:
+        raise Preempted("stopped; nothing is kept of a range test")
+
+    def finish(self) -> None:
+        """Nothing is saved."""
+        self._flush()
+
+
+def measure(arguments: LrRangeArguments) -> int:
+    """Train until the rates are highest or the loss diverges; collective. Returns the exit code."""
+    run = set_up(arguments)
+    ramp = Ramp(run.recipe, run.dataset.steps_per_epoch, arguments)
+    tests: list[RangeTest] = []
+
+    def session(of: Run) -> RangeTest:
+        tests.append(RangeTest(of))
+        return tests[-1]
+
+    train(replace(run, schedule=ramp), session)
+    losses = tests[0].losses
+    if run.ranks.is_main:
+        told = [None if math.isnan(loss) else loss for loss in losses]
+        write_json(arguments.out, {"factors": [ramp.factor(step) for step in range(len(losses))], "losses": told})
+    run.tracker.close()
+    run.engine.close()
+    dist.stop()
+    return 0
+
+
+def main(argv: Sequence[str]) -> int:
+    """The launcher's entry."""
+    argv = [part for part in argv if not part.startswith("--local_rank")]
+    return exit_code_of(lambda: measure(parse_options(LrRangeArguments, "lr_range.py", argv)))
+
+
+if __name__ == "__main__":
+    exit_process(main(sys.argv[1:]))
