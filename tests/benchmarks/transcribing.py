@@ -5,9 +5,11 @@
 Every model will do that was trained on the clips of the manifest's kind; the figures of RESULTS.md are of the demo's.
 
 joined: ten clips with the same silence between all of them, as one recording; the words are those of the ten alone.
-quiet: ten minutes of silence, noise, hum and tones. hour: memory above the model. speed: audio seconds per second,
-beside transformers' ``generate`` on one clip at a time. serving: ``hebrew-asr serve`` with 50 requests at once, and one
-by one.
+quiet: ten minutes of silence, noise, hum and tones. hour: memory above the model. speed: seconds of sound per second,
+beside transformers' ``generate``. serving: ``hebrew-asr serve`` with 50 requests at once, and one by one.
+
+On a GPU with the weights of a full-size model drawn at random, which never end a text: ``speed`` alone, with
+``--device cuda --random FOLDER``, where FOLDER holds config.json and the tokenizer.
 """
 
 from __future__ import annotations
@@ -16,27 +18,35 @@ import argparse
 import random
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import soundfile
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, decode
+from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, decode, decode_blocks
+from hebrew_asr.config.recipe import Model
 from hebrew_asr.data.manifest import Clip, read_manifest
 from hebrew_asr.inference.load import load_transcriber, model_folder
 from hebrew_asr.inference.long_form import Options, transcribe_all
-from hebrew_asr.inference.transcriber import Transcriber
+from hebrew_asr.inference.transcriber import Decoding, Transcriber
 from hebrew_asr.launching.processes import free_port
+from hebrew_asr.model.load import load_model, load_tokenizer
+from hebrew_asr.text.prompt import CHAT_TEMPLATE
 from hebrew_asr.text.wer import ErrorCounts, per_clip_errors
 
 SILENCES_S = (0.2, 0.5, 1.0, 5.0, 20.0)
 BLOCK_S = 10
+RANDOM: list[Any] = []
+"""Model and tokenizer, where the weights are drawn."""
 
 
 def silence(seconds: float) -> np.ndarray:
@@ -81,63 +91,103 @@ def resident_mib() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 
 
-def hour(transcriber: Transcriber, clips: list[Clip], hours: float = 1.0) -> None:
+def hour(transcriber: Transcriber, clips: list[Clip]) -> None:
     sounds = [decode(clip.audio) for clip in clips[:20]]
     transcriber(sounds[:16])
-    base, peak, done = resident_mib(), [0.0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.1):
-            peak[0] = max(peak[0], resident_mib())
-
-    threading.Thread(target=watch).start()
-    try:
-        block = np.concatenate([part for sound in sounds for part in (sound, silence(1.5))])
-        times, started = int(hours * 3600 * SAMPLE_RATE_HZ / len(block)), time.monotonic()
-        words = len(text_of(transcriber, (block.copy() for _ in range(times))).split())
-    finally:
-        done.set()
-    lasts_s = times * len(block) / SAMPLE_RATE_HZ
-    rate = lasts_s / (time.monotonic() - started)
-    print(
-        f"{lasts_s:.0f} s of recording, {words:,} words: {rate:.0f} x real time; memory {base:.0f} MiB "
-        f"with the model after a batch, at most {max(peak[0] - base, 0):.0f} MiB more",
-        flush=True,
-    )
+    base = resident_mib()
+    print(f"memory with the model, after a batch: {base:.0f} MiB\n")
+    print("| recording | words | x real time | at most MiB more |\n|---|---|---|---|")
+    block = np.concatenate([part for sound in sounds for part in (sound, silence(1.5))])
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, hours in (("wav", 1), ("mp3", 1), ("wav", 3)):
+            file = Path(folder, f"long.{kind}")
+            with soundfile.SoundFile(file, "w", SAMPLE_RATE_HZ, 1) as out:
+                for _ in range(int(hours * 3600 * SAMPLE_RATE_HZ / len(block))):
+                    out.write(block)
+            peak, done, started = [0.0], threading.Event(), time.monotonic()
+            watch = threading.Thread(target=_watch_memory, args=(peak, done))
+            watch.start()
+            words = len(text_of(transcriber, decode_blocks(file)).split())
+            rate = hours * 3600 / (time.monotonic() - started)
+            done.set()
+            watch.join()
+            print(f"| {hours} h, {kind} | {words:,} | {rate:.0f} | {max(peak[0] - base, 0):.0f} |", flush=True)
 
 
-def speed(transcriber: Transcriber, clips: list[Clip]) -> None:
-    from transformers import AutoModelForMultimodalLM, AutoProcessor
+def _watch_memory(peak: list[float], done: threading.Event) -> None:
+    while not done.wait(0.05):
+        peak[0] = max(peak[0], resident_mib())
 
-    folder = model_folder(ARGUMENTS.model)
-    processor = AutoProcessor.from_pretrained(folder)
-    model = AutoModelForMultimodalLM.from_pretrained(folder, dtype=torch.float32)
+
+def speed(transcriber: Transcriber, clips: list[Clip], batch: int = 16) -> None:
+    """Both are given the language, so that they write the same text, and as many tokens at the most."""
+    processor, model = theirs()
     sounds = [decode(clip.audio) for clip in clips]
     lasts_s = sum(map(len, sounds)) / SAMPLE_RATE_HZ
+    sounds.sort(key=len)
 
-    def ours() -> None:
+    def transcribed() -> None:
         recordings = [(index, [sound]) for index, sound in enumerate(sounds)]
-        assert len(list(transcribe_all(transcriber, recordings, Options(batch_pieces=16)))) == len(sounds)
+        assert len(list(transcribe_all(transcriber, recordings, Options(batch_pieces=batch)))) == len(sounds)
 
-    def theirs() -> None:
-        for sound in sounds:
-            inputs = processor.apply_transcription_request(audio=[sound])
-            tokens = model.generate(**inputs)
+    def decoded() -> None:
+        for start in range(0, len(sounds), batch):
+            transcriber(sounds[start : start + batch])
+
+    def generated(together: int) -> None:
+        for start in range(0, len(sounds), together):
+            part = sounds[start : start + together]
+            prompts = processor.apply_transcription_request(audio=part, tokenize=False)
+            prompts = [f"{prompt}language Hebrew<asr_text>" for prompt in prompts]
+            inputs = processor(
+                text=prompts, audio=part, return_tensors="pt", padding=True, sampling_rate=SAMPLE_RATE_HZ
+            )
+            most = Decoding().cap(max(map(len, part)))
+            tokens = model.generate(**inputs.to(model.device, model.dtype), max_new_tokens=most, do_sample=False)
             processor.decode(tokens[:, inputs["input_ids"].shape[1] :], return_format="transcription_only")
 
-    took: dict[str, list[float]] = {"ours": [], "theirs": []}
-    for _ in range(2):  # in turns, and the faster of each counts: other load can only slow one down
-        for name, run in (("ours", ours), ("theirs", theirs)):
+    ways = {
+        "`transcribe`, the search for speech included": transcribed,
+        f"the same clips without that search, {batch} at a time": decoded,
+        "transformers' `generate`, clip by clip": lambda: generated(1),
+        f"transformers' `generate`, {batch} at a time, sorted by length": lambda: generated(batch),
+    }
+    cores = torch.get_num_threads()
+    took: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(4):  # in turns, and the fastest of each counts: other load can only slow one down
+        torch.set_num_threads((cores, 1)[turn % 2])  # a small model is faster with one
+        for name, run in ways.items():
             started = time.monotonic()
             run()
             took[name].append(time.monotonic() - started)
+    torch.set_num_threads(cores)
     rates = {name: lasts_s / min(found) for name, found in took.items()}
-    print(
-        f"{len(sounds)} clips, {lasts_s:.0f} s, {torch.get_num_threads()} threads: transcribe {rates['ours']:.1f} x "
-        f"real time, transformers' generate clip by clip {rates['theirs']:.1f} x: "
-        f"{rates['ours'] / rates['theirs']:.1f} times as fast",
-        flush=True,
-    )
+    slowest = rates["transformers' `generate`, clip by clip"]
+    print(f"{len(sounds)} clips, {lasts_s:.0f} s, {cores} or 1 threads, {model.device}, {model.dtype}\n")
+    print("| | x real time | by transformers' clip by clip |\n|---|---|---|")
+    for name, rate in rates.items():
+        print(f"| {name} | {rate:.1f} | {rate / slowest:.1f} |", flush=True)
+
+
+def theirs() -> tuple[Any, Any]:
+    """transformers' processor and model, as people load them; with random weights, ours."""
+    from transformers import AutoModelForMultimodalLM, AutoProcessor, Qwen3ASRFeatureExtractor, Qwen3ASRProcessor
+
+    if RANDOM:
+        asr, tokenizer = RANDOM
+        return Qwen3ASRProcessor(Qwen3ASRFeatureExtractor(), tokenizer, chat_template=CHAT_TEMPLATE), asr
+    folder = model_folder(ARGUMENTS.model)
+    model = AutoModelForMultimodalLM.from_pretrained(folder, dtype="auto").to(ARGUMENTS.device)
+    return AutoProcessor.from_pretrained(folder), model
+
+
+def ours() -> Transcriber:
+    if not ARGUMENTS.random:
+        return load_transcriber(ARGUMENTS.model, "he", device=ARGUMENTS.device)
+    if not RANDOM:
+        asr = load_model(Model(ARGUMENTS.random, random_weights=True), dtype=torch.bfloat16)
+        RANDOM.extend((asr.to(ARGUMENTS.device).eval(), load_tokenizer(ARGUMENTS.random)))
+    return Transcriber(*RANDOM)
 
 
 def serving(_transcriber: Transcriber, clips: list[Clip], requests: int = 50) -> None:
@@ -184,9 +234,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder of a run or of a model")
     parser.add_argument("manifest", help="clips that it did not train on")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--random", help="folder of config.json and tokenizer, whose weights are drawn")
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all unless given")
     ARGUMENTS = parser.parse_args()
     held_out = read_manifest(ARGUMENTS.manifest, allow_outside=True)
     for part in ARGUMENTS.parts or PARTS:
         print(f"\n{part}", flush=True)
-        PARTS[part](load_transcriber(ARGUMENTS.model, "he", device="cpu"), held_out)
+        PARTS[part](ours(), held_out)

@@ -16,14 +16,12 @@ from hebrew_asr.commands.ours import files_below, is_of_demo
 from hebrew_asr.config.recipe import Model
 from hebrew_asr.engine.sealed import find_checkpoints
 from hebrew_asr.model.load import load_model
-from hebrew_asr.report.gather import read_run
-from hebrew_asr.report.page import write_report
-from hebrew_asr.text.prompt import build_target
 from hebrew_asr.training.from_checkpoint import model_of
 from tests.support.engine_worker import present_tokens
 from tests.support.tiny_task import (
     ROOT,
     events,
+    final_weights,
     free_port,
     make_task,
     train_arguments,
@@ -184,67 +182,9 @@ def test_the_average_of_checkpoints_is_the_mean_of_their_weights(whole_run, tmp_
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_final_model_is_the_best_one(warm, tmp_path):
-    """A run that learns its one sentence in the first phase and is ruined in the second; on two ranks, then on one.
-
-    The best checkpoint is of the first phase, so what it had frozen comes from the base model.
-    """
-    task, run = make_task(tmp_path / "task"), tmp_path / "run"
-    for name in ("train", "eval"):
-        manifest = task / "data" / f"{name}.jsonl"
-        rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
-        manifest.write_text("".join(json.dumps(row | {"text": build_target("שלום")}) + "\n" for row in rows))
-    changes = [
-        *(
-            "evaluation.choose_final=true",
-            "checkpoints.every_steps=3",
-            "evaluation.at_start=false",
-            "phases.1.epochs=2",
-        ),
-        'phases.0.learning_rates={"projector":1e-2,"llm_top":1e-2,"head":1e-2}',
-        'phases.1.learning_rates={"projector":1,"llm_top":1,"head":1,"audio_top":1}',
-    ]
-    done = warm.finish(train_arguments(task, run, *changes), ranks=2, port=free_port())
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    summary = json.loads((run / "summary.json").read_text())
-    rates = {title: figures["wer"] for title, figures in summary["final"]["compared"].items()}
-    assert summary["final"]["model"] == "best (step 6)" and set(rates) == {
-        "last (step 12)",
-        "best (step 6)",
-        "mean (steps 9, 12)",
-    }
-    assert rates["best (step 6)"] < rates["last (step 12)"] == summary["full"]["wer"]
-    assert f"best (step 6) {rates['best (step 6)']:.2%}" in done.stdout
-    best = next(one for one in find_checkpoints(run / "checkpoints") if one.step == 6)
-    expected = dict(model_of(run, [best])[0].named_parameters())
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in final_weights(run).items())
-    history = read_run(run)
-    assert history.chosen is not None and history.chosen.wer == rates["best (step 6)"]
-    assert history.samples[history.chosen.key] and history.evaluations[-1].split == "eval"
-    assert "best (step 6)" in write_report(run).read_text(encoding="utf-8")
-    assert [name for name in files_below(run) if not is_of_demo(name)] == []
-
-    # Its end comes again, and the best checkpoint is damaged since: the last step's model stays, and that is told.
-    (run / "summary.json").unlink()
-    (damaged,) = best.path.glob("optimizer-rank00000*")
-    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
-    done = warm.finish(train_arguments(task, run, *changes, resume="auto"), port=free_port())
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert json.loads((run / "summary.json").read_text())["final"]["model"] == "last (step 12)"
-    (fault,) = [row for row in events(run, "fault") if row["kind"] == "final model"]
-    assert damaged.name in fault["reasons"][0] and "final/ is that of the last step" in done.stdout
-    last = dict(model_of(run, [find_checkpoints(run / "checkpoints")[-1]])[0].named_parameters())
-    assert all(torch.equal(tensor, last[name]) for name, tensor in final_weights(run).items())
-    assert read_run(run).chosen is None
-
-
 def command(warm: WarmStart, *arguments: str) -> subprocess.CompletedProcess:
     """``hebrew-asr`` and its arguments."""
     return warm.finish(list(arguments), program="hebrew_asr.cli")
-
-
-def final_weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "final" / "model.safetensors")
 
 
 @pytest.mark.parametrize("first", [5, 6, 8], ids=["before the switch", "at the switch", "after it"])

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
+from safetensors.torch import load_file
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, to_int16
 from hebrew_asr.data.manifest import Clip, write_manifest
@@ -110,6 +112,11 @@ def events(run: Path, kind: str) -> list[dict]:
     """Records of one kind in a run's metrics."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [row for row in rows if row["event"] == kind]
+
+
+def final_weights(run: Path) -> dict[str, torch.Tensor]:
+    """Of a run's ``final/``."""
+    return load_file(run / "final" / "model.safetensors")
 
 
 def last_step(run: Path) -> int:
