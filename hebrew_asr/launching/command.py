@@ -19,6 +19,7 @@ from hebrew_asr.config.profiles import Hardware
 from hebrew_asr.errors import EnvironmentProblem, Preempted
 from hebrew_asr.launching.gpus import VISIBLE, visible_gpus
 from hebrew_asr.launching.job import Job
+from hebrew_asr.launching.place import collective_timeout_s
 from hebrew_asr.launching.processes import JOB_VARIABLE, free_port, has_ended, process_of
 from hebrew_asr.launching.stopping import nothing_to_save
 
@@ -89,8 +90,10 @@ def launch_for(
     """``num_ranks`` of them if given; else one on each visible GPU; else as many as the profile says.
 
     Raises:
-        EnvironmentProblem: ``CUDA_VISIBLE_DEVICES`` names what cannot be used, or fewer GPUs than ``num_ranks``.
+        EnvironmentProblem: ``CUDA_VISIBLE_DEVICES`` names what cannot be used, or fewer GPUs than ``num_ranks``;
+            ``NCCL_TIMEOUT`` is no time.
     """
+    collective_timeout_s()
     import torch
 
     on_gpus = hardware.accelerator == "cuda"

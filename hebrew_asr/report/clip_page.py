@@ -11,13 +11,12 @@ from hebrew_asr.pages.document import document
 from hebrew_asr.pages.markup import Markup, element, join
 from hebrew_asr.pages.words import count, percent
 from hebrew_asr.report.analysis import align
-from hebrew_asr.report.speech import aligned, key_of_colors
+from hebrew_asr.report.speech import aligned, key_of_colors, player_of
 from hebrew_asr.text.normalize import Mode
 from hebrew_asr.text.scoring import SCORING_MODES, Transcript, errors_of
 
 _MOST_CLIPS = 2000
 _POLICY = "media-src 'self' file:"
-_STYLE = ".samples audio { display: block; width: 260px; height: 32px; margin-top: 6px }\n"
 _COUNTS = ("substitutions", "deletions", "insertions", "words", "clips")
 
 
@@ -79,8 +78,7 @@ def clips_page(
     shown = scored[:_MOST_CLIPS]
     rows = []
     for clip, errors in shown:
-        address = sounds.get(clip.id)
-        player = element("audio", controls="", preload="none", src=address) if address else None
+        player = player_of(sounds.get(clip.id))
         tally = join(element("b", f"{errors.word_edits}"), f" in {errors.words}")
         note = element("p", clip.note, class_="raw") if clip.note else None
         small = element("small", element("bdi", clip.id))
@@ -97,7 +95,7 @@ def clips_page(
         element("section", element("h2", "Clip by clip"), element("p", told, class_="note"), key_of_colors()),
         element("table", element("thead", head), element("tbody", rows), class_="samples"),
     )
-    return document(title, body, style=_STYLE, policy=_POLICY)
+    return document(title, body, policy=_POLICY)
 
 
 def _rates(found: Mapping[str, Any]) -> Markup:

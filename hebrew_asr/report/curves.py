@@ -9,6 +9,7 @@ from itertools import groupby
 from hebrew_asr.pages.figures import Axis, Chart, Point, Series, Timeline, fitting_axis, linear_axis
 from hebrew_asr.pages.words import percent, quantity, scientific, whole_percent
 from hebrew_asr.report.gather import RunHistory
+from hebrew_asr.report.machines import machine_charts
 from hebrew_asr.report.records import TrainRecord
 
 _MAX_POINTS = 180
@@ -45,7 +46,7 @@ def charts(run: RunHistory) -> list[Chart]:
         _learning_rates(run, marks),
         _throughput(run, marks),
     ]
-    return [chart for chart in made if chart is not None]
+    return [*(chart for chart in made if chart is not None), *machine_charts(run, marks)]
 
 
 def _buckets(steps: Sequence[TrainRecord]) -> list[list[TrainRecord]]:

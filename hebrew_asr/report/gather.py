@@ -18,6 +18,7 @@ from hebrew_asr.report.records import (
     CheckpointRecord,
     EvalRecord,
     FaultRecord,
+    MachineRecord,
     PhaseRecord,
     Record,
     Sample,
@@ -32,6 +33,8 @@ class Manifests:
 
     group_of: dict[str, str]
     """Speaker, session or source of each eval clip; its own id where none is known."""
+    audio_of: dict[str, str]
+    """Path of each eval clip's audio file, which may be gone."""
     train_ids: frozenset[str]
     train_transcripts: frozenset[str]
 
@@ -50,6 +53,7 @@ class RunHistory:
     proofs: list[PhaseRecord]
     checkpoints: list[CheckpointRecord]
     faults: list[FaultRecord]
+    machines: list[MachineRecord]
     samples: dict[tuple[int, str], list[Sample]]
     """By (step, split); an evaluation may be without."""
     manifests: Manifests | None
@@ -110,6 +114,7 @@ def read_run(folder: Path) -> RunHistory:
         proofs=events["phase"],
         checkpoints=events["checkpoint"],
         faults=events["fault"],
+        machines=events["machine"],
         samples=_samples(folder / "samples", {record.key for record in measured}, unreadable),
         manifests=_manifests(recipe.get("data", {}).get("folder")),
         unreadable=unreadable,
@@ -187,6 +192,7 @@ def _manifests(data_folder: str | None) -> Manifests | None:
         return None
     return Manifests(
         {clip.id: clip.group or clip.id for clip in evaluated},
+        {clip.id: clip.audio for clip in evaluated},
         frozenset(clip.id for clip in trained),
         frozenset(clip.transcript for clip in trained),
     )

@@ -1,15 +1,19 @@
-"""The report of a run: one HTML file that needs no other file, no network and no script."""
+"""The report of a run: one HTML file that needs no network, and no other file but the audio that its players play."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from hebrew_asr.files import write_atomically
 from hebrew_asr.pages.document import asset, document
 from hebrew_asr.pages.markup import Markup, element, join
-from hebrew_asr.pages.words import percent
+from hebrew_asr.pages.words import count, percent
 from hebrew_asr.report.checks import checks_list
+from hebrew_asr.report.clips import clips_section
 from hebrew_asr.report.curves import charts
 from hebrew_asr.report.gather import RunHistory, read_run
 from hebrew_asr.report.headline import headline, result
@@ -28,12 +32,20 @@ def write_report(run_folder: Path, out: Path | None = None, other: Rival | None 
     run_folder = Path(run_folder)
     path = out or run_folder / "report.html"
     # A lone surrogate, which JSON can spell, has no UTF-8 form.
-    write_atomically(path, page(read_run(run_folder), other).encode("utf-8", "replace"))
+    run = read_run(run_folder)
+    write_atomically(path, page(run, other, _sounds(run, path.parent)).encode("utf-8", "replace"))
     return path
 
 
-def page(run: RunHistory, other: Rival | None = None) -> str:
-    """The whole document; ``other``: a run that it is set beside."""
+def page(run: RunHistory, other: Rival | None = None, sounds: Mapping[str, str] | None = None) -> str:
+    """The whole document.
+
+    Args:
+        run: that it tells of.
+        other: a run that it is set beside.
+        sounds: address of a clip's audio file by its id.
+    """
+    sounds = sounds or {}
     found = result(run)
     body = [
         _hatch(),
@@ -43,12 +55,21 @@ def page(run: RunHistory, other: Rival | None = None) -> str:
         proof_section(run),
         _curves(run),
         _evaluations(run),
-        samples_section(found),
+        samples_section(found, sounds),
         stories_section(run),
         confusions_section(run, found),
+        clips_section(run, found, sounds),
         _details(run),
     ]
-    return document(f"{run.name}: training report", join(body), script=asset("cursor.js"))
+    script = asset("cursor.js") + asset("clips.js")
+    return document(f"{run.name}: training report", join(body), script=script, policy="media-src 'self' file:")
+
+
+def _sounds(run: RunHistory, folder: Path) -> dict[str, str]:
+    """Addresses of the clips' audio files that are there, from a page in ``folder``."""
+    found = {} if run.manifests is None else run.manifests.audio_of
+    home = folder.resolve()
+    return {key: quote(os.path.relpath(path, home)) for key, path in found.items() if Path(path).is_file()}
 
 
 def _hatch() -> Markup:
@@ -82,7 +103,7 @@ def _evaluations(run: RunHistory) -> Markup | None:
     )
     return element(
         "details",
-        element("summary", f"All {len(run.evaluations)} evaluations in numbers"),
+        element("summary", f"{count(len(run.evaluations), 'evaluation')} in numbers"),
         element("div", table, class_="scroll"),
     )
 

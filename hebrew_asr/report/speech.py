@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from hebrew_asr.pages.markup import Child, Markup, element, join
@@ -29,8 +29,8 @@ _WORST, _RANDOM, _STORIES, _CONFUSIONS = 8, 8, 3, 12
 _MAX_COLUMNS, _MAX_CHARS, _MAX_TELLINGS = 40, 220, 8
 
 
-def samples_section(found: Result | None) -> Markup | None:
-    """The last evaluation's worst clips, and some drawn at random."""
+def samples_section(found: Result | None, sounds: Mapping[str, str]) -> Markup | None:
+    """The last evaluation's worst clips, and some drawn at random. ``sounds``: address of a clip's audio by its id."""
     if found is None or found.last_scored is None:
         return None
     scored = found.last_scored
@@ -47,8 +47,8 @@ def samples_section(found: Result | None) -> Markup | None:
         element("h2", "What it hears"),
         element("p", intro, class_="note"),
         key_of_colors(),
-        [element("h3", "Worst first"), _table(bad, scored)] if bad else None,
-        [element("h3", "Drawn at random, the rest"), _table(drawn, scored)] if drawn else None,
+        [element("h3", "Worst first"), _table(bad, scored, sounds)] if bad else None,
+        [element("h3", "Drawn at random, the rest"), _table(drawn, scored, sounds)] if drawn else None,
     )
 
 
@@ -57,18 +57,16 @@ def key_of_colors() -> Markup:
     return element("p", [element("span", name, class_=kind) for kind, name in kinds], class_="keys")
 
 
-def _table(clips: Sequence[ScoredClip], scored: Scored) -> Markup:
+def _table(clips: Sequence[ScoredClip], scored: Scored, sounds: Mapping[str, str]) -> Markup:
     head = element("tr", element("th", "errors in words"), element("th", "said, and heard below"))
-    return element(
-        "table", element("thead", head), element("tbody", [_row(c, scored) for c in clips]), class_="samples"
-    )
+    rows = [_row(clip, scored, sounds.get(clip.sample.id)) for clip in clips]
+    return element("table", element("thead", head), element("tbody", rows), class_="samples")
 
 
-def _row(clip: ScoredClip, scored: Scored) -> Markup:
+def _row(clip: ScoredClip, scored: Scored, sound: str | None) -> Markup:
     errors, sample = clip.errors, clip.sample
-    tally = join(
-        element("b", f"{errors.word_edits}"), f" in {errors.words}", element("small", element("bdi", sample.id))
-    )
+    name, player = element("small", element("bdi", sample.id)), player_of(sound)
+    tally = join(element("b", f"{errors.word_edits}"), f" in {errors.words}", name, player)
     edits = align_clip(sample, scored.record)
     mode = scored.record.wer_mode
     # Normalization hides what carries no word, such as a tag or a broken character; show it where nothing else is left.
@@ -77,6 +75,11 @@ def _row(clip: ScoredClip, scored: Scored) -> Markup:
     if not normalize(sample.hypothesis, mode):  # type: ignore[arg-type]
         raw = element("p", "heard, as written: ", element("bdi", _cut(written)) if written else "nothing", class_="raw")
     return element("tr", element("td", tally, class_="tally"), element("td", aligned(edits), raw))
+
+
+def player_of(sound: str | None) -> Markup | None:
+    """Of an audio file by its address; None without one."""
+    return element("audio", controls="", preload="none", src=sound) if sound else None
 
 
 def _cut(text: str) -> str:

@@ -54,6 +54,7 @@ def check(arguments: TrainArguments, num_ranks: int | None = None) -> RunSpec:
     Raises:
         HebrewASRError: the first kind of mistake found, in words.
     """
+    place.collective_timeout_s()
     recipe, profile = arguments.load_recipe(), load_profile(arguments.ds)
     check_nested_keys(profile)
     batching = derive_batching(profile, recipe, num_ranks or place.num_ranks_from_environment())

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+from hebrew_asr.config.profiles import Hardware
 from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.launching import place
+from hebrew_asr.launching.command import launch_for
+from hebrew_asr.training.arguments import TrainArguments
+from hebrew_asr.training.check import check
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
 
@@ -53,5 +58,10 @@ def test_the_guides_time_out_is_honored_or_refused(monkeypatch):
     assert place.collective_timeout_s() == 1800
     for wrong in ("half an hour", "0", "-1", "nan", "inf"):
         monkeypatch.setenv("NCCL_TIMEOUT", wrong)
-        with pytest.raises(EnvironmentProblem, match=f"NCCL_TIMEOUT={wrong}: give seconds"):
+        told = f"NCCL_TIMEOUT={wrong}: give seconds"
+        with pytest.raises(EnvironmentProblem, match=told):
+            check(TrainArguments(ds="cpu", recipe="no such recipe"))
+        with pytest.raises(EnvironmentProblem, match=told):
+            launch_for(Hardware("cpu"), Path("train.py"), [], None, None)
+        with pytest.raises(EnvironmentProblem, match=told):
             place.collective_timeout_s()

@@ -97,6 +97,34 @@ def test_the_page_needs_nothing_but_itself(run: Path) -> None:
     assert not [tag for tag, attributes in page.tags if {"src", "href"} & attributes.keys() or tag == "link"]
 
 
+def test_every_clip_is_listed_and_played_where_its_sound_is(run: Path) -> None:
+    write_data(run, SENTENCES, lambda key: f"speaker {key}")
+    sound = run.parent / "data" / "a.wav"
+    sound.write_bytes(b"RIFF")
+    page = page_of(run)
+    rows = json.loads(next(text for text in page.text["div"] if text.startswith('[["')))
+    assert [row[:2] for row in rows] == [[key, f"speaker {key}"] for key in HEARD[8]]
+    assert [row[4:6] for row in rows] == [[SENTENCES[key], HEARD[8][key]] for key in HEARD[8]], "as written"
+    assert sum(row[2] for row in rows) == 3 and [bool(row[6]) for row in rows] == [True, False, False, False]
+    assert rows[0][6] == "../data/a.wav"
+    players = [attributes["src"] for tag, attributes in page.tags if tag == "audio"]
+    assert players == ["../data/a.wav"] * len(players) and players, "beside its samples too"
+
+
+def test_what_a_run_took_of_its_machines_is_drawn(run: Path) -> None:
+    of_gpus = {"memory_gib": [3.0, 4.0], "reserved_gib": [5.0, 5.0], "power_w": [300.0, 310.0]}
+    of_gpus |= {"utilization_percent": [90, 98]}
+    records = [{"event": "machine", "step": step, "phase": "B", "host_gib": [2.0, 2.5], **of_gpus} for step in (2, 6)]
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8")
+    (run / "metrics.jsonl").write_text(lines + "".join(json.dumps(record) + "\n" for record in records))
+    titles = [title.strip() for title in page_of(run).text["figcaption"] if title.startswith(("GPU", "Host"))]
+    assert titles == ["GPU memory", "GPU power", "GPU utilization", "Host memory"]
+    on_a_cpu = [{"event": "machine", "step": 2, "phase": "B", "host_gib": [2.0, 2.5]}]
+    (run / "metrics.jsonl").write_text(lines + json.dumps(on_a_cpu[0]) + "\n")
+    titles = [title.strip() for title in page_of(run).text["figcaption"] if title.startswith(("GPU", "Host"))]
+    assert titles == ["Host memory"]
+
+
 @examples(200)
 @given(TEXT, TEXT)
 def test_any_text_comes_back_as_text(text: str, value: str) -> None:
@@ -119,8 +147,8 @@ def test_nothing_in_a_run_becomes_markup(run: Path) -> None:
     recipe["name"] = recipe["phases"][0]["title"] = evil
     (run / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
     page = page_of(run)
-    tags = [tag for tag, _ in page.tags]
-    assert tags.count("script") == 1 and "".join(page.text["script"]).strip() == asset("cursor.js").strip()
+    tags, scripts = [tag for tag, _ in page.tags], asset("cursor.js") + asset("clips.js")
+    assert tags.count("script") == 1 and "".join(page.text["script"]).strip() == scripts.strip()
     assert not {"img", "b"} & {tag for tag, attributes in page.tags if "onerror" in attributes or tag == "img"}
     assert evil in "".join(page.text["h1"])
 
