@@ -15,8 +15,21 @@ from typing import IO
 
 from hebrew_asr.errors import DataError, EnvironmentProblem
 
-Source = str | Path | bytes | IO[bytes]
-"""Path of a file, its content, or an open binary stream such as ``sys.stdin.buffer``."""
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A recording that is a stretch of a file, as in a shard."""
+
+    path: str
+    offset_bytes: int
+    size_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.path}, {self.size_bytes} bytes from {self.offset_bytes} on"
+
+
+Source = str | Path | Part | bytes | IO[bytes]
+"""Path of a file, a part of one, its content, or an open binary stream such as ``sys.stdin.buffer``."""
 
 LONGEST_STREAM_BYTES = 4 << 30
 """A stream is copied to a temporary file, since containers are read from both ends; a longer stream is refused."""
@@ -89,7 +102,7 @@ def label_of(source: Source) -> str:
     """What to call a source in an error."""
     if isinstance(source, bytes):
         return f"<{len(source)} bytes>"
-    return str(source) if isinstance(source, str | Path) else str(getattr(source, "name", "<stream>"))
+    return str(source) if isinstance(source, str | Path | Part) else str(getattr(source, "name", "<stream>"))
 
 
 @contextmanager
@@ -102,6 +115,9 @@ def opened(source: Source, label: str) -> Generator[Opened, None, None]:
     """
     if isinstance(source, bytes):
         yield Opened(io.BytesIO(source), len(source), label)
+    elif isinstance(source, Part):
+        content = _read_part(source, label)
+        yield Opened(io.BytesIO(content), len(content), label)
     elif isinstance(source, str | Path):
         with _regular_file(source, label) as file:
             yield Opened(file, os.fstat(file.fileno()).st_size, label)
@@ -127,6 +143,17 @@ def _regular_file(path: str | Path, label: str) -> IO[bytes]:
     os.close(descriptor)
     kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "something else")
     raise AudioError(label, f"it is {kind}, not a regular file")
+
+
+def _read_part(part: Part, label: str) -> bytes:
+    try:
+        with _regular_file(part.path, label) as file:
+            content = os.pread(file.fileno(), part.size_bytes, part.offset_bytes)
+    except OSError as error:
+        raise AudioError(label, error.strerror or str(error)) from error
+    if len(content) < part.size_bytes:
+        raise AudioError(label, "the file ends before it: is it whole?")
+    return content
 
 
 def _write_all(file: IO[bytes], content: bytes) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -14,7 +13,7 @@ from rich.progress import track
 
 from hebrew_asr.audio.decode import LONGEST_S, SAMPLE_RATE_HZ, joined, to_int16
 from hebrew_asr.audio.decode import Sound as Decoded
-from hebrew_asr.audio.source import AudioError
+from hebrew_asr.audio.source import AudioError, Source
 from hebrew_asr.cores import usable_cores
 from hebrew_asr.corpus.preparation.convert import quiet_decoders
 from hebrew_asr.corpus.preparation.workers import start_worker
@@ -98,7 +97,7 @@ def measure_clips(clips: list[tuple[str, Clip]]) -> list[Measured]:
             Measured(
                 side,
                 clip,
-                measure(Path(clip.audio)),
+                measure(clip.sound),
                 normalize(clip.transcript, "strict"),
                 normalize(clip.transcript, "target"),
             )
@@ -106,9 +105,9 @@ def measure_clips(clips: list[tuple[str, Clip]]) -> list[Measured]:
         ]
 
 
-def measure(path: Path) -> Sound:
-    """Decode one file and measure it."""
-    sound = Decoded(path, longest_s=LONGEST_S)
+def measure(recording: Source) -> Sound:
+    """Decode one recording and measure it."""
+    sound = Decoded(recording, longest_s=LONGEST_S)
     try:
         samples = joined(sound)
     except AudioError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections import Counter, defaultdict
@@ -11,10 +12,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from hebrew_asr.audio.decode import decode
+from hebrew_asr.audio.source import opened
 from hebrew_asr.audit.audit import SIDES, Audit, as_json
 from hebrew_asr.audit.checks import PROBLEM_KINDS, Suspect, describe
 from hebrew_asr.audit.clips import Measured
 from hebrew_asr.audit.figures import histogram, share_bar, text_against_duration, waveform
+from hebrew_asr.data.clips import Clip
 from hebrew_asr.files import write_atomically, write_json
 from hebrew_asr.pages.document import document
 from hebrew_asr.pages.markup import Markup, element, join
@@ -58,7 +61,7 @@ td.id { overflow-wrap: anywhere; text-align: left }
 .problems td { text-align: left; overflow-wrap: anywhere }
 .problems td.id { width: 38%; padding-right: 24px }
 """
-_POLICY = "media-src 'self' file:"
+_POLICY = "media-src 'self' file: data:"
 """The page loads its own clips, and nothing else."""
 _SHOWN_PROBLEMS = 30
 _SHOWN_GROUPS = 12
@@ -275,7 +278,7 @@ def _listen(found: Audit, page_folder: Path) -> Markup | None:
 
 def _card(suspect: Suspect, page_folder: Path) -> Markup:
     clip, sound = suspect.measured.clip, suspect.measured.sound
-    source = quote(os.path.relpath(clip.audio, page_folder.resolve()))
+    source = _address(clip, page_folder)
     pace = f"{suspect.measured.chars_per_s:.1f} characters a second"
     speech = f"speech {percent(sound.speech_s / max(sound.duration_s, 1e-3), 0)}"
     facts = f"{sound.duration_s:.2f}\u202fs, {pace}, {speech}, {sound.level_db:.0f}\u202fdB"
@@ -285,12 +288,20 @@ def _card(suspect: Suspect, page_folder: Path) -> Markup:
             "div", element("b", "; ".join(suspect.reasons)), element("span", suspect.measured.side), class_="reason"
         ),
         element("blockquote", clip.transcript, lang="he", dir="rtl"),
-        waveform(decode(clip.audio)),
+        waveform(decode(clip.sound)),
         element("audio", controls="", preload="none", src=source),
         element("small", facts),
         element("small", clip.id, dir="auto"),
         class_="card",
     )
+
+
+def _address(clip: Clip, page_folder: Path) -> str:
+    """Of a clip's sound, from a page in ``page_folder``; what has no file of its own becomes a part of the page."""
+    if clip.own_file:
+        return quote(os.path.relpath(clip.own_file, page_folder.resolve()))
+    with opened(clip.sound, clip.id) as found:
+        return f"data:audio/flac;base64,{base64.b64encode(found.read_at(0, found.size)).decode()}"
 
 
 def _characters(found: Audit) -> Markup:

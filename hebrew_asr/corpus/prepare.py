@@ -27,7 +27,7 @@ from hebrew_asr.corpus.preparation.output import (
     write_dropped,
     write_set,
 )
-from hebrew_asr.corpus.preparation.parts import part_path, read_part
+from hebrew_asr.corpus.preparation.parts import Record, part_path, read_part
 from hebrew_asr.corpus.preparation.pool import convert_all
 from hebrew_asr.corpus.preparation.progress import Progress
 from hebrew_asr.corpus.preparation.workers import Workers
@@ -175,7 +175,7 @@ def _build(options: PrepareOptions, folder: Path, work: Path) -> None:
                 units = convert_all(shards, options, folder, work, progress, workers)
             print(progress.line(), file=sys.stderr)
             assembly = _assembled([unit for of_shard in units for unit in of_shard], options, folder, work)
-    manifest = write_set(folder, assembly, sources, options, _asked(options))
+    manifest = write_set(folder, assembly, sources, options, _asked(options), workers)
     summary.print_result(manifest, folder)
     os.sync()  # clips are written without fsync, so all of them must reach the disk before the folder is announced
     digest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
@@ -224,7 +224,7 @@ def _asked(options: PrepareOptions) -> dict[str, Any]:
 
 
 def _require_same(folder: Path, was: dict[str, Any], asked: dict[str, Any]) -> None:
-    was = {"group_by_name": False} | was  # an option that sets of version 0.1.0 do not name
+    was = {"group_by_name": False, "store": "files"} | was  # options that sets of version 0.1.0 do not name
     differ = sorted(name for name in {*was, *asked} if was.get(name) != asked.get(name))
     if differ:
         changes = "; ".join(f"{name} was {was.get(name)!r}, now {asked.get(name)!r}" for name in differ)
@@ -245,17 +245,19 @@ def _assembled(units: list[Unit], options: PrepareOptions, folder: Path, work: P
     damaged = False
     for path, records in zip(parts, by_part, strict=True):
         kept = (record for record in records if record.fate == "kept")
-        if any(_size_of(folder / record.audio) != record.size_bytes for record in kept):
+        if not all(_is_whole(record, folder) for record in kept):
             path.unlink()
             damaged = True
     return None if damaged else assembly
 
 
-def _size_of(path: Path) -> int:
+def _is_whole(record: Record, folder: Path) -> bool:
+    """Whether the sound of a clip is all there, by its file's size."""
     try:
-        return path.stat().st_size
+        size = (folder / (record.held or record.audio)).stat().st_size
     except FileNotFoundError:
-        return -1
+        return False
+    return size >= record.offset_bytes + record.size_bytes if record.held else size == record.size_bytes
 
 
 def _announce(folder: Path, work: Path) -> None:

@@ -29,8 +29,8 @@ def read_clip(clip: Clip) -> np.ndarray | Unreadable:
     Whatever exception is raised while it is decoded is told as this clip's fault: a decoder may raise anything.
     """
     try:
-        return decode(clip.audio, stated_s=clip.duration_s)
+        return decode(clip.sound, stated_s=clip.duration_s)
     except HebrewASRError as error:
         return Unreadable(clip.id, str(error))
     except Exception as error:  # MemoryError, a decoder's RuntimeError, numpy's ValueError, …
-        return Unreadable(clip.id, f"cannot decode audio {clip.audio}: {type(error).__name__}: {first_line(error)}")
+        return Unreadable(clip.id, f"cannot decode audio {clip.sound}: {type(error).__name__}: {first_line(error)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from typing import Any, overload
 
@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow
 import pyarrow.compute
 
+from hebrew_asr.audio.source import Part
 from hebrew_asr.text.prompt import parse_target
 
 _CLIPS_AT_ONCE = 4096
@@ -32,6 +33,8 @@ COLUMNS = pyarrow.schema(
         "id": pyarrow.large_string(),
         "duration_s": pyarrow.float64(),
         "group": pyarrow.large_string(),
+        "offset_bytes": pyarrow.int64(),
+        "size_bytes": pyarrow.int64(),
     }
 )
 """A clip's audio path is folder and name end to end: a folder ends in a slash, or is empty. They are bytes since a file
@@ -52,6 +55,20 @@ class Clip:
     """Length of the decoded audio in seconds."""
     group: str = ""
     """Speaker, session or source; the split never puts one group on both sides."""
+    offset_bytes: int = 0
+    """Where the recording begins in ``audio``, if that is a shard of many."""
+    size_bytes: int = 0
+    """How long it is there; 0 where the whole file is the recording."""
+
+    @property
+    def sound(self) -> str | Part:
+        """What :func:`hebrew_asr.audio.decode.decode` takes."""
+        return Part(self.audio, self.offset_bytes, self.size_bytes) if self.size_bytes else self.audio
+
+    @property
+    def own_file(self) -> str:
+        """Its audio file; '' where it lies in a shard."""
+        return "" if self.size_bytes else self.audio
 
     @property
     def transcript(self) -> str:
@@ -75,7 +92,7 @@ class Clips(Sequence[Clip]):
         """
         self.batch = batch
         self._folders, self._rows, self._known = folders, range(batch.num_rows) if rows is None else rows, known
-        self._folder, self._name, self._text, self._id, self._seconds, self._group = batch.columns
+        self._folder, self._name, *self._others = batch.columns
 
     @classmethod
     def of(cls, clips: Iterable[Clip]) -> Clips:
@@ -84,7 +101,7 @@ class Clips(Sequence[Clip]):
             return clips
         builder = Columns()
         for clip in clips:
-            builder.add(clip.audio, clip.text, clip.id, clip.duration_s, clip.group)
+            builder.add(*astuple(clip))
         batch = builder.batch()
         return cls(batch, [as_path(folder) for folder in batch["folder"].dictionary.to_pylist()])
 
@@ -101,18 +118,15 @@ class Clips(Sequence[Clip]):
         row = self._rows[index]
         return Clip(
             self._folders[self._folder.indices[row].as_py()] + as_path(self._name[row].as_py()),
-            self._text[row].as_py(),
-            self._id[row].as_py(),
-            self._seconds[row].as_py(),
-            self._group[row].as_py(),
+            *(column[row].as_py() for column in self._others),
         )
 
     def __iter__(self) -> Iterator[Clip]:
         for part in self.parts(_CLIPS_AT_ONCE):
             codes = part.column("folder").indices.to_pylist()
             others = (part.column(name).to_pylist() for name in COLUMNS.names[1:])
-            for code, name, text, identity, duration_s, group in zip(codes, *others, strict=True):
-                yield Clip(self._folders[code] + as_path(name), text, identity, duration_s, group)
+            for code, name, *values in zip(codes, *others, strict=True):
+                yield Clip(self._folders[code] + as_path(name), *values)
 
     def parts(self, size: int) -> Iterator[Clips]:
         """All of them, ``size`` at a time."""
@@ -150,13 +164,11 @@ class Columns:
         self._batches: list[pyarrow.Table] = []
         self._lists: list[list[Any]] = [[] for _ in COLUMNS]
 
-    def add(self, audio: str, text: str, identity: str, duration_s: float, group: str) -> None:
-        """One more clip; its values are not checked."""
+    def add(self, audio: str, *others: Any) -> None:
+        """One more clip, by the values of ``Clip`` in its order; they are not checked."""
         cut = audio.rfind("/") + 1
         code = self._codes.setdefault(audio[:cut], len(self._codes))
-        for held, value in zip(
-            self._lists, (code, path_bytes(audio[cut:]), text, identity, duration_s, group), strict=True
-        ):
+        for held, value in zip(self._lists, (code, path_bytes(audio[cut:]), *others), strict=True):
             held.append(value)
         if len(self._lists[0]) == _CLIPS_AT_ONCE:
             self._settle()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,22 @@ def locate(
                 locator.check(head, as_path(batch["name"][row].as_py()))
             except ValueError as error:
                 problems[row] = str(error)
-    return prefixes, problems
+    return prefixes, problems | (_cut_short(batch, prefixes, problems) if check_audio else {})
+
+
+def _cut_short(batch: pyarrow.RecordBatch, prefixes: list[str], problems: Container[int]) -> dict[int, str]:
+    """By row, that a shard ends before the last of its clips: a copy that was broken off, for example."""
+    if not compute.max(batch["size_bytes"]).as_py():
+        return {}
+    ends = compute.add(batch["offset_bytes"], batch["size_bytes"])
+    columns = {"folder": batch["folder"].indices, "name": batch["name"], "row": np.arange(len(ends)), "end": ends}
+    last = pyarrow.table(columns).group_by(["folder", "name"]).aggregate([("end", "max"), ("row", "min")])
+    found = {}
+    for shard in last.to_pylist():
+        path = prefixes[shard["folder"]] + as_path(shard["name"])
+        if shard["row_min"] not in problems and os.stat(path).st_size < shard["end_max"]:  # noqa: PTH116
+            found[shard["row_min"]] = f"{shortened(path)} is not whole: clips lie beyond its end"
+    return found
 
 
 def _goes_down(written: str) -> bool:

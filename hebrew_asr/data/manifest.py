@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 
+from hebrew_asr.audio.source import Part
 from hebrew_asr.data.clips import COLUMNS, Clip, Clips, Columns
 from hebrew_asr.data.locate import locate
 from hebrew_asr.data.mapped import NotBelieved, digest_of, is_mapped, mapped_path, open_mapped, write_mapped
@@ -151,7 +152,7 @@ def _with_durations(
     durations_s, clips = durations_s.copy(), Clips(batch, folders)
     for row in missing:
         try:
-            durations_s[row] = _seconds(_duration_of(clips[row].audio))
+            durations_s[row] = _seconds(_duration_of(clips[row].sound))
         except ValueError as error:
             problems[row] = str(error)
     return batch.set_column(COLUMNS.get_field_index("duration_s"), "duration_s", pyarrow.array(durations_s)), problems
@@ -196,8 +197,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"cannot read manifest {path}: {error.strerror}") from error
 
 
-def _values_of(line: str, number: int) -> tuple[str, str, str, float, str]:
-    """Audio as it is written, text, id, duration in seconds (NaN if none is stated) and group.
+def _values_of(line: str, number: int) -> tuple[str, str, str, float, str, int, int]:
+    """The values of a clip: audio as it is written, and a duration of NaN if none is stated.
 
     Raises:
         ValueError, RecursionError: with what is wrong.
@@ -226,7 +227,7 @@ def _values_of(line: str, number: int) -> tuple[str, str, str, float, str]:
             if _LONE_SURROGATE.search(value):
                 raise ValueError(f"the {key} holds half a surrogate pair, which is no character")
     duration_s = row.get("duration_s")
-    return written, text, identity, math.nan if duration_s is None else _seconds(duration_s), group
+    return written, text, identity, math.nan if duration_s is None else _seconds(duration_s), group, *_stretch(row)
 
 
 def _name(row: dict[str, Any], key: str) -> str:
@@ -247,6 +248,15 @@ def _seconds(value: Any) -> float:
     raise ValueError(f"duration_s is {shortened(repr(value))}, not a number of seconds above 0 and up to {_MAX_S:,}")
 
 
+def _stretch(row: dict[str, Any]) -> tuple[int, int]:
+    """Where in its file a recording lies, and how long it is there."""
+    first, size = row.get("offset_bytes", 0), row.get("size_bytes", 0)
+    if any(type(value) is not int or not 0 <= value < 1 << 62 for value in (first, size)) or (first and not size):
+        shown = shortened(f"{first!r} and {size!r}")
+        raise ValueError(f"offset_bytes and size_bytes are {shown}, not a stretch of a file")
+    return first, size
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
@@ -263,7 +273,7 @@ def _no_constant(name: str) -> None:
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
-def _duration_of(audio: str) -> float:
+def _duration_of(audio: str | Part) -> float:
     """Manifests of the official script carry no duration."""
     from hebrew_asr.audio.decode import duration_s
     from hebrew_asr.audio.source import AudioError
@@ -271,7 +281,7 @@ def _duration_of(audio: str) -> float:
     try:
         return duration_s(audio)
     except AudioError as error:
-        raise ValueError(f"cannot use audio {shortened(audio)}: {error.cause}") from error
+        raise ValueError(f"cannot use audio {shortened(str(audio))}: {error.cause}") from error
 
 
 def write_manifest(path: str | Path, clips: Iterable[Clip]) -> None:
@@ -283,8 +293,14 @@ def write_manifest(path: str | Path, clips: Iterable[Clip]) -> None:
         audio = Path(clip.audio)
         if audio.is_absolute() and audio.is_relative_to(folder):
             clip = replace(clip, audio=str(audio.relative_to(folder)))
-        rows.append(json.dumps(asdict(clip), ensure_ascii=False))
+        rows.append(json.dumps(row_of(clip), ensure_ascii=False))
     write_atomically(path, "".join(f"{row}\n" for row in rows))
+
+
+def row_of(clip: Clip) -> dict[str, Any]:
+    """A clip as a line of a manifest has it."""
+    row = asdict(clip)
+    return row if clip.size_bytes else {name: row[name] for name in row if name not in ("offset_bytes", "size_bytes")}
 
 
 def index_manifest(path: str | Path) -> Path:

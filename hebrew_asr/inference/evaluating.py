@@ -34,13 +34,13 @@ class Utterance:
     group: str = ""
     source: str = ""
     audio: str = ""
-    """Its file; '' where there is none."""
+    """Its file; '' where it has none of its own."""
 
 
 def utterances_of(clips: Sequence[Clip], source: str) -> list[Utterance]:
     """The clips of a manifest."""
     return [
-        Utterance(clip.id, clip.transcript, lambda clip=clip: read_clip(clip), clip.group, source, clip.audio)
+        Utterance(clip.id, clip.transcript, lambda clip=clip: read_clip(clip), clip.group, source, clip.own_file)
         for clip in sorted(clips, key=lambda clip: -clip.duration_s)
     ]
 

@@ -38,10 +38,11 @@ def program_line() -> str:
 
 
 def next_commands(run: Path, audio: str) -> str:
-    """What to do with a finished run, a line for each, as any shell takes it in any folder; ``audio``: to hear."""
+    """What to do with a finished run, a line for each, as any shell takes it in any folder; of ``audio``, or any
+    if that is ''."""
     program, model = program_line(), shlex.quote(str(run.resolve()))
     commands = [
-        f"transcribe --model {model} {shlex.quote(audio)}",
+        f"transcribe --model {model} {shlex.quote(audio) if audio else 'AUDIO'}",
         f"serve --model {model}",
         f"report {model}",
         f"export {model} --out {shlex.quote(f'{run.resolve()}-model')}",

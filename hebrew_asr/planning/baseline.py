@@ -51,7 +51,7 @@ class PaddedCollator:
 
     def __call__(self, clips: list[Clip]) -> dict[str, torch.Tensor]:
         """Decode, extract and pad."""
-        sounds = [decode(clip.audio) for clip in clips]
+        sounds = [decode(clip.sound) for clip in clips]
         features = self._extract(
             sounds, sampling_rate=SAMPLE_RATE_HZ, padding="longest", return_attention_mask=True, return_tensors="pt"
         )

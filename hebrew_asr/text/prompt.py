@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 LANGUAGE = "Hebrew"
@@ -119,8 +118,9 @@ def vocabulary(tokenizer: Any, targets: Iterable[str]) -> set[int]:
     found = {*PromptTokens.of(tokenizer).prompt(1), *target_ids(tokenizer, "")}
     distinct = list(dict.fromkeys(targets))
     for first in range(0, len(distinct), _TARGETS_AT_ONCE):  # all at once would be a gigabyte of lists
-        batch = tokenizer(distinct[first : first + _TARGETS_AT_ONCE], add_special_tokens=False)["input_ids"]
-        found.update(chain.from_iterable(batch))
+        batch = distinct[first : first + _TARGETS_AT_ONCE]
+        for encoding in tokenizer.backend_tokenizer.encode_batch_fast(batch, add_special_tokens=False):
+            found.update(encoding.ids)  # no offsets and no masks, which take half as long again
     return found
 
 

@@ -341,7 +341,7 @@ class Session:
         if model_failure is not None:
             raise Unsaved(saving.without_model(run, state.step, model_failure, failure))
         if run.console is not None:
-            commands = next_commands(run.folder, run.eval_clips[0].audio)
+            commands = next_commands(run.folder, run.eval_clips[0].own_file)
             run.console.end(state.step, self._seconds(), run.folder, str(final), state.fallbacks, commands)
         run.ranks.barrier()
 

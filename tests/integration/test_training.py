@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from hebrew_asr.audio.source import Part
 from hebrew_asr.cli import main
 from hebrew_asr.commands.ours import files_below, is_of_demo
 from hebrew_asr.config.recipe import Model
+from hebrew_asr.corpus.preparation import shards
+from hebrew_asr.corpus.preparation.shards import pack, packed_clips, shards_of
+from hebrew_asr.data.manifest import index_manifest, read_manifest, write_manifest
 from hebrew_asr.engine.sealed import find_checkpoints
 from hebrew_asr.model.load import load_model
 from hebrew_asr.training.from_checkpoint import model_of
@@ -23,6 +31,7 @@ from tests.support.tiny_task import (
     events,
     final_weights,
     free_port,
+    last_step,
     make_task,
     train_arguments,
     without_times,
@@ -203,6 +212,41 @@ def test_stopped_and_resumed_is_never_stopped(task, warm, whole_run, tmp_path, f
         [row for row in without_times(events(run, "eval")) if row["step"] > first] for run in (folder, whole_run)
     )
     assert found == expected
+    expected = final_weights(whole_run)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in final_weights(folder).items())
+
+
+def in_shards(task: Path, folder: Path) -> Path:
+    """The task with the same sound in shards of a few clips each."""
+    (folder / "base").symlink_to(task / "base")
+    for side in ("train", "eval"):
+        files = read_manifest(task / "data" / f"{side}.jsonl")
+        sounds = [Part(clip.audio, 0, Path(clip.audio).stat().st_size) for clip in files]
+        shards = shards_of(folder / "data", side, files, sounds)
+        clips = [clip for shard in shards for clip in packed_clips(shard, pack(shard), folder / "data")]
+        write_manifest(folder / "data" / f"{side}.jsonl", clips)
+        index_manifest(folder / "data" / f"{side}.jsonl")
+    assert len(list(folder.glob("data/data/train-*-of-00004.parquet"))) == 4
+    return folder
+
+
+def test_from_shards_killed_and_resumed_is_from_files_and_never_killed(task, warm, whole_run, tmp_path, monkeypatch):
+    """Bit for bit: losses, learning rates, WER and final weights; without reading the start of anything again."""
+    monkeypatch.setattr(shards, "SHARD_BYTES", 300_000)
+    own, folder = in_shards(task, tmp_path), tmp_path / "run"
+    arguments = train_arguments(own, folder, "checkpoints.every_steps=4", "evaluation.every_steps=5", resume="auto")
+    pids = warm.start(arguments, ranks=2, port=free_port(), output=tmp_path / "log")
+    while last_step(folder) < 9:
+        assert all(map(psutil.pid_exists, pids)), (tmp_path / "log").read_text()[-3000:]
+        time.sleep(0.05)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert [warm.wait(pid) for pid in pids] == [-signal.SIGKILL] * 2
+    done = warm.finish(arguments, ranks=2, port=free_port())
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "resuming from" in done.stdout
+    for kind in ("train", "eval"):
+        assert without_times(events(folder, kind)) == without_times(events(whole_run, kind))
     expected = final_weights(whole_run)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in final_weights(folder).items())
 

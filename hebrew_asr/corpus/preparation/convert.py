@@ -7,7 +7,7 @@ import io
 import os
 import sys
 import wave
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +23,7 @@ from hebrew_asr.corpus.preparation.filters import audio_fault, length_fault, pac
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.parts import Record, part_path, write_part
 from hebrew_asr.corpus.preparation.recut import recut
+from hebrew_asr.files import atomic
 from hebrew_asr.sources import PUBLIC_TEST_SOURCES, Row, Unit, unit_name
 from hebrew_asr.sources.timestamps import parse_timestamps
 from hebrew_asr.text.normalize import normalize
@@ -44,26 +45,45 @@ class UnitSummary:
 
 
 def convert_unit(unit: Unit, options: PrepareOptions, folder: Path, work: Path) -> UnitSummary:
-    """Write the clips of a unit under ``folder/clips`` and then its part under ``work``; done again, it does the same.
+    """Write the clips of a unit and then its part under ``work``; done again, it does the same.
+
+    Clips become files under ``folder/clips``; those that belong into shards wait in one file for all of the unit.
 
     Raises:
         DataError: the source itself cannot be read. A row that is wrong is a dropped clip, not an error.
         OSError: the disk is full or not writable.
     """
     records: list[Record] = []
-    clips = folder / "clips" / unit.dataset / f"{unit.shard:05d}"
-    clips.mkdir(parents=True, exist_ok=True)
     rows = 0
-    with quiet_decoders():
+    with quiet_decoders(), _keeping(unit, options, folder, work) as keep:
         for position, row in rows_noted(unit, work):
             rows += 1
             for record, encoded in convert_row(row, unit, position, options):
                 if encoded is not None:
-                    (folder / record.audio).write_bytes(encoded)
+                    keep(record, encoded)
                 records.append(record)
     write_part(part_path(work, unit_name(unit)), records)
     kept = [record.duration_s for record in records if record.fate == "kept"]
     return UnitSummary(rows, len(kept), sum(kept))
+
+
+@contextmanager
+def _keeping(
+    unit: Unit, options: PrepareOptions, folder: Path, work: Path
+) -> Generator[Callable[[Record, bytes], object], None, None]:
+    """What puts the sound of a clip where it is kept."""
+    if options.store == "files":
+        (folder / "clips" / unit.dataset / f"{unit.shard:05d}").mkdir(parents=True, exist_ok=True)
+        yield lambda record, encoded: (folder / record.audio).write_bytes(encoded)
+        return
+    path = work / "sounds" / f"{unit_name(unit)}.flac"
+    with atomic(path) as stream:
+
+        def keep(record: Record, encoded: bytes) -> None:
+            record.held, record.offset_bytes = path.relative_to(folder).as_posix(), stream.tell()
+            stream.write(encoded)
+
+        yield keep
 
 
 def convert_row(row: Row, unit: Unit, position: int, options: PrepareOptions) -> Iterator[tuple[Record, bytes | None]]:

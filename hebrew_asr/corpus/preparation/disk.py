@@ -44,8 +44,10 @@ def require_disk(
     """
     cache = _cache_folder()
     _require({cache: _downloads(sources)})  # before the first shards are fetched to look into them
-    clips = sum(_clip_bytes(source, options, work, workers) for source in sources)
-    present = sum(path.stat().st_size for path in (folder / "clips").rglob("*.*"))  # by a run that was interrupted
+    copies = 2 if options.store == "shards" else 1  # sound waits in its unit's file until all shards are written
+    clips = copies * sum(_clip_bytes(source, options, work, workers) for source in sources)
+    kept = (folder / "clips", folder / "data", work / "sounds")  # by a run that was interrupted
+    present = sum(path.stat().st_size for root in kept for path in root.rglob("*.*"))
     need = DiskNeed(_downloads(sources), max(0, round(_MARGIN * clips) - present))
     _require({cache: need.downloads, folder: need.clips})
     return need

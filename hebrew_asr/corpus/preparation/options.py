@@ -38,6 +38,11 @@ class PrepareOptions:
     """flac: half the size, paths relative to the folder. wav: as the official Qwen3-ASR script reads it, with absolute
     paths. Both are 16 kHz, mono, 16 bit."""
 
+    store: Literal["files", "shards"] = "files"
+    """files: a file for each clip. shards: parquet files of up to 1 GiB, as ``load_dataset`` and the hub take them, for
+    hundreds of hours and more: many file systems bear no millions of files. While they are made, the disk holds the
+    sound twice. Training reads either at the same speed, and learns the same from it."""
+
     split: Literal["leak-free", "random"] = "leak-free"
     """leak-free: nothing that belongs together is on both sides. random: the guide's split of rows, which leaks;
     of clips where there is one row only, as with one long recording."""
@@ -98,6 +103,8 @@ class PrepareOptions:
             for low, high in _RISING
             if not getattr(self, low) < getattr(self, high)
         ]
+        if self.store == "shards" and self.audio == "wav":
+            wrong.append("--store shards holds flac: leave --audio wav out, which is for scripts that open files")
         if wrong:
             raise UsageError("prepare: " + "; ".join(wrong))
 

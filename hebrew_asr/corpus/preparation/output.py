@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,14 @@ import soundfile
 import soxr
 
 from hebrew_asr import __version__
+from hebrew_asr.audio.source import Part
 from hebrew_asr.corpus.preparation.assemble import Assembly, group_of
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.parts import Record
+from hebrew_asr.corpus.preparation.shards import pack_all, packed_clips, shards_of
+from hebrew_asr.corpus.preparation.workers import Workers
 from hebrew_asr.data.clips import Clip
-from hebrew_asr.data.manifest import index_manifest
+from hebrew_asr.data.manifest import index_manifest, row_of
 from hebrew_asr.files import sha256_of, write_atomically, write_json
 from hebrew_asr.sources import Source
 from hebrew_asr.text.normalize import NORMALIZER_VERSION
@@ -33,10 +36,11 @@ FORMAT = 1
 
 _TEMPORARY = r"\.((train|eval)\.(jsonl|arrow)|dropped\.jsonl|manifest\.json)\.\d+\.tmp"
 _CLIP = r"clips/[^/]+/\d{5,}/\d{6,}(-\d{2,})?\.(flac|wav)"
+_SHARD = r"data/(train|eval)-\d{5}-of-\d{5}\.parquet|data/\.(train|eval)-\d{5}-of-\d{5}\.parquet\.\d+\.tmp"
 _OURS = re.compile(
-    rf"(train|eval|dropped)\.jsonl|(train|eval)\.arrow|manifest\.json|_SUCCESS|{_TEMPORARY}|{_CLIP}"
+    rf"(train|eval|dropped)\.jsonl|(train|eval)\.arrow|manifest\.json|_SUCCESS|{_TEMPORARY}|{_CLIP}|{_SHARD}"
     r"|\.work/(lock|job\.json|_SUCCESS|\.[^/]+\.\d+\.tmp|parts/[^/]+/\.?\d{5,}-\d{7,}\.jsonl(\.\d+\.tmp)?"
-    r"|at/\d+|crashed/[^/]+/\d{5,}-\d{7,}/\d+)"
+    r"|sounds/[^/]+/\.?\d{5,}-\d{7,}\.flac(\.\d+\.tmp)?|at/\d+|crashed/[^/]+/\d{5,}-\d{7,}/\d+)"
 )
 
 
@@ -46,31 +50,62 @@ def is_of_prepare(relative: str) -> bool:
 
 
 def write_set(
-    folder: Path, assembly: Assembly, sources: list[Source], options: PrepareOptions, asked: dict[str, Any]
+    folder: Path,
+    assembly: Assembly,
+    sources: list[Source],
+    options: PrepareOptions,
+    asked: dict[str, Any],
+    workers: Workers,
 ) -> dict[str, Any]:
     """Write the manifests as JSON lines and Arrow files, dropped.jsonl and manifest.json, and delete audio that no
     manifest names.
 
     Args:
         asked: the options that decided the result, for the manifest.
+        workers: pack shards, where there are any.
 
     Returns:
         The content of manifest.json.
     """
     hold_out = assembly.split.get("held_out_whole", "source")
     absolute = options.audio == "wav"  # the official script resolves paths against wherever it is started
+    sides = {
+        side: [_clip(record, hold_out, folder if absolute else None) for record in records]
+        for side, records in (("train", assembly.train), ("eval", assembly.eval))
+    }
     digests: dict[str, str] = {}
-    for name, records in (("train.jsonl", assembly.train), ("eval.jsonl", assembly.eval)):
-        rows = (asdict(_clip(record, hold_out, folder if absolute else None)) for record in records)
-        digests[name] = _write_lines(folder / name, rows)
-        if records:
+    if options.store == "shards":
+        sides, digests = _into_shards(folder, assembly, sides, workers)
+    for side, clips in sides.items():
+        name = f"{side}.jsonl"
+        digests[name] = _write_lines(folder / name, map(row_of, clips))
+        if clips:
             mapped = index_manifest(folder / name)
             digests[mapped.name] = sha256_of(mapped)
     digests[DROPPED] = write_dropped(folder, assembly.dropped)
     manifest = _manifest(assembly, sources, options.audio, asked) | {"sha256": digests}
     write_json(folder / "manifest.json", manifest)
-    _delete_unnamed(folder, {record.audio for record in (*assembly.train, *assembly.eval)})
+    root = folder.resolve()
+    _delete_unnamed(folder, {os.path.relpath(root / clip.audio, root) for clips in sides.values() for clip in clips})
     return manifest
+
+
+def _into_shards(
+    folder: Path, assembly: Assembly, sides: dict[str, list[Clip]], workers: Workers
+) -> tuple[dict[str, list[Clip]], dict[str, str]]:
+    """The clips as they lie in shards, and the SHA-256 of each shard by its path."""
+    sounds = {
+        side: [Part(str(folder / record.held), record.offset_bytes, record.size_bytes) for record in records]
+        for side, records in (("train", assembly.train), ("eval", assembly.eval))
+    }
+    shards = {side: shards_of(folder, side, clips, sounds[side]) for side, clips in sides.items()}
+    every = [shard for own in shards.values() for shard in own]
+    packed = dict(zip((shard.path for shard in every), pack_all(every, workers), strict=True))
+    placed = {
+        side: [clip for shard in own for clip in packed_clips(shard, packed[shard.path], folder)]
+        for side, own in shards.items()
+    }
+    return placed, {path.relative_to(folder).as_posix(): found.sha256 for path, found in packed.items()}
 
 
 def write_dropped(folder: Path, dropped: Iterable[Record]) -> str:
@@ -170,9 +205,9 @@ def _delete_unnamed(folder: Path, named: set[str]) -> None:
 
 
 def delete_clips(folder: Path, kept: set[str]) -> None:
-    """Delete the clips that ``prepare`` made but for those ``kept``, by path within ``folder``, and empty folders."""
-    clips = folder / "clips"
-    for path in [*sorted(clips.rglob("*"), reverse=True), clips] if clips.is_dir() else ():  # files before folders
+    """Delete clips and shards that ``prepare`` made but those ``kept``, by path in ``folder``, and empty folders."""
+    roots = [root for root in (folder / "clips", folder / "data") if root.is_dir()]
+    for path in (path for root in roots for path in [*sorted(root.rglob("*"), reverse=True), root]):  # files first
         relative = path.relative_to(folder).as_posix()
         if path.is_dir() and not path.is_symlink():
             if not any(path.iterdir()):

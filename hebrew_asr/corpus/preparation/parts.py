@@ -33,6 +33,10 @@ class Record:
     """Path of the clip inside the prepared folder."""
     size_bytes: int = 0
     """Size of that file."""
+    held: str = ""
+    """Where its sound waits for a shard, with that of its whole unit: a path inside the prepared folder."""
+    offset_bytes: int = 0
+    """Where it begins there."""
     fingerprint: str = ""
     """MD5 of the 16 kHz 16-bit samples."""
     words: str = ""
