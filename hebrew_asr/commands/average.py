@@ -11,6 +11,10 @@ import tyro
 from hebrew_asr.config.values import PositiveInt
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hebrew_asr.config.recipe import Evaluation
+    from hebrew_asr.data.manifest import Clip
     from hebrew_asr.engine.sealed import Checkpoint
     from hebrew_asr.training.from_checkpoint import Candidate
 
@@ -69,7 +73,8 @@ class Command:
         from hebrew_asr.inference.export import save_native
         from hebrew_asr.training.from_checkpoint import model_of
 
-        measured = {candidate.title: self._measured(candidate) for candidate in found}
+        settings, clips = self._split(found[0])
+        measured = {candidate.title: self._measured(candidate, settings, clips) for candidate in found}
         for title, rates in measured.items():
             told = f"{rates['wer']:.2%} ({rates['wer_low_95']:.2%} to {rates['wer_high_95']:.2%})"
             print(f"{title:<24} WER {told}, {rates['wer_mode']} normalizer, {rates['clips']} clips")
@@ -78,28 +83,32 @@ class Command:
         write_json(self.out / "choice.json", {"chosen": best.title, "candidates": measured})
         print(f"{self.out}: {best.title}")
 
-    def _measured(self, candidate: Candidate) -> dict[str, Any]:
-        """Rates on the whole split, in the run's normalizer and decoding."""
-        import torch
-
+    def _split(self, last: Candidate) -> tuple[Evaluation, Sequence[Clip]]:
+        """How the run evaluated at its last checkpoint, and the clips of the whole split."""
         from hebrew_asr.config.recipe import recipe_from_dict
         from hebrew_asr.data.manifest import has_manifest, read_manifest
         from hebrew_asr.errors import DataError
+        from hebrew_asr.training.resuming import recipe_before
+
+        recipe = recipe_from_dict(recipe_before(self.run_dir, last.checkpoints[-1]) or {}, str(self.run_dir))
+        manifest = self.data or Path(recipe.data.folder, "eval.jsonl")
+        if not has_manifest(manifest):
+            raise DataError(f"the run's evaluation manifest {manifest} is not there; give --data")
+        return recipe.evaluation, read_manifest(manifest, allow_outside=True)
+
+    def _measured(self, candidate: Candidate, settings: Evaluation, clips: Sequence[Clip]) -> dict[str, Any]:
+        """Rates on the whole split, in the run's normalizer and decoding."""
+        import torch
+
         from hebrew_asr.inference.evaluating import heard, utterances_of
         from hebrew_asr.inference.progress import sound_progress
         from hebrew_asr.inference.transcriber import Decoding, Transcriber
         from hebrew_asr.text.scoring import errors_of, groups_of, rates
         from hebrew_asr.training.from_checkpoint import model_of
-        from hebrew_asr.training.resuming import recipe_before
 
-        recipe = recipe_from_dict(recipe_before(self.run_dir, candidate.checkpoints[-1]) or {}, str(self.run_dir))
-        manifest = self.data or Path(recipe.data.folder, "eval.jsonl")
-        if not has_manifest(manifest):
-            raise DataError(f"the run's evaluation manifest {manifest} is not there; give --data")
-        clips = read_manifest(manifest, allow_outside=True)
-        settings, device = recipe.evaluation, "cuda" if torch.cuda.is_available() else "cpu"
         decoding = Decoding(max_tokens_per_s=settings.max_tokens_per_s, min_new_tokens=settings.min_new_tokens)
         asr, tokenizer = model_of(self.run_dir, candidate.checkpoints)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
         transcribe = Transcriber(asr.to(device).eval(), tokenizer, decoding)
         with sound_progress(sum(clip.duration_s for clip in clips)) as bar:
             transcripts = list(heard(transcribe, utterances_of(clips, ""), self.batch, bar.add, bar.tell))

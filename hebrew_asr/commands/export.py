@@ -78,6 +78,7 @@ class Command:
         from hebrew_asr.config.recipe import Model
         from hebrew_asr.engine.sealed import SEAL, find_checkpoints
         from hebrew_asr.errors import CheckpointError
+        from hebrew_asr.inference.load import model_folder
         from hebrew_asr.inference.published import stored_dtype
         from hebrew_asr.model.load import load_model, load_tokenizer, local_folder
         from hebrew_asr.report.gather import read_run
@@ -92,16 +93,10 @@ class Command:
             asr, tokenizer = model_of(run_folder, [checkpoint])
             has_record = (run_folder / "metrics.jsonl").is_file()
             return asr, tokenizer, read_run(run_folder) if has_record else None, checkpoint.step
-        is_run = (path / "metrics.jsonl").is_file()
-        if is_run and not (path / "final").is_dir():
-            raise CheckpointError(
-                f"{path} has no final/ yet: the run is not finished. Export one of {path}/checkpoints"
-            )
-        folder = path / "final" if is_run else local_folder(self.model)
-        if not is_run and folder.name == "final" and (folder.parent / "metrics.jsonl").is_file():
-            path, is_run = folder.parent, True
+        folder = local_folder(model_folder(self.model))
+        run_folder = folder.parent if folder.name == "final" and (folder.parent / "metrics.jsonl").is_file() else None
         asr = load_model(Model(str(folder)), dtype=stored_dtype(folder))
-        return asr, load_tokenizer(str(folder)), read_run(path) if is_run else None, None
+        return asr, load_tokenizer(str(folder)), read_run(run_folder) if run_folder else None, None
 
     def _base(self, run: RunHistory | None) -> Path | None:
         from hebrew_asr.errors import UsageError

@@ -70,7 +70,10 @@ def model_folder(model: str) -> str:
     if (folder / "final").is_dir():
         return str(folder / "final")
     if (folder / "recipe.json").exists():
-        raise CheckpointError(f"{model} is a run without a final/ in it: training has not ended; wait, or resume it")
+        raise CheckpointError(
+            f"{model} is a run without a final/ in it: training has not ended; wait, resume it, or export one of "
+            f"{folder / 'checkpoints'}"
+        )
     return model
 
 

@@ -164,6 +164,12 @@ def test_what_is_in_the_way_stays(models, tmp_path, capfd):
     assert [path.name for path in out.iterdir()] == ["mine.txt"] and "--out" in capfd.readouterr().err
     assert main(["export", str(models["tied"])]) == 2
     assert main(["export", str(tmp_path / "nowhere"), "--out", str(tmp_path / "new")]) in (4, 5)
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    (unfinished / "recipe.json").write_text("{}")
+    capfd.readouterr()
+    assert main(["export", str(unfinished), "--out", str(tmp_path / "new")]) == 5
+    assert f"export one of {unfinished / 'checkpoints'}" in capfd.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
