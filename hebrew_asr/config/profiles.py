@@ -54,6 +54,11 @@ class Hardware:
     cuda_graphs: bool = False
     """Whether a compiled step is also replayed as CUDA graphs, which spares the host; activations stay allocated."""
 
+    @property
+    def compiles(self) -> bool:
+        """``compile``, decided."""
+        return self.accelerator == "cuda" if self.compile is None else self.compile
+
 
 @dataclass(frozen=True)
 class DeepSpeedKeys:
@@ -160,9 +165,8 @@ class Profile:
 
     @property
     def compiles(self) -> bool:
-        """Whether the training step is compiled. ZeRO-3 gathers weights module by module, which no one graph can."""
-        wanted = self.hardware.accelerator == "cuda" if self.hardware.compile is None else self.hardware.compile
-        return wanted and self.zero_stage < 3
+        """Whether the training step is compiled whole. ZeRO-3 gathers weights as layers are called: no graph can."""
+        return self.hardware.compiles and self.zero_stage < 3
 
     @property
     def uses_cuda_graphs(self) -> bool:
@@ -289,8 +293,7 @@ def derive_batching(profile: Profile, recipe: Recipe, num_ranks: int) -> Batchin
         raise UsageError(f"{num_ranks} ranks cannot share {wanted} clips per step; start at most {wanted} ranks")
     needed = math.ceil(wanted / (num_ranks * micro))
     given = profile.config.get("gradient_accumulation_steps", needed)
-    total = profile.config.get("train_batch_size", wanted)
-    if total != wanted:
+    if (total := profile.config.get("train_batch_size", wanted)) != wanted:
         raise UsageError(
             f"hardware profile {profile.source} says train_batch_size {total}, the recipe's effective batch is "
             f"{wanted} clips; drop the key from the profile or set clips_per_step"
@@ -325,6 +328,8 @@ def deepspeed_config(profile: Profile, recipe: Recipe, batching: Batching) -> di
     config.setdefault("steps_per_print", 10**9)
     # On by default, and it waits for the device twice per step; with it one H100 idled for 7 % of a step of 64 clips.
     config["timers"] = {"throughput": {"enabled": False}}
+    # At stage 3 its linear layers look at their weights' numbers, so that no graph serves two layers.
+    config["zero_optimization"].setdefault("memory_efficient_linear", profile.zero_stage < 3)
     if profile.offloads_optimizer:
         config.setdefault("zero_force_ds_cpu_optimizer", False)
     return config

@@ -22,10 +22,12 @@ from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+from deepspeed.utils import set_z3_leaf_module
 from torch import nn
 
 from hebrew_asr.engine.flat_zero1 import FlatZeRO1
 from hebrew_asr.engine.flat_zero2 import FlatZeRO2
+from hebrew_asr.model.layered import LayeredASR
 from hebrew_asr.model.phases import ParameterGroup
 
 
@@ -77,6 +79,8 @@ def build(
         config = {**config, "gradient_clipping": 0.0}
     else:
         adamw = torch.optim.AdamW(torch_groups, **options)
+    for layer in module.leaves if isinstance(module, LayeredASR) else ():
+        set_z3_leaf_module(layer, True)
     with contextlib.redirect_stdout(io.StringIO()):  # stage 1 prints the memory in use around every group
         engine = deepspeed.initialize(model=module, optimizer=adamw, config=config)[0]
     zero = engine.optimizer

@@ -14,17 +14,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from transformers import Qwen3ASRForConditionalGeneration
 
+from hebrew_asr.config.profiles import Profile
 from hebrew_asr.data.collate import PackedBatch
 from hebrew_asr.fallbacks import note_fallback
+from hebrew_asr.model.layered import ONE_GRAPH, LayeredASR
 from hebrew_asr.model.packed import PackedASR
 
 _MAX_GRAPHS = 64
 """torch's own limit of 8 for one function is meant to notice shapes that never repeat."""
-_ONE_GRAPH = {"triton.mix_order_reduction_non_strict_mode": True}
-"""Otherwise inductor fuses the backward of a norm for 4,096 rows or more only, and compiles all anew for fewer."""
 
 
 class CompiledASR(PackedASR):
@@ -37,7 +37,7 @@ class CompiledASR(PackedASR):
         super().__init__(asr)
         _keep_graphs()
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MAX_GRAPHS)
-        options: Any = {**_ONE_GRAPH, "triton.cudagraphs": cuda_graphs} if backend == "inductor" else None
+        options: Any = {**ONE_GRAPH, "triton.cudagraphs": cuda_graphs} if backend == "inductor" else None
         self._compiled = torch.compile(self._traced, fullgraph=True, backend=backend, options=options)
         self._phases: dict[tuple[bool, ...], str] = {}
         self._weights = tuple(asr.parameters())  # finding them takes two milliseconds
@@ -49,7 +49,7 @@ class CompiledASR(PackedASR):
             try:
                 _let_sizes_vary(batch, mel_CBF)
                 return self._compiled(batch, mel_CBF, self._phase())
-            except TorchDynamoException as error:
+            except (TorchDynamoException, FailOnRecompileLimitHit) as error:
                 self.is_compiled = False
                 note_fallback("the training step could not be compiled and runs eagerly, several times slower", error)
         return super().forward(batch, mel_CBF)
@@ -65,6 +65,13 @@ class CompiledASR(PackedASR):
         """
         trains = tuple(weight.requires_grad for weight in self._weights)
         return self._phases.setdefault(trains, f"phase {len(self._phases)}")
+
+
+def training_module(asr: Qwen3ASRForConditionalGeneration, profile: Profile) -> PackedASR:
+    """The forward pass that a profile trains with."""
+    if profile.zero_stage == 3:
+        return LayeredASR(asr, compiled=profile.hardware.compiles)
+    return CompiledASR(asr, cuda_graphs=profile.uses_cuda_graphs) if profile.compiles else PackedASR(asr)
 
 
 def _let_sizes_vary(batch: PackedBatch, mel_CBF: Tensor) -> None:

@@ -4,7 +4,8 @@ transformers' own forward pads every clip to the longest, convolves empty chunks
 host sync each, and computes logits for the whole prompt. Here the same modules run over clips laid end to end.
 
 Submodules are only ever called, and their weights never read, so that ZeRO-3's gathering hooks run. Nothing is set on
-the native model: ``generate`` keeps its own attention. Dropout is not applied; every Qwen3-ASR config has it at 0.
+the native model (but by ``layered.py``): ``generate`` keeps its own attention. Dropout is not applied; every Qwen3-ASR
+config has it at 0.
 
 Dimension letters: T tokens, A audio tokens, C chunks, H hidden size, L supervised tokens, V vocabulary.
 """
@@ -54,8 +55,8 @@ class PackedASR(nn.Module):
         segments = (batch.clip_cu_seqlens_N1, batch.max_clip_tokens)
         *lower, last = language_model.layers
         for layer in lower:
-            hidden_TH = _decoder_layer(layer, hidden_TH, cos_TD, sin_TD, segments)
-        hidden_LH = _decoder_layer(last, hidden_TH, cos_TD, sin_TD, segments, keep=batch.supervised_positions_L)
+            hidden_TH = self.decode(layer, hidden_TH, cos_TD, sin_TD, segments)
+        hidden_LH = self.decode(last, hidden_TH, cos_TD, sin_TD, segments, batch.supervised_positions_L)
         return language_model.norm(hidden_LH)
 
     def audio_embeddings(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
@@ -68,8 +69,24 @@ class PackedASR(nn.Module):
         segments = (batch.window_cu_seqlens_W1, batch.max_window_tokens)
         hidden_AH = _convolve(tower, mel_CBF).index_select(0, batch.conv_positions_A)
         for layer in tower.layers:
-            hidden_AH = _encoder_layer(layer, hidden_AH, segments)
+            hidden_AH = self.encode(layer, hidden_AH, segments)
         return self.asr.model.multi_modal_projector(tower.ln_post(hidden_AH))
+
+    def encode(self, layer: Any, hidden_AH: Tensor, segments: tuple[Tensor, int]) -> Tensor:
+        """As :func:`encoder_layer`; how a layer is called is for a subclass to say."""
+        return encoder_layer(layer, hidden_AH, segments)
+
+    def decode(
+        self,
+        layer: Any,
+        hidden_TH: Tensor,
+        cos_TD: Tensor,
+        sin_TD: Tensor,
+        segments: tuple[Tensor, int],
+        keep: Tensor | None = None,
+    ) -> Tensor:
+        """As :func:`decoder_layer`."""
+        return decoder_layer(layer, hidden_TH, cos_TD, sin_TD, segments, keep)
 
 
 def _convolve(tower: Any, mel_CBF: Tensor) -> Tensor:
@@ -83,7 +100,7 @@ def _convolve(tower: Any, mel_CBF: Tensor) -> Tensor:
     return hidden.flatten(0, 1)
 
 
-def _encoder_layer(layer: Any, hidden_AH: Tensor, segments: tuple[Tensor, int]) -> Tensor:
+def encoder_layer(layer: Any, hidden_AH: Tensor, segments: tuple[Tensor, int]) -> Tensor:
     """``Qwen3ASRAudioEncoderLayer.forward`` over packed windows."""
     attention = layer.self_attn
     normed = layer.self_attn_layer_norm(hidden_AH)
@@ -95,7 +112,7 @@ def _encoder_layer(layer: Any, hidden_AH: Tensor, segments: tuple[Tensor, int]) 
     return hidden_AH + layer.fc2(layer.activation_fn(layer.fc1(normed)))
 
 
-def _decoder_layer(
+def decoder_layer(
     layer: Any,
     hidden_TH: Tensor,
     cos_TD: Tensor,

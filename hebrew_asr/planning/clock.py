@@ -51,6 +51,8 @@ class Speeds:
     steps: list[TimedStep]
     """In ascending order of clips per GPU."""
     zero3_micro_batch_ms: float
+    """Of up to 32 clips, on two H100s: DeepSpeed's bookkeeping on the host takes most of it, on any card."""
+    zero3_compile_s_per_phase: float
     compile_s_per_phase: float
     startup_s: float
     decoding_s_per_batch: float
@@ -135,7 +137,7 @@ def run_clock(
     splits = times * _decoded_batches(eval_clips, settings, batching) if settings.full_each_epoch else 0
     return Clock(
         steps_s=sum(count * each for count, each in zip(steps, per_step, strict=True)),
-        compile_s=known.compile_s_per_phase * len(recipe.phases) if profile.compiles else 0.0,
+        compile_s=_compile_s(known, profile) * len(recipe.phases),
         evaluation_s=known.decoding_s_per_batch * (samples + splits),
         checkpoint_s=known.checkpoint_s * math.ceil(total / recipe.checkpoints.every_steps),
         startup_s=known.startup_s,
@@ -154,6 +156,12 @@ def relative_work(model: ModelSizes, trained: Collection[str], phase: str, shape
     return pass_flops(model, trained, work) / pass_flops(timed_model, timed_weights, work)
 
 
+def _compile_s(known: Speeds, profile: Profile) -> float:
+    if not profile.hardware.compiles:
+        return 0.0
+    return known.compile_s_per_phase if profile.compiles else known.zero3_compile_s_per_phase
+
+
 def _decoded_batches(clips: int, settings: Evaluation, batching: Batching) -> int:
     """Batches that the busiest rank decodes. Each takes as long as its longest clip, however full it is."""
     return math.ceil(math.ceil(clips / batching.num_ranks) / settings.batch_clips)
@@ -164,8 +172,8 @@ def _step_ms(known: Speeds, profile: Profile, batching: Batching, phase: str, ca
     slower = known.bf16_tflops[_REFERENCE_CARD] / known.bf16_tflops[card]
     clips = math.ceil(batching.clips_per_step / (batching.num_ranks * batching.accumulation))
     if profile.zero_stage == 3:
-        ms = known.zero3_micro_batch_ms * batching.accumulation * slower
-        return ms, False, _scaled("micro-batches of 4 clips under ZeRO-3 on two H200s", slower)
+        ms = known.zero3_micro_batch_ms * batching.accumulation
+        return ms, False, "micro-batches of 32 clips under ZeRO-3 on two H100s, which the host's work bounds"
     for entry in known.steps if batching.accumulation == 1 else []:
         timed = (entry.card, entry.num_gpus, entry.clips_per_gpu) == (card, batching.num_ranks, clips)
         if timed and phase in entry.ms:

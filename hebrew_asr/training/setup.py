@@ -29,10 +29,9 @@ from hebrew_asr.files import as_json
 from hebrew_asr.launching import place
 from hebrew_asr.launching.stopping import StopRequest
 from hebrew_asr.locks import FolderLock
-from hebrew_asr.model.compiled import CompiledASR
+from hebrew_asr.model.compiled import training_module
 from hebrew_asr.model.groups import GROUPS
 from hebrew_asr.model.load import load_model, load_tokenizer
-from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import check_phases
 from hebrew_asr.report.outputs import MetricsFile, PatientFiles
 from hebrew_asr.report.sinks import Tracker, WandbSink
@@ -121,7 +120,7 @@ def _build(
     ranks = _join_ranks(spec, request)
     watchdog = Watchdog(ranks)
     mel = LogMel().to(ranks.device)
-    module = CompiledASR(asr, cuda_graphs=profile.uses_cuda_graphs) if profile.compiles else PackedASR(asr)
+    module = training_module(asr, profile)
     module.to(ranks.device)
     base = BaseModel.of(asr, tokenizer, recipe.model.path)
     refuse_ranks_that_differ(ranks, shared_by_ranks(spec, base))

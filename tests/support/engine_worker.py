@@ -23,8 +23,8 @@ from hebrew_asr.data.manifest import read_manifest
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.engine import TrainEngine
 from hebrew_asr.engine.optimizer_state import StateReader, save_partitions
+from hebrew_asr.model.compiled import training_module
 from hebrew_asr.model.load import load_model, load_tokenizer
-from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.text.prompt import vocabulary
 from tests.support.tiny_task import BF16, RECIPE_CHANGES
 
@@ -84,7 +84,7 @@ def set_up(task: Path, ranks: dist.Ranks, zero: Profile) -> Setting:
     clips = read_manifest(task / "data" / "train.jsonl")
     geometry = EncoderGeometry.of(asr.config.audio_config)
     steps = StepDataset(clips, batching, recipe, tokenizer, geometry, ranks.rank)
-    engine = TrainEngine(PackedASR(asr), asr, recipe, zero, batching, ranks, present_tokens(task, asr))
+    engine = TrainEngine(training_module(asr, zero), asr, recipe, zero, batching, ranks, present_tokens(task, asr))
     return Setting(asr, engine, steps, LogMel().to(ranks.device), ranks.device)
 
 

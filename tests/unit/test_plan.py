@@ -250,9 +250,9 @@ def test_the_time_of_a_run_is_that_of_measured_steps_or_called_scaled():
     assert four is not None and eight is not None and old is not None
     assert four.measured and not eight.measured and not old.measured
     assert four.steps_s == pytest.approx(2919 * (2 * 0.0497 + 3 * 0.0514))
-    assert four.compile_s > 0 == old.compile_s
+    assert four.compile_s > old.compile_s > 0
     assert "3.2 times as long, as data sheets have it" in eight.source and "ZeRO-3" in old.source
-    assert old.steps_s > 20 * eight.steps_s
+    assert old.steps_s > 3 * eight.steps_s
     assert clock_of("rtx4090x1") is None and clock_of("cpu") is None
     told = clock_of("rtx4090x1", clips_per_s=100)
     assert told is not None and told.steps_s == pytest.approx(5 * 2919 * 64 / 100)
