@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hebrew_asr.config.values import Port, PositiveFloat, PositiveInt
-from hebrew_asr.training.arguments import RecipeArguments, as_argv
+from hebrew_asr.training.arguments import DataArguments, as_argv
 
 if TYPE_CHECKING:
     from hebrew_asr.config.recipe import Recipe
@@ -25,15 +25,13 @@ _NOTHING_KEPT = (
 
 
 @dataclass
-class Command(RecipeArguments):
+class Command(DataArguments):
     """Train some steps of one phase with rates that rise exponentially, and say where the loss fell and where it burst.
 
     Nothing is saved but --out. All module groups keep the proportion that the recipe gives their rates. For example:
     hebrew-asr lr-range --ds h200x1 --data mine --phase B
     """
 
-    data: str | None = None
-    """Folder of a prepared set; a shorthand of --set data.folder=DIR."""
     phase: str | None = None
     """Which phase trains; the first unless given."""
     steps: PositiveInt = 100

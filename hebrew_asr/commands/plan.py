@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from hebrew_asr.config.values import PositiveFloat, PositiveInt
-from hebrew_asr.training.arguments import RecipeArguments
+from hebrew_asr.training.arguments import DataArguments
 
 if TYPE_CHECKING:
     from hebrew_asr.planning.clock import Clock
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Command(RecipeArguments):
+class Command(DataArguments):
     """Memory of each phase on each GPU, steps, disk and time of a run; no GPU, weights, data or network needed.
 
     Leaves with exit code 4 if a phase does not fit the card, and says what would. Lengths are those of the recipe's
@@ -57,6 +57,9 @@ class Command(RecipeArguments):
             plan.num_eval_clips,
             clips_per_s=self.clips_per_s,
             work=plan.work,
+            num_shapes=len(plan.shapes),
+            checkpoint_bytes=plan.checkpoint_bytes,
+            model_bytes=plan.model_bytes,
         )
         if self.json:
             print(json.dumps(as_json(plan, clock, self.price_per_hour), ensure_ascii=False, indent=1))
@@ -166,10 +169,11 @@ def _print_clock(clock: Clock | None, price_per_hour: float | None) -> None:
     parts = {
         "steps": clock.steps_s,
         "compiling, with an empty cache": clock.compile_s,
+        "recording CUDA graphs": clock.recording_s,
         "evaluations": clock.evaluation_s,
         "checkpoints and start": clock.checkpoint_s + clock.startup_s,
     }
-    told = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in parts.items())
+    told = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in parts.items() if seconds)
     price = f", {clock.total_s / 3600 * price_per_hour:.2f} at {price_per_hour:g} per hour" if price_per_hour else ""
     print(f"time: {clock.total_s / 60:.0f} minutes{price}; in minutes: {told}")
     print(f"{'measured' if clock.measured else 'scaled'}: {clock.source}; data preparation is not counted")

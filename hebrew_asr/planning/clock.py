@@ -25,6 +25,7 @@ from hebrew_asr.data.shapes import Shape
 from hebrew_asr.model.groups import phase_groups
 from hebrew_asr.model.sizes import PUBLISHED, ModelSizes, weight_shapes
 from hebrew_asr.planning.flops import Work, pass_flops
+from hebrew_asr.units import GIB
 
 _TIMED_RECIPE = "round2"
 """Whose phases were timed, on the model of 1.7 billion weights."""
@@ -56,7 +57,9 @@ class Speeds:
     compile_s_per_phase: float
     startup_s: float
     decoding_s_per_batch: float
+    recording_s_per_shape: float
     checkpoint_s: float
+    written_gib_per_s: float
     bf16_tflops: dict[str, float]
     """Dense, by card, as data sheets have it."""
 
@@ -76,9 +79,12 @@ class Clock:
     steps_s: float
     compile_s: float
     """Of all phases, with nothing in the cache."""
+    recording_s: float
+    """CUDA graphs, of every shape in every phase; at each start anew."""
     evaluation_s: float
     """The sample every so many steps, and the whole split after each epoch."""
     checkpoint_s: float
+    """Copies of the state, and what training waits for: a checkpoint at a change of phase, the last, the model."""
     startup_s: float
     measured: bool
     """Whether steps were timed on this card, in this number and with as many clips each; otherwise they are scaled."""
@@ -88,7 +94,7 @@ class Clock:
     @property
     def total_s(self) -> float:
         """All of it."""
-        return self.steps_s + self.compile_s + self.evaluation_s + self.checkpoint_s + self.startup_s
+        return self.steps_s + self.compile_s + self.recording_s + self.evaluation_s + self.checkpoint_s + self.startup_s
 
 
 def run_clock(
@@ -99,6 +105,9 @@ def run_clock(
     eval_clips: int,
     clips_per_s: float | None = None,
     work: Sequence[float] | None = None,
+    num_shapes: int = 0,
+    checkpoint_bytes: int = 0,
+    model_bytes: int = 0,
 ) -> Clock | None:
     """Foretell the time of a run.
 
@@ -110,6 +119,9 @@ def run_clock(
         eval_clips: of the whole evaluation split.
         clips_per_s: of all GPUs together, where it is known better than here.
         work: :func:`relative_work` of each phase; 1 unless given.
+        num_shapes: of batches, each of which is recorded once per phase where the profile has CUDA graphs.
+        checkpoint_bytes: of the last checkpoint, of which training waits to be written, as at a change of phase.
+        model_bytes: of the final model.
 
     Returns:
         None where nothing comparable was measured: CPUs, an optimizer on the host, other cards.
@@ -134,12 +146,15 @@ def run_clock(
     settings = recipe.evaluation
     samples = math.ceil(total / settings.every_steps) * _decoded_batches(settings.sample_clips, settings, batching)
     times = recipe.epochs + 2 * settings.choose_final  # which at the end compares the last model with two others
+    awaited = len(recipe.phases) if profile.compiles else 1
     splits = times * _decoded_batches(eval_clips, settings, batching) if settings.full_each_epoch else 0
     return Clock(
         steps_s=sum(count * each for count, each in zip(steps, per_step, strict=True)),
         compile_s=_compile_s(known, profile) * len(recipe.phases),
+        recording_s=known.recording_s_per_shape * num_shapes * len(recipe.phases) * profile.uses_cuda_graphs,
         evaluation_s=known.decoding_s_per_batch * (samples + splits),
-        checkpoint_s=known.checkpoint_s * math.ceil(total / recipe.checkpoints.every_steps),
+        checkpoint_s=known.checkpoint_s * math.ceil(total / recipe.checkpoints.every_steps)
+        + (awaited * checkpoint_bytes + model_bytes) / GIB / known.written_gib_per_s,
         startup_s=known.startup_s,
         measured=measured,
         source=source,

@@ -98,6 +98,8 @@ class RunPlan:
     """One checkpoint of the phase that trains most."""
     disk_bytes: int
     """Checkpoints kept, one being written, and the final model."""
+    model_bytes: int
+    """The final model."""
     needed_gib: float
     """Of one card, with what torch does not count."""
     work: list[float]
@@ -181,6 +183,7 @@ def make_plan(
         phase_starts=schedule.phase_starts,
         checkpoint_bytes=need.checkpoint,
         disk_bytes=need.total,
+        model_bytes=_model_bytes(sizes, profile),
         needed_gib=peak * (1 + calibration.fragmentation) + calibration.outside_gib,
         work=[relative_work(sizes, _trained(sizes, recipe, phase), phase.name, shapes[-1]) for phase in recipe.phases],
     )

@@ -53,14 +53,29 @@ class RecipeArguments:
 
 
 @dataclass
-class TrainArguments(RecipeArguments):
+class DataArguments(RecipeArguments):
+    """The same, where a set that was prepared is meant."""
+
+    data: str | None = None
+    """Folder of a prepared set; a shorthand of --set data.folder=DIR."""
+
+    def shorthands(self) -> dict[str, str | float | None]:
+        """What is given, by the recipe's key that it stands for; None where nothing is."""
+        return {"data.folder": self.data}
+
+    def load_recipe(self) -> Recipe:
+        """The recipe with its changes, shorthands the last; see ``config.recipe.load_recipe`` for what it raises."""
+        given = {key: value for key, value in self.shorthands().items() if value is not None}
+        return load_recipe(self.recipe, [*self.set, *(f"{key}={json.dumps(value)}" for key, value in given.items())])
+
+
+@dataclass
+class TrainArguments(DataArguments):
     """Train Qwen3-ASR for Hebrew. Usually through the launcher:
 
     deepspeed --num_gpus 8 hebrew_asr/train.py --ds ds_configs/a100x8.json
     """
 
-    data: str | None = None
-    """Folder of a prepared set; a shorthand of --set data.folder=DIR."""
     price_per_hour: PositiveFloat | None = None
     """What all machines cost, for the cost so far; a shorthand of --set logging.price_per_hour=PRICE."""
     run_dir: Annotated[str | None, tyro.conf.arg(name="run")] = None
@@ -68,11 +83,8 @@ class TrainArguments(RecipeArguments):
     resume: Annotated[Literal["auto", "never"], _BARE_OR_MODE] = "never"
     """auto, or nothing: go on from the newest complete checkpoint in the run directory; start if there is none."""
 
-    def load_recipe(self) -> Recipe:
-        """The recipe with its changes, shorthands the last; see ``config.recipe.load_recipe`` for what it raises."""
-        given = {"data.folder": self.data, "logging.price_per_hour": self.price_per_hour}
-        shorthands = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
-        return load_recipe(self.recipe, [*self.set, *shorthands])
+    def shorthands(self) -> dict[str, str | float | None]:
+        return {**super().shorthands(), "logging.price_per_hour": self.price_per_hour}
 
     def folder(self, recipe: Recipe) -> Path:
         """The run directory."""

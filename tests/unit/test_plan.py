@@ -25,6 +25,7 @@ from hebrew_asr.model.groups import phase_groups
 from hebrew_asr.model.load import NUM_WEIGHTS_1_7B
 from hebrew_asr.model.sizes import PUBLISHED, ModelSizes, sizes_at, weight_shapes
 from hebrew_asr.planning import cards
+from hebrew_asr.planning.bench_corpus import draw_clips
 from hebrew_asr.planning.clock import Clock, run_clock
 from hebrew_asr.planning.plan import (
     GUIDE_CLIPS,
@@ -256,6 +257,21 @@ def test_the_time_of_a_run_is_that_of_measured_steps_or_called_scaled():
     assert clock_of("rtx4090x1") is None and clock_of("cpu") is None
     told = clock_of("rtx4090x1", clips_per_s=100)
     assert told is not None and told.steps_s == pytest.approx(5 * 2919 * 64 / 100)
+
+
+def test_a_run_that_was_timed_takes_as_long_and_as_much_memory(tmp_path, capsys):
+    """Two H100s, nothing cached: 300 steps over both phases took 437 s from the command to its end, and 16.2 GiB."""
+    (tmp_path / "clips").mkdir()
+    for name, count in (("train", 3840), ("eval", 100)):
+        write_manifest(tmp_path / f"{name}.jsonl", draw_clips(name, count, tmp_path))
+    profile = json.loads((PROFILES / "a100x2.json").read_text())
+    profile["_hardware"]["card"] = "H100"
+    (tmp_path / "h100x2.json").write_text(json.dumps(profile))
+    assert main(["plan", "--ds", str(tmp_path / "h100x2.json"), "--data", str(tmp_path), "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["total_steps"] == 300 and plan["time"]["measured"]
+    assert plan["time"]["total_s"] == pytest.approx(437, rel=0.1)
+    assert max(phase["peak"] for phase in plan["phases"]) / GIB == pytest.approx(16.2, rel=0.1)
 
 
 def test_more_clips_per_gpu_take_longer_and_fewer_gpus_too():
