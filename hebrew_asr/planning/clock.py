@@ -20,7 +20,7 @@ from itertools import pairwise
 from pydantic import TypeAdapter
 
 from hebrew_asr.config.profiles import Batching, Profile
-from hebrew_asr.config.recipe import Evaluation, Recipe, load_recipe
+from hebrew_asr.config.recipe import Recipe, load_recipe
 from hebrew_asr.data.shapes import Shape
 from hebrew_asr.model.groups import phase_groups
 from hebrew_asr.model.sizes import PUBLISHED, ModelSizes, weight_shapes
@@ -143,16 +143,12 @@ def run_clock(
             source += f", by phase {factors} times as long as {_TIMED_RECIPE}'s, as operations have it"
     steps = [phase.epochs * steps_per_epoch for phase in recipe.phases]
     total = sum(steps)
-    settings = recipe.evaluation
-    samples = math.ceil(total / settings.every_steps) * _decoded_batches(settings.sample_clips, settings, batching)
-    times = recipe.epochs + 2 * settings.choose_final  # which at the end compares the last model with two others
     awaited = len(recipe.phases) if profile.compiles else 1
-    splits = times * _decoded_batches(eval_clips, settings, batching) if settings.full_each_epoch else 0
     return Clock(
         steps_s=sum(count * each for count, each in zip(steps, per_step, strict=True)),
         compile_s=_compile_s(known, profile) * len(recipe.phases),
         recording_s=known.recording_s_per_shape * num_shapes * len(recipe.phases) * profile.uses_cuda_graphs,
-        evaluation_s=known.decoding_s_per_batch * (samples + splits),
+        evaluation_s=known.decoding_s_per_batch * _decoded_batches(recipe, batching, total, eval_clips),
         checkpoint_s=known.checkpoint_s * math.ceil(total / recipe.checkpoints.every_steps)
         + (awaited * checkpoint_bytes + model_bytes) / GIB / known.written_gib_per_s,
         startup_s=known.startup_s,
@@ -177,9 +173,16 @@ def _compile_s(known: Speeds, profile: Profile) -> float:
     return known.compile_s_per_phase if profile.compiles else known.zero3_compile_s_per_phase
 
 
-def _decoded_batches(clips: int, settings: Evaluation, batching: Batching) -> int:
+def _decoded_batches(recipe: Recipe, batching: Batching, total_steps: int, eval_clips: int) -> int:
     """Batches that the busiest rank decodes. Each takes as long as its longest clip, however full it is."""
-    return math.ceil(math.ceil(clips / batching.num_ranks) / settings.batch_clips)
+    settings = recipe.evaluation
+
+    def batches(clips: int) -> int:
+        return math.ceil(math.ceil(clips / batching.num_ranks) / settings.batch_clips)
+
+    samples = math.ceil(total_steps / settings.every_steps) * batches(settings.sample_clips)
+    times = recipe.epochs + 2 * settings.choose_final  # which at the end compares the last model with two others
+    return samples + (times * batches(eval_clips) if settings.full_each_epoch else 0)
 
 
 def _step_ms(known: Speeds, profile: Profile, batching: Batching, phase: str, card: str) -> tuple[float, bool, str]:
