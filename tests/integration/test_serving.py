@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import queue
+import select
 import socket
 import threading
 import time
@@ -142,6 +143,25 @@ def test_slow_and_leaving_clients_hold_nobody_up(url, said):
     assert b" 408 " in slow.recv(4096)
     slow.close()
     assert json.loads(post(url, wav(said)).text)["text"] == str(len(said))
+
+
+@pytest.mark.parametrize("length", ["Content-Length: 500000000", "Transfer-Encoding: chunked"])
+def test_half_a_gigabyte_is_refused_before_it_has_come(url, said, length):
+    host, port = url.removeprefix("http://").split(":")
+    head = (
+        f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+        f"Content-Type: multipart/form-data; boundary=b\r\n{length}\r\n\r\n"
+    )
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        client.sendall(head.encode())
+        part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+        sent = 0
+        while not select.select([client], [], [], 0.01)[0]:
+            assert sent < 100 << 20, "it goes on reading"
+            client.sendall(f"{len(part):x}\r\n".encode() + part + b"\r\n" if "chunked" in length else part)
+            sent, part = sent + len(part), bytes(1 << 16)
+        assert client.recv(4096).startswith(b"HTTP/1.1 413 ")
+    assert post(url, wav(said)).status_code == 200
 
 
 class Slow(Measuring):
