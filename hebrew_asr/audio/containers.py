@@ -20,6 +20,9 @@ _PLACEHOLDER = 0x7FFF0000
 _W64_HEADER_BYTES = 24
 _ASF, _ASF_PROPERTIES = b"\x30\x26\xb2\x75", bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ASF_HEAD_BYTES = 1 << 16
+_EBML, _MATROSKA_INFO, _MATROSKA_INFO_BYTES = b"\x1a\x45\xdf\xa3", b"\x15\x49\xa9\x66", 1 << 12
+_MATROSKA_DURATION = re.compile(rb"\x44\x89(\x84.{4}|\x88.{8})", re.DOTALL)
+"""RFC 9559, 5.1.2.10: a float of four or eight bytes. Zero says that it is not known."""
 _OGG_HEADER_BYTES = 27
 _CHUNK_BYTES = 1 << 18
 _AFTER_BYTES = 1 << 10
@@ -27,6 +30,7 @@ _TAG = re.compile(rb".?(?:[\x20-\x7e]{4}|ID3|TAG)", re.DOTALL)
 _PADDING_BYTES = 7
 _PCM = re.compile(rb"(?:RIFF|RIFX|RF64)....WAVE|FORM....AIF[FC]|\.snd|caff\x00\x01|riff\x2e\x91\xcf\x11", re.DOTALL)
 _MP4_FIRST = b"ftyp"
+_FLAC_FIRST_BLOCK = re.compile(rb"[\x00\x80]\x00\x00\x22")
 _FLAC_TAIL_BYTES, _FLAC_HEADER_BYTES = 1 << 17, 16
 _FLAC_FRAME_BYTES, _FLAC_FRAME_SAMPLES = 10, 65_535
 """The least bytes that a frame has, and the most samples of a channel (RFC 9639, 9)."""
@@ -151,11 +155,20 @@ def stated_size(source: Opened) -> int:
     return 0 if _unknown(stated, source.size) else stated
 
 
-def asf_is_live(source: Opened) -> bool:
-    """Whether it is an ASF file (wma) whose header says that its length was not known: FFmpeg tells a guess."""
+def is_live(source: Opened) -> bool:
+    """Whether it is an ASF (wma) or Matroska (webm) file whose header does not say how long it lasts.
+
+    FFmpeg tells a guess then, by the bit rate of its tracks.
+    """
     head = source.read_at(0, _ASF_HEAD_BYTES)
-    at = head.find(_ASF_PROPERTIES) if head[:4] == _ASF else -1
-    return at >= 0 and bool(head[at + 88 : at + 89] and head[at + 88] & 1)
+    if head[:4] == _ASF:
+        at = head.find(_ASF_PROPERTIES)
+        return at >= 0 and bool(head[at + 88 : at + 89] and head[at + 88] & 1)
+    info = head.find(_MATROSKA_INFO)
+    if head[:4] != _EBML or info < 0:
+        return False
+    duration = _MATROSKA_DURATION.search(head, info, info + _MATROSKA_INFO_BYTES)
+    return duration is None or not any(duration[1][1:])
 
 
 def mp4_starts(source: Opened) -> list[int]:
@@ -279,22 +292,21 @@ def ogg_pages(source: Opened) -> Ogg:
 
 
 def _next_page(source: Opened, position: int) -> int:
-    return next(_places(source, re.compile(b"OggS"), position), source.size)
+    return next(_places(source, b"OggS", position), source.size)
 
 
 def flac_starts(source: Opened) -> list[int]:
     """Where each FLAC file begins, of those that were joined to make this one (RFC 9639, 6)."""
-    return list(_places(source, re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"), 0))
+    return [at for at in _places(source, b"fLaC", 0) if _FLAC_FIRST_BLOCK.match(source.read_at(at + 4, 4))]
 
 
-def _places(source: Opened, magic: re.Pattern[bytes], position: int) -> Iterator[int]:
-    """Positions of some bytes, at most eight of them, from ``position`` on."""
+def _places(source: Opened, magic: bytes, position: int) -> Iterator[int]:
+    """Where some bytes are, from ``position`` on."""
     while position < source.size:
         chunk = source.read_at(position, _CHUNK_BYTES)
-        last = -1
-        for found in magic.finditer(chunk):
-            last = found.start()
-            yield position + last
+        found = -1
+        while (found := chunk.find(magic, found + 1)) >= 0:
+            yield position + found
         if len(chunk) < _CHUNK_BYTES:
             return
-        position += max(last + 1, len(chunk) - 8)
+        position += len(chunk) - len(magic) + 1

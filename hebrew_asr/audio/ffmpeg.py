@@ -9,7 +9,7 @@ import av
 import av.error
 import numpy as np
 
-from hebrew_asr.audio.containers import asf_is_live
+from hebrew_asr.audio.containers import is_live
 from hebrew_asr.audio.reading import BLOCK_VALUES, Block, Reading
 
 _FORMATS = (
@@ -45,7 +45,7 @@ def _blocks(reading: Reading) -> Iterator[Block]:
     options = {"format_whitelist": _FORMATS}
     with av.open(reading.source.file, "r", options=options, metadata_errors="replace") as container:
         stream = _audio_stream(container, reading)
-        stream.codec_context.thread_count = 1
+        decoder = _decoder(stream.codec_context)
         lost = packets = 0
         broken = False
         end_s = 0.0
@@ -60,7 +60,7 @@ def _blocks(reading: Reading) -> Iterator[Block]:
                 reading.cut = "its last packet is not whole"
             packets += packet.size > 0  # the empty one at the end only asks for what is left
             try:
-                frames, broken = packet.decode(), False
+                frames, broken = decoder.decode(packet if packet.size else None), False
             except av.error.FFmpegError:
                 broken = packet.size > 0
                 lost += broken
@@ -92,9 +92,26 @@ def _audio_stream(container: Any, reading: Reading) -> Any:
     stream = next((s for s in streams if s.disposition & s.disposition.default), streams[0])
     if stream.codec_context is None:
         raise reading.fault("its codec is not known")
-    if str(stream.codec_context.codec_tag) in _ENCRYPTED_TAGS:
+    if _tag(stream.codec_context) in _ENCRYPTED_TAGS:
         raise reading.fault("it is encrypted (DRM)")
     return stream
+
+
+def _tag(context: Any) -> str:
+    """Four letters by which its container calls a codec; none where that is a number, as 0xFF for AAC in avi."""
+    try:
+        return str(context.codec_tag)
+    except UnicodeDecodeError:
+        return ""
+
+
+def _decoder(context: Any) -> Any:
+    """What decodes a stream. FFmpeg's own decoders of AMR leave out the pauses that a telephone sends no sound for."""
+    if context.name in ("amrnb", "amrwb"):
+        rate_hz, context = context.sample_rate, av.CodecContext.create(f"libopencore_{context.name}", "r")
+        context.sample_rate, context.layout = rate_hz, "mono"
+    context.thread_count = 1
+    return context
 
 
 def _samples(frame: Any, reading: Reading) -> np.ndarray:
@@ -116,7 +133,7 @@ def _samples(frame: Any, reading: Reading) -> np.ndarray:
 def _compare(container: Any, end_s: float, reading: Reading) -> None:
     """Notice a container that goes on for longer, by its header, than its last packet of any track."""
     timed = _STATES_LENGTH.get(container.format.name.split(",")[0])
-    if container.duration is None or timed is None or asf_is_live(reading.source):
+    if container.duration is None or timed is None or is_live(reading.source):
         return
     stated_s = container.duration / av.time_base
     end_s = end_s - max((container.start_time or 0) / av.time_base, 0.0) if timed else reading.lasts_s

@@ -177,6 +177,7 @@ CODED: dict[str, tuple[Callable[[], bytes], float]] = {
     "aac in mkv": (_ffmpeg("matroska", "aac", 44_100), 0.05),
     "aac": (_ffmpeg("adts", "aac", 44_100), 0.1),
     "aac in mpegts": (_ffmpeg("mpegts", "aac", 44_100), 0.1),
+    "aac in avi": (_ffmpeg("avi", "aac", 44_100), 0.1),
     "aac in flv": (_ffmpeg("flv", "aac", 44_100), 0.1),
     "wma": (_ffmpeg("asf", "wmav2", 44_100, bit_rate=128_000), 0.06),
     "wma from a pipe": (_ffmpeg("asf", "wmav2", 44_100, bit_rate=64_000, piped=True), 0.06),

@@ -10,6 +10,7 @@ import tracemalloc
 import wave
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soxr
@@ -187,6 +188,37 @@ def test_a_last_packet_that_is_not_whole_tells_of_a_cut(name, share):
         decode(content[: int(share * len(content))])
 
 
+@pytest.mark.parametrize("container", ["amr", "3gp"])
+def test_pauses_that_a_telephone_sends_no_sound_for_are_heard_as_pauses(container):
+    spoken = np.concatenate([voice(8_000), np.zeros(16_000, np.float32), voice(8_000)])
+    content = by_ffmpeg(spoken, 8_000, container, "libopencore_amrnb", dtx="1")
+    assert len(content) < 0.9 * len(by_ffmpeg(spoken, 8_000, container, "libopencore_amrnb"))
+    got = decode(content)
+    assert len(got) / SAMPLE_RATE_HZ == pytest.approx(2 * LASTS_S + 2, abs=0.04)
+    assert likeness(got[-32_000:], soxr.resample(voice(8_000), 8_000, SAMPLE_RATE_HZ)[-32_000:]) > 0.75
+    wide = b"#!AMR-WB\n" + bytes([0x7C]) * 50  # 50 frames that say that nothing is sent (3GPP TS 26.201, 4.1.1)
+    assert len(decode(wide)) == SAMPLE_RATE_HZ
+
+
+def test_a_live_film_is_not_measured_by_its_bit_rate():
+    """Its header says no length, and FFmpeg's guess leaves out the pictures, whose rate is not known."""
+    out, pictures = sounds.Pipe(), np.random.default_rng(0).integers(0, 255, (30, 96, 64), np.uint8)
+    with av.open(out, "w", format="matroska") as film:
+        sound = film.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        moving = film.add_stream("mjpeg", rate=10, width=64, height=64, pix_fmt="yuvj420p")
+        for number, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="yuvj420p")
+            frame.pts = number
+            film.mux(moving.encode(frame))
+            heard = voice(16_000)[None, number * 1600 : (number + 1) * 1600] * 32_767
+            part = av.AudioFrame.from_ndarray(heard.astype(np.int16), format="s16", layout="mono")
+            part.rate, part.pts = 16_000, number * 1600
+            film.mux(sound.encode(part))
+    with av.open(io.BytesIO(out.content)) as film:
+        assert film.duration > 1.2 * LASTS_S * 1e6
+    np.testing.assert_allclose(decode(bytes(out.content)), voice(16_000), atol=1.01 / 32768)
+
+
 def test_a_long_packet_that_cannot_be_decoded_is_not_passed_over():
     whole = by_ffmpeg(voice(16_000), 16_000, "matroska", "tta", piped=True)  # its last packet: how long, is not known
     with pytest.raises(AudioError, match="packets of sound cannot be decoded"):
@@ -260,8 +292,6 @@ def test_only_regular_files_are_read(tmp_path):
 
 def test_what_is_no_sound_says_so(tmp_path):
     video = io.BytesIO()
-    import av
-
     with av.open(video, "w", format="mp4") as file:
         stream = file.add_stream("mpeg4", rate=25, width=64, height=64, pix_fmt="yuv420p")
         frame = av.VideoFrame(64, 64, "yuv420p")
