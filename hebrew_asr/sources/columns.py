@@ -121,14 +121,16 @@ def _plain_row(row: dict[str, Any], place: Place) -> Row:
     groups = [f"speaker:{row[column]}" for column in SPEAKER_COLUMNS if row.get(column) not in (None, "")]
     groups += [f"session:{row[column]}" for column in SESSION_COLUMNS if row.get(column) not in (None, "")]
     text = _text(row)
+    extra, problem = _struct(row, "extra_data", place)
     return Row(
         id=place.id,
         text=text,
         audio=_audio(row, place),
         groups=tuple(groups),
-        flags=_flags(row, {}),
+        flags=_flags(row, extra),
         stated_duration_s=samples / 16_000 if isinstance(samples, int) else number(row.get("duration_s")),
         timed=has_timestamps(text),
+        problem=problem,
     )
 
 
@@ -192,7 +194,7 @@ def _text(row: dict[str, Any]) -> str:
 
 
 def _plain(name: str, *required: str, optional: tuple[str, ...] = ()) -> Adapter:
-    more = (*SPEAKER_COLUMNS, *SESSION_COLUMNS, *TEXT_COLUMNS, *FLAGS, *optional)
+    more = (*SPEAKER_COLUMNS, *SESSION_COLUMNS, *TEXT_COLUMNS, *FLAGS, *_EXTRA, *optional)
     return Adapter(name, frozenset(("audio", *required)), more, _plain_row)
 
 

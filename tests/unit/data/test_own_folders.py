@@ -148,6 +148,18 @@ def test_rows_that_are_wrong_are_named_one_by_one(tmp_path):
     assert "empty audio file" in found and len(rows) == len(lines) + 3
 
 
+def test_check_boxes_inside_a_listing_count_however_they_are_written(tmp_path):
+    files(tmp_path, "a.wav", "b.wav", "c.wav", "d.wav", "e.wav")
+    boxes = [{"noisy": True}, json.dumps({"noisy": "true"}), json.dumps(json.dumps({"noisy": 1})), None, "{'noisy'"]
+    lines = [
+        {"audio": f"{name}.wav", "text": "שלום", "extra_data": box} for name, box in zip("abcde", boxes, strict=True)
+    ]
+    write(tmp_path / "clips.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
+    rows = rows_of(tmp_path)
+    assert [row.flags for row in rows] == [("noisy",)] * 3 + [()] * 2
+    assert problems_of(rows) == {"e.wav": "unreadable metadata"}
+
+
 def test_stretches_of_a_file_are_cut_and_stay_together(tmp_path):
     files(tmp_path, "long.wav", "b.wav")
     lines = [

@@ -64,6 +64,10 @@ def test_columns_of_fields_written_as_text(tmp_path, written):
     pq.write_table(pa.table(columns | {"sentence": pa.array([None], pa.string())}), tmp_path / "a.parquet")
     (row,) = rows_of(tmp_path / "a.parquet")
     assert (row.text, row.flags, row.stated_duration_s, row.retake) == ("שלום", ("noisy",), 1.5, True)
+    for box in (written, _FIELDS):  # a table of another schema may have the check-boxes too
+        table = pa.table({"audio": [b"x"], "text": ["שלום"], "extra_data": [box]})
+        pq.write_table(table, tmp_path / "plain.parquet")
+        assert [row.flags for row in rows_of(tmp_path / "plain.parquet")] == [("noisy",)]
     del columns["uuid"], columns["sentence"], columns["extra_data"]
     for metadata, groups in ((json.dumps({"entry_id": "e1"}), ("session:e1",)), (float("nan"), ())):
         pq.write_table(pa.table(columns | {"transcript": ["שלום"], "metadata": [metadata]}), tmp_path / "b.parquet")
