@@ -88,6 +88,8 @@ def _next_pcm(source: Opened, position: int) -> int | None:
         after, position = after[padding:], position + padding
         if _PCM.match(after):
             return position
+        if after[:4] in (b"data", b"SSND"):
+            raise AudioError(source.label, "it holds several stretches of samples, of which readers hear one")
         if len(after) < 8 or not _TAG.match(after):
             return None
         position += 8 + int.from_bytes(after[4:8], order)

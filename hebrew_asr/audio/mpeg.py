@@ -43,6 +43,8 @@ class _Run:
     kind: _Kind
     mono: bool
     frames: int = 0
+    is_cut: bool = False
+    """The file ends in the frame after them."""
 
 
 def _headers() -> Iterator[tuple[bytes, tuple[int, _Kind]]]:
@@ -79,6 +81,8 @@ class Mpeg:
     """One rate and number of channels, and nothing between the frames."""
     stated_frames: int | None = None
     """By the tag of the first frame (Xing, Info or VBRI)."""
+    ends_whole: bool = False
+    """There are frames, and the last one is whole; tags may follow it."""
 
     @property
     def is_cut_off(self) -> bool:
@@ -119,7 +123,7 @@ def frames_of(source: Opened) -> Mpeg:
     window, position = _Window(source), 0
     runs: list[_Run] = []
     stated: int | None = None
-    broken = between = False
+    broken = between = cut = False
     while position + 4 <= source.size:
         index = window.at(position)
         header = _HEADERS.get(window.bytes[index + 1 : index + 3]) if window.bytes[index] == 0xFF else None
@@ -134,6 +138,7 @@ def frames_of(source: Opened) -> Mpeg:
             continue
         run = _Run(header[1], window.bytes[index + 3] >= 0xC0)
         position = _follow(window, position, run)
+        cut |= run.is_cut
         if not run.frames:  # the last one, which is not whole
             break
         runs.append(run)
@@ -143,6 +148,7 @@ def frames_of(source: Opened) -> Mpeg:
         frame_s=max((run.kind.frame_s for run in runs), default=0.0),
         uniform=not between and len({(run.kind, run.mono) for run in runs}) <= 1,
         stated_frames=stated,
+        ends_whole=bool(runs) and not cut,
     )
 
 
@@ -165,7 +171,7 @@ def _follow(window: _Window, position: int, run: _Run) -> int:
                 run.frames = frames
                 return start + index
             if start + index + header[0] > size:
-                run.frames = frames
+                run.frames, run.is_cut = frames, True
                 return start + index if frames == 0 else size
             index += header[0]
             frames += 1

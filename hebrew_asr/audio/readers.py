@@ -30,6 +30,8 @@ from hebrew_asr.errors import first_line
 
 _OGG_TOLERANCE_S = 0.1
 _LARGEST_PART = 1 << 28
+_MISCOUNTED_BYTES = 64
+"""Some writers count the header among the samples: that is no sound missing."""
 
 
 def blocks_of(reading: Reading) -> Iterator[Block]:
@@ -56,7 +58,7 @@ def blocks_of(reading: Reading) -> Iterator[Block]:
             from hebrew_asr.audio.ffmpeg import blocks_by_ffmpeg  # a tenth of a second, which most files do without
 
             yield from _counted(blocks_by_ffmpeg(reading), reading)
-        reading.cut = reading.cut or plan.cut(reading.lasts_s)
+        reading.cut = ("" if plan.ends_whole else reading.cut) or plan.cut(reading.lasts_s)
 
 
 def seconds_of(reading: Reading) -> float:
@@ -119,6 +121,8 @@ class _Plan:
     """FFmpeg reads it where libsndfile gets nothing out of it."""
     parts: Sequence[int] = ()
     """Where the files begin that were joined to make this one, if there are several: each is read alone."""
+    ends_whole: bool = False
+    """Its last frame is whole: what FFmpeg cannot decode after it is a tag."""
     lasts_s: float | None = None
     """What libsndfile would read, where its own header does not say."""
 
@@ -130,9 +134,13 @@ def _plan_of(reading: Reading) -> _Plan:
 def _pcm(reading: Reading) -> _Plan:
     (starts, end), size = pcm_files(reading.source), reading.source.size
     cut = ""
-    if end is not None and end > size + 1:
+    if end is not None and end > size + _MISCOUNTED_BYTES:
         cut = f"the file has {size:,} bytes, and by its header sound until byte {end:,}"
-    return _Plan(True, lambda _lasts_s: cut, else_ffmpeg=True, parts=starts)  # codecs that libsndfile does not know
+    try:  # it takes the length of mp3 in wav from the rate of the first frames
+        by_libsndfile = not reading.libsndfile().subtype.startswith("MPEG")
+    except soundfile.LibsndfileError:  # a codec that it does not know
+        by_libsndfile = False
+    return _Plan(by_libsndfile, lambda _lasts_s: cut, else_ffmpeg=True, parts=starts)
 
 
 def _ogg(reading: Reading) -> _Plan:
@@ -155,12 +163,15 @@ def _flac(reading: Reading) -> _Plan:
 
 def _mp3(reading: Reading) -> _Plan:
     frames = frames_of(reading.source)
-    whole = frames.uniform and abs(_libsndfile_s(reading) - frames.lasts_s) <= 3 * frames.frame_s
+    try:
+        whole = frames.uniform and abs(_libsndfile_s(reading) - frames.lasts_s) <= 3 * frames.frame_s
+    except soundfile.LibsndfileError:  # it looks for the first frame in the first kilobytes only
+        whole = False
     cut = ""
     if frames.is_cut_off:
         cut = f"its tag counts {frames.stated_frames} frames, and it has {frames.frames}"
     lasts_s = frames.lasts_s if whole and frames.stated_frames is None else None
-    return _Plan(whole or not frames.frames, lambda _lasts_s: cut, lasts_s=lasts_s)
+    return _Plan(whole or not frames.frames, lambda _lasts_s: cut, lasts_s=lasts_s, ends_whole=frames.ends_whole)
 
 
 def _other(reading: Reading) -> _Plan:
@@ -179,9 +190,9 @@ _PLANS: dict[str, Callable[[Reading], _Plan]] = {
 
 
 def _libsndfile_s(reading: Reading) -> float:
-    """How much libsndfile would read: what a tag says, or an estimate; 0 for mp3 in wav, of which it knows nothing."""
+    """How much libsndfile would read: what a tag says, or an estimate."""
     file = reading.libsndfile()
-    return 0.0 if file.format.startswith("WAV") and file.subtype.startswith("MPEG") else file.frames / file.samplerate
+    return file.frames / file.samplerate
 
 
 def _by_libsndfile(reading: Reading) -> Iterator[Block]:
