@@ -1,8 +1,8 @@
 """The one way in which sound becomes samples: any container that can be read, to mono 16 kHz float32.
 
 Read to the end of the stream and in blocks: a length field sizes nothing, and memory is bounded by what a caller takes.
-A stream that states no length (mp3 without a tag, mp2, ac3, MPEG-TS, a live webm) may be cut without a trace: then what
-there is of it is heard, and nothing is said.
+A stream that states no length (mp3 without a tag, mp2, aac, amr, ac3, flv, MPEG-TS and mpg, mp4 in fragments, and
+whatever was written live) may be cut without a trace: then what there is of it is heard, and nothing is said.
 """
 
 from __future__ import annotations
