@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -43,6 +44,10 @@ class HubShard:
 
     def units(self) -> list[Unit]:
         """Download the file into the hub's cache and cut it into units."""
+        return self._units
+
+    @cached_property
+    def _units(self) -> list[Unit]:
         from huggingface_hub import hf_hub_download
 
         path = _explained(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow
@@ -79,6 +80,10 @@ class LocalShard:
 
     def units(self) -> list[Unit]:
         """Units of whole row groups, about ``ROWS_PER_UNIT`` rows each."""
+        return self._units
+
+    @cached_property  # a file of 200,000 row groups takes two minutes
+    def _units(self) -> list[Unit]:
         return parquet_units(self.dataset, self.index, self.path, self.held_out)
 
 

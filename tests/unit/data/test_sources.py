@@ -259,3 +259,13 @@ def test_not_a_source(tmp_path):
         open_source(str(tmp_path))
     assert source_name("ivrit-ai/crowd-transcribe-v5@abc") == "crowd-transcribe-v5"
     assert source_name("google/fleurs:he_il") == "fleurs"
+
+
+def test_a_footer_is_walked_once(tmp_path):
+    """The forecast of disk space asks for the units of a shard before its conversion does."""
+    pq.write_table(pa.table({"audio": [b"x"] * 3, "text": ["שלום"] * 3}), tmp_path / "a.parquet", row_group_size=1)
+    (shard,) = open_source(str(tmp_path)).shards
+    units = shard.units()
+    assert sum(unit.num_rows for unit in units) == 3
+    (tmp_path / "a.parquet").unlink()
+    assert shard.units() == units
