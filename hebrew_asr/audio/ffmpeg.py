@@ -107,11 +107,12 @@ def _tag(context: Any) -> str:
 
 def _decoder(context: Any) -> Any:
     """What decodes a stream. FFmpeg's own decoders of AMR leave out the pauses that a telephone sends no sound for."""
+    decoder = context
     if context.name in ("amrnb", "amrwb"):
-        rate_hz, context = context.sample_rate, av.CodecContext.create(f"libopencore_{context.name}", "r")
-        context.sample_rate, context.layout = rate_hz, "mono"
-    context.thread_count = 1
-    return context
+        decoder = cast(Any, av.CodecContext.create(f"libopencore_{context.name}", "r"))
+        decoder.sample_rate, decoder.layout = context.sample_rate, "mono"
+    decoder.thread_count = 1
+    return decoder
 
 
 def _samples(frame: Any, reading: Reading) -> np.ndarray:
