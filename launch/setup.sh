@@ -1,5 +1,5 @@
 # Sourced by the launch commands: makes .venv with everything pinned in requirements.lock. Quick when it is there.
-# Needs bash, gcc and Python 3.11 or 3.12; nothing is installed outside this folder.
+# Needs bash, gcc and Python 3.11 to 3.14; nothing is installed outside this folder.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -8,13 +8,13 @@ say() { printf '\033[1m==>\033[0m %s\n' "$*"; }
 # A Python that can make a virtual environment with pip in it.
 find_python() {
   local candidate
-  for candidate in $(type -ap python3.12 python3.11 python3 || true); do
-    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+  for candidate in $(type -ap python3.12 python3.13 python3.11 python3.14 python3 || true); do
+    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then
       echo "$candidate"
       return
     fi
   done
-  echo "error: no Python 3.11 or 3.12 with venv on PATH. On Debian or Ubuntu: apt-get install python3 python3-venv gcc" >&2
+  echo "error: no Python 3.11 to 3.14 with venv on PATH. On Debian or Ubuntu: apt-get install python3 python3-venv gcc" >&2
   return 4
 }
 

@@ -106,7 +106,7 @@ class Phase:
 
     The schedule falls over the whole run, so a later phase stays below what stands here: round2's phase A begins at
     61 % of it. The start of a run prints the highest rates that it will take. What a group holds is said in ``GROUPS``
-    of ``model/phases.py``; ``head`` is the input embedding too, since Qwen3-ASR ties the two.
+    of ``model/groups.py``; ``head`` is the input embedding too, since Qwen3-ASR ties the two.
     """
 
 

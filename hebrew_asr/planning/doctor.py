@@ -29,10 +29,12 @@ from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.cores import usable_cores
 from hebrew_asr.corpus.preparation.options import RECIPE_SOURCES
 from hebrew_asr.data.manifest import has_manifest
-from hebrew_asr.errors import UsageError, first_line
+from hebrew_asr.errors import EnvironmentProblem, UsageError, first_line
 from hebrew_asr.files import nearest_existing
+from hebrew_asr.launching.place import collective_timeout_s
 from hebrew_asr.model.groups import phase_groups
 from hebrew_asr.model.sizes import sizes_at, weight_shapes
+from hebrew_asr.planning.all_reduce import reduction
 from hebrew_asr.planning.cards import Card, profile_for, visible_cards
 from hebrew_asr.planning.doctor_access import clock, repository, wandb_login
 from hebrew_asr.planning.zero_memory import sizes_of
@@ -81,6 +83,8 @@ def examine(recipe: Recipe, profile: Profile | None, folder: Path) -> tuple[list
         "driver": partial(_driver, profile),
         "GPUs": partial(_gpus, profile, cards, best),
         "NVLink": partial(_nvlink, cards),
+        "all-reduce": partial(reduction, len(cards), need),
+        "time-out": _time_out,
         "disk space": partial(_disk_space, need, folder),
         "disk speed": partial(_disk_speed, need, folder),
         "cores": partial(_cores, recipe, ranks),
@@ -222,6 +226,14 @@ def _nvlink(cards: list[Card]) -> Told:
     if re.search(r"\bNV\d+\b", topology):
         return "ok", "GPUs are linked by NVLink", ""
     return "warn", "GPUs talk over PCIe: gradients take longer to reduce", "nothing, if the price is right"
+
+
+def _time_out() -> Told:
+    try:
+        seconds = collective_timeout_s()
+    except EnvironmentProblem as error:
+        return "fail", str(error), "unset it, or give seconds"
+    return "ok", f"ranks wait {seconds:,.0f} s for each other", ""
 
 
 def _disk_space(need: DiskNeed | None, folder: Path) -> Told:

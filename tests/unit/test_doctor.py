@@ -12,7 +12,9 @@ import pytest
 
 from hebrew_asr.config.profiles import load_profile
 from hebrew_asr.config.recipe import load_recipe
-from hebrew_asr.planning import doctor
+from hebrew_asr.errors import EnvironmentProblem
+from hebrew_asr.planning import all_reduce, doctor
+from hebrew_asr.planning.all_reduce import reduction
 from hebrew_asr.planning.cards import Card, profile_for
 from hebrew_asr.planning.doctor_access import wandb_login
 from hebrew_asr.training.disk_space import DiskNeed
@@ -85,6 +87,31 @@ def test_the_profile_for_these_gpus(count, name, memory_gib, profile):
 def test_gpus_that_do_and_do_not_suit(found, state, says):
     told = doctor._gpus(load_profile("a100x8"), found, profile_for(found))
     assert told[0] == state and says in told[1] and bool(told[2]) == (state != "ok")
+
+
+def test_links_between_gpus_are_measured(monkeypatch):
+    """The rate itself is measured on real ranks in ``tests/integration/test_bench.py``."""
+    need = DiskNeed(12_000_000_000, 4, 1)
+    assert reduction(1, need) == ("ok", "not measured: there are fewer than two GPUs", "")
+    for rate, state in ((300.0, "ok"), (4.0, "warn")):
+        monkeypatch.setattr(all_reduce, "bus_gb_per_s", lambda *_, rate=rate, **__: rate)
+        told = reduction(2, need)
+        assert told[0] == state and f"{rate:.0f} GB/s" in told[1] and bool(told[2]) == (state == "warn")
+        assert f"take {4e9 / rate / 1e6:,.0f} ms" in told[1]
+
+    def fails(*_, **__):
+        raise EnvironmentProblem("rank 1 ended with code 1: NCCL error")
+
+    monkeypatch.setattr(all_reduce, "bus_gb_per_s", fails)
+    told = reduction(2, None)
+    assert told[0] == "fail" and "cannot add up gradients: rank 1 ended" in told[1] and told[2]
+
+
+def test_a_time_out_that_is_none_fails(monkeypatch):
+    monkeypatch.setenv("NCCL_TIMEOUT", "half an hour")
+    assert doctor._time_out()[0] == "fail"
+    monkeypatch.setenv("NCCL_TIMEOUT", "1800")
+    assert doctor._time_out() == ("ok", "ranks wait 1,800 s for each other", "")
 
 
 def test_a_disk_that_is_too_small_fails(tmp_path):
