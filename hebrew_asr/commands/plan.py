@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hebrew_asr.config.values import PositiveFloat, PositiveInt
@@ -37,11 +38,13 @@ class Command(DataArguments):
         from dataclasses import replace
 
         from hebrew_asr.config.profiles import load_profile
-        from hebrew_asr.errors import EnvironmentProblem
+        from hebrew_asr.errors import DataError, EnvironmentProblem
         from hebrew_asr.planning.clock import run_clock
         from hebrew_asr.planning.plan import make_plan, what_would_fit
 
         recipe, profile = self.load_recipe(), load_profile(self.ds)
+        if self.data is not None and not (Path(self.data) / "train.jsonl").is_file():
+            raise DataError(f"no prepared set in {self.data}: train.jsonl is missing; hebrew-asr prepare makes one")
         if not profile.is_plain:
             from hebrew_asr.engine.nested_keys import check_nested_keys
 

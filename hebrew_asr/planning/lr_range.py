@@ -117,14 +117,10 @@ def measure(arguments: LrRangeArguments) -> int:
     """Train until the rates are highest or the loss diverges; collective. Returns the exit code."""
     run = set_up(arguments)
     ramp = Ramp(run.recipe, run.dataset.steps_per_epoch, arguments)
-    tests: list[RangeTest] = []
-
-    def session(of: Run) -> RangeTest:
-        tests.append(RangeTest(of))
-        return tests[-1]
-
-    train(replace(run, schedule=ramp), session)
-    losses = tests[0].losses
+    run = replace(run, schedule=ramp)
+    test = RangeTest(run)
+    train(run, test)
+    losses = test.losses
     if run.ranks.is_main:
         told = [None if math.isnan(loss) else loss for loss in losses]
         write_json(arguments.out, {"factors": [ramp.factor(step) for step in range(len(losses))], "losses": told})

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from hebrew_asr.errors import HebrewASRError, Preempted, TrainingFault, Unsaved
 from hebrew_asr.training.faults import keep_evidence
 from hebrew_asr.training.session import Session
 from hebrew_asr.training.setup import Run
 
 
-def train(run: Run, make_session: Callable[[Run], Session] = Session) -> None:
-    """Train from ``run.state`` to the end of the recipe; collective. ``make_session``: what each line does.
+def train(run: Run, session: Session | None = None) -> None:
+    """Train from ``run.state`` to the end of the recipe; collective. ``session``: of another kind than ``Session``.
 
     Raises:
         Preempted: asked to stop; says what is saved.
@@ -19,7 +17,7 @@ def train(run: Run, make_session: Callable[[Run], Session] = Session) -> None:
         TrainingFault: a phase did not train what it should, or gradients stayed non-finite.
         DataError: more clips cannot be decoded than the recipe bears.
     """
-    session = make_session(run)
+    session = session or Session(run)
     try:
         session.start()
         for batch in session.steps():

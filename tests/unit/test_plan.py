@@ -192,8 +192,12 @@ def tiny(tmp_path, tiny_folder):
 
 
 def test_the_data_folder_decides_where_there_is_one(tiny, tmp_path, capsys):
-    options = [part for change in tiny for part in ("--set", change)]
+    # --data goes before what --set says of the folder
+    options = [part for change in [*tiny, "data.folder=nowhere"] for part in ("--set", change)]
+    options += ["--data", str(tmp_path / "data")]
     cpu = str(PROFILES / "cpu.json")
+    assert main(["plan", "--ds", cpu, "--data", str(tmp_path)]) == 3
+    assert f"no prepared set in {tmp_path}" in capsys.readouterr().err
     command = ["plan", "--ds", cpu, "--clips-per-s", "2", "--num-gpus", "1", "--price-per-hour", "36", *options]
     assert main(command) == 0
     told = capsys.readouterr().out
