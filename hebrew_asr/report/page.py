@@ -29,23 +29,28 @@ def write_report(run_folder: Path, out: Path | None = None, other: Rival | None 
     Raises:
         DataError: ``run_folder`` holds no run, or a file of it is broken.
     """
-    run_folder = Path(run_folder)
-    path = out or run_folder / "report.html"
+    return write_run(read_run(Path(run_folder)), out, other)
+
+
+def write_run(
+    run: RunHistory, out: Path | None = None, other: Rival | None = None, refresh_s: int | None = None
+) -> Path:
+    """The same of a run that has been read; ``refresh_s``: seconds after which a browser loads the page anew."""
+    path = out or run.folder / "report.html"
     # A lone surrogate, which JSON can spell, has no UTF-8 form.
-    run = read_run(run_folder)
-    write_atomically(path, page(run, other, _sounds(run, path.parent)).encode("utf-8", "replace"))
+    write_atomically(path, page(run, other, _sounds(run, path.parent), refresh_s).encode("utf-8", "replace"))
     return path
 
 
-def page(run: RunHistory, other: Rival | None = None, sounds: Mapping[str, str] | None = None) -> str:
+def page(run: RunHistory, other: Rival | None, sounds: Mapping[str, str], refresh_s: int | None) -> str:
     """The whole document.
 
     Args:
         run: that it tells of.
         other: a run that it is set beside.
         sounds: address of a clip's audio file by its id.
+        refresh_s: seconds after which a browser loads it anew.
     """
-    sounds = sounds or {}
     found = result(run)
     body = [
         _hatch(),
@@ -62,7 +67,8 @@ def page(run: RunHistory, other: Rival | None = None, sounds: Mapping[str, str] 
         _details(run),
     ]
     script = asset("cursor.js") + asset("clips.js")
-    return document(f"{run.name}: training report", join(body), script=script, policy="media-src 'self' file:")
+    title, policy = f"{run.name}: training report", "media-src 'self' file:"
+    return document(title, join(body), script=script, policy=policy, refresh_s=refresh_s)
 
 
 def _sounds(run: RunHistory, folder: Path) -> dict[str, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hebrew_asr.cli import main
+from hebrew_asr.commands.report import follow
 from hebrew_asr.errors import DataError
 from hebrew_asr.pages.document import asset
 from hebrew_asr.pages.markup import element
@@ -123,6 +126,30 @@ def test_what_a_run_took_of_its_machines_is_drawn(run: Path) -> None:
     (run / "metrics.jsonl").write_text(lines + json.dumps(on_a_cpu[0]) + "\n")
     titles = [title.strip() for title in page_of(run).text["figcaption"] if title.startswith(("GPU", "Host"))]
     assert titles == ["Host memory"]
+
+
+def test_a_report_follows_its_run_to_the_end(run: Path) -> None:
+    whole, summary = (run / "metrics.jsonl").read_text(), (run / "summary.json").read_text()
+    (run / "metrics.jsonl").write_text(whole[: len(whole) // 2])
+    (run / "summary.json").unlink()
+    seen: list[str] = []
+
+    def go_on() -> None:
+        while len(seen) < 2:
+            page = run / "report.html"
+            if page.is_file() and (not seen or page.read_text() != seen[-1]):
+                seen.append(page.read_text())
+                (run / "metrics.jsonl").write_text(whole)
+            time.sleep(0.01)
+        (run / "summary.json").write_text(summary)
+
+    training = threading.Thread(target=go_on)
+    training.start()
+    path = follow(run, None, pause_s=0.05)
+    training.join()
+    assert all('http-equiv="refresh"' in page for page in seen), "it loads itself anew"
+    assert 'http-equiv="refresh"' not in path.read_text() and path.read_text() == write_report(run).read_text()
+    assert main(["report", str(run), str(run), "--follow"]) == 2
 
 
 @examples(200)
