@@ -9,7 +9,8 @@ quiet: ten minutes of silence, noise, hum and tones. hour: memory above the mode
 beside transformers' ``generate``. serving: ``hebrew-asr serve`` with 50 requests at once, and one by one.
 
 On a GPU with the weights of a full-size model drawn at random, which never end a text: ``speed`` alone, with
-``--device cuda --random FOLDER``, where FOLDER holds config.json and the tokenizer.
+``--device cuda --random FOLDER``, where FOLDER holds config.json and the tokenizer. What never ends is suspect, and
+`transcribe` tries it again: the row without the search is then the one to compare.
 """
 
 from __future__ import annotations
