@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,8 @@ def atomic(path: str | Path) -> Generator[BinaryIO, None, None]:
     """A stream whose content becomes the file when the block ends, and nothing of which is left if it raises."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A process id is a machine's own, and a folder may be several machines'.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{secrets.randbelow(10**9):09d}.tmp")
     try:
         with temporary.open("wb") as stream:
             yield stream

@@ -17,6 +17,7 @@ from typing import Any
 
 from hebrew_asr.corpus.preparation import summary
 from hebrew_asr.corpus.preparation.assemble import Assembly, assemble
+from hebrew_asr.corpus.preparation.cluster import Cluster
 from hebrew_asr.corpus.preparation.disk import require_disk
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.output import (
@@ -88,6 +89,8 @@ def prepare(options: PrepareOptions) -> dict[str, Any]:
         EnvironmentProblem: the hub is out of reach, or the disk is too small or full.
     """
     options.check()
+    if options.workers_on is not None:  # other machines start in other folders
+        options = replace(options, out=options.out.resolve())
     folder, work = options.out, options.out / _WORK
     was_ready = is_prepared(folder)
     with _write_errors_explained(folder):
@@ -168,7 +171,7 @@ def _build(options: PrepareOptions, folder: Path, work: Path) -> None:
     everything = [*sources, *tests]
     shards = [shard for source in everything for shard in source.shards]
     assembly = None
-    with Workers(options.processes, work) as workers:
+    with _workers(options, work) as workers:
         summary.print_plan(everything, require_disk(sources, options, folder, work, workers), folder)
         while assembly is None:
             with Progress(sum(shard.size_bytes for shard in shards)) as progress:
@@ -180,6 +183,12 @@ def _build(options: PrepareOptions, folder: Path, work: Path) -> None:
     os.sync()  # clips are written without fsync, so all of them must reach the disk before the folder is announced
     digest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
     write_atomically(work / SUCCESS, f"{digest}\n")
+
+
+def _workers(options: PrepareOptions, work: Path) -> Workers:
+    if options.workers_on is None:
+        return Workers(options.processes, work)
+    return Cluster(options.workers_on, work)
 
 
 def _open_sources(options: PrepareOptions, work: Path) -> tuple[list[Source], list[Source]]:

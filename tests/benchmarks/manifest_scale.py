@@ -51,7 +51,8 @@ def draw_manifest(path: Path, count: int, seed: int = 0) -> None:
     groups = _joined("speaker-", pyarrow.array(rng.integers(0, 20_000, count)))
     _write_lines(path, paths, texts, ids, seconds, groups)
     folder = pyarrow.DictionaryArray.from_arrays(pyarrow.array(codes), folders.cast(pyarrow.large_binary()))
-    columns = [folder, names.cast(pyarrow.large_binary()), texts, ids, pyarrow.array(seconds), groups]
+    whole = pyarrow.array(np.zeros(count, np.int64))
+    columns = [folder, names.cast(pyarrow.large_binary()), texts, ids, pyarrow.array(seconds), groups, whole, whole]
     batch = pyarrow.record_batch(columns, schema=COLUMNS)
     write_mapped(mapped_path(path), Clips(batch, [""] * len(folders)), digest_of(path))
 

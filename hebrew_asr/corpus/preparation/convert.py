@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import secrets
 import sys
 import wave
 from collections.abc import Callable, Generator, Iterator
@@ -74,7 +75,7 @@ def _keeping(
     """What puts the sound of a clip where it is kept."""
     if options.store == "files":
         (folder / "clips" / unit.dataset / f"{unit.shard:05d}").mkdir(parents=True, exist_ok=True)
-        yield lambda record, encoded: (folder / record.audio).write_bytes(encoded)
+        yield lambda record, encoded: _write_clip(folder / record.audio, encoded)
         return
     path = work / "sounds" / f"{unit_name(unit)}.flac"
     with atomic(path) as stream:
@@ -84,6 +85,13 @@ def _keeping(
             stream.write(encoded)
 
         yield keep
+
+
+def _write_clip(path: Path, encoded: bytes) -> None:
+    """Whole at any moment: on a cluster, a worker that was given up may still write what another has written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{secrets.randbelow(10**9):09d}.tmp")
+    temporary.write_bytes(encoded)
+    temporary.replace(path)
 
 
 def convert_row(row: Row, unit: Unit, position: int, options: PrepareOptions) -> Iterator[tuple[Record, bytes | None]]:

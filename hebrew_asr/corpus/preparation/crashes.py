@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
@@ -45,8 +46,13 @@ def _note(work: Path, unit_name: str, position: int) -> None:
     folder = work / "at"
     if folder not in _notes:
         folder.mkdir(exist_ok=True)
-        _notes[folder] = os.open(folder / str(os.getpid()), os.O_WRONLY | os.O_CREAT, 0o644)
+        _notes[folder] = os.open(_note_path(work, os.getpid()), os.O_WRONLY | os.O_CREAT, 0o644)
     os.pwrite(_notes[folder], f"{unit_name}/{position}".encode().ljust(_NOTE_BYTES), 0)
+
+
+def _note_path(work: Path, pid: int) -> Path:
+    """Process ids are a machine's own, and several machines may work on one folder."""
+    return work / "at" / f"{socket.gethostname()}-{pid}"
 
 
 def forget_notes(work: Path) -> None:
@@ -62,7 +68,7 @@ def _crashed_rows(work: Path, unit_name: str) -> dict[int, str]:
 def crash_of(process: BaseProcess, work: Path) -> tuple[str, str] | None:
     """The row that a process was at, and the signal, if it ended by one that its own code raised."""
     crash = _CRASHES.get(process.exitcode or 0)
-    row = work / "at" / str(process.pid)
+    row = _note_path(work, process.pid or 0)
     return (row.read_text().strip(), crash) if crash and row.is_file() else None
 
 

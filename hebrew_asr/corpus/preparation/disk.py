@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def _bytes_per_row(unit: Unit, options: PrepareOptions, work: Path, workers: Wor
     while True:
         try:
             return workers.submit(_sampled_bytes_per_row, unit, options, work).result()
-        except BrokenProcessPool:
+        except BrokenExecutor:
             workers.set_aside()
 
 

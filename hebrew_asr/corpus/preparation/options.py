@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,7 @@ from hebrew_asr.errors import UsageError
 
 RECIPE_SOURCES = ("ivrit-ai/crowd-transcribe-v5", "ivrit-ai/crowd-recital-whisper-training")
 DEFAULT_FOLDER = Path("qwen3_asr_round2_data")
+_SCHEDULER = re.compile(r"(tcp|tls)://[^/:@]+:\d{1,5}")
 _RISING = (
     ("min_duration_s", "max_duration_s"),
     ("recut_min_s", "recut_max_s"),
@@ -33,6 +35,10 @@ class PrepareOptions:
 
     processes: PositiveInt | None = None
     """Worker processes; by default one per usable core. The result does not depend on it."""
+
+    workers_on: str | None = None
+    """Address of a Dask scheduler, such as tcp://node1:8786, whose workers convert instead of processes of this machine
+    (pip install 'hebrew-asr[cluster]'). All of them must see the sources and --out under the same paths."""
 
     audio: Literal["flac", "wav"] = "flac"
     """flac: half the size, paths relative to the folder. wav: as the official Qwen3-ASR script reads it, with absolute
@@ -103,6 +109,8 @@ class PrepareOptions:
             for low, high in _RISING
             if not getattr(self, low) < getattr(self, high)
         ]
+        if self.workers_on is not None and not _SCHEDULER.fullmatch(self.workers_on):
+            wrong.append(f"--workers-on {self.workers_on!r} is no address of a scheduler, such as tcp://node1:8786")
         if self.store == "shards" and self.audio == "wav":
             wrong.append("--store shards holds flac: leave --audio wav out, which is for scripts that open files")
         if wrong:
@@ -110,5 +118,5 @@ class PrepareOptions:
 
     def identity(self) -> dict[str, Any]:
         """The options that decide the result, as JSON values: a folder is only continued with the same ones."""
-        own = {field.name for field in fields(PrepareOptions)} - {"out", "processes", "source", "exclude"}
+        own = {field.name for field in fields(PrepareOptions)} - {"out", "processes", "workers_on", "source", "exclude"}
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items() if name in own}

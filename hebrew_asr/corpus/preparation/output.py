@@ -35,12 +35,12 @@ FORMAT = 1
 """Of manifest.json."""
 
 _TEMPORARY = r"\.((train|eval)\.(jsonl|arrow)|dropped\.jsonl|manifest\.json)\.\d+\.tmp"
-_CLIP = r"clips/[^/]+/\d{5,}/\d{6,}(-\d{2,})?\.(flac|wav)"
+_CLIP = r"clips/[^/]+/\d{5,}/\d{6,}(-\d{2,})?\.(flac|wav)|clips/[^/]+/\d{5,}/\.\d{6,}(-\d{2,})?\.(flac|wav)\.\d+\.tmp"
 _SHARD = r"data/(train|eval)-\d{5}-of-\d{5}\.parquet|data/\.(train|eval)-\d{5}-of-\d{5}\.parquet\.\d+\.tmp"
 _OURS = re.compile(
     rf"(train|eval|dropped)\.jsonl|(train|eval)\.arrow|manifest\.json|_SUCCESS|{_TEMPORARY}|{_CLIP}|{_SHARD}"
     r"|\.work/(lock|job\.json|_SUCCESS|\.[^/]+\.\d+\.tmp|parts/[^/]+/\.?\d{5,}-\d{7,}\.jsonl(\.\d+\.tmp)?"
-    r"|sounds/[^/]+/\.?\d{5,}-\d{7,}\.flac(\.\d+\.tmp)?|at/\d+|crashed/[^/]+/\d{5,}-\d{7,}/\d+)"
+    r"|sounds/[^/]+/\.?\d{5,}-\d{7,}\.flac(\.\d+\.tmp)?|at/[^/]+|seen-[0-9a-f]+|crashed/[^/]+/\d{5,}-\d{7,}/\d+)"
 )
 
 
@@ -172,13 +172,18 @@ def _manifest(assembly: Assembly, sources: list[Source], audio: str, asked: dict
             "sha256_of_fingerprints": samples,
         },
         "options": asked,
-        "versions": {
-            "hebrew_asr": __version__,
-            "normaliser": NORMALIZER_VERSION,
-            "soundfile": version("soundfile"),
-            "libsndfile": soundfile.__libsndfile_version__,
-            "soxr": soxr.__version__,
-        },
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the bytes of clips and texts."""
+    return {
+        "hebrew_asr": __version__,
+        "normaliser": NORMALIZER_VERSION,
+        "soundfile": version("soundfile"),
+        "libsndfile": soundfile.__libsndfile_version__,
+        "soxr": soxr.__version__,
     }
 
 

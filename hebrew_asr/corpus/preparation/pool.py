@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_EXCEPTION, BrokenExecutor, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from hebrew_asr.corpus.preparation.convert import UnitSummary, convert_unit
@@ -43,7 +42,7 @@ def convert_all(
         try:
             with workers:
                 return _convert_all(shards, options, folder, work, progress, workers)
-        except BrokenProcessPool:
+        except BrokenExecutor:
             workers.set_aside()
             progress.begin_again()
 

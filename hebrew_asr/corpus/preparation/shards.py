@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable, Iterator
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -99,7 +99,7 @@ def pack_all(shards: list[Shard], workers: Workers) -> list[Packed]:
                 futures = [workers.submit(pack, shard) for shard in shards]
                 waiting = track(futures, "packing", console=Console(stderr=True), disable=len(futures) < 2)
                 return [future.result() for future in waiting]
-        except BrokenProcessPool:
+        except BrokenExecutor:
             workers.set_aside()
 
 

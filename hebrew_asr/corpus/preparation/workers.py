@@ -38,6 +38,11 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self.end()
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether any process was started that :meth:`set_aside` has not asked yet."""
+        return bool(self._seen)
+
     def submit(self, task: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs) -> Future[Result]:
         """Have a task done by a process of the pool, which is started anew if it has ended.
 
@@ -65,7 +70,8 @@ class Workers:
         Raises:
             EnvironmentProblem: there are none, so a worker ended for another reason.
         """
-        self.end()  # first: while the pool's thread waits for a worker too, only one of both is told how it ended
+        # First: while the pool's thread waits for a worker too, only one of both is told how it ended.
+        Workers.end(self)
         crashes = [crash for process in self._seen.values() if (crash := crash_of(process, self._work))]
         for row, cause in crashes:
             set_aside(row, cause, self._work)
