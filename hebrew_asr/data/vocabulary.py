@@ -11,6 +11,8 @@ from hebrew_asr.text.prompt import vocabulary
 
 _TEXTS_AT_ONCE = 50_000
 _WORDS_PER_LINE = 10
+_LEAST_MERGED = 500_000
+"""Words: merging the few of each part would go through all of the words each time."""
 _OTHER_SPACE = (
     r"  |^ | $|[\t-\r\x{1c}-\x{1f}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]"
 )
@@ -26,15 +28,17 @@ def training_vocabulary(tokenizer: Any, clips: Clips) -> set[int]:
     them. A text's first word has no space before it, and is taken by itself; a text with other white space is taken
     whole.
     """
-    words, whole = pyarrow.array([], pyarrow.large_string()), set[str]()
+    words, whole, unmerged = pyarrow.array([], pyarrow.large_string()), set[str](), []
     for part in clips.parts(_TEXTS_AT_ONCE):
         texts = part.column("text")
         is_other = compute.match_substring_regex(texts, _OTHER_SPACE)
         whole.update(texts.filter(is_other).to_pylist())
         split = compute.split_pattern(texts.filter(compute.invert(is_other)), " ")
         whole.update(compute.list_element(split, 0).unique().to_pylist())
-        found = compute.list_flatten(compute.list_slice(split, 1)).unique()
-        words = pyarrow.concat_arrays([words, found]).unique()
+        unmerged.append(compute.list_flatten(compute.list_slice(split, 1)).unique())
+        if sum(map(len, unmerged)) > max(len(words), _LEAST_MERGED):
+            words, unmerged = pyarrow.concat_arrays([words, *unmerged]).unique(), []
+    words = pyarrow.concat_arrays([words, *unmerged]).unique()
     lines = (
         " " + " ".join(words.slice(first, _WORDS_PER_LINE).to_pylist())
         for first in range(0, len(words), _WORDS_PER_LINE)

@@ -102,8 +102,13 @@ class Cluster(Workers):
                 # A client that finds nobody prints a traceback when it is collected, so it is asked for first.
                 socket.create_connection((place.hostname, place.port), _ASK_S).close()
                 client = self._dask.Client(self._address, timeout=_ASK_S, set_as_default=False)
-                client.wait_for_workers(1, timeout=_ASK_S)
-                break
+                try:
+                    client.wait_for_workers(1, timeout=_ASK_S)
+                    self._refuse_unfit(client)
+                    return client
+                except BaseException:
+                    client.close(timeout=_ASK_S)
+                    raise
             except (OSError, TimeoutError) as error:
                 if time.monotonic() > deadline:
                     raise EnvironmentProblem(
@@ -114,8 +119,6 @@ class Cluster(Workers):
                 print(f"prepare: waiting for a scheduler with workers at {self._address}", file=sys.stderr, flush=True)
                 told = True
             time.sleep(_PAUSE_S)
-        self._refuse_unfit(client)
-        return client
 
     def _refuse_unfit(self, client: Any) -> None:
         """Workers that see another disk, or have other code, would make another set; threads would share a decoder."""
