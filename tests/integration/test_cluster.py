@@ -24,13 +24,13 @@ PORT = 8786
 
 # Small units, so that there is something to kill in this small corpus; and little patience.
 _PREPARE = """
-import sys
+import os, sys
 import hebrew_asr.corpus.preparation.cluster as cluster
 import hebrew_asr.sources.parquet as parquet
 from hebrew_asr.cli import main
 if __name__ == "__main__":
     parquet.ROWS_PER_UNIT = 4
-    cluster.PATIENCE_S = 30
+    cluster.PATIENCE_S = float(os.environ.get("PATIENCE_S", 60))
     sys.exit(main(["prepare", *sys.argv[1:]]))
 """
 
@@ -155,13 +155,14 @@ def test_a_cluster_that_cannot_be_used_is_named(nodes, corpus, script, tmp_path)
     dask = [sys.executable, "-m", "dask"]
     address = f"tcp://{first.address}:{PORT}"
 
-    def tried(address: str) -> subprocess.CompletedProcess[str]:
+    def tried(address: str, patience_s: int) -> subprocess.CompletedProcess[str]:
         command = first.command(line(script, corpus, tmp_path / "out", "--workers-on", address))
-        return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+        variables = environment() | {"PATIENCE_S": str(patience_s)}
+        return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
 
-    done = tried("node1")
+    done = tried("node1", 0)
     assert done.returncode == 2 and "no address of a scheduler, such as tcp://node1:8786" in done.stderr
-    done = tried(address)
+    done = tried(address, 1)
     assert done.returncode == 4 and "Traceback" not in done.stderr, done.stderr
     assert f"waiting for a scheduler with workers at {address}" in done.stderr
     assert f"no scheduler with workers at {address}: [Errno 111] Connection refused" in done.stderr
@@ -174,7 +175,7 @@ def test_a_cluster_that_cannot_be_used_is_named(nodes, corpus, script, tmp_path)
         for one in lines
     ]
     try:
-        done = tried(address)
+        done = tried(address, 60)
         assert done.returncode == 4 and "has 2 threads" in done.stderr and "--nthreads 1" in done.stderr
     finally:
         for process in running:
