@@ -40,21 +40,9 @@ class LayeredASR(PackedASR):
         self.leaves: list[nn.Module] = [*encoder, *decoder]
         """The layers: what DeepSpeed should gather whole."""
 
-    def encode(self, layer: nn.Module, hidden_AH: Tensor, segments: tuple[Tensor, int]) -> Tensor:
-        """As :func:`encoder_layer`."""
-        return layer(_with_gradient(layer, hidden_AH), segments)
-
-    def decode(
-        self,
-        layer: nn.Module,
-        hidden_TH: Tensor,
-        cos_TD: Tensor,
-        sin_TD: Tensor,
-        segments: tuple[Tensor, int],
-        keep: Tensor | None = None,
-    ) -> Tensor:
-        """As :func:`decoder_layer`."""
-        return layer(_with_gradient(layer, hidden_TH), cos_TD, sin_TD, segments, keep)
+    def call(self, run: Callable[..., Tensor], layer: nn.Module, hidden: Tensor, *others: Any) -> Tensor:
+        """By the module itself, so that DeepSpeed's hooks run; its forward is ``run`` already."""
+        return layer(_with_gradient(layer, hidden), *others)
 
     def _run(
         self, compiled: Callable[..., Tensor], eager: Callable[..., Tensor], layer: nn.Module, *inputs: Any

@@ -12,6 +12,7 @@ Dimension letters: T tokens, A audio tokens, C chunks, H hidden size, L supervis
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -55,8 +56,8 @@ class PackedASR(nn.Module):
         segments = (batch.clip_cu_seqlens_N1, batch.max_clip_tokens)
         *lower, last = language_model.layers
         for layer in lower:
-            hidden_TH = self.decode(layer, hidden_TH, cos_TD, sin_TD, segments)
-        hidden_LH = self.decode(last, hidden_TH, cos_TD, sin_TD, segments, batch.supervised_positions_L)
+            hidden_TH = self.call(decoder_layer, layer, hidden_TH, cos_TD, sin_TD, segments)
+        hidden_LH = self.call(decoder_layer, last, hidden_TH, cos_TD, sin_TD, segments, batch.supervised_positions_L)
         return language_model.norm(hidden_LH)
 
     def audio_embeddings(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
@@ -69,24 +70,12 @@ class PackedASR(nn.Module):
         segments = (batch.window_cu_seqlens_W1, batch.max_window_tokens)
         hidden_AH = _convolve(tower, mel_CBF).index_select(0, batch.conv_positions_A)
         for layer in tower.layers:
-            hidden_AH = self.encode(layer, hidden_AH, segments)
+            hidden_AH = self.call(encoder_layer, layer, hidden_AH, segments)
         return self.asr.model.multi_modal_projector(tower.ln_post(hidden_AH))
 
-    def encode(self, layer: Any, hidden_AH: Tensor, segments: tuple[Tensor, int]) -> Tensor:
-        """As :func:`encoder_layer`; how a layer is called is for a subclass to say."""
-        return encoder_layer(layer, hidden_AH, segments)
-
-    def decode(
-        self,
-        layer: Any,
-        hidden_TH: Tensor,
-        cos_TD: Tensor,
-        sin_TD: Tensor,
-        segments: tuple[Tensor, int],
-        keep: Tensor | None = None,
-    ) -> Tensor:
-        """As :func:`decoder_layer`."""
-        return decoder_layer(layer, hidden_TH, cos_TD, sin_TD, segments, keep)
+    def call(self, run: Callable[..., Tensor], layer: Any, hidden: Tensor, *others: Any) -> Tensor:
+        """``run``, one of the functions below, on a layer; how that is called is for a subclass to say."""
+        return run(layer, hidden, *others)
 
 
 def _convolve(tower: Any, mel_CBF: Tensor) -> Tensor:
