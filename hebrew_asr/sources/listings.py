@@ -106,6 +106,10 @@ def _table(path: Path, text: str, is_audio: Callable[[str], bool]) -> list[Line]
     quoted = path.suffix.lower() == ".csv" and delimiter != "|"
     rows = _quoted(path, text, delimiter, is_audio) if quoted else _unquoted(text, delimiter)
     columns = next(rows)[1] if headed else ["audio", "text"]
+    keys = [_key(column) for column in columns]
+    twice = {key for key in keys if key in _CANONICAL and keys.count(key) > 1}
+    if twice:
+        raise DataError(f"listing {path}: two columns are called {' and two '.join(sorted(twice))}; rename or drop one")
     return [_of_fields(columns, fields, f"line {number}", headed) for number, fields in rows]
 
 

@@ -426,3 +426,14 @@ def test_cues_that_overlap_become_one_segment():
         Segment(7, 7, "ה", "ends before it starts"),
         Segment(8, 9, "ו"),
     )
+
+
+@pytest.mark.parametrize(("name", "mark"), [("mine.csv", ","), ("mine.tsv", "\t")])
+def test_two_columns_of_one_name_are_refused(tmp_path, name, mark):
+    """Which of them holds the text nobody knows; columns that are not read, or have no name, may repeat."""
+    folder = files(tmp_path, "a.wav")
+    table = write(folder / name, f"path{mark}text{mark}Text{mark}{mark}\na.wav{mark}שלום{mark}אחר{mark}{mark}\n")
+    with pytest.raises(DataError, match="two columns are called text"):
+        rows_of(table)
+    write(table, f"path{mark}text{mark}note{mark}note{mark}{mark}\na.wav{mark}שלום{mark}א{mark}ב{mark}{mark}\n")
+    assert [row.text for row in rows_of(table)] == ["שלום"]
