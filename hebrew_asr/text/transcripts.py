@@ -137,6 +137,9 @@ def _json_lines(file: Path, text: str) -> Iterable[tuple[str, Row]]:
 def _table(file: Path, text: str, delimiter: str) -> Iterable[tuple[str, Row]]:
     try:
         reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+        names = list(filter(None, reader.fieldnames or ()))
+        if len(names) > len(set(names)):
+            raise DataError(f"{file} has two columns of one name among {', '.join(names)}")
         for number, row in enumerate(reader, 2):
             if None in row or None in row.values():
                 raise DataError(f"{file}, row {number} has another number of columns than the first line")

@@ -141,6 +141,7 @@ def test_anybodys_files_give_the_same_counts(tmp_path):
         (("r.docx", "א"), ("h.txt", "א\n"), "no kind of transcripts"),
         (("r.txt", ""), ("h.txt", "א\n"), "holds no transcripts"),
         (("r.jsonl", '{"id": 1, "text": 7}\n'), ("h.jsonl", '{"id": 1, "text": "א"}\n'), "is no text"),
+        (("r.csv", "id,text,text\n1,א,ב\n"), ("h.csv", "id,text\n1,א\n"), "two columns of one name"),
     ],
 )
 def test_files_that_cannot_be_scored_are_told(tmp_path, capfd, reference, hypothesis, told):
