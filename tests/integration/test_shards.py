@@ -59,8 +59,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         for i in range(120)
     ]
-    for shard in range(3):
-        corpora.write_shard(folder, rows[shard::3], corpora.CROWD_TRANSCRIBE, f"train-{shard:05d}-of-00003", 4)
+    corpora.write_crowd_shards(folder, rows, 3)
     return folder
 
 
@@ -110,18 +109,23 @@ def test_nothing_but_shards_and_tables_is_left(shards):
     assert set(data) < json.loads((shards / "manifest.json").read_text())["sha256"].keys()
 
 
+def num_files(folder: Path) -> int:
+    return sum(len(names) for _, _, names in os.walk(folder))
+
+
 def test_kills_and_process_counts_leave_no_trace(corpus, script, shards, tmp_path):
     """Killed while it converts, packs and writes: what is there in the end is the same to the byte."""
     whole, draw, out, kills = corpora.tree_of(shards), random.Random(1), tmp_path / "out", 0
     while not is_prepared(out):
+        enough = num_files(out) + draw.randint(1, 8)  # not seconds: a fast machine would be done before
         running = start(script, corpus, out, "--store", "shards", "--processes", "2")
-        try:
-            running.wait(2.5 + 3 * draw.random() if kills < 6 else 120)
-        except subprocess.TimeoutExpired:
+        while kills < 6 and running.poll() is None and num_files(out) < enough:
+            time.sleep(0.01)
+        if kills < 6 and running.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)
-            running.wait()
             kills += 1
             time.sleep(0.2)
+        running.wait(120)
     assert kills > 2
     assert corpora.tree_of(out) == whole
 
