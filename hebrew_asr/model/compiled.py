@@ -14,13 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from transformers import Qwen3ASRForConditionalGeneration
 
 from hebrew_asr.config.profiles import Profile
 from hebrew_asr.data.collate import PackedBatch
 from hebrew_asr.fallbacks import note_fallback
-from hebrew_asr.model.layered import ONE_GRAPH, LayeredASR
+from hebrew_asr.model.layered import CANNOT_COMPILE, ONE_GRAPH, LayeredASR
 from hebrew_asr.model.packed import PackedASR
 
 _MAX_GRAPHS = 64
@@ -49,7 +48,7 @@ class CompiledASR(PackedASR):
             try:
                 _let_sizes_vary(batch, mel_CBF)
                 return self._compiled(batch, mel_CBF, self._phase())
-            except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+            except CANNOT_COMPILE as error:
                 self.is_compiled = False
                 note_fallback("the training step could not be compiled and runs eagerly, several times slower", error)
         return super().forward(batch, mel_CBF)

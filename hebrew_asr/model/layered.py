@@ -21,6 +21,8 @@ from hebrew_asr.model.packed import PackedASR, decoder_layer, encoder_layer
 
 ONE_GRAPH: dict[str, Any] = {"triton.mix_order_reduction_non_strict_mode": True}
 """Otherwise inductor fuses the backward of a norm for 4,096 rows or more only, and compiles all anew for fewer."""
+CANNOT_COMPILE = (TorchDynamoException, FailOnRecompileLimitHit)
+"""What torch raises before it has run anything of a function that it cannot compile whole."""
 
 
 class LayeredASR(PackedASR):
@@ -50,7 +52,7 @@ class LayeredASR(PackedASR):
         if self._is_compiled:
             try:
                 return compiled(layer, *inputs)
-            except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+            except CANNOT_COMPILE as error:
                 self._is_compiled = False
                 note_fallback("layers could not be compiled and run eagerly, several times slower", error)
         return eager(layer, *inputs)

@@ -167,7 +167,8 @@ def make_plan(
         _phase_memory(sizes, recipe, index, profile, batching, shapes[-1], calibration)
         for index in range(len(recipe.phases))
     ]
-    need = disk_need(recipe, (phase.trainable for phase in phases), _model_bytes(sizes, profile))
+    model_bytes = _model_bytes(sizes, profile)
+    need = disk_need(recipe, (phase.trainable for phase in phases), model_bytes)
     peak = max(phase.peak for phase in phases) / GIB
     return RunPlan(
         recipe=recipe,
@@ -183,7 +184,7 @@ def make_plan(
         phase_starts=schedule.phase_starts,
         checkpoint_bytes=need.checkpoint,
         disk_bytes=need.total,
-        model_bytes=_model_bytes(sizes, profile),
+        model_bytes=model_bytes,
         needed_gib=peak * (1 + calibration.fragmentation) + calibration.outside_gib,
         work=[relative_work(sizes, _trained(sizes, recipe, phase), phase.name, shapes[-1]) for phase in recipe.phases],
     )

@@ -48,8 +48,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         for i in range(160)
     ]
-    for shard in range(2):
-        corpora.write_shard(folder, rows[shard::2], corpora.CROWD_TRANSCRIBE, f"train-{shard:05d}-of-00002", 4)
+    corpora.write_crowd_shards(folder, rows, 2)
     return folder
 
 

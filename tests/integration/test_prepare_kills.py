@@ -48,8 +48,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         audio = contents[i // 20] if i % 20 == 0 else corpora.encode(corpora.voice(i, 2.0, 16_000), 16_000, "flac")
         first = i % 234  # the last six are issued for the second time
         rows.append(corpora.crowd_row(f"S{first % 9}/e{first % 30}/{first}", i, content=audio, noisy=i % 17 == 0))
-    for shard in range(3):
-        corpora.write_shard(folder, rows[shard::3], corpora.CROWD_TRANSCRIBE, f"train-{shard:05d}-of-00003", 4)
+    corpora.write_crowd_shards(folder, rows, 3)
     return folder
 
 

@@ -228,6 +228,12 @@ def write_shard(
     return path
 
 
+def write_crowd_shards(folder: Path, rows: Sequence[dict[str, Any]], count: int) -> None:
+    """Deal rows of :func:`crowd_row` to ``count`` shards, in row groups of 4."""
+    for shard in range(count):
+        write_shard(folder, rows[shard::count], CROWD_TRANSCRIBE, f"train-{shard:05d}-of-{count:05d}", 4)
+
+
 def write_crowd(folder: Path, clips: int, *, shards: int = 2, episodes: int = 12, group: int = 5) -> Path:
     """A clean crowd-transcribe corpus of several sources and episodes; returns ``folder``."""
     rows = [
