@@ -20,7 +20,7 @@ from hebrew_asr.audit.figures import histogram, share_bar, text_against_duration
 from hebrew_asr.data.clips import Clip
 from hebrew_asr.files import write_atomically, write_json
 from hebrew_asr.pages.document import document
-from hebrew_asr.pages.markup import Markup, element, join
+from hebrew_asr.pages.markup import Markup, element, join, table
 from hebrew_asr.pages.words import count, duration, percent, quantity
 
 _STYLE = """
@@ -211,15 +211,10 @@ def _split_and_drops(found: Audit) -> Markup:
             )
             for reason, tally in dropped.items()
         ]
-        head = _head("why dropped", "", "clips", "audio")
-        right.append(element("table", head, element("tbody", rows), class_="wide bars"))
+        names = ("why dropped", "", "clips", "audio")
+        right.append(table(names, rows, numbers=names[2:], class_="wide bars"))
     columns = element("div", _groups(found), element("div", right, class_="stack"), class_="two")
     return element("section", element("h2", "Split and losses"), columns)
-
-
-def _head(*names: str) -> Markup:
-    cells = [element("th", name, class_="number" if index > 1 else None) for index, name in enumerate(names)]
-    return element("thead", element("tr", cells))
 
 
 def _groups(found: Audit) -> Markup:
@@ -239,8 +234,8 @@ def _groups(found: Audit) -> Markup:
         )
         for (group, side), total in sorted(seconds.items(), key=lambda item: -item[1])[:_SHOWN_GROUPS]
     ]
-    table = element("table", _head("largest groups", "side", "clips", "audio"), element("tbody", rows), class_="wide")
-    return element("div", table)
+    names = ("largest groups", "side", "clips", "audio")
+    return element("div", table(names, rows, numbers=names[2:], class_="wide"))
 
 
 def _shared(found: Audit) -> Markup:
@@ -258,7 +253,7 @@ def _shared(found: Audit) -> Markup:
         method = f"Split: {split['method']}{whole}{' (LEAKY)' if split['leaky'] else ''}, seed {split['seed']}."
     return element(
         "div",
-        element("table", _head("shared by both sides", "", "keys"), element("tbody", rows), class_="wide"),
+        table(("shared by both sides", "", "keys"), rows, numbers=("keys",), class_="wide"),
         element("p", method, class_="note") if method else None,
     )
 
@@ -329,7 +324,7 @@ def _characters(found: Audit) -> Markup:
             element("summary", f"The other {count(len(rows), 'character')}, each with the first clip that has it"),
             element(
                 "div",
-                element("table", _head("character", "first in", "count"), element("tbody", rows), class_="wide"),
+                table(("character", "first in", "count"), rows, numbers=("count",), class_="wide"),
                 class_="scroll",
             ),
             open="" if len(rows) <= 24 else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import TypeAlias
 
 _VOID = {"br", "col"}
@@ -37,6 +37,19 @@ def element(name: str, /, *children: Child, **attributes: str | int | float | No
 def join(*children: Child) -> Markup:
     """Children one after another, without an element around them."""
     return Markup("".join(_render(child) for child in children))
+
+
+def table(
+    names: Iterable[str],
+    rows: Child,
+    *,
+    numbers: Container[str] = (),
+    caption: Markup | None = None,
+    **attributes: str | None,
+) -> Markup:
+    """A table with a head of ``names``, of which those in ``numbers`` stand over figures; ``rows``: of its body."""
+    head = element("tr", [element("th", name, class_="number" if name in numbers else None) for name in names])
+    return element("table", caption, element("thead", head), element("tbody", rows), **attributes)
 
 
 def _render(child: Child) -> str:

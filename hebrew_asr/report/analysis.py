@@ -12,7 +12,8 @@ import jiwer
 from hebrew_asr.report.gather import RunHistory, Sample
 from hebrew_asr.report.records import EvalRecord
 from hebrew_asr.text.normalize import Mode, normalize
-from hebrew_asr.text.wer import ErrorCounts, bootstrap_interval, per_clip_errors
+from hebrew_asr.text.scoring import known_groups, spread
+from hebrew_asr.text.wer import ErrorCounts, per_clip_errors
 
 SAME_SOUND = frozenset(map(frozenset, ("אע", "אה", "עה", "בו", "חכ", "טת", "כק", "סש")))
 """Letters that most speakers of modern Hebrew say alike, at least in some words."""
@@ -81,90 +82,52 @@ def score(run: RunHistory, evaluation: EvalRecord) -> Scored | None:
     samples = run.samples.get(evaluation.key)
     if not samples:
         return None
-    errors = per_clip_errors([s.reference for s in samples], [s.hypothesis for s in samples], _mode(evaluation))
+    errors = per_clip_errors([s.reference for s in samples], [s.hypothesis for s in samples], evaluation.wer_mode)
     return Scored(evaluation, [ScoredClip(*pair) for pair in zip(samples, errors, strict=True)])
-
-
-def _mode(evaluation: EvalRecord) -> Mode:
-    return evaluation.wer_mode  # type: ignore[return-value]  # normalize() names the modes if it is none of them
 
 
 def align_clip(clip: Sample, evaluation: EvalRecord) -> list[Edit]:
     """Alignment of a sample in its evaluation's own mode."""
-    return align(clip.reference, clip.hypothesis, _mode(evaluation))
+    return align(clip.reference, clip.hypothesis, evaluation.wer_mode)
 
 
-@dataclass(frozen=True)
-class Interval:
-    """95 % bootstrap interval of a WER."""
-
-    low: float
-    high: float
-    groups: int | None
-    """Speakers or sources drawn as wholes; None if clips were drawn, which makes it too narrow."""
-
-
-def interval(run: RunHistory, scored: Scored) -> Interval:
-    """Bootstrap over groups where they are known, else over clips."""
-    groups = _groups(run, scored)
-    low, high = bootstrap_interval([clip.errors for clip in scored.clips], groups, _SEED)
-    return Interval(low, high, len(set(groups)) if groups else None)
-
-
-def _groups(run: RunHistory, scored: Scored) -> list[str] | None:
-    """Each clip's group, if the eval manifest is at hand and its groups are fewer than clips and more than one."""
-    group_of = run.manifests.group_of if run.manifests else {}
-    groups = [group_of.get(clip.sample.id, "") for clip in scored.clips]
-    return groups if all(groups) and 1 < len(set(groups)) < len(groups) else None
+def interval(run: RunHistory, scored: Scored) -> tuple[float, float, int | None]:
+    """95 % interval of the WER, as :func:`hebrew_asr.text.scoring.spread` gives it."""
+    return spread([clip.errors for clip in scored.clips], [run.group_of(clip.sample) for clip in scored.clips])
 
 
 def errors_by_group(run: RunHistory, scored: Scored, count: int) -> list[tuple[str, ErrorCounts]]:
     """The groups with most word errors, those first; empty where groups are not known."""
     totals: dict[str, ErrorCounts] = {}
-    for group, clip in zip(_groups(run, scored) or [], scored.clips, strict=False):
+    groups = known_groups([run.group_of(clip.sample) for clip in scored.clips])
+    for group, clip in zip(groups or [], scored.clips, strict=False):
         totals[group] = totals.get(group, ErrorCounts()) + clip.errors
     wrong = [(group, errors) for group, errors in totals.items() if errors.word_edits]
     return sorted(wrong, key=lambda item: (-item[1].word_edits, item[0]))[:count]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """First and last WER over the same clips."""
-
-    first: ErrorCounts
-    last: ErrorCounts
-
-
-def compare(first: Scored, last: Scored) -> Comparison | None:
-    """Counts over the clips that both evaluations hold; None if they share none."""
+def compare(first: Scored, last: Scored) -> list[ErrorCounts] | None:
+    """Counts of each over the clips that both evaluations hold; None if they share none."""
     shared = {clip.sample.id for clip in first.clips} & {clip.sample.id for clip in last.clips}
     if not shared:
         return None
-    counts = [
-        sum((clip.errors for clip in scored.clips if clip.sample.id in shared), ErrorCounts())
-        for scored in (first, last)
-    ]
-    return Comparison(*counts)
+    held = [[clip.errors for clip in scored.clips if clip.sample.id in shared] for scored in (first, last)]
+    return [sum(errors, ErrorCounts()) for errors in held]
 
 
-@dataclass(frozen=True)
-class Overlap:
-    """Evaluated clips that training has seen."""
+def overlap(run: RunHistory, scored: Scored) -> tuple[int, int] | None:
+    """How many of the evaluated clips training has seen; None if the manifests are not those of the run.
 
-    clips: int
-    """Of the same id."""
-    sentences: int
-    """Of a sentence that some training clip has letter for letter, the former included."""
-
-
-def overlap(run: RunHistory, scored: Scored) -> Overlap | None:
-    """Look the evaluated clips up in the training manifest; None if the manifests are not those of the run."""
+    Returns:
+        Clips of an id that a training clip has, and clips of a sentence that one has letter for letter, or of such an
+        id.
+    """
     manifests = run.manifests
     if manifests is None or any(clip.sample.id not in manifests.group_of for clip in scored.clips):
         return None
     same_id = [clip.sample.id in manifests.train_ids for clip in scored.clips]
     same_text = [clip.sample.reference in manifests.train_transcripts for clip in scored.clips]
-    return Overlap(sum(same_id), sum(a or b for a, b in zip(same_id, same_text, strict=True)))
+    return sum(same_id), sum(a or b for a, b in zip(same_id, same_text, strict=True))
 
 
 def worst(scored: Scored, count: int) -> list[ScoredClip]:
@@ -243,7 +206,7 @@ def stories(run: RunHistory, count: int) -> list[Story]:
 def _interest(versions: Sequence[tuple[EvalRecord, Sample]]) -> tuple[int, bool, int, int, str]:
     evaluation, sample = versions[-1]
     errors = sum(edit.kind != "equal" for edit in align_clip(sample, evaluation))
-    ways = len({normalize(sample.hypothesis, _mode(evaluation)) for evaluation, sample in versions})
+    ways = len({normalize(sample.hypothesis, evaluation.wer_mode) for evaluation, sample in versions})
     words = len(sample.reference.split())
     return errors, not 4 <= words <= 12, -ways, -words, sample.id
 

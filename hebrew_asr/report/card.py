@@ -118,9 +118,8 @@ def _figures(run: RunHistory | None, step: int | None) -> str:
     if not measured:
         return f"The run measured none at step {at}, of which these weights are. `hebrew-asr eval` measures them."
     record = max(measured, key=lambda evaluation: evaluation.clips)
-    group_of = run.manifests.group_of if run.manifests else {}
     heard = [
-        Transcript(sample.id, sample.reference, sample.hypothesis, group_of.get(sample.id, ""))
+        Transcript(sample.id, sample.reference, sample.hypothesis, run.group_of(sample))
         for sample in run.samples[record.key]
     ]
     found = figures(heard)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sized
 from dataclasses import dataclass
 
 from hebrew_asr.pages.markup import Markup, element
@@ -24,7 +23,7 @@ class Check:
 
 def checks_list(run: RunHistory, found: Result | None) -> Markup:
     """The answers, those to worry about first."""
-    checks = [_ended(run), *_faults(run), *_whole(run)]
+    checks = [_ended(run), *_faults(run)]
     if found is not None:
         checks += [check for check in (_like_for_like(found), _recount(found), _seen(run, found)) if check]
     rows = [
@@ -42,7 +41,7 @@ def _ended(run: RunHistory) -> Check:
 
 
 def _faults(run: RunHistory) -> list[Check]:
-    """Faults that the run tolerated."""
+    """Faults that the run tolerated, and what is left of its files."""
     checks = []
     bad = {step.step for step in run.steps if not math.isfinite(step.loss)}
     bad |= {fault.step for fault in run.faults if fault.kind == "non-finite"}
@@ -53,25 +52,22 @@ def _faults(run: RunHistory) -> list[Check]:
         checks.append(Check(False, f"{found}; the charts leave out what cannot be drawn."))
     reasons = sorted({reason for fault in run.faults for reason in fault.reasons})
     if reasons:
-        found = f"{count(len(reasons), 'training clip')} could not be decoded and {_is_or_are(reasons)} left out"
+        found = f"{count(len(reasons), 'training clip')} could not be decoded and {_is_or_are(len(reasons))} left out"
         checks.append(Check(False, f"{found}; {reasons[0]}"))
     checks += [
         Check(False, f"Since step {fault.step:,}: {fault.name} ({fault.reason}).")
         for fault in run.faults
         if fault.kind == "fallback"
     ]
+    checks += [
+        Check(False, f"{count(lines, 'line')} of {name} could not be read and {_is_or_are(lines)} left out.")
+        for name, lines in run.unreadable.items()
+    ]
     return checks
 
 
-def _whole(run: RunHistory) -> list[Check]:
-    return [
-        Check(False, f"{count(lines, 'line')} of {name} could not be read and {_is_or_are(range(lines))} left out.")
-        for name, lines in run.unreadable.items()
-    ]
-
-
-def _is_or_are(things: Sized) -> str:
-    return "is" if len(things) == 1 else "are"
+def _is_or_are(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _like_for_like(found: Result) -> Check | None:
@@ -81,20 +77,15 @@ def _like_for_like(found: Result) -> Check | None:
         return None
     shared = compare(found.first_scored, found.last_scored) if found.first_scored and found.last_scored else None
     if shared is None:
-        return (
-            None
-            if (first.split, first.clips) == (last.split, last.clips)
-            else Check(
-                False,
-                f"The first figure is of {split_name(first)}, the last of {split_name(last)}: not the same clips.",
-            )
-        )
-    if shared.first.clips == first.clips == last.clips:
+        text = f"The first figure is of {split_name(first)}, the last of {split_name(last)}: not the same clips."
+        return None if (first.split, first.clips) == (last.split, last.clips) else Check(False, text)
+    before, after = shared
+    if before.clips == first.clips == last.clips:
         return Check(True, "The first and the last WER are of the same clips.")
     return Check(
         False,
-        f"The first figure is of {split_name(first)}. On the {count(shared.first.clips, 'clip')} of both evaluations "
-        f"the WER went from {percent(shared.first.wer)} to {percent(shared.last.wer)}.",
+        f"The first figure is of {split_name(first)}. On the {count(before.clips, 'clip')} of both evaluations "
+        f"the WER went from {percent(before.wer)} to {percent(after.wer)}.",
     )
 
 
@@ -123,11 +114,12 @@ def _seen(run: RunHistory, found: Result) -> Check | None:
     seen = overlap(run, found.last_scored)
     if seen is None:
         return Check(False, "Whether training saw these clips was not checked: the run's manifests are not at hand.")
-    if seen.clips:
+    clips, sentences = seen
+    if clips:
         return Check(
             False,
-            f"{seen.clips:,} of the {count(found.last.clips, 'measured clip')} are in the training set: "
+            f"{clips:,} of the {count(found.last.clips, 'measured clip')} are in the training set: "
             "the WER shows what was learned by heart, not how unheard speech would fare.",
         )
-    sentences = f"{seen.sentences:,} have a sentence that occurs in it" if seen.sentences else "nor is any sentence"
-    return Check(not seen.sentences, f"None of the measured clips is in the training set, {sentences}.")
+    also = f"{sentences:,} have a sentence that occurs in it" if sentences else "nor is any sentence"
+    return Check(not sentences, f"None of the measured clips is in the training set, {also}.")

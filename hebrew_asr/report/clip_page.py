@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hebrew_asr.pages.document import document
-from hebrew_asr.pages.markup import Markup, element, join
+from hebrew_asr.pages.markup import Markup, element, join, table
 from hebrew_asr.pages.words import count, percent
 from hebrew_asr.report.analysis import align
-from hebrew_asr.report.speech import aligned, key_of_colors, player_of
+from hebrew_asr.report.speech import aligned, key_of_colors, player_of, samples_table
 from hebrew_asr.text.normalize import Mode
 from hebrew_asr.text.scoring import SCORING_MODES, Transcript, errors_of
 
@@ -53,11 +53,9 @@ def clips_csv(transcripts: Sequence[Transcript]) -> str:
         numbers: list[Any] = []
         for mode in SCORING_MODES:
             of_clip = errors[mode][index]
-            numbers += [round(of_clip.wer, 4), of_clip.substitutions, of_clip.deletions, of_clip.insertions]
-            numbers.append(of_clip.words)
-        seconds = "" if clip.duration_s is None else clip.duration_s
-        told = [clip.id, clip.source, clip.group, seconds, *numbers, clip.reference, clip.hypothesis, clip.note]
-        writer.writerow(told)
+            numbers += [round(of_clip.wer, 4), *(getattr(of_clip, name) for name in _COUNTS[:4])]
+        texts = (clip.reference, clip.hypothesis, clip.note)
+        writer.writerow([clip.id, clip.source, clip.group, clip.duration_s, *numbers, *texts])
     return "\ufeff" + stream.getvalue()
 
 
@@ -84,23 +82,21 @@ def clips_page(
         small = element("small", element("bdi", clip.id))
         text = aligned(align(clip.reference, clip.hypothesis, mode))
         rows.append(element("tr", element("td", tally, small, player, class_="tally"), element("td", text, note)))
-    head = element("tr", element("th", "errors in words"), element("th", "said, and heard below"))
-    told = f"{count(len(transcripts), 'clip')}, worst first, normalized ({mode})."
+    intro = f"{count(len(transcripts), 'clip')}, worst first, normalized ({mode})."
     if len(shown) < len(scored):
-        told += f" The worst {len(shown):,} are shown; clips.csv holds all."
+        intro += f" The worst {len(shown):,} are shown; clips.csv holds all."
     body = join(
         element("h1", title),
         _rates(found),
         element("p", f"Interval: {found['interval']}.", class_="note"),
-        element("section", element("h2", "Clip by clip"), element("p", told, class_="note"), key_of_colors()),
-        element("table", element("thead", head), element("tbody", rows), class_="samples"),
+        element("section", element("h2", "Clip by clip"), element("p", intro, class_="note"), key_of_colors()),
+        samples_table(rows),
     )
     return document(title, body, policy=_POLICY)
 
 
 def _rates(found: Mapping[str, Any]) -> Markup:
     names = ("normalizer", "WER", "95 % interval", "CER", "WIL", "substituted", "deleted", "inserted", "words", "clips")
-    head = element("tr", [element("th", name, class_=None if name == "normalizer" else "number") for name in names])
     rows = []
     for mode, rates in found["modes"].items():
         parts = [("", rates)]
@@ -112,4 +108,4 @@ def _rates(found: Mapping[str, Any]) -> Markup:
             cells += [f"{part[key]:,}" for key in _COUNTS]
             numbers = [element("td", cell, class_="number") for cell in cells]
             rows.append(element("tr", element("td", f"{mode}{name}"), numbers))
-    return element("table", element("thead", head), element("tbody", rows), class_="evaluations")
+    return table(names, rows, numbers=names[1:], class_="evaluations")

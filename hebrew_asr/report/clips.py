@@ -9,6 +9,7 @@ from hebrew_asr.pages.markup import Markup, element
 from hebrew_asr.pages.words import count
 from hebrew_asr.report.gather import RunHistory
 from hebrew_asr.report.headline import Result, split_name
+from hebrew_asr.report.speech import samples_table
 
 _MAX_CHARS = 2000
 """Of a text: one that a model never stopped writing is cut."""
@@ -26,11 +27,11 @@ def clips_section(run: RunHistory, found: Result | None, sounds: Mapping[str, st
     """A list that ``clips.js`` fills from the data beside it. ``sounds``: address of a clip's audio file by its id."""
     if found is None or found.last_scored is None:
         return None
-    scored, groups = found.last_scored, {} if run.manifests is None else run.manifests.group_of
+    scored = found.last_scored
     rows = [
         [
             clip.sample.id,
-            groups.get(clip.sample.id, ""),
+            run.group_of(clip.sample),
             clip.errors.word_edits,
             clip.errors.words,
             clip.sample.reference[:_MAX_CHARS],
@@ -43,10 +44,8 @@ def clips_section(run: RunHistory, found: Result | None, sounds: Mapping[str, st
         f"{count(len(rows), 'clip')} of step {scored.record.step:,}, {split_name(scored.record)}, as written: said, "
         f"heard below. Errors are counted normalized ({scored.record.wer_mode}); words are marked as they stand here."
     )
-    head = element("tr", element("th", "errors in words"), element("th", "said, and heard below"))
     query = element("input", type="search", id="clip-query", placeholder="words, name or speaker", aria_label="filter")
     controls = element("div", query, _choice("clip-kind", _KINDS), _choice("clip-order", _ORDERS), class_="controls")
-    table = element("table", element("thead", head), element("tbody"), class_="samples", id="clip-list")
     return element(
         "section",
         element("h2", "All clips"),
@@ -54,7 +53,7 @@ def clips_section(run: RunHistory, found: Result | None, sounds: Mapping[str, st
         element("noscript", element("p", "This list needs JavaScript; the run's folder samples/ holds it as JSON.")),
         controls,
         element("p", id="clip-count", class_="note"),
-        table,
+        samples_table(None, id="clip-list"),
         element("button", "100 more", id="clip-more", type="button", hidden=""),
         element("div", json.dumps(rows, ensure_ascii=False), id="clip-data", hidden=""),
     )

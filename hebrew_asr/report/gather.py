@@ -13,18 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from hebrew_asr.data.manifest import Clip, read_manifest
 from hebrew_asr.errors import DataError
-from hebrew_asr.report.records import (
-    EVENTS,
-    CheckpointRecord,
-    EvalRecord,
-    FaultRecord,
-    MachineRecord,
-    PhaseRecord,
-    Record,
-    Sample,
-    TrainRecord,
-    from_row,
-)
+from hebrew_asr.report import records
+from hebrew_asr.report.records import EvalRecord, Sample
 
 
 @dataclass(frozen=True)
@@ -32,7 +22,7 @@ class Manifests:
     """The manifests that the recipe names, as they are now."""
 
     group_of: dict[str, str]
-    """Speaker, session or source of each eval clip; its own id where none is known."""
+    """Speaker, session or source of each eval clip; '' where none is known."""
     audio_of: dict[str, str]
     """Path of each eval clip's audio file, which may be gone."""
     train_ids: frozenset[str]
@@ -48,12 +38,12 @@ class RunHistory:
     profile: dict[str, Any]
     facts: dict[str, Any]
     summary: dict[str, Any]
-    steps: list[TrainRecord]
+    steps: list[records.TrainRecord]
     evaluations: list[EvalRecord]
-    proofs: list[PhaseRecord]
-    checkpoints: list[CheckpointRecord]
-    faults: list[FaultRecord]
-    machines: list[MachineRecord]
+    proofs: list[records.PhaseRecord]
+    checkpoints: list[records.CheckpointRecord]
+    faults: list[records.FaultRecord]
+    machines: list[records.MachineRecord]
     samples: dict[tuple[int, str], list[Sample]]
     """By (step, split); an evaluation may be without."""
     manifests: Manifests | None
@@ -70,8 +60,8 @@ class RunHistory:
     @cached_property
     def last_step(self) -> int:
         """Highest step of any record."""
-        records = (self.steps, self.evaluations, self.proofs, self.checkpoints)
-        return max((record.step for group in records for record in group), default=0)
+        kinds = (self.steps, self.evaluations, self.proofs, self.checkpoints)
+        return max((record.step for kind in kinds for record in kind), default=0)
 
     @property
     def planned_steps(self) -> int:
@@ -89,6 +79,10 @@ class RunHistory:
     def is_finished(self) -> bool:
         """Whether the summary is there and is of these metrics, not of an earlier, shorter run of the directory."""
         return self.summary.get("steps", -1) >= self.last_step
+
+    def group_of(self, sample: Sample) -> str:
+        """Speaker, session or source of a clip; '' where it is not known, or the eval manifest is not at hand."""
+        return self.manifests.group_of.get(sample.id, "") if self.manifests else ""
 
 
 def read_run(folder: Path) -> RunHistory:
@@ -151,17 +145,17 @@ def _lines(path: Path) -> list[str]:
 
 def _events(path: Path, unreadable: dict[str, int]) -> dict[str, list[Any]]:
     """Records by event, in the order of steps; of two of the same step the later counts, as a resumed run redid it."""
-    kept: dict[str, dict[tuple[Any, ...], Record]] = {event: {} for event in EVENTS}
+    kept: dict[str, dict[tuple[Any, ...], records.Record]] = {event: {} for event in records.EVENTS}
     for line in _lines(path):
         try:
-            record = from_row(json.loads(line))
+            record = records.from_row(json.loads(line))
         except (ValueError, TypeError, KeyError):  # pydantic's error is a ValueError
             unreadable[path.name] = unreadable.get(path.name, 0) + 1
             continue
         if record is not None:
             key = (record.step, *(getattr(record, name, None) for name in ("split", "name", "kind")))
             kept[record.event][key] = record
-    return {event: sorted(records.values(), key=lambda record: record.step) for event, records in kept.items()}
+    return {event: sorted(found.values(), key=lambda record: record.step) for event, found in kept.items()}
 
 
 def _samples(
@@ -191,7 +185,7 @@ def _manifests(data_folder: str | None) -> Manifests | None:
     if evaluated is None or trained is None:
         return None
     return Manifests(
-        {clip.id: clip.group or clip.id for clip in evaluated},
+        {clip.id: clip.group for clip in evaluated},
         {clip.id: clip.audio for clip in evaluated},
         frozenset(clip.id for clip in trained),
         frozenset(clip.transcript for clip in trained),

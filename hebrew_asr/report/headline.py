@@ -8,7 +8,7 @@ from statistics import median
 
 from hebrew_asr.pages.markup import Markup, element, join
 from hebrew_asr.pages.words import count, duration, percent, quantity
-from hebrew_asr.report.analysis import Interval, Scored, interval, score
+from hebrew_asr.report.analysis import Scored, interval, score
 from hebrew_asr.report.curves import FULL_SPLIT
 from hebrew_asr.report.gather import RunHistory
 from hebrew_asr.report.records import EvalRecord
@@ -97,7 +97,7 @@ def split_name(evaluation: EvalRecord) -> str:
     return "a sample of the eval split" if evaluation.split == "sample" else f"split {evaluation.split}"
 
 
-def _sentence(found: Result, spread: Interval | None) -> str:
+def _sentence(found: Result, spread: tuple[float, float, int | None] | None) -> str:
     """What the figures are: split, clips, normalizer, spread."""
     last = found.last
     size = f"{count(last.clips, 'clip')}, {count(last.words, 'word')}"
@@ -107,11 +107,10 @@ def _sentence(found: Result, spread: Interval | None) -> str:
         text = f"{above} WER {percent(last.wer)} in the last evaluation, m{text[1:]}"
     if spread is None:
         return text
-    text += (
-        f" {percent(0.95, 0)} interval of the WER {percent(spread.low)} to {percent(spread.high)}, by bootstrap over "
-    )
-    if spread.groups:
-        return f"{text}{spread.groups} speakers or sources."
+    low, high, groups = spread
+    text += f" {percent(0.95, 0)} interval of the WER {percent(low)} to {percent(high)}, by bootstrap over "
+    if groups:
+        return f"{text}{groups} speakers or sources."
     return f"{text}clips; errors of one speaker go together, so the true one is wider."
 
 
@@ -170,11 +169,8 @@ def _machine(run: RunHistory) -> tuple[str, str]:
         return "not on record", ""
     ranks = run.facts.get("num_ranks")
     on_cpu = set(devices) == {"cpu"}
-    more = (
-        []
-        if on_cpu
-        else [f"{times}\u00a0×\u00a0{name}" if len(devices) > 1 else name for name, times in devices.items()]
-    )
+    named = [f"{times}\u00a0×\u00a0{name}" if len(devices) > 1 else name for name, times in devices.items()]
+    more = [] if on_cpu else named
     more += [count(ranks, "rank")] if ranks else []
     stage = run.profile.get("zero_optimization", {}).get("stage")
     precision = "bf16" if run.profile.get("bf16", {}).get("enabled") else "fp32"

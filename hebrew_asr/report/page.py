@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from hebrew_asr.files import write_atomically
 from hebrew_asr.pages.document import asset, document
-from hebrew_asr.pages.markup import Markup, element, join
+from hebrew_asr.pages.markup import Markup, element, join, table
 from hebrew_asr.pages.words import count, percent
 from hebrew_asr.report.checks import checks_list
 from hebrew_asr.report.clips import clips_section
@@ -73,8 +73,7 @@ def page(run: RunHistory, other: Rival | None, sounds: Mapping[str, str], refres
 
 def _sounds(run: RunHistory, folder: Path) -> dict[str, str]:
     """Addresses of the clips' audio files that are there, from a page in ``folder``."""
-    found = {} if run.manifests is None else run.manifests.audio_of
-    home = folder.resolve()
+    found, home = run.manifests.audio_of if run.manifests else {}, folder.resolve()
     return {key: quote(os.path.relpath(path, home)) for key, path in found.items() if Path(path).is_file()}
 
 
@@ -100,17 +99,11 @@ def _evaluations(run: RunHistory) -> Markup | None:
     if not run.evaluations:
         return None
     names = ("step", "split", "clips", "words", "substituted", "deleted", "inserted", "WER", "CER")
-    head = element("tr", [element("th", name, class_=None if name == "split" else "number") for name in names])
-    table = element(
-        "table",
-        element("thead", head),
-        element("tbody", [_evaluation(record) for record in run.evaluations]),
-        class_="evaluations",
-    )
+    rows = [_evaluation(record) for record in run.evaluations]
     return element(
         "details",
         element("summary", f"{count(len(run.evaluations), 'evaluation')} in numbers"),
-        element("div", table, class_="scroll"),
+        element("div", table(names, rows, numbers={*names} - {"split"}, class_="evaluations"), class_="scroll"),
     )
 
 

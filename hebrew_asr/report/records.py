@@ -6,9 +6,11 @@ Fields have the order of the file's keys. A field with a default may be absent i
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, get_args
 
 from pydantic import TypeAdapter
+
+from hebrew_asr.text.normalize import Mode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ class EvalRecord:
     that was chosen as the final one, the best checkpoint's or the mean of several."""
     wer: float
     cer: float
-    wer_mode: str
+    wer_mode: Mode
     """Normalizer that the rates are counted in."""
     substitutions: int
     deletions: int
@@ -171,10 +173,7 @@ class FaultRecord:
 
 
 Record: TypeAlias = TrainRecord | EvalRecord | MachineRecord | PhaseRecord | CheckpointRecord | FaultRecord
-_READERS: dict[str, TypeAdapter[Any]] = {
-    kind.event: TypeAdapter(kind)
-    for kind in (TrainRecord, EvalRecord, MachineRecord, PhaseRecord, CheckpointRecord, FaultRecord)
-}
+_READERS: dict[str, TypeAdapter[Any]] = {kind.event: TypeAdapter(kind) for kind in get_args(Record)}
 EVENTS = tuple(_READERS)
 
 

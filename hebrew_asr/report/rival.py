@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hebrew_asr.errors import DataError
-from hebrew_asr.pages.markup import Markup, element
+from hebrew_asr.pages.markup import Markup, element, table
 from hebrew_asr.pages.words import count, percent
-from hebrew_asr.report.analysis import ScoredClip, align, score
+from hebrew_asr.report.analysis import ScoredClip, align_clip, score
 from hebrew_asr.report.gather import RunHistory
 from hebrew_asr.report.headline import split_name
 from hebrew_asr.report.records import EvalRecord, Sample
@@ -84,10 +84,8 @@ def _compared(
     left_out: int,
 ) -> Rival:
     """Both are counted in the normalizer of the first."""
-    mode = records[0].wer_mode
-    errors = per_clip_errors([s.reference for s in heard], [s.hypothesis for s in heard], mode)  # type: ignore[arg-type]
-    group_of = runs[0].manifests.group_of if runs[0].manifests else {}
-    groups = known_groups([group_of.get(clip.sample.id, "") for clip in shared])
+    errors = per_clip_errors([s.reference for s in heard], [s.hypothesis for s in heard], records[0].wer_mode)
+    groups = known_groups([runs[0].group_of(clip.sample) for clip in shared])
     return Rival(
         names=_names(*runs),
         evaluations=records,
@@ -128,15 +126,12 @@ def rival_section(found: Rival | None) -> Markup | None:
 
 
 def _table(found: Rival, rows: list[tuple[int, ScoredClip, ScoredClip]]) -> Markup:
-    head = element("tr", element("th", "errors"), element("th", "said, and heard below, by both"))
     body = [_row(found, clip, name) for _, *pair in rows for clip, name in zip(pair, found.names, strict=True)]
-    return element("table", element("thead", head), element("tbody", body), class_="samples")
+    return table(("errors", "said, and heard below, by both"), body, class_="samples")
 
 
 def _row(found: Rival, clip: ScoredClip, name: str) -> Markup:
     tally = element(
         "td", element("b", f"{clip.errors.word_edits}"), element("small", element("bdi", name)), class_="tally"
     )
-    mode = found.evaluations[0].wer_mode
-    edits = align(clip.sample.reference, clip.sample.hypothesis, mode)  # type: ignore[arg-type]
-    return element("tr", tally, element("td", aligned(edits)))
+    return element("tr", tally, element("td", aligned(align_clip(clip.sample, found.evaluations[0]))))

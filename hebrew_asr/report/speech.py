@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from hebrew_asr.pages.markup import Child, Markup, element, join
+from hebrew_asr.pages.markup import Child, Markup, element, join, table
 from hebrew_asr.pages.words import count, percent
 from hebrew_asr.report.analysis import (
     SAME_SOUND,
@@ -47,8 +47,11 @@ def samples_section(found: Result | None, sounds: Mapping[str, str]) -> Markup |
         element("h2", "What it hears"),
         element("p", intro, class_="note"),
         key_of_colors(),
-        [element("h3", "Worst first"), _table(bad, scored, sounds)] if bad else None,
-        [element("h3", "Drawn at random, the rest"), _table(drawn, scored, sounds)] if drawn else None,
+        [
+            [element("h3", title), samples_table([_row(clip, scored, sounds.get(clip.sample.id)) for clip in clips])]
+            for title, clips in (("Worst first", bad), ("Drawn at random, the rest", drawn))
+            if clips
+        ],
     )
 
 
@@ -57,10 +60,9 @@ def key_of_colors() -> Markup:
     return element("p", [element("span", name, class_=kind) for kind, name in kinds], class_="keys")
 
 
-def _table(clips: Sequence[ScoredClip], scored: Scored, sounds: Mapping[str, str]) -> Markup:
-    head = element("tr", element("th", "errors in words"), element("th", "said, and heard below"))
-    rows = [_row(clip, scored, sounds.get(clip.sample.id)) for clip in clips]
-    return element("table", element("thead", head), element("tbody", rows), class_="samples")
+def samples_table(rows: Child, id: str | None = None) -> Markup:
+    """Clips, a row each: a tally and what was heard."""
+    return table(("errors in words", "said, and heard below"), rows, class_="samples", id=id)
 
 
 def _row(clip: ScoredClip, scored: Scored, sound: str | None) -> Markup:
@@ -68,11 +70,10 @@ def _row(clip: ScoredClip, scored: Scored, sound: str | None) -> Markup:
     name, player = element("small", element("bdi", sample.id)), player_of(sound)
     tally = join(element("b", f"{errors.word_edits}"), f" in {errors.words}", name, player)
     edits = align_clip(sample, scored.record)
-    mode = scored.record.wer_mode
     # Normalization hides what carries no word, such as a tag or a broken character; show it where nothing else is left.
     written = sample.hypothesis.strip()
     raw = None
-    if not normalize(sample.hypothesis, mode):  # type: ignore[arg-type]
+    if not normalize(sample.hypothesis, scored.record.wer_mode):
         raw = element("p", "heard, as written: ", element("bdi", _cut(written)) if written else "nothing", class_="raw")
     return element("tr", element("td", tally, class_="tally"), element("td", aligned(edits), raw))
 
@@ -131,10 +132,9 @@ def _story(story: Story) -> Markup:
         )
         for evaluation, edits in heard
     ]
-    head = element("tr", [element("th", name, class_="number") for name in ("step", "WER")], element("th", "heard"))
     said = [element("small", element("bdi", story.clip_id)), _hebrew("span", story.reference, class_="line")]
     caption = element("caption", element("div", said))
-    return element("table", caption, element("thead", head), element("tbody", rows), class_="story")
+    return table(("step", "WER", "heard"), rows, caption=caption, numbers=("step", "WER"), class_="story")
 
 
 def _share(edits: Sequence[Edit]) -> float:
@@ -207,6 +207,5 @@ def _counted(title: str, names: list[str], rows: list[tuple[int, list[Markup]]],
     """A table of how often each of ``rows`` occurred; None without rows."""
     if not rows:
         return None
-    head = element("tr", element("th", of, class_="number"), [element("th", name) for name in names])
     body = [element("tr", element("td", f"{number:,}", class_="number"), cells) for number, cells in rows]
-    return element("div", element("h3", title), element("table", element("thead", head), element("tbody", body)))
+    return element("div", element("h3", title), table((of, *names), body, numbers=(of,)))

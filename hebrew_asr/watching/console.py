@@ -12,15 +12,8 @@ from rich.console import RenderableType
 from rich.live import Live
 
 from hebrew_asr.logs import log, log_line
-from hebrew_asr.report.records import (
-    CheckpointRecord,
-    EvalRecord,
-    FaultRecord,
-    MachineRecord,
-    PhaseRecord,
-    Record,
-    TrainRecord,
-)
+from hebrew_asr.report import records
+from hebrew_asr.report.records import EvalRecord, TrainRecord
 from hebrew_asr.watching.panel import LogConsole, lines, view
 from hebrew_asr.watching.progress import Course, Progress
 
@@ -76,7 +69,7 @@ class Console:
         if self._live is None:
             log.info(doing)
 
-    def write(self, record: Record) -> None:
+    def write(self, record: records.Record) -> None:
         """Show a record."""
         with self._taking:
             self._progress.take(record)
@@ -136,7 +129,7 @@ class Console:
             )
             self.say(f"{place} | {lines(self._progress)} | rates {rates}")
 
-    def _machine(self, record: MachineRecord) -> None:
+    def _machine(self, record: records.MachineRecord) -> None:
         """The line of a step tells it."""
 
     def _eval(self, record: EvalRecord) -> None:
@@ -146,14 +139,14 @@ class Console:
             heard = sample.hypothesis or "(nothing)"
             self.say(f"  heard: {heard if len(heard) <= _LONGEST_SHOWN else f'{heard[:_LONGEST_SHOWN]}…'}")
 
-    def _phase(self, record: PhaseRecord) -> None:
+    def _phase(self, record: records.PhaseRecord) -> None:
         self.say(
             f"step {record.step}: phase {record.name} proved: {record.trainable:,} weights are in the "
             f"optimizer once, got their gradient and AdamW's step; {record.frozen:,} stayed bit-equal. Of "
             f"{record.compared:,} looked at one by one {record.moved:,} moved, and all that had to"
         )
 
-    def _fault(self, record: FaultRecord) -> None:
+    def _fault(self, record: records.FaultRecord) -> None:
         if record.kind == "unreadable":
             counted = "counted as not heard" if record.split else "skipped"
             self.say(f"step {record.step}: {counted}: {'; '.join(record.reasons)}")
@@ -176,5 +169,5 @@ class Console:
             clips = ", ".join(record.clips[:8])
             self.say(f"step {record.step}: skipped by all ranks, gradients were NaN or infinite (clips {clips}, …)")
 
-    def _checkpoint(self, record: CheckpointRecord) -> None:
+    def _checkpoint(self, record: records.CheckpointRecord) -> None:
         self.say(f"step {record.step}: checkpoint {record.path}")

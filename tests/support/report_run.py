@@ -56,7 +56,7 @@ def phase_record(step: int, name: str) -> dict[str, Any]:
     return {"event": "phase", "step": step, "name": name} | counts
 
 
-def write_data(run: Path, train: dict[str, str], group_of: Callable[[str], str] = str) -> None:
+def write_data(run: Path, train: dict[str, str], group_of: Callable[[str], str] = lambda _: "") -> None:
     """Manifests where the run's recipe says; the eval manifest is of ``SENTENCES``."""
     for name, texts in (("train", train), ("eval", SENTENCES)):
         clips = [Clip(f"{key}.wav", build_target(text), key, 1.0, group_of(key)) for key, text in texts.items()]
