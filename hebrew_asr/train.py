@@ -21,6 +21,10 @@ from hebrew_asr.launching.stopping import StopRequest, nothing_to_save
 from hebrew_asr.logs import log
 from hebrew_asr.streams import outlive_the_terminal, speak_utf8
 
+FIRST_SPEAKS_S = 2.0
+"""Seconds by which other ranks leave later: the launcher kills all ranks when one leaves, and the first has a message
+to finish."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, build, train, close. Returns the exit code."""
@@ -44,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         stop.leaving(code)
         job.report(code)
     if code and not is_main:
-        time.sleep(2)  # the launcher kills all ranks when one leaves: let the first finish its message
+        time.sleep(FIRST_SPEAKS_S)
     return code
 
 

@@ -171,7 +171,8 @@ def _build(options: PrepareOptions, folder: Path, work: Path) -> None:
     everything = [*sources, *tests]
     shards = [shard for source in everything for shard in source.shards]
     assembly = None
-    with _workers(options, work) as workers:
+    pool = Workers(options.processes, work) if options.workers_on is None else Cluster(options.workers_on, work)
+    with pool as workers:
         summary.print_plan(everything, require_disk(sources, options, folder, work, workers), folder)
         while assembly is None:
             with Progress(sum(shard.size_bytes for shard in shards)) as progress:
@@ -183,12 +184,6 @@ def _build(options: PrepareOptions, folder: Path, work: Path) -> None:
     os.sync()  # clips are written without fsync, so all of them must reach the disk before the folder is announced
     digest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
     write_atomically(work / SUCCESS, f"{digest}\n")
-
-
-def _workers(options: PrepareOptions, work: Path) -> Workers:
-    if options.workers_on is None:
-        return Workers(options.processes, work)
-    return Cluster(options.workers_on, work)
 
 
 def _open_sources(options: PrepareOptions, work: Path) -> tuple[list[Source], list[Source]]:

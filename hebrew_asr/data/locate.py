@@ -13,7 +13,7 @@ import pyarrow
 from hebrew_asr.data.clips import as_path, compute, path_bytes
 from hebrew_asr.errors import shortened
 
-_NO_NAMES = pyarrow.array([b"", b".", b".."], pyarrow.large_binary())
+_NO_NAMES = [b"", b".", b".."]
 
 
 def locate(
@@ -114,7 +114,7 @@ class _Locator:
             place = self._places[head] = _Place(folder.rstrip("/") + "/", is_inside)
         return place
 
-    def _plain_files(self, place: _Place) -> pyarrow.Array:
+    def _plain_files(self, place: _Place) -> list[bytes]:
         """Names of a folder's files but for symbolic links: nothing need be asked about these."""
         names: list[bytes] = []
         if place.is_inside or self._allow_outside:
@@ -123,7 +123,7 @@ class _Locator:
                     names = [path_bytes(entry.name) for entry in entries if entry.is_file(follow_symlinks=False)]
             except OSError:  # not there, or may not be listed: then each file is looked at
                 pass
-        return pyarrow.array(names, pyarrow.large_binary())
+        return names
 
     def _contains(self, path: str) -> bool:
         return f"{path}/".startswith(f"{self._folder.rstrip('/')}/")
@@ -139,5 +139,6 @@ class _Place:
     """Whether it is the manifest's folder or below it."""
 
 
-def _is_in(names: pyarrow.Array, others: pyarrow.Array) -> np.ndarray:
-    return compute.is_in(names, value_set=others).to_numpy(zero_copy_only=False)
+def _is_in(names: pyarrow.Array, others: list[bytes]) -> np.ndarray:
+    held = pyarrow.array(others, pyarrow.large_binary())  # not on import: Arrow's first array imports pandas, for long
+    return compute.is_in(names, value_set=held).to_numpy(zero_copy_only=False)

@@ -88,7 +88,8 @@ def free_port() -> int:
     Raises:
         EnvironmentProblem: there is none.
     """
-    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+    first = random.SystemRandom().randrange(len(_PORTS))
+    for port in (*_PORTS[first:], *_PORTS[:first]):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("", port))
             return port

@@ -117,14 +117,16 @@ def has_ended(pids: list[int]) -> bool:
 
 def main() -> None:
     import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+    import pandas  # noqa: F401 (Arrow imports it for its first array)
     import torch.utils.cpp_extension  # noqa: F401
     from transformers import Qwen3ASRForConditionalGeneration  # noqa: F401
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     import hebrew_asr.train
     import hebrew_asr.training.loop
-    import hebrew_asr.training.setup  # noqa: F401
+    import hebrew_asr.training.setup
 
+    hebrew_asr.train.FIRST_SPEAKS_S = 0.0  # no launcher here kills the other ranks when one leaves
     get_checkpoint_conversion_mapping("qwen3_asr")  # made and kept at the first call
     gc.collect()
     gc.freeze()  # DeepSpeed collects garbage some thirty times an engine, in half a second where it walks the imports

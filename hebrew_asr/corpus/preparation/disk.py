@@ -11,10 +11,11 @@ from pathlib import Path
 from hebrew_asr.corpus.preparation.convert import convert_row, quiet_decoders
 from hebrew_asr.corpus.preparation.crashes import rows_noted
 from hebrew_asr.corpus.preparation.options import PrepareOptions
+from hebrew_asr.corpus.preparation.parts import part_path, read_part
 from hebrew_asr.corpus.preparation.workers import Workers
 from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.files import nearest_existing
-from hebrew_asr.sources import Source, Unit
+from hebrew_asr.sources import Source, Unit, unit_name
 from hebrew_asr.units import GIB
 
 _SAMPLE_ROWS = 24
@@ -36,7 +37,7 @@ class DiskNeed:
 def require_disk(
     sources: list[Source], options: PrepareOptions, folder: Path, work: Path, workers: Workers
 ) -> DiskNeed:
-    """Predict the need from the first rows of each source, converted in memory, and compare it with what is free.
+    """Predict the need from the first rows of each source, and compare it with what is free.
 
     Raises:
         EnvironmentProblem: there is too little room, a source cannot be read, or the worker process was killed.
@@ -68,7 +69,10 @@ def _clip_bytes(source: Source, options: PrepareOptions, work: Path, workers: Wo
 
 
 def _bytes_per_row(unit: Unit, options: PrepareOptions, work: Path, workers: Workers) -> float:
-    """By converting its first rows, in a worker: a damaged file may end the process that decodes it."""
+    """Of its clips where it is done; else of its first rows, by a worker: a damaged file may end what decodes it."""
+    if (part := part_path(work, unit_name(unit))).exists():
+        kept = [record.size_bytes for record in read_part(part) if record.fate == "kept"]
+        return (sum(kept) + _BYTES_PER_FILE * len(kept)) / unit.num_rows
     while True:
         try:
             return workers.submit(_sampled_bytes_per_row, unit, options, work).result()
