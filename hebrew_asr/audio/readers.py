@@ -200,8 +200,8 @@ def _by_libsndfile(reading: Reading) -> Iterator[Block]:
     file = reading.libsndfile()
     reading.check(file.channels, file.samplerate)
     size = max(BLOCK_VALUES // file.channels, 1)
-    if reading.longest_s is not None:
-        size = min(size, math.floor(reading.longest_s * file.samplerate) + 1)
+    if reading.longest_s is not None:  # of files that were joined, nothing may be wanted of a later one: it is counted
+        size = min(size, math.floor(max(reading.longest_s, 1.0) * file.samplerate) + 1)
     while True:
         samples = file.read(size, dtype="float32", always_2d=True)
         if len(samples):

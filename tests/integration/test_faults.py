@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory) -> Path:
-    return make_task(tmp_path_factory.mktemp("task"), eval_clips=24)
+    return make_task(tmp_path_factory.mktemp("task"), eval_clips=12)
 
 
 def overflowing(task: Path, folder: Path) -> str:
@@ -130,7 +130,7 @@ def test_a_killed_rank_takes_the_other_down_in_seconds(task, warm, tmp_path):
 def test_a_stop_in_the_first_evaluation_is_made_up_for(task, warm, tmp_path):
     """SIGTERM while the base model is measured; the resumed run measures it and ends like one never stopped."""
     whole, run = tmp_path / "whole", tmp_path / "run"
-    changes = ["evaluation.batch_clips=1", "evaluation.sample_clips=24", "max_steps=4"]
+    changes = ["evaluation.batch_clips=1", "evaluation.sample_clips=12", "max_steps=4"]
     done = warm.finish(train_arguments(task, whole, *changes), ranks=2, port=free_port())
     assert done.returncode == 0, done.stderr[-2000:]
     output = tmp_path / "log"

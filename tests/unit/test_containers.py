@@ -17,7 +17,9 @@ import pytest
 import soxr
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, Sound, decode, decode_blocks, duration_s
-from hebrew_asr.audio.source import AudioError, TooLong, TruncatedAudio
+from hebrew_asr.audio.readers import blocks_of
+from hebrew_asr.audio.reading import Reading
+from hebrew_asr.audio.source import AudioError, TooLong, TruncatedAudio, opened
 from tests.support import corpora, sounds
 from tests.support.sounds import CODED, EXACT, LASTS_S, by_ffmpeg, by_libsndfile, voice
 
@@ -114,6 +116,8 @@ def test_joined_files_of_plain_samples_are_heard_to_the_end(name, tmp_path):
     assert len(decode(wav + note)) == LASTS_S * SAMPLE_RATE_HZ
     with pytest.raises(TooLong):
         decode(content, longest_s=1.5 * LASTS_S)
+    with opened(content, name) as source:
+        assert len(list(blocks_of(Reading(source, 1.5 * LASTS_S)))) < 12, "what is over the limit is counted in seconds"
 
 
 def test_samples_after_what_a_wav_header_counts_are_not_passed_over():

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "hebrew_asr"
@@ -34,14 +34,23 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports() -> Iterator[tuple[Path, str]]:
+@cache
+def nodes() -> list[tuple[Path, ast.stmt]]:
+    """Every import statement and function of the package, and where it stands."""
+    kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef)
+    trees = [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in sorted(PACKAGE.rglob("*.py"))]
+    return [(path, node) for path, tree in trees for node in ast.walk(tree) if isinstance(node, kinds)]
+
+
+def imports() -> list[tuple[Path, str]]:
     """Every import statement of the package, as (file, dotted name)."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                yield from ((path, alias.name) for alias in node.names)
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                yield path, node.module
+    found = []
+    for path, node in nodes():
+        if isinstance(node, ast.Import):
+            found += [(path, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append((path, node.module))
+    return found
 
 
 def is_root(name: str, *roots: str) -> bool:
@@ -91,8 +100,7 @@ def test_guarded_imports():
 def test_functions_stay_readable():
     long = [
         f"{path.relative_to(PACKAGE)}:{node.name}"
-        for path in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for path, node in nodes()
         if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= MAX_FUNCTION_LINES
     ]
     assert not long

@@ -13,7 +13,6 @@ from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.report.records import EvalRecord, Sample, TrainRecord
 from hebrew_asr.watching.progress import Course, Progress, clock, sparkline
 from tests.support.terminal import CTRL_C, Terminal, screen
-from tests.support.tiny_task import environment, wait_for
 
 ROOT = Path(__file__).parents[2]
 RECIPE = load_recipe("round2", ["evaluation.every_steps=100", "logging.price_per_hour=36"])
@@ -64,6 +63,8 @@ print("stopped after step 600", file=sys.stderr)
 
 
 def test_what_stands_on_a_terminal():
+    from tests.support.tiny_task import environment, wait_for  # loads torch, which the script would load with this file
+
     terminal = Terminal(
         [sys.executable, "-c", textwrap.dedent(SCRIPT)],
         environment=environment() | {"COLUMNS": "100", "LINES": "40"},
