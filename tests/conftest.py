@@ -33,6 +33,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.hypothesis_seed = str(secrets.randbits(32))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The file that takes longest comes first: the worker that got it last would work on alone."""
+    items.sort(key=lambda item: item.path.name != "test_stopping.py")
+
+
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """The seed of the property tests, where it is not the fixed one."""
     seed = config.option.hypothesis_seed
