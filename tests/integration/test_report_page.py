@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 
@@ -26,7 +26,9 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here"),
 ]
-CLIPS, STEPS, OPENS_WITHIN_S = 10_000, 100_000, 2.0
+CLIPS, STEPS = 10_000, 100_000
+OPENS_WITHIN_S = 2.0
+"""CPU seconds of the browser's processes, which work side by side: other tests have the same processors."""
 WORDS = ("אני", "חושב", "שזה", "מה", "שקרה", "אתמול", "כשהגענו", "הביתה", "אחרי", "יום", "ארוך", "של", "עבודה")
 MARKUP = "<img src=x onerror=alert(1)>"
 
@@ -71,6 +73,11 @@ def browser():
         chromium.close()
 
 
+def browser_cpu_s() -> float:
+    times = [process.cpu_times() for process in psutil.Process().children(recursive=True)]
+    return sum(each.user + each.system + each.children_user + each.children_system for each in times)
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (400, "dark")])
 def test_a_long_run_opens_at_once_and_is_searched(browser, report, width, scheme):
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
@@ -79,10 +86,10 @@ def test_a_long_run_opens_at_once_and_is_searched(browser, report, width, scheme
     page.on("pageerror", lambda error: complaints.append(str(error)))
     times = []
     for _ in range(2):  # the second is not the browser's own start
-        started = time.perf_counter()
+        before = browser_cpu_s()
         page.goto(report.as_uri())
         page.wait_for_selector("#clip-list tbody tr")
-        times.append(time.perf_counter() - started)
+        times.append(browser_cpu_s() - before)
     assert min(times) < OPENS_WITHIN_S, times
     count, rows = page.locator("#clip-count"), page.locator("#clip-list tbody tr")
     assert count.text_content() == "100 of 10,000 shown, 10,000 in all" and rows.count() == 100
