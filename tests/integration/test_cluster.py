@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -18,8 +19,11 @@ from tests.support import corpora
 from tests.support.nodes import Node, NoNamespaces, two_nodes
 from tests.support.tiny_task import ROOT
 
-pytest.importorskip("distributed", reason="an extra: pip install 'hebrew-asr[cluster]'")
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(not find_spec("distributed"), reason="an extra: pip install 'hebrew-asr[cluster]'"),
+]
 PORT = 8786
 
 # Small units, so that there is something to kill in this small corpus; and little patience.

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
-import openai
 import pytest
 import soundfile
 
@@ -52,6 +51,8 @@ def post(url: str, content: bytes | None, *, token: str = TOKEN, **fields: str) 
 
 
 def test_official_client_gets_every_format(url, said):
+    import openai  # half a thousand modules, which every worker would load when it collects the tests
+
     client = openai.OpenAI(base_url=f"{url}/v1", api_key=TOKEN)
     sound, text = ("a.wav", wav(said)), str(len(said))
     ask = client.audio.transcriptions.create
