@@ -31,6 +31,14 @@ class Part:
 Source = str | Path | Part | bytes | IO[bytes]
 """Path of a file, a part of one, its content, or an open binary stream such as ``sys.stdin.buffer``."""
 
+AUDIO_SUFFIXES = (
+    *(".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".oga", ".webm", ".mp4", ".mkv", ".mka", ".mov", ".aac"),
+    *(".wma", ".amr", ".aiff", ".aif", ".aifc", ".caf", ".3gp", ".m4b", ".mp2", ".au", ".w64", ".rf64", ".wv", ".ac3"),
+    *(".weba", ".m4v", ".avi", ".asf", ".mpg"),
+)
+"""What is taken for a recording in folders and listings, by its name; whether it is one is the decoder's to say.
+Lossless ones first."""
+
 LONGEST_STREAM_BYTES = 4 << 30
 """A stream is copied to a temporary file, since containers are read from both ends; a longer stream is refused."""
 

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from hebrew_asr.config.values import Port, PositiveInt
-from hebrew_asr.training.arguments import RecipeArguments, as_argv
+from hebrew_asr.commands.ranks import RankArguments
+from hebrew_asr.config.values import PositiveInt
 
 PLANNING = Path(__file__).parents[1] / "planning"
 BASELINE_MICRO_BATCHES = (4, 8, 16, 32, 64)
@@ -24,7 +24,7 @@ CLIPS = 1280
 
 
 @dataclass
-class Command(RecipeArguments):
+class Command(RankArguments):
     """Measure training speed: full-size random weights, made-up clips of realistic lengths, everything else real.
 
     Clips a second, time by part, share of the card's matrix rate and peak memory, in every phase of the recipe, and for
@@ -47,10 +47,6 @@ class Command(RecipeArguments):
     """Also write the figures here, as JSON."""
     traces: str | None = None
     """Also profile one step of each into this folder: tables by kernel, and traces for chrome://tracing."""
-    num_gpus: PositiveInt | None = None
-    """Ranks; unless given, one per visible GPU in the order of CUDA_VISIBLE_DEVICES; on a CPU the profile's number."""
-    master_port: Port | None = None
-    """Port on which the ranks meet; a free one unless given."""
 
     def run(self) -> int:
         from hebrew_asr.commands.ours import refuse_overwriting
@@ -94,8 +90,6 @@ class Command(RecipeArguments):
         return 0
 
     def _measure(self, phases: list[str], run: Path, out: Path) -> int:
-        from hebrew_asr.config.profiles import load_profile
-        from hebrew_asr.launching.command import launch_for
         from hebrew_asr.planning.bench import BenchArguments
 
         arguments = BenchArguments(
@@ -109,10 +103,7 @@ class Command(RecipeArguments):
             out=out,
             traces=None if self.traces is None else Path(self.traces),
         )
-        options = as_argv(arguments, BenchArguments)
-        hardware = load_profile(self.ds).hardware
-        launch = launch_for(hardware, PLANNING / "bench.py", options, self.num_gpus, self.master_port)
-        return subprocess.run(launch.line(), env=launch.environment(), check=False).returncode
+        return self.measure(PLANNING / "bench.py", arguments)
 
     def _measure_baseline(self, folder: Path) -> list[dict[str, Any]]:
         """In a process of its own; what it has found counts, should a larger micro-batch end it."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hebrew_asr.config.values import Port, PositiveFloat, PositiveInt
-from hebrew_asr.training.arguments import DataArguments, as_argv
+from hebrew_asr.commands.ranks import RankArguments
+from hebrew_asr.config.values import PositiveFloat, PositiveInt
+from hebrew_asr.training.arguments import DataArguments
 
 if TYPE_CHECKING:
     from hebrew_asr.config.recipe import Recipe
@@ -25,7 +25,7 @@ _NOTHING_KEPT = (
 
 
 @dataclass
-class Command(DataArguments):
+class Command(RankArguments, DataArguments):
     """Train some steps of one phase with rates that rise exponentially, and say where the loss fell and where it burst.
 
     Nothing is saved but --out. All module groups keep the proportion that the recipe gives their rates. For example:
@@ -42,10 +42,6 @@ class Command(DataArguments):
     """Last rates, of the recipe's."""
     out: str | None = None
     """Also write the curve here, as JSON: the factor of the recipe's rates and the loss, by step."""
-    num_gpus: PositiveInt | None = None
-    """Ranks; unless given, one per visible GPU in the order of CUDA_VISIBLE_DEVICES; on a CPU the profile's number."""
-    master_port: Port | None = None
-    """Port on which the ranks meet; a free one unless given."""
 
     def run(self) -> int:
         from hebrew_asr.commands.ours import refuse_overwriting
@@ -75,8 +71,6 @@ class Command(DataArguments):
         return 0
 
     def _measure(self, phase: str, run: Path, out: Path) -> int:
-        from hebrew_asr.config.profiles import load_profile
-        from hebrew_asr.launching.command import launch_for
         from hebrew_asr.planning import lr_range
 
         limits = [f"max_steps={self.steps}", f"faults.non_finite_patience={self.steps}"]
@@ -92,10 +86,7 @@ class Command(DataArguments):
             highest=self.highest,
             out=out,
         )
-        options = as_argv(arguments, lr_range.LrRangeArguments)
-        hardware = load_profile(self.ds).hardware
-        launch = launch_for(hardware, Path(lr_range.__file__), options, self.num_gpus, self.master_port)
-        return subprocess.run(launch.line(), env=launch.environment(), check=False).returncode
+        return self.measure(Path(lr_range.__file__), arguments)
 
 
 def _print_curve(recipe: Recipe, index: int, curve: LrCurve) -> None:

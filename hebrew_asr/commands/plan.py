@@ -52,18 +52,7 @@ class Command(DataArguments):
         if self.memory_gib is not None:
             profile = replace(profile, hardware=replace(profile.hardware, memory_gib=self.memory_gib))
         plan = make_plan(recipe, profile, self.num_gpus or profile.hardware.num_ranks)
-        clock = run_clock(
-            recipe,
-            profile,
-            plan.batching,
-            plan.steps_per_epoch,
-            plan.num_eval_clips,
-            clips_per_s=self.clips_per_s,
-            work=plan.work,
-            num_shapes=len(plan.shapes),
-            checkpoint_bytes=plan.checkpoint_bytes,
-            model_bytes=plan.model_bytes,
-        )
+        clock = run_clock(plan, self.clips_per_s)
         if self.json:
             print(json.dumps(as_json(plan, clock, self.price_per_hour), ensure_ascii=False, indent=1))
         else:
@@ -99,8 +88,8 @@ def as_json(plan: RunPlan, clock: Clock | None, price_per_hour: float | None) ->
         "steps_per_epoch": plan.steps_per_epoch,
         "total_steps": plan.total_steps,
         "phase_starts": plan.phase_starts,
-        "checkpoint_bytes": plan.checkpoint_bytes,
-        "disk_bytes": plan.disk_bytes,
+        "checkpoint_bytes": plan.disk.checkpoint,
+        "disk_bytes": plan.disk.total,
         "eval_clips": plan.num_eval_clips,
         "time": time,
         "price": clock.total_s / 3600 * price_per_hour if clock and price_per_hour else None,
@@ -157,12 +146,11 @@ def _print_run(plan: RunPlan) -> None:
     )
     for phase, start in zip(recipe.phases[1:], plan.phase_starts[1:], strict=True):
         print(f"switch to phase {phase.name} after step {start:,}")
-    kept = recipe.checkpoints.keep_last + recipe.checkpoints.keep_best
     print(
-        f"disk: {_gib(plan.checkpoint_bytes)} GiB per checkpoint; {_gib(plan.disk_bytes)} GiB in all "
-        f"({kept} kept, one being written, the final model)"
+        f"disk: {_gib(plan.disk.checkpoint)} GiB per checkpoint; {_gib(plan.disk.total)} GiB in all "
+        f"({plan.disk.kept} kept, one being written, the final model)"
     )
-    print(f"host memory of all ranks, which checkpoints are written from: {_gib(plan.checkpoint_bytes)} GiB")
+    print(f"host memory of all ranks, which checkpoints are written from: {_gib(plan.disk.checkpoint)} GiB")
 
 
 def _print_clock(clock: Clock | None, price_per_hour: float | None) -> None:

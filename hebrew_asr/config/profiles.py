@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,13 +27,10 @@ REFUSED = {
     "managed_gradient_accumulation": "the trainer sets it",
     "fp16": "Qwen3-ASR trains in bf16 or fp32; fp16 needs loss scaling, which the phase proof does not cover",
     "amp": "use bf16",
-    "wandb": "the recipe's logging section owns it",
-    "tensorboard": "the recipe's logging section owns it",
+    **dict.fromkeys(("wandb", "tensorboard", "comet"), "the recipe's logging section owns it"),
     "csv_monitor": "metrics.jsonl is always written",
-    "comet": "the recipe's logging section owns it",
     "elasticity": "the effective batch is the same on any rank count already",
-    "data_efficiency": "the recipe owns the data",
-    "curriculum_learning": "the recipe owns the data",
+    **dict.fromkeys(("data_efficiency", "curriculum_learning"), "the recipe owns the data"),
 }
 
 
@@ -86,7 +83,6 @@ class DeepSpeedKeys:
     dump_state: bool = False
 
 
-OWNED = frozenset(entry.name for entry in fields(DeepSpeedKeys))
 _PLAIN: dict[str, dict[str, type | tuple[str, ...] | dict[str, Any]]] = {
     "bf16": {"enabled": bool},
     "zero_optimization": {
@@ -115,9 +111,8 @@ class Batching:
     def limited_to(self, clips: int) -> Batching:
         """The same effective batch in micro-batches of at most ``clips`` clips."""
         most = min(self.max_micro_batch, clips)
-        return Batching(
-            self.clips_per_step, self.num_ranks, math.ceil(self.clips_per_step / (self.num_ranks * most)), most
-        )
+        accumulation = math.ceil(self.clips_per_step / (self.num_ranks * most))
+        return Batching(self.clips_per_step, self.num_ranks, accumulation, most)
 
     def halved(self) -> Batching | None:
         """The same effective batch in micro-batches half as large; None where they hold one clip already."""
@@ -167,6 +162,11 @@ class Profile:
     def compiles(self) -> bool:
         """Whether the training step is compiled whole. ZeRO-3 gathers weights as layers are called: no graph can."""
         return self.hardware.compiles and self.zero_stage < 3
+
+    @property
+    def compiles_layers(self) -> bool:
+        """Whether the layers of a step are compiled instead, each by itself."""
+        return self.hardware.compiles and self.zero_stage == 3
 
     @property
     def uses_cuda_graphs(self) -> bool:

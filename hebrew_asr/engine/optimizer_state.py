@@ -81,8 +81,8 @@ def save_partitions(path: Path, states: list[PartitionState]) -> None:
     save_file(tensors, path, metadata={"layout": json.dumps(layout)})
 
 
-class StateReader:
-    """Reads any run of any parameter's state from the files that all ranks wrote."""
+class StateReader(ExitStack):
+    """Reads any run of any parameter's state from the files that all ranks wrote, which it holds open."""
 
     def __init__(self, folder: Path):
         """Open every rank's file in ``folder``.
@@ -90,7 +90,7 @@ class StateReader:
         Raises:
             CheckpointError: there are none, or one is not what ``save_partitions`` writes.
         """
-        self._files = ExitStack()
+        super().__init__()
         self._pieces: dict[str, list[tuple[Any, str, Fragment]]] = {}
         self.steps: dict[str, float] = {}
         """AdamW's step of each param group."""
@@ -100,7 +100,7 @@ class StateReader:
             raise CheckpointError(f"{folder} holds no optimizer state")
         for path in paths:
             try:
-                file = self._files.enter_context(safe_open(path, framework="pt"))
+                file = self.enter_context(safe_open(path, framework="pt"))
                 layout = json.loads(file.metadata()["layout"])
             except Exception as error:
                 raise CheckpointError(f"cannot read optimizer state {path}: {error}") from error
@@ -109,10 +109,6 @@ class StateReader:
                     fragment = Fragment(**values)
                     self.steps[entry["group"]] = self._step_of[fragment.parameter] = entry["step"]
                     self._pieces.setdefault(fragment.parameter, []).append((file, str(index), fragment))
-
-    def close(self) -> None:
-        """Close the files."""
-        self._files.close()
 
     def parameters(self) -> Iterator[str]:
         """Names of all parameters with state."""
@@ -146,8 +142,7 @@ class StateReader:
             if name not in parameters:
                 raise CheckpointError(f"the checkpoint trains {name}, which this model does not have")
             parameter = parameters[name]
-            if self.num_elements(name) != parameter.numel():
-                stored = self.num_elements(name)
+            if (stored := self.num_elements(name)) != parameter.numel():
                 raise CheckpointError(f"{name} has {stored} elements in the checkpoint, {parameter.numel()} here")
             if not parameter.requires_grad:
                 raise CheckpointError(f"the checkpoint trains {name}, which is frozen in this phase of the recipe")

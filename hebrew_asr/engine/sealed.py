@@ -17,6 +17,7 @@ from typing import Any
 
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.errors import CheckpointError, first_line
+from hebrew_asr.files import sha256_of
 
 FORMAT = 1
 SEAL = "COMPLETE.json"
@@ -197,5 +198,4 @@ def _object(file: Path) -> dict[str, Any]:
 
 def seal_of(file: Path) -> dict[str, Any]:
     """A file's size in bytes and SHA-256."""
-    with file.open("rb") as stream:
-        return {"size": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+    return {"size": file.stat().st_size, "sha256": sha256_of(file)}

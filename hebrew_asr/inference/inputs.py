@@ -13,41 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from hebrew_asr.audio.decode import decode_blocks
+from hebrew_asr.audio.source import AUDIO_SUFFIXES
 from hebrew_asr.errors import DataError
 
 STDIN = ("-", "/dev/stdin")
-SUFFIXES = frozenset(
-    f".{kind}"
-    for kind in [
-        "wav",
-        "w64",
-        "flac",
-        "mp3",
-        "ogg",
-        "oga",
-        "opus",
-        "m4a",
-        "m4b",
-        "mp4",
-        "m4v",
-        "webm",
-        "mkv",
-        "mka",
-        "mov",
-        "aac",
-        "wma",
-        "amr",
-        "aif",
-        "aiff",
-        "aifc",
-        "caf",
-        "au",
-        "avi",
-        "3gp",
-        "mpg",
-    ]
-)
-"""What is looked for in folders. A file that is named is read whatever its suffix."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +67,7 @@ def _named(name: str) -> list[str]:
     if _exists(name) and Path(name).is_dir():
         below = _below(name)
         if not below:
-            raise DataError(f"folder {name} holds no audio file (looked for {', '.join(sorted(SUFFIXES))})")
+            raise DataError(f"folder {name} holds no audio file (looked for {', '.join(sorted(AUDIO_SUFFIXES))})")
         return below
     if _exists(name):
         return [name]
@@ -107,8 +76,7 @@ def _named(name: str) -> list[str]:
     matching = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 (a pattern may begin anywhere)
     if not matching:
         raise DataError(f"no file matches {name}")
-    files = [path for match in matching for path in (_below(match) if Path(match).is_dir() else [match])]
-    return files
+    return [path for match in matching for path in (_below(match) if Path(match).is_dir() else [match])]
 
 
 def _below(folder: str) -> list[str]:
@@ -119,7 +87,7 @@ def _below(folder: str) -> list[str]:
         found += [
             str(Path(place, name))
             for name in sorted(files)
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+            if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_SUFFIXES
         ]
     return found
 

@@ -6,7 +6,6 @@ it; the model card is not, so that it may be edited.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor, GenerationConf
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
 from hebrew_asr.config.recipe import Model
 from hebrew_asr.errors import CheckpointError, EnvironmentProblem, UsageError
-from hebrew_asr.files import as_os_error
+from hebrew_asr.files import as_os_error, sha256_of
 from hebrew_asr.inference.export import whole_folder, write_native
 from hebrew_asr.inference.thinker import write_thinker
 from hebrew_asr.model.folder import open_weights, read_config, read_generation_config
@@ -56,7 +55,8 @@ def export(folder: Path, asr: Any, tokenizer: Any, cards: dict[str, str], base: 
             write_native(temporary / HF, asr, tokenizer)
             write_thinker(temporary / THINKER, asr, tokenizer, base)
             for name in (HF, THINKER):
-                (temporary / name / SUMS).write_text(_sums(temporary / name), encoding="utf-8")
+                sums = (f"{sha256_of(file)}  {file.name}\n" for file in sorted((temporary / name).iterdir()))
+                (temporary / name / SUMS).write_text("".join(sums), encoding="utf-8")
                 (temporary / name / CARD).write_text(cards[name], encoding="utf-8")
             _check_layouts(temporary, asr, tokenizer)
             _check_greedy(temporary / HF, asr)
@@ -90,15 +90,6 @@ def stored_dtype(folder: Path) -> torch.dtype:
     return kinds[next(kind for kind in kinds if kind in found)] if len(found) == 1 else torch.float32
 
 
-def _sums(folder: Path) -> str:
-    return "".join(f"{_sha256(file)}  {file.name}\n" for file in sorted(folder.iterdir()))
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _check_sums(folder: Path) -> None:
     try:
         listed = (folder / SUMS).read_text(encoding="utf-8").splitlines()
@@ -111,7 +102,7 @@ def _check_sums(folder: Path) -> None:
             raise CheckpointError(f"{folder / SUMS} is damaged: {line[:80]!r} names no file beside it")
         if not file.is_file():
             raise CheckpointError(f"{file} is missing; export again")
-        if _sha256(file) != digest:
+        if sha256_of(file) != digest:
             raise CheckpointError(f"{file} is damaged: its hash differs from what {SUMS} says; export again")
 
 

@@ -69,7 +69,7 @@ class CompiledASR(PackedASR):
 def training_module(asr: Qwen3ASRForConditionalGeneration, profile: Profile) -> PackedASR:
     """The forward pass that a profile trains with."""
     if profile.zero_stage == 3:
-        return LayeredASR(asr, compiled=profile.hardware.compiles)
+        return LayeredASR(asr, compiled=profile.compiles_layers)
     return CompiledASR(asr, cuda_graphs=profile.uses_cuda_graphs) if profile.compiles else PackedASR(asr)
 
 

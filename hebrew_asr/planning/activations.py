@@ -29,6 +29,8 @@ class Footprint:
     peak: int
     """Most that is alive at any moment of forward and backward, with the gradients of one parameter at a time; that of
     a tied embedding lives from the logits' backward to the embedding's."""
+    decoder: int
+    """Of ``saved``, what the decoder's layers keep."""
     logits: int
     """Of ``peak``, at most: the float32 logits with their log-softmax and its gradient, and the 16-bit ones."""
 
@@ -88,7 +90,7 @@ class _Pass:
             embedded + 3 * tied,  # of the head, of the embedding, and their sum
             *(total + part.backward for part, total in zip(below, sums, strict=False)),
         ]
-        return Footprint(saved, max(moments), logits * (3 * _FP32 + 2 * width))
+        return Footprint(saved, max(moments), sum(part.saved for part in above), logits * (3 * _FP32 + 2 * width))
 
     def _trains(self, *names: str) -> bool:
         """Whether any weight trains whose name is, or begins with, one of ``names``."""

@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from itertools import pairwise
 
+import numpy as np
 from pydantic import TypeAdapter
 
 from hebrew_asr.config.profiles import Batching, Profile
-from hebrew_asr.config.recipe import Recipe, load_recipe
-from hebrew_asr.data.shapes import Shape
-from hebrew_asr.model.groups import phase_groups
-from hebrew_asr.model.sizes import PUBLISHED, ModelSizes, weight_shapes
+from hebrew_asr.config.recipe import Phase, load_recipe
+from hebrew_asr.model.sizes import PUBLISHED, sizes_at
 from hebrew_asr.planning.flops import Work, pass_flops
+from hebrew_asr.planning.plan import RunPlan, trained_weights
 from hebrew_asr.units import GIB
 
 _TIMED_RECIPE = "round2"
@@ -97,36 +95,17 @@ class Clock:
         return self.steps_s + self.compile_s + self.recording_s + self.evaluation_s + self.checkpoint_s + self.startup_s
 
 
-def run_clock(
-    recipe: Recipe,
-    profile: Profile,
-    batching: Batching,
-    steps_per_epoch: int,
-    eval_clips: int,
-    clips_per_s: float | None = None,
-    work: Sequence[float] | None = None,
-    num_shapes: int = 0,
-    checkpoint_bytes: int = 0,
-    model_bytes: int = 0,
-) -> Clock | None:
+def run_clock(plan: RunPlan, clips_per_s: float | None = None) -> Clock | None:
     """Foretell the time of a run.
 
     Args:
-        recipe: says phases, evaluations and checkpoints.
-        profile: says the card and what is compiled.
-        batching: of the run's number of GPUs.
-        steps_per_epoch: optimizer steps.
-        eval_clips: of the whole evaluation split.
+        plan: of the run.
         clips_per_s: of all GPUs together, where it is known better than here.
-        work: :func:`relative_work` of each phase; 1 unless given.
-        num_shapes: of batches, each of which is recorded once per phase where the profile has CUDA graphs.
-        checkpoint_bytes: of the last checkpoint, of which training waits to be written, as at a change of phase.
-        model_bytes: of the final model.
 
     Returns:
         None where nothing comparable was measured: CPUs, an optimizer on the host, other cards.
     """
-    known = measured_speeds()
+    recipe, profile, batching, known = plan.recipe, plan.profile, plan.batching, measured_speeds()
     card = profile.hardware.card
     if clips_per_s is not None:
         per_step = [recipe.clips_per_step / clips_per_s] * len(recipe.phases)
@@ -135,54 +114,58 @@ def run_clock(
         return None
     else:
         timed = [_step_ms(known, profile, batching, phase.name, card) for phase in recipe.phases]
-        work = work or [1.0] * len(timed)
+        work = [_relative_work(plan, phase) for phase in recipe.phases]
         per_step = [ms / 1e3 * factor for (ms, _, _), factor in zip(timed, work, strict=True)]
         measured, source = all(exact for _, exact, _ in timed), timed[0][2]
         if any(abs(factor - 1) > _SAME_WORK for factor in work):
             measured, factors = False, ", ".join(f"{factor:.2f}" for factor in work)
             source += f", by phase {factors} times as long as {_TIMED_RECIPE}'s, as operations have it"
-    steps = [phase.epochs * steps_per_epoch for phase in recipe.phases]
-    total = sum(steps)
-    awaited = len(recipe.phases) if profile.compiles else 1
+    steps = [phase.epochs * plan.steps_per_epoch for phase in recipe.phases]
+    awaited = len(recipe.phases) if profile.compiles else 1  # a checkpoint is waited for before the step is compiled
+    awaited_gib = (awaited * plan.disk.checkpoint + plan.disk.model) / GIB
+    recorded = len(plan.shapes) * len(recipe.phases) * profile.uses_cuda_graphs
     return Clock(
         steps_s=sum(count * each for count, each in zip(steps, per_step, strict=True)),
         compile_s=_compile_s(known, profile) * len(recipe.phases),
-        recording_s=known.recording_s_per_shape * num_shapes * len(recipe.phases) * profile.uses_cuda_graphs,
-        evaluation_s=known.decoding_s_per_batch * _decoded_batches(recipe, batching, total, eval_clips),
-        checkpoint_s=known.checkpoint_s * math.ceil(total / recipe.checkpoints.every_steps)
-        + (awaited * checkpoint_bytes + model_bytes) / GIB / known.written_gib_per_s,
+        recording_s=known.recording_s_per_shape * recorded,
+        evaluation_s=known.decoding_s_per_batch * _decoded_batches(plan),
+        checkpoint_s=known.checkpoint_s * math.ceil(plan.total_steps / recipe.checkpoints.every_steps)
+        + awaited_gib / known.written_gib_per_s,
         startup_s=known.startup_s,
         measured=measured,
         source=source,
     )
 
 
-def relative_work(model: ModelSizes, trained: Collection[str], phase: str, shape: Shape) -> float:
+def _relative_work(plan: RunPlan, phase: Phase) -> float:
     """Operations of a step, of those of the step that was timed: in round2's phase of that name, else in its last."""
-    recipe = load_recipe(_TIMED_RECIPE)
-    of_name = next((timed for timed in recipe.phases if timed.name == phase), recipe.phases[-1])
-    timed_model, work = PUBLISHED[recipe.model.path], Work.of_shape(shape)
-    groups = phase_groups(weight_shapes(timed_model), recipe, of_name)
-    timed_weights = {name for group in groups for name in group.weights}
-    return pass_flops(model, trained, work) / pass_flops(timed_model, timed_weights, work)
+    timed = load_recipe(_TIMED_RECIPE)
+    timed_phase = next((one for one in timed.phases if one.name == phase.name), timed.phases[-1])
+    model, timed_model, work = (
+        sizes_at(plan.recipe.model.path),
+        PUBLISHED[timed.model.path],
+        Work.of_shape(plan.shapes[-1]),
+    )
+    needed = pass_flops(model, trained_weights(model, plan.recipe, phase), work)
+    return needed / pass_flops(timed_model, trained_weights(timed_model, timed, timed_phase), work)
 
 
 def _compile_s(known: Speeds, profile: Profile) -> float:
-    if not profile.hardware.compiles:
-        return 0.0
-    return known.compile_s_per_phase if profile.compiles else known.zero3_compile_s_per_phase
+    if profile.compiles_layers:
+        return known.zero3_compile_s_per_phase
+    return known.compile_s_per_phase if profile.compiles else 0.0
 
 
-def _decoded_batches(recipe: Recipe, batching: Batching, total_steps: int, eval_clips: int) -> int:
+def _decoded_batches(plan: RunPlan) -> int:
     """Batches that the busiest rank decodes. Each takes as long as its longest clip, however full it is."""
-    settings = recipe.evaluation
+    settings = plan.recipe.evaluation
 
     def batches(clips: int) -> int:
-        return math.ceil(math.ceil(clips / batching.num_ranks) / settings.batch_clips)
+        return math.ceil(math.ceil(clips / plan.batching.num_ranks) / settings.batch_clips)
 
-    samples = math.ceil(total_steps / settings.every_steps) * batches(settings.sample_clips)
-    times = recipe.epochs + 2 * settings.choose_final  # which at the end compares the last model with two others
-    return samples + (times * batches(eval_clips) if settings.full_each_epoch else 0)
+    samples = math.ceil(plan.total_steps / settings.every_steps) * batches(settings.sample_clips)
+    times = plan.recipe.epochs + 2 * settings.choose_final  # which at the end compares the last model with two others
+    return samples + (times * batches(plan.num_eval_clips) if settings.full_each_epoch else 0)
 
 
 def _step_ms(known: Speeds, profile: Profile, batching: Batching, phase: str, card: str) -> tuple[float, bool, str]:
@@ -196,20 +179,11 @@ def _step_ms(known: Speeds, profile: Profile, batching: Batching, phase: str, ca
         timed = (entry.card, entry.num_gpus, entry.clips_per_gpu) == (card, batching.num_ranks, clips)
         if timed and phase in entry.ms:
             return entry.ms[phase], True, f"{batching.num_ranks} × {card}, {clips} clips per GPU"
-    points = [(entry.clips_per_gpu, entry.ms.get(phase, max(entry.ms.values()))) for entry in known.steps]
-    ms = _interpolated(clips, points) * batching.accumulation * slower
-    return ms, False, _scaled("steps of 8 to 64 clips per GPU on H100s and H200s", slower)
-
-
-def _scaled(source: str, slower: float) -> str:
-    return f"{source}, taken {slower:.1f} times as long, as data sheets have it" if slower > 1 else source
-
-
-def _interpolated(clips: int, points: Sequence[tuple[int, float]]) -> float:
-    """Linear between points in ascending order; beyond the last in proportion, below the first as the first."""
-    if clips <= points[0][0]:
-        return points[0][1]
-    for (low, low_ms), (high, high_ms) in pairwise(points):
-        if clips <= high:
-            return low_ms + (high_ms - low_ms) * (clips - low) / (high - low)
-    return points[-1][1] * clips / points[-1][0]
+    timed_clips = [entry.clips_per_gpu for entry in known.steps]
+    timed_ms = [entry.ms.get(phase, max(entry.ms.values())) for entry in known.steps]
+    # Below the fewest clips as these, beyond the most in proportion.
+    ms = float(np.interp(clips, timed_clips, timed_ms)) * max(1.0, clips / timed_clips[-1])
+    source = "steps of 8 to 64 clips per GPU on H100s and H200s"
+    if slower > 1:
+        source += f", taken {slower:.1f} times as long, as data sheets have it"
+    return ms * batching.accumulation * slower, False, source

@@ -5,7 +5,6 @@ A check changes nothing, but for a nameless file of 64 MiB that it writes on the
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import runpy
@@ -32,13 +31,12 @@ from hebrew_asr.data.manifest import has_manifest
 from hebrew_asr.errors import EnvironmentProblem, UsageError, first_line
 from hebrew_asr.files import nearest_existing
 from hebrew_asr.launching.place import collective_timeout_s
-from hebrew_asr.model.groups import phase_groups
-from hebrew_asr.model.sizes import sizes_at, weight_shapes
+from hebrew_asr.model.sizes import sizes_at
 from hebrew_asr.planning.all_reduce import reduction
 from hebrew_asr.planning.cards import Card, profile_for, visible_cards
 from hebrew_asr.planning.doctor_access import clock, repository, wandb_login
-from hebrew_asr.planning.zero_memory import sizes_of
-from hebrew_asr.training.disk_space import DiskNeed, disk_need
+from hebrew_asr.planning.plan import written
+from hebrew_asr.training.disk_space import DiskNeed
 from hebrew_asr.units import GIB
 
 _ANSWER_S = 6.0
@@ -140,11 +138,9 @@ class _Asked:
 def _need(recipe: Recipe) -> DiskNeed | None:
     """What the run will write; None where the sizes of the model are not known."""
     try:
-        shapes = weight_shapes(sizes_at(recipe.model.path))
+        return written(recipe, sizes_at(recipe.model.path), _BF16_BYTES)
     except UsageError:
         return None
-    trainable = [sizes_of(shapes, phase_groups(shapes, recipe, phase)).trainable for phase in recipe.phases]
-    return disk_need(recipe, trainable, _BF16_BYTES * sum(map(math.prod, shapes.values())))
 
 
 def _nvidia_smi(*arguments: str) -> str | None:

@@ -25,10 +25,9 @@ from hebrew_asr.model.groups import phase_groups
 from hebrew_asr.model.sizes import ModelSizes, sizes_at, weight_shapes
 from hebrew_asr.planning.activations import Footprint, footprint
 from hebrew_asr.planning.bench_corpus import draw_clips
-from hebrew_asr.planning.clock import relative_work
 from hebrew_asr.planning.zero_memory import ZeroMemory, sizes_of, width_of, zero_memory
 from hebrew_asr.text.prompt import parse_target
-from hebrew_asr.training.disk_space import disk_need
+from hebrew_asr.training.disk_space import DiskNeed, disk_need
 from hebrew_asr.training.schedule import Schedule
 from hebrew_asr.units import GIB
 
@@ -45,6 +44,9 @@ class Calibration:
     compiled_activations: float = 0.63
     """Activations of a compiled pass, of those of the eager one: what torch's min-cut partitioner saves of these graphs
     when it is traced without a GPU. Four peaks measured on H100s are met within 5 % (``tests/unit/test_plan.py``)."""
+    compiled_layers: float = 0.7
+    """What decoder layers that are compiled one by one keep for backward, of what eager ones keep, at most: measured in
+    ``tests/unit/test_footprint.py``. Those of the encoder keep as much."""
     fed_gib: float = 0.3
     """Batches and features made ready on a side stream beside the step."""
     outside_gib: float = 1.2
@@ -94,16 +96,9 @@ class RunPlan:
     steps_per_epoch: int
     total_steps: int
     phase_starts: list[int]
-    checkpoint_bytes: int
-    """One checkpoint of the phase that trains most."""
-    disk_bytes: int
-    """Checkpoints kept, one being written, and the final model."""
-    model_bytes: int
-    """The final model."""
+    disk: DiskNeed
     needed_gib: float
     """Of one card, with what torch does not count."""
-    work: list[float]
-    """Operations of a step in each phase, of those of the step that was timed."""
 
     @property
     def memory_gib(self) -> float:
@@ -167,8 +162,6 @@ def make_plan(
         _phase_memory(sizes, recipe, index, profile, batching, shapes[-1], calibration)
         for index in range(len(recipe.phases))
     ]
-    model_bytes = _model_bytes(sizes, profile)
-    need = disk_need(recipe, (phase.trainable for phase in phases), model_bytes)
     peak = max(phase.peak for phase in phases) / GIB
     return RunPlan(
         recipe=recipe,
@@ -182,11 +175,8 @@ def make_plan(
         steps_per_epoch=steps_per_epoch,
         total_steps=schedule.total_steps,
         phase_starts=schedule.phase_starts,
-        checkpoint_bytes=need.checkpoint,
-        disk_bytes=need.total,
-        model_bytes=model_bytes,
+        disk=written(recipe, sizes, width_of(profile)),
         needed_gib=peak * (1 + calibration.fragmentation) + calibration.outside_gib,
-        work=[relative_work(sizes, _trained(sizes, recipe, phase), phase.name, shapes[-1]) for phase in recipe.phases],
     )
 
 
@@ -220,8 +210,11 @@ def _shapes(
     return steps.fix_shapes(recipe.epochs * steps.steps_per_epoch, **sampled)
 
 
-def _model_bytes(model: ModelSizes, profile: Profile) -> int:
-    return width_of(profile) * sum(map(math.prod, weight_shapes(model).values()))
+def written(recipe: Recipe, model: ModelSizes, width: int) -> DiskNeed:
+    """What a run will write; ``width``: bytes of a weight of the final model."""
+    shapes = weight_shapes(model)
+    in_phases = [sizes_of(shapes, phase_groups(shapes, recipe, phase)) for phase in recipe.phases]
+    return disk_need(recipe, (sizes.trainable for sizes in in_phases), width * sum(in_phases[0].parameters))
 
 
 def _phase_memory(
@@ -237,7 +230,7 @@ def _phase_memory(
     shapes = weight_shapes(model)
     sizes = sizes_of(shapes, phase_groups(shapes, recipe, phase))
     zero = zero_memory(profile, sizes, batching.num_ranks)
-    held = footprint(model, _trained(model, recipe, phase), shape, width_of(profile))
+    held = footprint(model, trained_weights(model, recipe, phase), shape, width_of(profile))
     moments = _moments(held, zero, profile, batching, calibration)
     fed = round(calibration.fed_gib * GIB)
     return PhaseMemory(
@@ -248,16 +241,18 @@ def _phase_memory(
         logits=held.logits,
         training=fed + max(moments.values()),
         peak_at=max(moments, key=moments.__getitem__),
-        evaluation=zero.always + _model_bytes(model, profile) if profile.zero_stage == 3 else 0,
+        evaluation=zero.always + width_of(profile) * sum(sizes.parameters) if profile.zero_stage == 3 else 0,
     )
 
 
-def _trained(model: ModelSizes, recipe: Recipe, phase: Phase) -> set[str]:
-    """Names of the weights."""
+def trained_weights(model: ModelSizes, recipe: Recipe, phase: Phase) -> set[str]:
+    """Names of the weights that train in a phase."""
     return {name for group in phase_groups(weight_shapes(model), recipe, phase) for name in group.weights}
 
 
 def _activations(held: Footprint, profile: Profile, calibration: Calibration) -> int:
+    if profile.compiles_layers:
+        return held.peak - round(held.decoder * (1 - calibration.compiled_layers))
     return round(held.peak * (calibration.compiled_activations if profile.compiles else 1.0))
 
 

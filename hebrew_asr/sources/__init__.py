@@ -1,6 +1,6 @@
 """READ what people bring: the Hugging Face hub, parquet shards, or a folder of recordings; rows come out.
 
-Imports text.
+Imports text and audio.
 """
 
 from __future__ import annotations

@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hebrew_asr.audio.source import AUDIO_SUFFIXES
 from hebrew_asr.errors import DataError
 from hebrew_asr.sources.columns import Place, choose_adapter, number
 from hebrew_asr.sources.listings import TEXTS, Line, read_listing, unknown_columns
 from hebrew_asr.sources.rows import Row
-from hebrew_asr.sources.walk import AUDIO_SUFFIXES, file_problem
+from hebrew_asr.sources.walk import file_problem
 from hebrew_asr.text.prompt import parse_target
 
 _FOLDERS = ("", "clips", "wavs", "wav", "audio")

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hebrew_asr.audio.source import AUDIO_SUFFIXES
 from hebrew_asr.errors import DataError
 from hebrew_asr.sources.reading import read_text
-from hebrew_asr.sources.walk import AUDIO_SUFFIXES
 
 LISTING_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".psv")
 _DELIMITERS = {".csv": (",", ";", "\t", "|"), ".tsv": ("\t",), ".psv": ("|",)}

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from hebrew_asr.audio.source import AUDIO_SUFFIXES
 from hebrew_asr.errors import DataError
 from hebrew_asr.sources.reading import read_text
 from hebrew_asr.sources.rows import Row
 from hebrew_asr.sources.subtitles import parse_subtitles
 from hebrew_asr.sources.textgrid import parse_textgrid
 from hebrew_asr.sources.timestamps import Segment, from_cues, has_timestamps
-from hebrew_asr.sources.walk import AUDIO_SUFFIXES, file_problem
+from hebrew_asr.sources.walk import file_problem
 
 _TIMED: dict[str, Callable[[str], list[Segment]]] = {
     ".textgrid": parse_textgrid,

@@ -9,12 +9,6 @@ from pathlib import Path
 
 from hebrew_asr.errors import DataError
 
-AUDIO_SUFFIXES = (
-    *(".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".oga", ".webm", ".mp4", ".mkv", ".mka", ".mov", ".aac"),
-    *(".wma", ".amr", ".aiff", ".aif", ".aifc", ".caf", ".3gp", ".m4b", ".mp2", ".au", ".w64", ".rf64", ".wv", ".ac3"),
-    *(".weba", ".m4v", ".avi", ".asf"),
-)
-"""What is taken for a recording, by its name; whether it is one is the decoder's to say. Lossless ones first."""
 _OF_ARCHIVERS = ("__MACOSX", "lost+found")
 
 

@@ -9,7 +9,7 @@ between words, as in jiwer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Literal
 
@@ -68,15 +68,6 @@ class ErrorCounts:
         if not self.words and not heard:
             return 0.0
         return 1 - right / max(self.words, 1) * right / max(heard, 1)
-
-    def to_list(self) -> list[int]:
-        """The counts in field order, to be summed over ranks."""
-        return list(astuple(self))
-
-    @classmethod
-    def from_list(cls, counts: Iterable[int | float]) -> ErrorCounts:
-        """The inverse of ``to_list``; takes floats too, since a reduced tensor may hold them."""
-        return cls(*(int(count) for count in counts))
 
 
 def per_clip_errors(references: Sequence[str], hypotheses: Sequence[str], mode: Mode = "strict") -> list[ErrorCounts]:

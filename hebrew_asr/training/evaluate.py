@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow
-import torch
 
 from hebrew_asr.config.recipe import Evaluation
 from hebrew_asr.data.clip_audio import Unreadable, read_clip
 from hebrew_asr.data.clips import Clip, Clips, compute
 from hebrew_asr.engine.dist import Ranks
-from hebrew_asr.errors import DataError, EnvironmentProblem
+from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.inference.transcriber import Decoding, Transcriber
 from hebrew_asr.report.outputs import PatientFiles
 from hebrew_asr.report.records import EvalRecord, FaultRecord, Sample
@@ -28,8 +27,6 @@ from hebrew_asr.training.stop_flag import StopFlag
 
 _SHOWN = 3
 """Clips of an evaluation that its record shows."""
-
-Transcribe = Callable[[Sequence[np.ndarray]], list[str]]
 
 
 def stratified_sample(clips: Sequence[Clip], count: int) -> list[Clip]:
@@ -51,47 +48,14 @@ def what_is_measured(sample: Sequence[Clip], settings: Evaluation) -> str:
     return f"sample of {len(sample)} clips, {settings.wer_mode}, {digest[:12]}"
 
 
-def transcribe_clips(
-    transcribe: Transcribe,
-    clips: Sequence[Clip],
-    batch_clips: int,
-    before_batch: Callable[[], None] = lambda: None,
-    unreadable: list[str] | None = None,
-) -> list[str]:
-    """Hypotheses in the order of ``clips``, decoded longest first so that batches hold clips of a length.
-
-    Args:
-        transcribe: the one decode path.
-        clips: with audio files that can be decoded.
-        batch_clips: clips decoded together.
-        before_batch: called before each batch; may raise to give up.
-        unreadable: takes the reason of each clip that cannot be decoded, whose hypothesis is then empty.
-
-    Raises:
-        DataError: an audio file cannot be decoded, and there is no ``unreadable``.
-    """
-    order = sorted(range(len(clips)), key=lambda index: -clips[index].duration_s)
-    texts = [""] * len(clips)
-    for start in range(0, len(order), batch_clips):
-        before_batch()
-        read = {index: _samples(clips[index], unreadable) for index in order[start : start + batch_clips]}
-        heard = {index: samples for index, samples in read.items() if samples is not None}
-        for index, text in zip(heard, transcribe(list(heard.values())) if heard else [], strict=True):
-            texts[index] = text
-    return texts
-
-
-def _samples(clip: Clip, unreadable: list[str] | None) -> np.ndarray | None:
+def _samples(clip: Clip, unreadable: list[str]) -> np.ndarray | None:
+    """A clip's sound; None, with the reason added to ``unreadable``, if it cannot be decoded."""
     try:
         read = read_clip(clip)
     except EnvironmentProblem as error:  # raised by this rank alone it would leave the others waiting
-        if unreadable is None:
-            raise
         read = Unreadable(clip.id, str(error))
     if not isinstance(read, Unreadable):
         return read
-    if unreadable is None:
-        raise DataError(str(read))
     unreadable.append(str(read))
     return None
 
@@ -104,10 +68,6 @@ class Evaluated:
     """None if no clip could be read."""
     fault: FaultRecord | None
     """Which clips could not be read, if some could not."""
-
-
-class _Stopped(Exception):
-    """The run was asked to stop; every rank leaves its evaluation at the same batch."""
 
 
 class Evaluator:
@@ -142,20 +102,22 @@ class Evaluator:
         texts = self._transcribe(asr, clips, stop, unreadable)
         if texts is None:
             return None
-        errors = per_clip_errors([clip.transcript for clip in own], texts, mode=self._settings.wer_mode)
-        sampled = [counts for clip, counts in zip(own, errors, strict=True) if clip.id in sample_ids]
-        sums = [sum(part, ErrorCounts()).to_list() for part in (errors, sampled)]
-        total, sample = (ErrorCounts.from_list(row) for row in self._ranks.sum(torch.tensor(sums)).tolist())
-        rows = [(clip.id, clip.transcript, text) for clip, text in zip(own, texts, strict=True)]
-        of_ranks = self._ranks.gather((rows, unreadable, errors))
-        reasons = sorted(reason for _, part, _ in of_ranks for reason in part)
+        errors = per_clip_errors([clip.transcript for clip in own], texts, self._settings.wer_mode)
+        rows = [
+            (Sample(clip.id, clip.transcript, text), clip.group, counts)
+            for clip, text, counts in zip(own, texts, errors, strict=True)
+        ]
+        of_ranks = self._ranks.gather((rows, unreadable))
+        reasons = sorted(reason for _, part in of_ranks for reason in part)
         fault = FaultRecord(step=step, kind="unreadable", split=split, reasons=reasons) if reasons else None
         if len(reasons) == len(clips):
             return Evaluated(None, fault)
-        samples = sorted((Sample(*row) for part, _, _ in of_ranks for row in part), key=lambda sample: sample.id)
+        rows = [row for part, _ in of_ranks for row in part]
+        total = sum((counts for _, _, counts in rows), ErrorCounts())
+        sampled = sum((counts for sample, _, counts in rows if sample.id in sample_ids), ErrorCounts())
+        low, high, groups = spread([counts for _, _, counts in rows], [group for _, group, _ in rows])
+        samples = sorted((sample for sample, _, _ in rows), key=lambda sample: sample.id)
         self._write_samples(samples, step, split)
-        dealt = [clip.group for rank in range(self._ranks.size) for clip in clips[rank :: self._ranks.size]]
-        low, high, groups = spread([counts for _, _, part in of_ranks for counts in part], dealt)
         shown = [sample for sample in samples if sample.id in sample_ids] or samples
         record = EvalRecord(
             step=step,
@@ -169,8 +131,8 @@ class Evaluator:
             words=total.words,
             clips=total.clips,
             unreadable=len(reasons),
-            sample_wer=sample.wer,
-            sample_clips=sample.clips,
+            sample_wer=sampled.wer,
+            sample_clips=sampled.clips,
             wer_low_95=low,
             wer_high_95=high,
             groups=groups,
@@ -180,28 +142,25 @@ class Evaluator:
         return Evaluated(record, fault)
 
     def _transcribe(self, asr: Any, clips: Sequence[Clip], stop: StopFlag, unreadable: list[str]) -> list[str] | None:
-        """Hypotheses of this rank's share; None if the run was asked to stop."""
-        own = clips[self._ranks.rank :: self._ranks.size]
-        # Ranks agree on stopping once per batch, so each asks as often as the one with most batches.
-        most = -(-len(clips[:: self._ranks.size]) // self._settings.batch_clips)
-        asked = 0
+        """Hypotheses of this rank's share; None if the run was asked to stop.
 
-        def ask() -> None:
-            nonlocal asked
-            asked += 1
-            if stop.agreed():
-                raise _Stopped
-
-        training = asr.training
+        The longest clips come first, so that batches hold clips of a length. Ranks agree on stopping once per batch: as
+        many times on each as the one with most clips has batches.
+        """
+        size, own = self._settings.batch_clips, clips[self._ranks.rank :: self._ranks.size]
+        order = sorted(range(len(own)), key=lambda index: -own[index].duration_s)
+        texts, training = [""] * len(own), asr.training
         asr.eval()
         transcribe = Transcriber(asr, self._tokenizer, self._decoding)
         try:
-            texts = transcribe_clips(transcribe, own, self._settings.batch_clips, ask, unreadable)
-            while asked < most:
-                ask()
+            for start in range(0, len(clips[:: self._ranks.size]), size):
+                if stop.agreed():
+                    return None
+                read = {index: _samples(own[index], unreadable) for index in order[start : start + size]}
+                heard = {index: samples for index, samples in read.items() if samples is not None}
+                for index, text in zip(heard, transcribe(list(heard.values())) if heard else [], strict=True):
+                    texts[index] = text
             return texts
-        except _Stopped:
-            return None
         finally:
             asr.train(training)
 

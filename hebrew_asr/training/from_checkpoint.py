@@ -67,9 +67,8 @@ def of_last_phase(kept: Sequence[Checkpoint]) -> list[Checkpoint]:
     """Checkpoints that train the same weights as the last one."""
     trained = []
     for checkpoint in kept:
-        reader = StateReader(checkpoint.path)
-        trained.append(set(reader.parameters()))
-        reader.close()
+        with StateReader(checkpoint.path) as reader:
+            trained.append(set(reader.parameters()))
     return [checkpoint for checkpoint, names in zip(kept, trained, strict=True) if names == trained[-1]]
 
 
@@ -87,19 +86,14 @@ def model_of(run_folder: Path, checkpoints: Sequence[Checkpoint], *, verify: boo
         The native model on the host, in the precision it was trained in, and its tokenizer.
 
     Raises:
-        CheckpointError: one is damaged, they are of different base models, or the recipe's base model is not the one
-            that was trained on.
+        CheckpointError: one is damaged, or says that it was trained on other weights or tokens than the recipe's base
+            model has.
     """
     for checkpoint in checkpoints if verify else ():
         checkpoint.verify()
-    asr, tokenizer = _base_of(run_folder, checkpoints[-1])
-    for checkpoint in checkpoints[:-1]:
-        if checkpoint.values.get("base_model") != checkpoints[-1].values.get("base_model"):
-            raise CheckpointError(f"{checkpoint.path} and {checkpoints[-1].path} were trained on different base models")
+    asr, tokenizer = _base_of(run_folder, checkpoints)
     with ExitStack() as opened, torch.no_grad():
-        readers = [StateReader(checkpoint.path) for checkpoint in checkpoints]
-        for reader in readers:
-            opened.callback(reader.close)
+        readers = [opened.enter_context(StateReader(checkpoint.path)) for checkpoint in checkpoints]
         trained = [set(reader.parameters()) for reader in readers]
         parameters = dict(asr.named_parameters())
         for name in sorted(set().union(*trained)):
@@ -114,17 +108,19 @@ def model_of(run_folder: Path, checkpoints: Sequence[Checkpoint], *, verify: boo
     return asr, tokenizer
 
 
-def _base_of(run_folder: Path, checkpoint: Checkpoint) -> tuple[Any, Any]:
-    """The model that a checkpoint was trained from, and its tokenizer."""
-    values = recipe_before(run_folder, checkpoint)
+def _base_of(run_folder: Path, checkpoints: Sequence[Checkpoint]) -> tuple[Any, Any]:
+    """The model that the checkpoints were trained from, as far as they say which it was, and its tokenizer."""
+    last = checkpoints[-1]
+    values = recipe_before(run_folder, last)
     if values is None:
-        raise CheckpointError(f"{run_folder} has no recipe.json that can be read, and {checkpoint.path} names no model")
+        raise CheckpointError(f"{run_folder} has no recipe.json that can be read, and {last.path} names no model")
     recipe = recipe_from_dict(values, str(run_folder / "recipe.json"))
     tokenizer = load_tokenizer(recipe.model.path)
-    dtype = torch.bfloat16 if checkpoint.values.get("precision") == "bf16" else torch.float32
+    dtype = torch.bfloat16 if last.values.get("precision") == "bf16" else torch.float32
     asr = load_model(recipe.model, seed=recipe.seed, dtype=dtype)
-    written = checkpoint.values.get("base_model")
-    other = BaseModel.of(asr, tokenizer, recipe.model.path).differs_from(BaseModel(**written)) if written else None
-    if other is not None:
-        raise CheckpointError(f"{checkpoint.path} was trained on another model than {recipe.model.path}: other {other}")
+    base = BaseModel.of(asr, tokenizer, recipe.model.path)
+    for checkpoint in checkpoints:
+        written = checkpoint.values.get("base_model")
+        if written and (other := base.differs_from(BaseModel(**written))):
+            raise CheckpointError(f"{checkpoint.path} was trained on another model than {base}: other {other}")
     return asr, tokenizer

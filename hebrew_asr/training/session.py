@@ -69,9 +69,8 @@ class Session:
             self.state.head_row_norms = run.engine.head_row_norms()
             run.say(f"step 0: {run.recipe.phases[self._phase].title}")
         else:
-            reader = StateReader(resume.path)
-            run.engine.enter_phase(self._phase, reader)
-            reader.close()
+            with StateReader(resume.path) as reader:
+                run.engine.enter_phase(self._phase, reader)
         self._warn_of_a_slow_disk()
         for fault in run.resumable.faults:
             run.tracker.write(fault)
@@ -136,6 +135,8 @@ class Session:
     def _say_what_takes_time(self) -> None:
         if self.run.profile.compiles:
             self.run.now("the phase's first step compiles: two minutes, or half a minute where it was done before")
+        elif self.run.profile.compiles_layers:
+            self.run.now("the phase's first step compiles its layers: a minute, or less where it was done before")
 
     def step(self, batch: StepBatch) -> StepResult | None:
         """One optimizer step, and the proof of phase after the first of each phase.

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from hebrew_asr.training.from_checkpoint import kept_checkpoints, model_of
 from tests.support.tiny_task import (
     NO_EVALUATION,
     ROOT,
@@ -149,6 +150,12 @@ def resume(begun, task, warm, tmp_path):
     return go_on
 
 
+def averages_two(run: Path) -> bool:
+    kept = kept_checkpoints(run)
+    model_of(run, kept)
+    return [checkpoint.step for checkpoint in kept] == [2, 3]
+
+
 def test_what_does_not_decide_learning_may_change(resume, task, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(task, moved)
@@ -167,6 +174,7 @@ def test_what_does_not_decide_learning_may_change(resume, task, tmp_path):
     assert facts["base_model"]["path"] == str(moved / "base")
     assert len(facts["code"]["hebrew_asr"]) == 32
     assert values["recipe"]["name"] == "renamed"
+    assert averages_two(resume.run), "of one base model, wherever it lay"
 
 
 def test_another_model_or_recipe_is_refused_by_what_differs(resume, task, tmp_path):
@@ -212,3 +220,4 @@ def test_a_checkpoint_that_does_not_know_its_base_model(resume, task, tmp_path):
     code, lines = resume()
     assert code == 0 and any("resuming from" in line for line in lines), lines
     assert any("| warning: " in line and "which base model it was trained on" in line for line in lines)
+    assert averages_two(resume.run)

@@ -36,17 +36,19 @@ def test_falls_back_to_eager_after_one_warning():
 
 
 @pytest.mark.parametrize(
-    ("hardware", "stage", "compiles"),
+    ("hardware", "stage", "compiles", "compiles_layers"),
     [
-        ({"accelerator": "cuda"}, 2, True),
-        ({"accelerator": "cuda", "compile": False}, 2, False),
-        ({"accelerator": "cuda"}, 3, False),
-        ({"accelerator": "cpu"}, 2, False),
-        ({"accelerator": "cpu", "compile": True}, 2, True),
+        ({"accelerator": "cuda"}, 2, True, False),
+        ({"accelerator": "cuda", "compile": False}, 2, False, False),
+        ({"accelerator": "cuda"}, 3, False, True),
+        ({"accelerator": "cuda", "compile": False}, 3, False, False),
+        ({"accelerator": "cpu"}, 2, False, False),
+        ({"accelerator": "cpu", "compile": True}, 2, True, False),
     ],
 )
-def test_the_profile_says_whether_to_compile(tmp_path, hardware, stage, compiles):
+def test_the_profile_says_what_to_compile(tmp_path, hardware, stage, compiles, compiles_layers):
     path = tmp_path / "profile.json"
     values = {"_hardware": hardware, "train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": stage}}
     path.write_text(json.dumps(values))
-    assert load_profile(path).compiles is compiles
+    profile = load_profile(path)
+    assert (profile.compiles, profile.compiles_layers) == (compiles, compiles_layers)

@@ -87,13 +87,6 @@ def test_corpus_rate_is_not_the_mean_of_clip_rates() -> None:
     assert sum(clips, start=ErrorCounts()).wer == 0.2
 
 
-@given(COUNTS)
-def test_a_list_of_integers_goes_there_and_back(counts: ErrorCounts) -> None:
-    assert ErrorCounts.from_list(counts.to_list()) == counts
-    assert ErrorCounts.from_list(float(count) for count in counts.to_list()) == counts
-    assert all(type(count) is int for count in counts.to_list())
-
-
 def test_no_clip_counts_nothing() -> None:
     assert count_errors([], []) == ErrorCounts()
 

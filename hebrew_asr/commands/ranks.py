@@ -1,0 +1,37 @@
+"""What the commands have in common that start ranks on this machine: ``train``, ``bench`` and ``lr-range``."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hebrew_asr.config.values import Port, PositiveInt
+from hebrew_asr.training.arguments import RecipeArguments, as_argv
+
+if TYPE_CHECKING:
+    from hebrew_asr.launching.command import Launch
+
+
+@dataclass
+class RankArguments(RecipeArguments):
+    """How many ranks there are, and where they meet."""
+
+    num_gpus: PositiveInt | None = None
+    """Ranks; unless given, one per visible GPU in the order of CUDA_VISIBLE_DEVICES; on a CPU the profile's number."""
+    master_port: Port | None = None
+    """Port on which the ranks meet; a free one unless given."""
+
+    def launch_of(self, script: Path, options: RecipeArguments, kind: type[RecipeArguments]) -> Launch:
+        """Ranks that run ``script`` with the fields of ``kind`` in ``options``; raises what ``launch_for`` does."""
+        from hebrew_asr.config.profiles import load_profile
+        from hebrew_asr.launching.command import launch_for
+
+        hardware = load_profile(self.ds).hardware
+        return launch_for(hardware, script, as_argv(options, kind), self.num_gpus, self.master_port)
+
+    def measure(self, script: Path, options: RecipeArguments) -> int:
+        """Run ``script`` on every rank, to its end; returns the launcher's exit code."""
+        launch = self.launch_of(script, options, type(options))
+        return subprocess.run(launch.line(), env=launch.environment(), check=False).returncode
