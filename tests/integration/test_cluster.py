@@ -26,18 +26,6 @@ pytestmark = [
 ]
 PORT = 8786
 
-# Small units, so that there is something to kill in this small corpus; and little patience.
-_PREPARE = """
-import os, sys
-import hebrew_asr.corpus.preparation.cluster as cluster
-import hebrew_asr.sources.parquet as parquet
-from hebrew_asr.cli import main
-if __name__ == "__main__":
-    parquet.ROWS_PER_UNIT = 4
-    cluster.PATIENCE_S = float(os.environ.get("PATIENCE_S", 60))
-    sys.exit(main(["prepare", *sys.argv[1:]]))
-"""
-
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -58,9 +46,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("script") / "prepare_small_units.py"
-    path.write_text(_PREPARE)
-    return path
+    patience = 'corpus.preparation.cluster.PATIENCE_S = float(os.environ.get("PATIENCE_S", 60))'
+    return corpora.small_prepare(tmp_path_factory.mktemp("script"), "sources.parquet.ROWS_PER_UNIT = 4", patience)
 
 
 def line(script: Path, corpus: Path, out: Path, *more: str) -> list[str]:

@@ -28,16 +28,6 @@ KILLS = 10
 NUM_PARTS = 30
 """Of the corpus: three shards of 80 rows in units of 8."""
 
-# Small units, so that there is something to keep after a kill of this small corpus.
-_PREPARE = """
-import sys
-import hebrew_asr.sources.parquet as parquet
-from hebrew_asr.cli import main
-if __name__ == "__main__":
-    parquet.ROWS_PER_UNIT = 8
-    sys.exit(main(["prepare", *sys.argv[1:]]))
-"""
-
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -55,9 +45,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("script") / "prepare_small_units.py"
-    path.write_text(_PREPARE)
-    return path
+    return corpora.small_prepare(tmp_path_factory.mktemp("script"), "sources.parquet.ROWS_PER_UNIT = 8")
 
 
 @pytest.fixture(scope="module")

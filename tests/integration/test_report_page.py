@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +17,10 @@ import soundfile
 from hebrew_asr.data.manifest import Clip, write_manifest
 from hebrew_asr.report.page import write_report
 from hebrew_asr.text.prompt import build_target
+from tests.support.browser import CHROMIUM, playwright
 from tests.support.report_run import make_run, phase_record, train_record, write_metrics
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-playwright = pytest.importorskip("playwright.sync_api")
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here"),
-]
+pytestmark = pytest.mark.integration
 CLIPS, STEPS = 10_000, 100_000
 OPENS_WITHIN_S = 2.0
 """CPU seconds of the browser's processes, which work side by side: other tests have the same processors."""

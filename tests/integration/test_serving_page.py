@@ -6,7 +6,6 @@ Skipped where Chromium or Playwright is missing. Screenshots are left in the fol
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,10 @@ import pytest
 
 from hebrew_asr.demo.synthesis import Voice, full_sentences, speak
 from hebrew_asr.serving.app import Limits
+from tests.support.browser import CHROMIUM, playwright
 from tests.support.served import RATE, Measuring, served, wav
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-playwright = pytest.importorskip("playwright.sync_api")
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here"),
-]
+pytestmark = pytest.mark.integration
 TOKEN = "secret"
 MARKUP = "<img src=x onerror=alert(1)>"
 

@@ -32,18 +32,6 @@ from tests.support.tiny_task import ROOT
 
 pytestmark = pytest.mark.integration
 
-# Small units and shards, so that this small corpus has several of each.
-_PREPARE = """
-import sys
-import hebrew_asr.sources.parquet as parquet
-import hebrew_asr.corpus.preparation.shards as shards
-from hebrew_asr.cli import main
-if __name__ == "__main__":
-    parquet.ROWS_PER_UNIT = 8
-    shards.SHARD_BYTES = 1_000_000
-    sys.exit(main(["prepare", *sys.argv[1:]]))
-"""
-
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -65,9 +53,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("script") / "prepare_small_shards.py"
-    path.write_text(_PREPARE)
-    return path
+    limits = ("sources.parquet.ROWS_PER_UNIT = 8", "corpus.preparation.shards.SHARD_BYTES = 1_000_000")
+    return corpora.small_prepare(tmp_path_factory.mktemp("script"), *limits)
 
 
 def start(script: Path, corpus: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:

@@ -264,3 +264,19 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 def tree_of(folder: Path) -> dict[str, bytes]:
     """Every file under a folder, by its relative path: what "byte-identical" compares."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def small_prepare(folder: Path, *limits: str) -> Path:
+    """A script that is ``hebrew-asr prepare`` with other limits, so that a small corpus has several of each part.
+
+    Args:
+        folder: where the script is written.
+        limits: such as ``sources.parquet.ROWS_PER_UNIT = 8``, of a module of ``hebrew_asr``.
+    """
+    modules = [limit.partition(" = ")[0].rpartition(".")[0] for limit in limits]
+    lines = ["import os, sys", *(f"import hebrew_asr.{module}" for module in modules)]
+    lines += ["from hebrew_asr.cli import main", 'if __name__ == "__main__":']
+    lines += [*(f"    hebrew_asr.{limit}" for limit in limits), '    sys.exit(main(["prepare", *sys.argv[1:]]))', ""]
+    script = folder / "small_prepare.py"
+    script.write_text("\n".join(lines), encoding="utf-8")
+    return script
