@@ -13,10 +13,10 @@ from hebrew_asr.config.values import PositiveInt
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hebrew_asr.checkpoints.models import Candidate
+    from hebrew_asr.checkpoints.sealed import Checkpoint
     from hebrew_asr.config.recipe import Evaluation
     from hebrew_asr.data.manifest import Clip
-    from hebrew_asr.engine.sealed import Checkpoint
-    from hebrew_asr.training.from_checkpoint import Candidate
 
 
 @dataclass
@@ -42,9 +42,9 @@ class Command:
     """Clips decoded together."""
 
     def run(self) -> int:
+        from hebrew_asr.checkpoints.models import candidates, kept_checkpoints, model_of, of_last_phase
         from hebrew_asr.errors import UsageError
         from hebrew_asr.inference.export import save_native
-        from hebrew_asr.training.from_checkpoint import candidates, kept_checkpoints, model_of, of_last_phase
 
         if self.out.is_file() or (self.out.is_dir() and any(self.out.iterdir())):
             raise UsageError(f"{self.out} is there already and not empty; give --out another name")
@@ -69,9 +69,9 @@ class Command:
         return [by_step[step] for step in sorted(set(self.steps))]
 
     def _choose(self, found: list[Candidate]) -> None:
+        from hebrew_asr.checkpoints.models import model_of
         from hebrew_asr.files import write_json
         from hebrew_asr.inference.export import save_native
-        from hebrew_asr.training.from_checkpoint import model_of
 
         settings, clips = self._split(found[0])
         measured = {candidate.title: self._measured(candidate, settings, clips) for candidate in found}
@@ -85,10 +85,10 @@ class Command:
 
     def _split(self, last: Candidate) -> tuple[Evaluation, Sequence[Clip]]:
         """How the run evaluated at its last checkpoint, and the clips of the whole split."""
+        from hebrew_asr.checkpoints.resuming import recipe_before
         from hebrew_asr.config.recipe import recipe_from_dict
         from hebrew_asr.data.manifest import has_manifest, read_manifest
         from hebrew_asr.errors import DataError
-        from hebrew_asr.training.resuming import recipe_before
 
         recipe = recipe_from_dict(recipe_before(self.run_dir, last.checkpoints[-1]) or {}, str(self.run_dir))
         manifest = self.data or Path(recipe.data.folder, "eval.jsonl")
@@ -100,11 +100,11 @@ class Command:
         """Rates on the whole split, in the run's normalizer and decoding."""
         import torch
 
+        from hebrew_asr.checkpoints.models import model_of
         from hebrew_asr.inference.evaluating import heard, utterances_of
         from hebrew_asr.inference.progress import sound_progress
         from hebrew_asr.inference.transcriber import Decoding, Transcriber
         from hebrew_asr.text.scoring import errors_of, groups_of, rates
-        from hebrew_asr.training.from_checkpoint import model_of
 
         decoding = Decoding(max_tokens_per_s=settings.max_tokens_per_s, min_new_tokens=settings.min_new_tokens)
         asr, tokenizer = model_of(self.run_dir, candidate.checkpoints)

@@ -75,14 +75,14 @@ class Command:
 
     def _source(self) -> tuple[Any, Any, RunHistory | None, int | None]:
         """Model and tokenizer, the run that they are of, and the step if it is not the run's final one."""
+        from hebrew_asr.checkpoints.models import model_of
+        from hebrew_asr.checkpoints.sealed import SEAL, find_checkpoints
         from hebrew_asr.config.recipe import Model
-        from hebrew_asr.engine.sealed import SEAL, find_checkpoints
         from hebrew_asr.errors import CheckpointError
         from hebrew_asr.inference.load import model_folder
         from hebrew_asr.inference.published import stored_dtype
         from hebrew_asr.model.load import load_model, load_tokenizer, local_folder
         from hebrew_asr.report.gather import read_run
-        from hebrew_asr.training.from_checkpoint import model_of
 
         path = Path(self.model)
         if (path / SEAL).exists():

@@ -1,4 +1,4 @@
-"""The only room that imports deepspeed or torch.distributed: ranks, ZeRO, changes of phase, checkpoints.
+"""The only room that imports deepspeed or torch.distributed: ranks, ZeRO, changes of phase.
 
 Imports config, launching, data and model.
 """

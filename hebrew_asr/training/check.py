@@ -9,21 +9,22 @@ from typing import Any
 
 import torch
 
+from hebrew_asr.checkpoints.base_model import BaseModel
+from hebrew_asr.checkpoints.resuming import Resumable, find_resumable, is_used, recipe_before
+from hebrew_asr.checkpoints.sealed import Checkpoint
 from hebrew_asr.config.profiles import Batching, Profile, check_hardware, derive_batching, load_profile
 from hebrew_asr.config.recipe import Recipe, as_begun, changes
 from hebrew_asr.data.clips import Clips
 from hebrew_asr.data.manifest import open_manifest
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.nested_keys import check_nested_keys
-from hebrew_asr.engine.sealed import Checkpoint
 from hebrew_asr.errors import CheckpointError, DataError, UsageError
 from hebrew_asr.launching import place
 from hebrew_asr.logs import log
 from hebrew_asr.report.records import FaultRecord
 from hebrew_asr.training.arguments import TrainArguments, lock_of
-from hebrew_asr.training.identity import BaseModel, code_version, shared_parts
+from hebrew_asr.training.identity import code_version, shared_parts
 from hebrew_asr.training.out_of_memory import earlier_fault
-from hebrew_asr.training.resuming import Resumable, find_resumable, is_used, recipe_before
 from hebrew_asr.training.train_state import TrainState
 
 

@@ -13,7 +13,7 @@ from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.files import nearest_existing
 
 if TYPE_CHECKING:
-    from hebrew_asr.engine.sealed import Checkpoint
+    from hebrew_asr.checkpoints.sealed import Checkpoint
 
 _MIB = 1 << 20
 _MASTER_AND_MOMENTS_BYTES = 3 * 4

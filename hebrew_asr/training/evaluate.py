@@ -25,6 +25,8 @@ from hebrew_asr.text.scoring import spread
 from hebrew_asr.text.wer import ErrorCounts, per_clip_errors
 from hebrew_asr.training.stop_flag import StopFlag
 
+_COUNTED = ("wer", "cer", "substitutions", "deletions", "insertions", "words", "clips")
+"""Fields of a record that are those of its counts."""
 _SHOWN = 3
 """Clips of an evaluation that its record shows."""
 
@@ -122,14 +124,8 @@ class Evaluator:
         record = EvalRecord(
             step=step,
             split=split,
-            wer=total.wer,
-            cer=total.cer,
             wer_mode=self._settings.wer_mode,
-            substitutions=total.substitutions,
-            deletions=total.deletions,
-            insertions=total.insertions,
-            words=total.words,
-            clips=total.clips,
+            **{name: getattr(total, name) for name in _COUNTED},
             unreadable=len(reasons),
             sample_wer=sampled.wer,
             sample_clips=sampled.clips,

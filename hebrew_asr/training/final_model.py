@@ -13,11 +13,11 @@ from typing import Any, TypeVar, cast
 
 import torch
 
-from hebrew_asr.engine.sealed import newest_whole
+from hebrew_asr.checkpoints.models import Candidate, candidates, model_of
+from hebrew_asr.checkpoints.sealed import newest_whole
 from hebrew_asr.errors import CheckpointError, first_line
 from hebrew_asr.report.records import EvalRecord, FaultRecord
 from hebrew_asr.training.evaluate import stratified_sample
-from hebrew_asr.training.from_checkpoint import Candidate, candidates, model_of
 from hebrew_asr.training.saving import write_model
 from hebrew_asr.training.setup import Run
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from hebrew_asr.engine.checkpoint import CheckpointStore, Outcome
+from hebrew_asr.checkpoints.store import CheckpointStore, Outcome
 from hebrew_asr.files import as_os_error, is_full, write_json
 from hebrew_asr.inference.export import save_native
 from hebrew_asr.report.records import CheckpointRecord, FaultRecord

@@ -10,9 +10,9 @@ from typing import NoReturn
 
 import torch
 
+from hebrew_asr.checkpoints.store import Outcome
 from hebrew_asr.data.clips import Clip
 from hebrew_asr.data.loader import StepBatch, load_steps
-from hebrew_asr.engine.checkpoint import Outcome
 from hebrew_asr.engine.engine import MicroBatchTooLarge, StepResult
 from hebrew_asr.engine.optimizer_state import StateReader
 from hebrew_asr.errors import Preempted, Unsaved

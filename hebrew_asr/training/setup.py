@@ -15,13 +15,14 @@ import torch
 import hebrew_asr
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
+from hebrew_asr.checkpoints.base_model import BaseModel
+from hebrew_asr.checkpoints.store import CheckpointStore
 from hebrew_asr.config.profiles import Profile, deepspeed_config
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.data.clips import Clips
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.vocabulary import training_vocabulary
 from hebrew_asr.engine import dist
-from hebrew_asr.engine.checkpoint import CheckpointStore
 from hebrew_asr.engine.engine import TrainEngine
 from hebrew_asr.engine.shared import require_shared
 from hebrew_asr.engine.watchdog import Watchdog
@@ -39,7 +40,7 @@ from hebrew_asr.training.arguments import SUMMARY, TrainArguments, lock_of
 from hebrew_asr.training.check import RunSpec, check, refuse_another_base, shared_by_ranks
 from hebrew_asr.training.disk_space import disk_need, require_disk_space
 from hebrew_asr.training.evaluate import Evaluator
-from hebrew_asr.training.identity import BaseModel, code_version, refuse_ranks_that_differ
+from hebrew_asr.training.identity import code_version, refuse_ranks_that_differ
 from hebrew_asr.training.schedule import Schedule
 from hebrew_asr.training.stop_flag import StopFlag
 from hebrew_asr.training.train_state import TrainState

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from hebrew_asr.engine.sealed import Checkpoint
+from hebrew_asr.checkpoints.sealed import Checkpoint
 from hebrew_asr.errors import CheckpointError
 
 

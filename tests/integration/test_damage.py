@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hebrew_asr.engine.checkpoint import find_checkpoints
+from hebrew_asr.checkpoints.store import find_checkpoints
 from tests.support import apart_worker
 from tests.support.disks import remount, small_disk
 from tests.support.tiny_task import NO_EVALUATION, events, free_port, train_arguments

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from hebrew_asr.engine.checkpoint import find_checkpoints
-from hebrew_asr.engine.sealed import ranked_by_wer
+from hebrew_asr.checkpoints.models import model_of
+from hebrew_asr.checkpoints.sealed import ranked_by_wer
+from hebrew_asr.checkpoints.store import find_checkpoints
 from hebrew_asr.inference.export import save_native
-from hebrew_asr.training.from_checkpoint import model_of
 from tests.support.disks import fill, small_disk
 from tests.support.tiny_task import (
     ENDLESS,

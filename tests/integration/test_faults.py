@@ -15,8 +15,8 @@ import pytest
 import soundfile
 from safetensors.torch import load_file, save_file
 
+from hebrew_asr.checkpoints.store import find_checkpoints
 from hebrew_asr.data.manifest import read_manifest
-from hebrew_asr.engine.checkpoint import find_checkpoints
 from hebrew_asr.report.page import write_report
 from tests.support.tiny_task import (
     CPU_PROFILE,

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from hebrew_asr.checkpoints.models import model_of
+from hebrew_asr.checkpoints.sealed import find_checkpoints
 from hebrew_asr.commands.ours import files_below, is_of_demo
-from hebrew_asr.engine.sealed import find_checkpoints
 from hebrew_asr.report.gather import read_run
 from hebrew_asr.report.page import write_report
 from hebrew_asr.text.prompt import build_target
-from hebrew_asr.training.from_checkpoint import model_of
 from tests.support.disks import fill, small_disk
 from tests.support.tiny_task import (
     CPU_PROFILE,

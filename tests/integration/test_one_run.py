@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from hebrew_asr.training.from_checkpoint import kept_checkpoints, model_of
+from hebrew_asr.checkpoints.models import kept_checkpoints, model_of
 from tests.support.tiny_task import (
     NO_EVALUATION,
     ROOT,

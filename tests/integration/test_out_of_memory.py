@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hebrew_asr.engine.checkpoint import find_checkpoints
+from hebrew_asr.checkpoints.store import find_checkpoints
 from tests.support.tiny_task import BF16, NO_EVALUATION, events, free_port, train_arguments, write_profile
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]

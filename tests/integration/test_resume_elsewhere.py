@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hebrew_asr.engine.checkpoint import find_checkpoints
+from hebrew_asr.checkpoints.store import find_checkpoints
 from hebrew_asr.engine.optimizer_state import StateReader
 from tests.support.tiny_task import (
     BF16,

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hebrew_asr.engine.checkpoint import find_checkpoints
+from hebrew_asr.checkpoints.store import find_checkpoints
 from hebrew_asr.launching import processes
 from tests.support.long_run import LONG, STEPS, ends_like, saved_step
 from tests.support.terminal import CTRL_C, Terminal, processes_of, screen, wait_until_gone

@@ -16,15 +16,15 @@ import torch
 from safetensors.torch import load_file
 
 from hebrew_asr.audio.source import Part
+from hebrew_asr.checkpoints.models import model_of
+from hebrew_asr.checkpoints.sealed import find_checkpoints
 from hebrew_asr.cli import main
 from hebrew_asr.commands.ours import files_below, is_of_demo
 from hebrew_asr.config.recipe import Model
 from hebrew_asr.corpus.preparation import shards
 from hebrew_asr.corpus.preparation.shards import pack, packed_clips, shards_of
 from hebrew_asr.data.manifest import index_manifest, read_manifest, write_manifest
-from hebrew_asr.engine.sealed import find_checkpoints
 from hebrew_asr.model.load import load_model
-from hebrew_asr.training.from_checkpoint import model_of
 from tests.support.engine_worker import present_tokens
 from tests.support.tiny_task import (
     ROOT,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from hebrew_asr.checkpoints.store import CheckpointStore
 from hebrew_asr.engine import dist
-from hebrew_asr.engine.checkpoint import CheckpointStore
 from hebrew_asr.engine.optimizer_state import KINDS, PartitionState
 from tests.support.disks import hide_from_others, unshare_mounts
 

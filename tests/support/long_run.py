@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from hebrew_asr.engine.checkpoint import find_checkpoints
+from hebrew_asr.checkpoints.store import find_checkpoints
 from tests.support.tiny_task import events, without_times
 
 LONG = (

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import hebrew_asr
+from hebrew_asr.checkpoints.sealed import FORMAT, find_checkpoints
 from hebrew_asr.engine.optimizer_state import KINDS, PartitionState, StateReader, save_partitions
-from hebrew_asr.engine.sealed import FORMAT, find_checkpoints
 from hebrew_asr.engine.zero import Fragment
 from hebrew_asr.errors import CheckpointError
 
@@ -23,7 +23,7 @@ OPTIMIZER = "optimizer-rank00000.safetensors"
 @pytest.fixture
 def checkpoint(tmp_path) -> Path:
     """One whole checkpoint, of a parameter of 6 elements."""
-    from hebrew_asr.engine.sealed import seal_of as _seal
+    from hebrew_asr.checkpoints.sealed import seal_of as _seal
 
     folder = tmp_path / "checkpoints" / "step-000003"
     folder.mkdir(parents=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from hebrew_asr.engine.checkpoint import CheckpointStore, find_checkpoints
+from hebrew_asr.checkpoints.sealed import ranked_by_wer
+from hebrew_asr.checkpoints.store import CheckpointStore, find_checkpoints
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.engine.optimizer_state import KINDS, PartitionState
-from hebrew_asr.engine.sealed import ranked_by_wer
 from tests.support.disks import fill, remount, small_disk
 
 SIZE = 1 << 20

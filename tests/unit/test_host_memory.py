@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from safetensors.torch import load_file
 
-from hebrew_asr.engine.checkpoint import CheckpointStore, find_checkpoints
+from hebrew_asr.checkpoints.store import CheckpointStore, find_checkpoints
 from hebrew_asr.engine.host_memory import HostMemory
 from hebrew_asr.engine.optimizer_state import KINDS, PartitionState
 

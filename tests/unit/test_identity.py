@@ -7,9 +7,10 @@ import json
 import pytest
 import torch
 
+from hebrew_asr.checkpoints.base_model import BaseModel
 from hebrew_asr.config.recipe import Recipe, as_begun, changes, load_recipe
 from hebrew_asr.config.values import Freedom, flatten, free_keys
-from hebrew_asr.training.identity import BaseModel, how_ranks_differ, shared_parts
+from hebrew_asr.training.identity import how_ranks_differ, shared_parts
 from tests.support.native import build
 
 LEARNING = {

@@ -22,9 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hebrew_asr.engine.dist import Ranks
-from hebrew_asr.engine.optimizer_state import PartitionState, num_bytes, save_partitions
-from hebrew_asr.engine.sealed import (
+from hebrew_asr.checkpoints.sealed import (
     EVAL,
     FORMAT,
     SEAL,
@@ -35,6 +33,8 @@ from hebrew_asr.engine.sealed import (
     seal_of,
     with_own_seal,
 )
+from hebrew_asr.engine.dist import Ranks
+from hebrew_asr.engine.optimizer_state import PartitionState, num_bytes, save_partitions
 from hebrew_asr.errors import CheckpointError
 from hebrew_asr.files import as_os_error, is_full, sync_folder, write_json
 from hebrew_asr.logs import log

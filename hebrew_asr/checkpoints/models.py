@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import torch
 
+from hebrew_asr.checkpoints.base_model import BaseModel
+from hebrew_asr.checkpoints.resuming import recipe_before
+from hebrew_asr.checkpoints.sealed import Checkpoint, find_checkpoints, ranked_by_wer
 from hebrew_asr.config.recipe import recipe_from_dict
 from hebrew_asr.engine.optimizer_state import StateReader
-from hebrew_asr.engine.sealed import Checkpoint, find_checkpoints, ranked_by_wer
 from hebrew_asr.errors import CheckpointError
 from hebrew_asr.model.load import load_model, load_tokenizer
-from hebrew_asr.training.identity import BaseModel
-from hebrew_asr.training.resuming import recipe_before
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hebrew_asr.checkpoints.sealed import Checkpoint, Damaged, newest_whole, no_checkpoint, set_aside, survey
 from hebrew_asr.engine.dist import Ranks
-from hebrew_asr.engine.sealed import Checkpoint, Damaged, newest_whole, no_checkpoint, set_aside, survey
 from hebrew_asr.errors import CheckpointError
 from hebrew_asr.report.records import FaultRecord
 
