@@ -76,8 +76,8 @@ class Command:
         settings, clips = self._split(found[0])
         measured = {candidate.title: self._measured(candidate, settings, clips) for candidate in found}
         for title, rates in measured.items():
-            told = f"{rates['wer']:.2%} ({rates['wer_low_95']:.2%} to {rates['wer_high_95']:.2%})"
-            print(f"{title:<24} WER {told}, {rates['wer_mode']} normalizer, {rates['clips']} clips")
+            wer = f"{rates['wer']:.2%} ({rates['wer_low_95']:.2%} to {rates['wer_high_95']:.2%})"
+            print(f"{title:<24} WER {wer}, {rates['wer_mode']} normalizer, {rates['clips']} clips")
         best = min(found, key=lambda candidate: measured[candidate.title]["wer"])  # the first of equals
         save_native(self.out, *model_of(self.run_dir, best.checkpoints))
         write_json(self.out / "choice.json", {"chosen": best.title, "candidates": measured})

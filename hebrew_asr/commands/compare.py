@@ -34,17 +34,17 @@ class Command:
             read_pairs(side, None) if self.reference is None else read_pairs(self.reference, side)
             for side in (self.first, self.second)
         ]
-        told: dict[str, Any] = {"first": str(self.first), "second": str(self.second), **comparison(*pairs)}
+        result: dict[str, Any] = {"first": str(self.first), "second": str(self.second), **comparison(*pairs)}
         if self.json:
-            print(json.dumps(told, ensure_ascii=False))
+            print(json.dumps(result, ensure_ascii=False))
             return 0
         print(f"A: {self.first}\nB: {self.second}")
-        for mode, found in told["modes"].items():
+        for mode, found in result["modes"].items():
             low, high = (100 * found[f"difference_{end}_95"] for end in ("low", "high"))
             word = "not told apart" if low <= 0 <= high else "B is better" if high < 0 else "A is better"
             print(
                 f"{mode:<8} WER A {found['wer_first']:.2%}, B {found['wer_second']:.2%}; B less A "
                 f"{100 * found['difference']:+.2f} points ({low:+.2f} to {high:+.2f}): {word}; {found['words']} words"
             )
-        print(f"normalizers of version {told['normalizer_version']}; interval: {told['interval']}, paired")
+        print(f"normalizers of version {result['normalizer_version']}; interval: {result['interval']}, paired")
         return 0

@@ -42,8 +42,8 @@ class Command:
         found, best = examine(recipe, profile, Path(self.run_dir or f"runs/{recipe.name}"))
         failed = [finding.name for finding in found if finding.state == "fail"]
         if self.json:
-            told = {"ok": not failed, "profile": best, "checks": [asdict(finding) for finding in found]}
-            print(json.dumps(told, ensure_ascii=False, indent=2))
+            report = {"ok": not failed, "profile": best, "checks": [asdict(finding) for finding in found]}
+            print(json.dumps(report, ensure_ascii=False, indent=2))
             return EnvironmentProblem.exit_code if failed else 0
         for finding in found:
             print(

@@ -106,8 +106,8 @@ class Command:
             if not has_tokenizer_files(self.base):
                 raise UsageError(f"--base {self.base} holds no vocab.json, merges.txt and tokenizer_config.json")
             return self.base
-        told = str((run.recipe.get("model") or {}).get("path") or "") if run else self.model
-        return _folder_at_hand(told) if told else None
+        base = str((run.recipe.get("model") or {}).get("path") or "") if run else self.model
+        return _folder_at_hand(base) if base else None
 
     def _repos(self, out: Path) -> dict[str, str]:
         """Where each folder is found by those who use it: on the hub if it goes there, else on this machine."""

@@ -83,8 +83,8 @@ def _print(rows: list[dict[str, Any]]) -> None:
         cost = "" if row["cost"] is None else f"{row['cost']:.2f}"
         done = f"{row['step']:,}" if row["is_finished"] else f"{row['step']:,} of {row['steps']:,}"
         hardware = ", ".join(f"{devices.count(name)} × {name}" for name in dict.fromkeys(devices))
-        told = "" if row["seconds"] is None else duration(row["seconds"])
-        table.add_row(row["run"], done, wer, row["wer_of"] or "", told, cost, hardware)
+        took = "" if row["seconds"] is None else duration(row["seconds"])
+        table.add_row(row["run"], done, wer, row["wer_of"] or "", took, cost, hardware)
     Console().print(table)
     if any(row.get("is_finished") is False for row in rows):
         print("time of a run that is not finished is that of its steps alone")

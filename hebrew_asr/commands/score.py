@@ -36,11 +36,11 @@ class Command:
         found = read_pairs(self.reference, self.hypothesis)
         if self.out is not None:
             write_atomically(self.out / HYPOTHESES, as_json_lines(found))
-        told = figures(found)
+        counted = figures(found)
         if self.out is not None:
-            write_json(self.out / "figures.json", told)
+            write_json(self.out / "figures.json", counted)
             write_atomically(self.out / "clips.csv", clips_csv(found))
-            page = clips_page(found, told, f"{self.hypothesis or self.reference}", {})
+            page = clips_page(found, counted, f"{self.hypothesis or self.reference}", {})
             write_atomically(self.out / "clips.html", page.encode("utf-8", "replace"))
-        print(json.dumps(told, ensure_ascii=False) if self.json else figures_text(told))
+        print(json.dumps(counted, ensure_ascii=False) if self.json else figures_text(counted))
         return 0

@@ -115,9 +115,9 @@ def read_lines(path: Path, *, check_audio: bool, allow_outside: bool) -> Clips:
 
 def _refuse(path: Path, problems: dict[int, str], unit: str = "line") -> None:
     if problems:
-        told = "; ".join(f"{unit} {number}: {problems[number]}" for number in sorted(problems)[:_MAX_TOLD])
+        listed = "; ".join(f"{unit} {number}: {problems[number]}" for number in sorted(problems)[:_MAX_TOLD])
         more = f" (and {len(problems) - _MAX_TOLD} more)" if len(problems) > _MAX_TOLD else ""
-        raise DataError(f"manifest {path}: {told}{more}")
+        raise DataError(f"manifest {path}: {listed}{more}")
 
 
 def _read(path: Path) -> tuple[pyarrow.RecordBatch, Sequence[int], dict[int, str]]:

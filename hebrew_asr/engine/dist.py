@@ -138,13 +138,13 @@ def failing_together(*, timeout_s: float = 600.0) -> Iterator[None]:
         yield
     except Exception as error:
         failure = error
-    told = None if failure is None else [type(failure).__name__, first_line(failure)]
+    own = None if failure is None else [type(failure).__name__, first_line(failure)]
     try:
-        everybody = _tell_each_other(told, timedelta(seconds=timeout_s))
+        everybody = _exchange(own, timedelta(seconds=timeout_s))
     except (RuntimeError, ValueError) as error:
         raise (failure or _no_meeting(error)) from error
     failed = [rank for rank, said in enumerate(everybody) if said is not None]
-    is_our_own = told == everybody[0] or not isinstance(failure, HebrewASRError)
+    is_our_own = own == everybody[0] or not isinstance(failure, HebrewASRError)
     if failure is not None and is_our_own:
         raise failure
     if failed:
@@ -152,7 +152,7 @@ def failing_together(*, timeout_s: float = 600.0) -> Iterator[None]:
         raise getattr(errors, kind, HebrewASRError)(f"rank {failed[0]}: {text}") from failure
 
 
-def _tell_each_other(value: Any, timeout: timedelta) -> list[Any]:
+def _exchange(value: Any, timeout: timedelta) -> list[Any]:
     """Every rank's ``value``, by rank; the first rank, which may hold the store, leaves when all have read."""
     size, rank = place.num_ranks_from_environment(), place.rank_from_environment()
     if size == 1:

@@ -31,9 +31,9 @@ def push(folder: Path, repo: str, *, really: bool) -> None:
     try:
         api = HfApi()
         api.create_repo(repo, private=True, exist_ok=True)
-        told = api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Model exported by hebrew_asr")
+        commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Model exported by hebrew_asr")
     except Exception as error:  # the hub client's transport errors share no public base class over its versions
         raise EnvironmentProblem(
             f"{repo} was not uploaded ({first_line(error)}); check HF_TOKEN, its right to write there, and the network"
         ) from error
-    print(f"uploaded {len(files)} files, {size:.2f} GB: {told}")
+    print(f"uploaded {len(files)} files, {size:.2f} GB: {commit}")

@@ -16,12 +16,12 @@ class SoundProgress:
     def __init__(self, bar: Progress, total_s: float | None):
         """``total_s``: seconds of sound that are to be decoded; None if that is not known."""
         self._bar, self._started, self._done_s = bar, time.monotonic(), 0.0
-        self._task = bar.add_task("decoding", total=total_s, told="")
+        self._task = bar.add_task("decoding", total=total_s, pace="")
 
     def add(self, seconds: float) -> None:
         """So much sound more is decoded."""
         self._done_s += seconds
-        self._bar.update(self._task, advance=seconds, told=self.pace)
+        self._bar.update(self._task, advance=seconds, pace=self.pace)
 
     @property
     def pace(self) -> str:
@@ -38,6 +38,6 @@ class SoundProgress:
 def sound_progress(total_s: float | None) -> Iterator[SoundProgress]:
     """A bar on standard error; no bar where that is no terminal, but lines that are told."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[pace]}"), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         yield SoundProgress(bar, total_s)

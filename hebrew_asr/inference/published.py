@@ -147,7 +147,7 @@ def _check_greedy(folder: Path, asr: Any) -> None:
     inputs = processor.apply_transcription_request(audio=[sound]).to(theirs.dtype)
     training = asr.training
     ours = asr.eval()
-    told = [model.generate(**inputs, max_new_tokens=_TOKENS, do_sample=False) for model in (ours, theirs)]
+    answers = [model.generate(**inputs, max_new_tokens=_TOKENS, do_sample=False) for model in (ours, theirs)]
     asr.train(training)
-    if not torch.equal(told[0], told[1]):
+    if not torch.equal(*answers):
         raise CheckpointError(f"transformers says other tokens with {folder} than the model does")

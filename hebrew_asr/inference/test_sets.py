@@ -119,11 +119,11 @@ def _local(path: Path) -> Any:
 
 def _from_hub(of: TestSet) -> Any:
     page = f"https://huggingface.co/datasets/{of.repo}"
-    told = (
+    message = (
         f"{of.repo} cannot be fetched; check the network, accept its conditions on {page} and set HF_TOKEN if it is "
         f"gated, or give NAME=PATH of a copy"
     )
-    return _explained(partial(_streamed, of.repo, of.config, of.split), told, EnvironmentProblem)
+    return _explained(partial(_streamed, of.repo, of.config, of.split), message, EnvironmentProblem)
 
 
 def _streamed(place: str, config: str | None, split: str, **options: Any) -> Any:
@@ -134,7 +134,7 @@ def _streamed(place: str, config: str | None, split: str, **options: Any) -> Any
     return rows if rows.column_names else rows._resolve_features()
 
 
-def _explained(load: Callable[[], Any], told: str, kind: type[HebrewASRError]) -> Any:
+def _explained(load: Callable[[], Any], message: str, kind: type[HebrewASRError]) -> Any:
     import datasets
 
     datasets.disable_progress_bars()
@@ -143,4 +143,4 @@ def _explained(load: Callable[[], Any], told: str, kind: type[HebrewASRError]) -
     except HebrewASRError:
         raise
     except Exception as error:  # datasets, fsspec and the hub's client share no base class
-        raise kind(f"{told} ({type(error).__name__}: {first_line(error)})") from error
+        raise kind(f"{message} ({type(error).__name__}: {first_line(error)})") from error

@@ -60,7 +60,7 @@ class Finding:
     """What to do; empty if nothing is to be done."""
 
 
-Told = tuple[State, str, str]
+Outcome = tuple[State, str, str]
 
 
 def examine(recipe: Recipe, profile: Profile | None, folder: Path) -> tuple[list[Finding], str | None]:
@@ -77,7 +77,7 @@ def examine(recipe: Recipe, profile: Profile | None, folder: Path) -> tuple[list
     profile = profile or load_profile(best or "cpu")
     ranks = len(cards) if profile.hardware.accelerator == "cuda" and cards else profile.hardware.num_ranks
     need = _need(recipe)
-    checks: dict[str, Callable[[], Told]] = {
+    checks: dict[str, Callable[[], Outcome]] = {
         "driver": partial(_driver, profile),
         "GPUs": partial(_gpus, profile, cards, best),
         "NVLink": partial(_nvlink, cards),
@@ -91,11 +91,11 @@ def examine(recipe: Recipe, profile: Profile | None, folder: Path) -> tuple[list
         "compilers": partial(_compilers, profile),
         "port": _port,
     }
-    found = [Finding(name, *_told(check)) for name, check in checks.items()]
+    found = [Finding(name, *_outcome_of(check)) for name, check in checks.items()]
     return [*found, *asked.findings()], best
 
 
-def _told(check: Callable[[], Told]) -> Told:
+def _outcome_of(check: Callable[[], Outcome]) -> Outcome:
     """What a check says; one that cannot look is a warning, since the run may do well."""
     try:
         return check()
@@ -108,7 +108,7 @@ class _Asked:
 
     def __init__(self, recipe: Recipe):
         self._deadline = time.monotonic() + _ANSWER_S
-        questions: dict[str, Callable[[], Told]] = {}
+        questions: dict[str, Callable[[], Outcome]] = {}
         if not Path(recipe.model.path).is_dir():
             questions[f"model {recipe.model.path}"] = partial(repository, recipe.model.path, "model")
         if has_manifest(Path(recipe.data.folder) / "train.jsonl"):
@@ -117,21 +117,21 @@ class _Asked:
             questions |= {f"corpus {name}": partial(repository, name, "dataset") for name in RECIPE_SOURCES}
         questions["clock"] = clock
         questions["wandb"] = partial(wandb_login, wanted=recipe.logging.wandb)
-        self._answers: dict[str, Told] = {}
+        self._answers: dict[str, Outcome] = {}
         self._threads = {}
         for name, question in questions.items():
             thread = threading.Thread(target=self._answer, args=(name, question), daemon=True)
             thread.start()
             self._threads[name] = thread
 
-    def _answer(self, name: str, question: Callable[[], Told]) -> None:
-        self._answers[name] = _told(question)
+    def _answer(self, name: str, question: Callable[[], Outcome]) -> None:
+        self._answers[name] = _outcome_of(question)
 
     def findings(self) -> list[Finding]:
         """What was answered in time."""
         for thread in self._threads.values():
             thread.join(max(0.0, self._deadline - time.monotonic()))
-        late: Told = ("warn", f"no answer in {_ANSWER_S:g} s", "check the network; the run asks again")
+        late: Outcome = ("warn", f"no answer in {_ANSWER_S:g} s", "check the network; the run asks again")
         return [Finding(name, *self._answers.get(name, late)) for name in self._threads]
 
 
@@ -158,7 +158,7 @@ def _cuda_of_torch() -> str | None:
     return runpy.run_path(str(Path(torch.origin).with_name("version.py")))["cuda"]
 
 
-def _driver(profile: Profile) -> Told:
+def _driver(profile: Profile) -> Outcome:
     if profile.hardware.accelerator != "cuda":
         return "ok", "not needed without GPUs", ""
     built = _cuda_of_torch()
@@ -184,7 +184,7 @@ def _driver(profile: Profile) -> Told:
     return "ok", f"the driver takes CUDA up to {newest}, torch is built for {built}", ""
 
 
-def _gpus(profile: Profile, cards: list[Card], best: str | None) -> Told:
+def _gpus(profile: Profile, cards: list[Card], best: str | None) -> Outcome:
     if profile.hardware.accelerator != "cuda":
         return (
             ("ok", f"profile {profile.name} uses no GPU", "")
@@ -213,7 +213,7 @@ def _gpus(profile: Profile, cards: list[Card], best: str | None) -> Told:
     return "ok", names, ""
 
 
-def _nvlink(cards: list[Card]) -> Told:
+def _nvlink(cards: list[Card]) -> Outcome:
     if len(cards) < 2:
         return "ok", "not needed for fewer than two GPUs", ""
     topology = _nvidia_smi("topo", "-m")
@@ -224,7 +224,7 @@ def _nvlink(cards: list[Card]) -> Told:
     return "warn", "GPUs talk over PCIe: gradients take longer to reduce", "nothing, if the price is right"
 
 
-def _time_out() -> Told:
+def _time_out() -> Outcome:
     try:
         seconds = collective_timeout_s()
     except EnvironmentProblem as error:
@@ -232,7 +232,7 @@ def _time_out() -> Told:
     return "ok", f"ranks wait {seconds:,.0f} s for each other", ""
 
 
-def _disk_space(need: DiskNeed | None, folder: Path) -> Told:
+def _disk_space(need: DiskNeed | None, folder: Path) -> Outcome:
     free = shutil.disk_usage(nearest_existing(folder)).free
     if need is None:
         return "warn", f"{_gib(free)} free for {folder}; the sizes of this model are not known", ""
@@ -241,7 +241,7 @@ def _disk_space(need: DiskNeed | None, folder: Path) -> Told:
     return ("fail", says, fix) if free < least else ("warn", says, fix) if free < need.total else ("ok", says, "")
 
 
-def _disk_speed(need: DiskNeed | None, folder: Path) -> Told:
+def _disk_speed(need: DiskNeed | None, folder: Path) -> Outcome:
     place = nearest_existing(folder)
     block = os.urandom(1 << 20)
     try:
@@ -265,7 +265,7 @@ def _disk_speed(need: DiskNeed | None, folder: Path) -> Told:
     return "ok", says, ""
 
 
-def _cores(recipe: Recipe, ranks: int) -> Told:
+def _cores(recipe: Recipe, ranks: int) -> Outcome:
     have, wanted = len(usable_cores()), ranks * (recipe.data.workers + 1)
     says = f"{have} for {ranks} ranks with {recipe.data.workers} workers each"
     if have >= wanted:
@@ -274,7 +274,7 @@ def _cores(recipe: Recipe, ranks: int) -> Told:
     return "warn", f"{says}: GPUs may wait for data", f"--set data.workers={fewer}, or a machine with {wanted} cores"
 
 
-def _host_memory(need: DiskNeed | None, profile: Profile) -> Told:
+def _host_memory(need: DiskNeed | None, profile: Profile) -> Outcome:
     free = min(psutil.virtual_memory().available, _cgroup_limit())
     if need is None:
         return "warn", f"{_gib(free)} free; the sizes of this model are not known", ""
@@ -295,7 +295,7 @@ def _cgroup_limit() -> int:
     return 1 << 62
 
 
-def _shared_memory(recipe: Recipe) -> Told:
+def _shared_memory(recipe: Recipe) -> Outcome:
     place = Path("/dev/shm")
     if not place.is_dir() or recipe.data.workers == 0:
         return "ok", "not used", ""
@@ -305,7 +305,7 @@ def _shared_memory(recipe: Recipe) -> Told:
     return "ok", _gib(size), ""
 
 
-def _compilers(profile: Profile) -> Told:
+def _compilers(profile: Profile) -> Outcome:
     if shutil.which("gcc") is None and shutil.which("cc") is None:
         state: State = "fail" if profile.compiles or profile.offloads_optimizer else "warn"
         return state, "no gcc: torch.compile and DeepSpeed build with it", "apt-get install gcc"
@@ -314,7 +314,7 @@ def _compilers(profile: Profile) -> Told:
     return "ok", "gcc is there", ""
 
 
-def _port() -> Told:
+def _port() -> Outcome:
     port = os.environ.get("MASTER_PORT")
     with socket.socket() as probe:
         try:

@@ -122,8 +122,8 @@ def measure(arguments: LrRangeArguments) -> int:
     train(run, test)
     losses = test.losses
     if run.ranks.is_main:
-        told = [None if math.isnan(loss) else loss for loss in losses]
-        write_json(arguments.out, {"factors": [ramp.factor(step) for step in range(len(losses))], "losses": told})
+        finite = [None if math.isnan(loss) else loss for loss in losses]
+        write_json(arguments.out, {"factors": [ramp.factor(step) for step in range(len(losses))], "losses": finite})
     run.tracker.close()
     run.engine.close()
     dist.stop()

@@ -38,13 +38,13 @@ class Rival:
         found = self.difference
         certain = "" if found.low <= 0 <= found.high else ", which is more than chance"
         over = f"{self.groups} groups" if self.groups else "clips, too narrow where they share a speaker"
-        told = [
+        sides = [
             f"{percent(rate)} of {name} after step {record.step:,}"
             for rate, name, record in zip(rates, self.names, self.evaluations, strict=True)
         ]
         return (
-            f"on the same {count(len(self.pairs), 'clip')} of {split_name(self.evaluations[0])}, WER {told[0]} and "
-            f"{told[1]}: {100 * found.wer:+.2f} points (95 %: {100 * found.low:+.2f} to {100 * found.high:+.2f}, "
+            f"on the same {count(len(self.pairs), 'clip')} of {split_name(self.evaluations[0])}, WER {sides[0]} and "
+            f"{sides[1]}: {100 * found.wer:+.2f} points (95 %: {100 * found.low:+.2f} to {100 * found.high:+.2f}, "
             f"bootstrap over {over}){certain}"
         )
 

@@ -132,9 +132,9 @@ def _together(run: Run, act: Callable[[], Found]) -> Found:
     except Exception as error:  # files of every kind are read here
         reason = f"{type(error).__name__}: {first_line(error)}"
     reasons = run.ranks.gather(reason)
-    for rank, told in enumerate(reasons):
-        if told is not None:
-            raise CheckpointError(f"rank {rank}: {told}")
+    for rank, reason in enumerate(reasons):
+        if reason is not None:
+            raise CheckpointError(f"rank {rank}: {reason}")
     return cast("Found", result)
 
 

@@ -336,8 +336,8 @@ class Session:
             self._stop()
         run.stop.request.leaving(0)
         if run.ranks.is_main and final.failure is None:
-            told = {"model": final.title, "compared": final.measured}
-            final.failure = saving.write_summary(run, saving.summary_of(run, self._seconds(), norms, told))
+            chosen = {"model": final.title, "compared": final.measured}
+            final.failure = saving.write_summary(run, saving.summary_of(run, self._seconds(), norms, chosen))
         model_failure = run.ranks.broadcast(final.failure)
         if model_failure is not None:
             raise Unsaved(saving.without_model(run, state.step, model_failure, failure))

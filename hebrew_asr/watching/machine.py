@@ -38,8 +38,8 @@ def read_machine(ranks: Ranks, step: int, phase: str) -> MachineRecord:
             "memory_gib": _gib(torch.cuda.max_memory_allocated(ranks.device)),
             "reserved_gib": _gib(torch.cuda.max_memory_reserved(ranks.device)),
         }
-        own |= _told("power_w", lambda: torch.cuda.power_draw(ranks.device) / 1000)
-        own |= _told("utilization_percent", lambda: torch.cuda.utilization(ranks.device))
+        own |= _reading("power_w", lambda: torch.cuda.power_draw(ranks.device) / 1000)
+        own |= _reading("utilization_percent", lambda: torch.cuda.utilization(ranks.device))
     of_ranks = ranks.gather(own)
     shared = set.intersection(*(set(one) for one in of_ranks))
     return MachineRecord(step=step, phase=phase, **{name: [one[name] for one in of_ranks] for name in shared})
@@ -49,7 +49,7 @@ def _gib(size: int) -> float:
     return round(size / GIB, 3)
 
 
-def _told(name: str, ask: Callable[[], float]) -> dict[str, float]:
+def _reading(name: str, ask: Callable[[], float]) -> dict[str, float]:
     """What the driver tells; nothing where it does not, as of a MIG instance or without NVML."""
     try:
         return {name: round(float(ask()), 1)}

@@ -45,9 +45,9 @@ def view(progress: Progress, doing: str) -> RenderableType:
 
 def lines(progress: Progress) -> str:
     """The same in one line of a log, less what records of their own tell."""
-    told = dict(_rows(progress, ""))
+    shown = dict(_rows(progress, ""))
     return " | ".join(
-        f"{name} {told[name]}" for name in ("loss", "speed", "memory", "WER", "left", "cost") if name in told
+        f"{name} {shown[name]}" for name in ("loss", "speed", "memory", "WER", "left", "cost") if name in shown
     )
 
 
