@@ -22,6 +22,7 @@ from hebrew_asr.engine.zero import Fragment, Partition, adam_state
 from hebrew_asr.errors import CheckpointError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+KINDS = ("master", *MOMENTS)
 
 
 @dataclass

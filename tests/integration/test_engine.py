@@ -16,7 +16,7 @@ from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.config.profiles import derive_batching
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.manifest import read_manifest
-from hebrew_asr.engine.optimizer_state import MOMENTS, StateReader
+from hebrew_asr.engine.optimizer_state import KINDS, StateReader
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import set_phase
@@ -134,7 +134,7 @@ def state_of(folder: Path, *kinds: str) -> dict[tuple[str, str], torch.Tensor]:
     found = {
         (name, kind): reader.read(name, kind, 0, reader.num_elements(name))
         for name in reader.parameters()
-        for kind in kinds or ("master", *MOMENTS)
+        for kind in kinds or KINDS
     }
     reader.close()
     return found
@@ -248,7 +248,7 @@ def test_rows_of_absent_tokens_stay_and_all_others_train(task, cells, name):
     weight = asr.lm_head.weight.detach()
     (parameter,) = [key for key, held in asr.named_parameters() if held is asr.lm_head.weight]
     state = state_of(cells / name / "end")
-    master, *moments = (state[parameter, kind].view_as(weight) for kind in ("master", *MOMENTS))
+    master, *moments = (state[parameter, kind].view_as(weight) for kind in KINDS)
     assert torch.equal(master[~present_V], weight[~present_V].float())
     assert (master != weight).any(dim=1)[present_V].all()
     assert not any(moment[~present_V].any() for moment in moments)
