@@ -12,10 +12,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Literal
 
 from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.launching.processes import free_port
+from hebrew_asr.planning.doctor_access import Outcome
 from hebrew_asr.training.disk_space import DiskNeed
 
 _LIMIT_S = 90.0
@@ -29,7 +29,7 @@ _ELEMENTS = {"cuda": 1 << 26, "cpu": 1 << 20}
 """fp32: 256 MiB, as much as a bucket of gradients, and 4 MiB."""
 
 
-def reduction(num_gpus: int, need: DiskNeed | None) -> tuple[Literal["ok", "warn", "fail"], str, str]:
+def reduction(num_gpus: int, need: DiskNeed | None) -> Outcome:
     """What ``doctor`` says of the visible GPUs: state, finding, remedy. ``need``: of the run, where it is known."""
     if num_gpus < 2:
         return "ok", "not measured: there are fewer than two GPUs", ""

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 import psutil
 
@@ -34,7 +33,7 @@ from hebrew_asr.launching.place import collective_timeout_s
 from hebrew_asr.model.sizes import sizes_at
 from hebrew_asr.planning.all_reduce import reduction
 from hebrew_asr.planning.cards import Card, profile_for, visible_cards
-from hebrew_asr.planning.doctor_access import clock, repository, wandb_login
+from hebrew_asr.planning.doctor_access import Outcome, State, clock, repository, wandb_login
 from hebrew_asr.planning.plan import written
 from hebrew_asr.training.disk_space import DiskNeed
 from hebrew_asr.units import GIB
@@ -46,8 +45,6 @@ _LAUNCHER_PATIENCE_S = 30.0
 _LEAST_SHM = GIB
 _BF16_BYTES = 2
 
-State = Literal["ok", "warn", "fail"]
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -58,9 +55,6 @@ class Finding:
     says: str
     fix: str = ""
     """What to do; empty if nothing is to be done."""
-
-
-Outcome = tuple[State, str, str]
 
 
 def examine(recipe: Recipe, profile: Profile | None, folder: Path) -> tuple[list[Finding], str | None]:

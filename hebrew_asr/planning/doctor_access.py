@@ -12,12 +12,14 @@ from email.utils import parsedate_to_datetime
 from typing import Literal
 
 State = Literal["ok", "warn", "fail"]
+Outcome = tuple[State, str, str]
+"""Of a check: its state, what was found, and what to do about it, or ''."""
 _ANSWER_S = 4.0
 _SKEW_S = 300.0
 """A clock that is further off than this makes certificates and signatures fail."""
 
 
-def repository(name: str, kind: Literal["model", "dataset"]) -> tuple[State, str, str]:
+def repository(name: str, kind: Literal["model", "dataset"]) -> Outcome:
     """Whether the hub would give this repository to the account that is logged in."""
     from huggingface_hub import HfApi, errors, get_token
 
@@ -34,7 +36,7 @@ def repository(name: str, kind: Literal["model", "dataset"]) -> tuple[State, str
     return "ok", "open to this machine", ""
 
 
-def wandb_login(*, wanted: bool) -> tuple[State, str, str]:
+def wandb_login(*, wanted: bool) -> Outcome:
     """Whether Weights & Biases would take the run; never says the key."""
     mode = os.environ.get("WANDB_MODE", "")
     if not wanted or mode in ("offline", "disabled"):
@@ -51,7 +53,7 @@ def wandb_login(*, wanted: bool) -> tuple[State, str, str]:
     return "warn", "not logged in: the run is kept offline", "wandb login, or --set logging.wandb=false"
 
 
-def clock() -> tuple[State, str, str]:
+def clock() -> Outcome:
     """Whether the time is that of the hub."""
     request = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
     try:

@@ -9,12 +9,17 @@ from itertools import groupby
 from hebrew_asr.pages.figures import Axis, Chart, Point, Series, Timeline, fitting_axis, linear_axis
 from hebrew_asr.pages.words import percent, quantity, scientific, whole_percent
 from hebrew_asr.report.gather import RunHistory
-from hebrew_asr.report.machines import machine_charts
-from hebrew_asr.report.records import TrainRecord
+from hebrew_asr.report.records import MachineRecord, TrainRecord
 
 _MAX_POINTS = 180
 _RATE_CEILING = 1.25
 FULL_SPLIT = "eval"
+_MACHINES = (
+    ("GPU memory", "GiB, mean and range of ranks", {"tensors": "memory_gib", "held by PyTorch": "reserved_gib"}),
+    ("GPU power", "W, mean and range of ranks", {"power": "power_w"}),
+    ("GPU utilization", "percent, mean and range of ranks", {"a kernel runs": "utilization_percent"}),
+    ("Host memory", "GiB, mean and range of ranks", {"of a rank's process": "host_gib"}),
+)
 
 
 def timeline(run: RunHistory) -> Timeline:
@@ -46,7 +51,7 @@ def charts(run: RunHistory) -> list[Chart]:
         _learning_rates(run, marks),
         _throughput(run, marks),
     ]
-    return [*(chart for chart in made if chart is not None), *machine_charts(run, marks)]
+    return [*(chart for chart in made if chart is not None), *_machine_charts(run, marks)]
 
 
 def _buckets(steps: Sequence[TrainRecord]) -> list[list[TrainRecord]]:
@@ -184,3 +189,32 @@ def _errors(run: RunHistory, marks: Timeline) -> Chart | None:
         series.append(Series(kind, points, color))
     axis = linear_axis([], percent, ticks=whole_percent)
     return Chart("Errors by kind", "share of all word errors", series, axis, marks, stacked=True)
+
+
+def _machine_charts(run: RunHistory, marks: Timeline) -> list[Chart]:
+    """What the run takes of its machines, as far as there are records: memory, power and utilization."""
+    made = []
+    for title, unit, fields in _MACHINES:
+        series = [
+            Series(name, _of_ranks(run.machines, field), color)
+            for color, (name, field) in enumerate(fields.items())
+            if any(getattr(record, field) for record in run.machines)
+        ]
+        if series:
+            highest = [point.high or point.value for line in series for point in line.points]
+            made.append(Chart(title, unit, series, linear_axis(highest, quantity), marks))
+    return made
+
+
+def _of_ranks(records: Sequence[MachineRecord], field: str) -> list[Point]:
+    """One for each record, or for several records in a row."""
+    given = [(record.step, getattr(record, field)) for record in records if getattr(record, field)]
+    size = max(1, math.ceil(len(given) / _MAX_POINTS))
+    points = []
+    for start in range(0, len(given), size):
+        group = given[start : start + size]
+        values = [value for _, of_ranks in group for value in of_ranks]
+        first, last = group[0][0], group[-1][0]
+        label = f"step {first:,}" if first == last else f"steps {first:,}–{last:,}"
+        points.append(Point((first + last) / 2, sum(values) / len(values), label, min(values), max(values)))
+    return points
