@@ -100,7 +100,7 @@ def newest_whole(found: list[Checkpoint], ranks: Ranks) -> tuple[Checkpoint, lis
 
 
 def _damage(checkpoint: Checkpoint, ranks: Ranks) -> str | None:
-    """Why it is not as it was written, if it is not: its files are dealt to the ranks of each machine."""
+    """Why it is not as it was written, if it is not: the ranks of each machine share its files."""
     hosts = ranks.gather(socket.gethostname())
     here = [rank for rank, host in enumerate(hosts) if host == hosts[ranks.rank]]
     reason = None

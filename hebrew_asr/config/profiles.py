@@ -99,7 +99,7 @@ _PLAIN: dict[str, dict[str, type | tuple[str, ...] | dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Batching:
-    """How the clips of one optimizer step are dealt to ranks and micro-batches."""
+    """How the clips of one optimizer step are distributed over ranks and micro-batches."""
 
     clips_per_step: int
     num_ranks: int

@@ -84,9 +84,9 @@ class Augmentation:
     num_time_masks: Count = 2
     """Time masks per clip."""
     max_time_width_s: Annotated[float, Field(ge=0, le=1200)] = 1.0
-    """Widest time mask in seconds …"""
+    """The widest time mask in seconds; ``max_time_share`` limits it too."""
     max_time_share: Share = 0.15
-    """… and as a share of the clip, whichever is less: a 1 s clip keeps most of itself."""
+    """The widest time mask as a share of the clip, so that a clip of 1 s keeps most of itself."""
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class StepDataset(Steps, Dataset[StepBatch]):
         geometry: EncoderGeometry,
         rank: int,
     ):
-        """As ``Steps``, for the clips that are dealt to ``rank``."""
+        """As ``Steps``, for the clips that are assigned to ``rank``."""
         super().__init__(clips, batching, recipe, tokenizer, geometry)
         self._rank, self._augmentation = rank, recipe.augmentation
 

@@ -24,7 +24,7 @@ class StepSampler:
         self._epoch, self._order = -1, np.empty(0, dtype=np.uint32)
 
     def with_batching(self, batching: Batching) -> StepSampler:
-        """The same clips at every step, dealt to other micro-batches."""
+        """The same clips at every step, in other micro-batches."""
         return StepSampler(self._costs, batching, self._seed)
 
     @property

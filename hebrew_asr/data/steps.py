@@ -28,7 +28,7 @@ class Steps:
     def __init__(
         self, clips: Sequence[Clip], batching: Batching, recipe: Recipe, tokenizer: Any, geometry: EncoderGeometry
     ):
-        """``clips`` in manifest order; ``batching`` deals them to ranks and micro-batches."""
+        """``clips`` in manifest order; ``batching`` distributes them over ranks and micro-batches."""
         self._clips, self._seed = Clips.of(clips), recipe.seed
         self._sampler = StepSampler(self._clips.durations_s, batching, recipe.seed)
         self._speed_factors = recipe.augmentation.speed_factors
@@ -38,7 +38,7 @@ class Steps:
         self._shape_limits: tuple[int, int] | None = None
 
     def with_batching(self, batching: Batching) -> Self:
-        """The same clips at every step, dealt to other micro-batches."""
+        """The same clips at every step, in other micro-batches."""
         other = copy.copy(self)
         other._sampler = self._sampler.with_batching(batching)
         if other._shape_limits is not None:

@@ -34,9 +34,9 @@ from hebrew_asr.model.phases import ParameterGroup, num_weights
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _CHUNK = 1 << 24
-"""Elements that are copied to int64 at a time, on a GPU …"""
+"""Elements that a GPU copies to int64 at a time."""
 _CHUNK_IN_CACHE = 1 << 18
-"""… and on a CPU, which takes five times as long when they do not fit its cache."""
+"""Elements that a CPU copies at a time: it takes five times as long when they do not fit its cache."""
 _MOST_COMPARED = 1 << 25
 """About how many elements a rank compares; it remembers 8 bytes of each."""
 _COMPARED_WHOLE = 1 << 14

@@ -52,7 +52,7 @@ class Heard:
     language: str | None
     """The forced one, or the one that the model named; None if it named none."""
     is_cut: bool
-    """It had not ended when it reached the clip's cap."""
+    """Whether the text had not ended when it reached the clip's cap."""
 
 
 class Transcriber:
@@ -62,9 +62,13 @@ class Transcriber:
     """
 
     def __init__(self, asr: Any, tokenizer: Any, decoding: Decoding = Decoding(), cutting: Cutting = DEFAULT_CUTTING):
-        """``asr``: native Qwen3-ASR on its device, in any dtype; it is left in the mode it is in.
+        """No weight is read yet.
 
-        ``cutting``: how recordings of any length are cut for it.
+        Args:
+            asr: native Qwen3-ASR on its device, in any dtype; its training mode is left as it is.
+            tokenizer: of the model.
+            decoding: how text is generated.
+            cutting: how long the pieces are that recordings are cut into.
         """
         self.cutting = cutting
         self._asr, self._tokenizer, self._decoding = asr, tokenizer, decoding
@@ -111,11 +115,11 @@ class Transcriber:
         return [heard.text for heard in self.hear(clips)]
 
     def hear(self, clips: Sequence[np.ndarray], contexts: Sequence[str] = ()) -> list[Heard]:
-        """As a call, with what else is known of each transcript.
+        """Transcripts of clips, decoded together, each with its language and whether the cap cut it short.
 
         Args:
-            clips: as in a call.
-            contexts: one a clip, the system turn of its prompt (previous text, names); none are all empty.
+            clips: as :meth:`__call__` takes them.
+            contexts: for each clip the system turn of its prompt, such as previous text or names; all empty by default.
         """
         with torch.inference_mode(), _fitting_threads(self._asr):
             return self._hear(clips, contexts or [""] * len(clips))

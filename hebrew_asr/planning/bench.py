@@ -78,18 +78,19 @@ class PhaseSpeed:
     compile_s: float
     """What warming up took beyond as many ordinary steps."""
     data_wait_share: float
-    """Time in which the training thread waited for data, of all."""
+    """Share of the time in which the training thread waited for data."""
     forward_ms: float
-    """This and the next two: median on the first rank with a wait after each part, so their sum exceeds a step."""
+    """Median on the first rank, which waits for the device after each part; so the three parts add up to more than a
+    step."""
     backward_ms: float
     optimizer_ms: float
     """With communication that backward does not hide."""
     tflops: float
     """Of one device, counted by :mod:`hebrew_asr.planning.flops`."""
     mfu: float
-    """Of the ceiling."""
+    """``tflops``, as a share of the card's rate for a large matrix product."""
     padding_share: float
-    """Tokens of padding, of all tokens."""
+    """Share of padding among all tokens."""
     peak_gib: float
 
 

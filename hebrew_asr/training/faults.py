@@ -61,14 +61,14 @@ class FaultBudget:
         """Some rank had clips that could not be decoded; collective.
 
         Raises:
-            DataError: more clips than the recipe bears.
+            DataError: there are more of them than the recipe allows.
         """
         found = sorted((clip for part in self._ranks.gather(own) for clip in part), key=lambda clip: clip.clip_id)
         ids, reasons = [clip.clip_id for clip in found], [str(clip) for clip in found]
         self._unreadable |= set(ids)
         if len(self._unreadable) > self._max_unreadable:
             raise DataError(
-                f"{len(self._unreadable)} unreadable clips, the recipe bears {self._max_unreadable} "
+                f"{len(self._unreadable)} unreadable clips, the recipe allows {self._max_unreadable} "
                 f"(faults.max_unreadable_share); step {step + 1}: {reasons[0]}"
             )
         return FaultRecord(step=step + 1, kind="unreadable", clips=ids, reasons=reasons)

@@ -15,7 +15,7 @@ def train(run: Run, session: Session | None = None) -> None:
         Preempted: asked to stop; says what is saved.
         Unsaved: the disk did not take the state at a stop, or the model at the end.
         TrainingFault: a phase did not train what it should, or gradients stayed non-finite.
-        DataError: more clips cannot be decoded than the recipe bears.
+        DataError: more clips cannot be decoded than the recipe allows.
     """
     session = session or Session(run)
     try:

@@ -182,7 +182,7 @@ class Session:
 
         Raises:
             TrainingFault: gradients were not finite for too many steps.
-            DataError: more clips cannot be read than the recipe bears.
+            DataError: more clips cannot be read than the recipe allows.
         """
         run, step = self.run, self.state.step
         unreadable: list[str] = []

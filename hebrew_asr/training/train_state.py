@@ -18,15 +18,15 @@ class TrainState:
     wer_of: str | None = None
     """What the rates below were measured on, and how; when that changes, they start anew."""
     wer_first: float | None = None
-    """First WER of the sample measured in this run, …"""
+    """WER of the sample when it was first measured in this run."""
     wer_last: float | None = None
-    """… the last, …"""
+    """WER of the sample when it was last measured."""
     wer_step: int | None = None
-    """… which was measured at this step, …"""
+    """Step at which that was."""
     best_wer: float | None = None
-    """… and the lowest, …"""
+    """Lowest WER of the sample."""
     best_step: int | None = None
-    """… which was at this one."""
+    """Step at which it was measured."""
     full: dict[str, Any] | None = None
     """The last evaluation of the whole split: ``step``, ``wer``, ``cer``, ``clips``."""
     head_row_norms: dict[str, float | None] | None = None
@@ -42,7 +42,8 @@ class TrainState:
     max_micro_batch: int | None = None
     """Most clips in a micro-batch since device memory ran out; None while the profile's own figure holds."""
     unreadable_clips: list[str] = field(default_factory=list)
-    """Ids of the training clips that could not be decoded; the recipe bears so many in the whole run."""
+    """Ids of the training clips that could not be decoded, since the run began: ``faults.max_unreadable_share`` limits
+    how many there may be."""
     tracker_id: str | None = None
     """Run id of the experiment tracker, so that a resumed run continues its curves."""
 

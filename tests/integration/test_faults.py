@@ -89,11 +89,11 @@ def test_unreadable_clips_are_skipped_within_the_budget(warm, tmp_path):
         assert sum(row["audio_s"] for row in steps) == pytest.approx(
             sum(durations.values()) - durations["train3"], abs=0.01
         )
-    # The one clip that the recipe bears was met before the resume.
+    # The one clip that the recipe allows was met before the resume.
     (clips / "train5.wav").write_bytes(b"RIFF")
     done = warm.finish(train_arguments(task, run, *changes, "max_steps=9", resume="auto"), ranks=2, port=free_port())
     assert done.returncode == 3
-    assert "2 unreadable clips, the recipe bears 1" in done.stderr and "Traceback" not in done.stderr
+    assert "2 unreadable clips, the recipe allows 1" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_slower_way_is_on_record(task, warm, tmp_path):

@@ -34,7 +34,7 @@ def test_clips_are_counted_whatever_their_ids_look_like(budget, ids):
         assert record.step == step + 1
     faults.unreadable(2, (Unreadable(ids[0], "another reason"),))  # the same clip in the next epoch
     assert faults.unreadable_ids == sorted(ids[:2])
-    with pytest.raises(DataError, match=r"3 unreadable clips, the recipe bears 2 .*step 4: clip "):
+    with pytest.raises(DataError, match=r"3 unreadable clips, the recipe allows 2 .*step 4: clip "):
         faults.unreadable(3, (Unreadable(ids[2], "x"),))
 
 
@@ -50,7 +50,7 @@ def test_the_count_goes_on_after_a_resume(budget):
 
 
 def test_a_small_set_bears_none(budget):
-    with pytest.raises(DataError, match="the recipe bears 0"):
+    with pytest.raises(DataError, match="the recipe allows 0"):
         budget(0.001, 999).unreadable(0, (Unreadable("a", "x"),))
 
 
