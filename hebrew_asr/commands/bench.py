@@ -74,6 +74,7 @@ class Command(RankArguments):
                 "model.random_weights": "true",
                 "data.folder": folder / "data",
                 "logging.wandb": "false",
+                "logging.report": "false",
             }
             self.set = [*self.set, *(f"{key}={value}" for key, value in changes.items())]
             out = Path(self.out) if self.out else folder / "figures.json"

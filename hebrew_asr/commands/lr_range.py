@@ -20,6 +20,7 @@ _ROWS, _BAR = 20, 40
 _NOTHING_KEPT = (
     "evaluation.at_start=false",
     "logging.wandb=false",
+    "logging.report=false",
     "logging.every_steps=1",
 )
 

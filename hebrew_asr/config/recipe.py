@@ -196,6 +196,8 @@ class Logging:
     device."""
     wandb: bool = True
     """Log to Weights & Biases; offline when there is no login."""
+    report: bool = True
+    """Write the run's ``report.html`` anew while it trains: after evaluations, and at most every 30 s."""
     price_per_hour: PositiveFloat | None = None
     """What all machines of the run cost together, in any currency, for the cost so far."""
 

@@ -27,7 +27,6 @@ def document(
     script: str = "",
     policy: str = "",
     language: Literal["en", "he"] = "en",
-    refresh_s: int | None = None,
 ) -> str:
     """The whole page.
 
@@ -41,7 +40,6 @@ def document(
         script: JavaScript without a closing tag in it; none by default.
         policy: added to the page's Content-Security-Policy, such as ``media-src 'self'``.
         language: of the page itself, which decides its direction.
-        refresh_s: seconds after which a browser loads it anew.
     """
     script = f"\n{script}" if script else ""
     allowed = ["default-src 'none'", "style-src 'unsafe-inline'"]
@@ -53,7 +51,6 @@ def document(
         style=asset("page.css") + style,
         script=script,
         language=language,
-        refresh_s=refresh_s,
         direction="rtl" if language == "he" else "ltr",
         policy="; ".join([*allowed, *([policy] if policy else [])]),
     )

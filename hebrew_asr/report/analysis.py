@@ -12,12 +12,14 @@ import jiwer
 from hebrew_asr.report.gather import RunHistory, Sample
 from hebrew_asr.report.records import EvalRecord
 from hebrew_asr.text.normalize import Mode, normalize
+from hebrew_asr.text.prompt import parse_target
 from hebrew_asr.text.scoring import known_groups, spread
 from hebrew_asr.text.wer import ErrorCounts, per_clip_errors
 
 SAME_SOUND = frozenset(map(frozenset, ("אע", "אה", "עה", "בו", "חכ", "טת", "כק", "סש")))
 """Letters that most speakers of modern Hebrew say alike, at least in some words."""
 _SEED = 0
+_CLIPS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +127,13 @@ def overlap(run: RunHistory, scored: Scored) -> tuple[int, int] | None:
     manifests = run.manifests
     if manifests is None or any(clip.sample.id not in manifests.group_of for clip in scored.clips):
         return None
-    same_id = [clip.sample.id in manifests.train_ids for clip in scored.clips]
-    same_text = [clip.sample.reference in manifests.train_transcripts for clip in scored.clips]
-    return sum(same_id), sum(a or b for a, b in zip(same_id, same_text, strict=True))
+    ids, texts = ({getattr(clip.sample, name) for clip in scored.clips} for name in ("id", "reference"))
+    seen_ids, seen_texts = set[str](), set[str]()
+    for part in manifests.train.parts(_CLIPS_AT_ONCE):
+        seen_ids |= ids.intersection(part.column("id").to_pylist())
+        seen_texts |= texts.intersection(parse_target(text)[1] for text in part.column("text").to_pylist())
+    samples = [(clip.sample.id in seen_ids, clip.sample.reference in seen_texts) for clip in scored.clips]
+    return sum(same for same, _ in samples), sum(any(sample) for sample in samples)
 
 
 def worst(scored: Scored, count: int) -> list[ScoredClip]:

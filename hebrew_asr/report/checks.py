@@ -10,6 +10,7 @@ from hebrew_asr.pages.words import count, percent
 from hebrew_asr.report.analysis import compare, overlap
 from hebrew_asr.report.gather import RunHistory
 from hebrew_asr.report.headline import Result, split_name
+from hebrew_asr.report.records import FaultRecord
 from hebrew_asr.text.normalize import NORMALIZER_VERSION
 
 
@@ -50,20 +51,34 @@ def _faults(run: RunHistory) -> list[Check]:
             f"{count(len(bad), 'step')} had a loss or gradients that were not finite, the first at step {min(bad):,}"
         )
         checks.append(Check(False, f"{found}; the charts leave out what cannot be drawn."))
-    reasons = sorted({reason for fault in run.faults for reason in fault.reasons})
-    if reasons:
-        found = f"{count(len(reasons), 'training clip')} could not be decoded and {_is_or_are(len(reasons))} left out"
-        checks.append(Check(False, f"{found}; {reasons[0]}"))
-    checks += [
-        Check(False, f"Since step {fault.step:,}: {fault.name} ({fault.reason}).")
-        for fault in run.faults
-        if fault.kind == "fallback"
-    ]
+    for measured, what in ((False, "training clip"), (True, "measured clip")):
+        unreadable = [fault for fault in run.faults if fault.kind == "unreadable" and bool(fault.split) == measured]
+        reasons = sorted({reason for fault in unreadable for reason in fault.reasons})
+        if reasons:
+            became = "counted as not heard" if measured else f"{_is_or_are(len(reasons))} left out"
+            found = f"{count(len(reasons), what)} could not be decoded and {became}"
+            checks.append(Check(False, f"{found}; {reasons[0]}"))
+    checks += [Check(False, f"{told}.") for fault in run.faults for told in _told(fault)]
     checks += [
         Check(False, f"{count(lines, 'line')} of {name} could not be read and {_is_or_are(lines)} left out.")
         for name, lines in run.unreadable.items()
     ]
     return checks
+
+
+def _told(fault: FaultRecord) -> list[str]:
+    """Faults that are told one by one."""
+    match fault.kind:
+        case "fallback":
+            return [f"Since step {fault.step:,}: {fault.name} ({fault.reason})"]
+        case "out-of-memory":
+            ranks = ", ".join(map(str, fault.ranks))
+            return [f"Since step {fault.step:,}: {fault.batching}, as rank {ranks} ran out of memory in {fault.part}"]
+        case "checkpoint" | "damaged checkpoint":
+            return [f"Step {fault.step:,}, {fault.kind}: {reason}" for reason in fault.reasons]
+        case "final model" | "report":
+            return [f"Step {fault.step:,}: {reason}" for reason in fault.reasons]
+    return []
 
 
 def _is_or_are(number: int) -> str:

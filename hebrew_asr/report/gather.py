@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from hebrew_asr.data.manifest import Clip, read_manifest
+from hebrew_asr.data.clips import Clips
+from hebrew_asr.data.manifest import open_manifest
 from hebrew_asr.errors import DataError
 from hebrew_asr.report import records
 from hebrew_asr.report.records import EvalRecord, Sample
@@ -25,8 +26,8 @@ class Manifests:
     """Speaker, session or source of each eval clip; '' where none is known."""
     audio_of: dict[str, str]
     """Path of each eval clip's audio file, which may be gone."""
-    train_ids: frozenset[str]
-    train_transcripts: frozenset[str]
+    train: Clips
+    """Training clips: there may be millions."""
 
 
 @dataclass(frozen=True)
@@ -187,13 +188,12 @@ def _manifests(data_folder: str | None) -> Manifests | None:
     return Manifests(
         {clip.id: clip.group for clip in evaluated},
         {clip.id: clip.audio for clip in evaluated},
-        frozenset(clip.id for clip in trained),
-        frozenset(clip.transcript for clip in trained),
+        trained,
     )
 
 
-def _manifest(path: Path) -> list[Clip] | None:
+def _manifest(path: Path) -> Clips | None:
     try:
-        return read_manifest(path, check_audio=False, allow_outside=True)
+        return open_manifest(path, check_audio=False, allow_outside=True)
     except DataError:
         return None  # moved or changed since; the page says that it could not be consulted

@@ -29,27 +29,20 @@ def write_report(run_folder: Path, out: Path | None = None, other: Rival | None 
     Raises:
         DataError: ``run_folder`` holds no run, or a file of it is broken.
     """
-    return write_run(read_run(Path(run_folder)), out, other)
-
-
-def write_run(
-    run: RunHistory, out: Path | None = None, other: Rival | None = None, refresh_s: int | None = None
-) -> Path:
-    """The same of a run that has been read; ``refresh_s``: seconds after which a browser loads the page anew."""
+    run = read_run(Path(run_folder))
     path = out or run.folder / "report.html"
     # A lone surrogate, which JSON can spell, has no UTF-8 form.
-    write_atomically(path, page(run, other, _sounds(run, path.parent), refresh_s).encode("utf-8", "replace"))
+    write_atomically(path, page(run, other, _sounds(run, path.parent)).encode("utf-8", "replace"))
     return path
 
 
-def page(run: RunHistory, other: Rival | None, sounds: Mapping[str, str], refresh_s: int | None) -> str:
-    """The whole document.
+def page(run: RunHistory, other: Rival | None, sounds: Mapping[str, str]) -> str:
+    """The whole document; a browser loads that of an unfinished run anew every half minute.
 
     Args:
         run: that it tells of.
         other: a run that it is set beside.
         sounds: address of a clip's audio file by its id.
-        refresh_s: seconds after which a browser loads it anew.
     """
     found = result(run)
     body = [
@@ -66,9 +59,9 @@ def page(run: RunHistory, other: Rival | None, sounds: Mapping[str, str], refres
         clips_section(run, found, sounds),
         _details(run),
     ]
-    script = asset("cursor.js") + asset("clips.js")
+    script = asset("cursor.js") + asset("clips.js") + ("" if run.is_finished else asset("live.js"))
     title, policy = f"{run.name}: training report", "media-src 'self' file:"
-    return document(title, join(body), script=script, policy=policy, refresh_s=refresh_s)
+    return document(title, join(body), script=script, policy=policy)
 
 
 def _sounds(run: RunHistory, folder: Path) -> dict[str, str]:

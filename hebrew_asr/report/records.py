@@ -150,8 +150,8 @@ class FaultRecord:
     event: ClassVar[str] = "fault"
     step: int
     kind: str
-    """``non-finite``, ``unreadable``, ``out-of-memory``, ``fallback``, ``checkpoint``, ``damaged checkpoint`` or
-    ``final model``."""
+    """``non-finite``, ``unreadable``, ``out-of-memory``, ``fallback``, ``checkpoint``, ``damaged checkpoint``,
+    ``final model`` or ``report``."""
     split: str | None = None
     """unreadable: the evaluation's split; None in training."""
     clips: list[str] = field(default_factory=list)
@@ -163,7 +163,8 @@ class FaultRecord:
     reason: str | None = None
     """fallback: why."""
     reasons: list[str] = field(default_factory=list)
-    """unreadable, checkpoint, damaged checkpoint: one for each clip or checkpoint; final model: what went wrong."""
+    """unreadable, checkpoint, damaged checkpoint: one for each clip or checkpoint; final model, report: what
+    went wrong."""
     ranks: list[int] = field(default_factory=list)
     """out-of-memory, fallback: the ranks that it happened on."""
     max_micro_batch: int | None = None

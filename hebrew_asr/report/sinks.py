@@ -164,6 +164,6 @@ class Tracker:
             sink.write(record)
 
     def close(self) -> None:
-        """Close every sink."""
-        for sink in self._sinks:
+        """Close every sink, the last one first: it may still write to those before it."""
+        for sink in reversed(self._sinks):
             sink.close()

@@ -45,6 +45,7 @@ from hebrew_asr.training.schedule import Schedule
 from hebrew_asr.training.stop_flag import StopFlag
 from hebrew_asr.training.train_state import TrainState
 from hebrew_asr.watching.console import Console
+from hebrew_asr.watching.live_page import LivePage
 from hebrew_asr.watching.progress import Course
 
 
@@ -237,12 +238,13 @@ def _outputs(
     files.write("deepspeed.json", as_json(deepspeed_config(profile, recipe, batching)))
     files.write("run.json", as_json(facts))
     resumed_step = None if spec.resumable.newest is None else state.step
-    is_evaluated = state.evaluated_step == state.step
-    sinks: list[Any] = [MetricsFile(folder / "metrics.jsonl", resumed_step, is_evaluated=is_evaluated)]
+    metrics = MetricsFile(folder / "metrics.jsonl", resumed_step, is_evaluated=state.evaluated_step == state.step)
+    sinks: list[Any] = [metrics]
     if recipe.logging.wandb:
-        wandb_sink = WandbSink(recipe, folder, {**recipe.to_dict(), **facts}, state.tracker_id)
-        state.tracker_id = wandb_sink.run_id
-        sinks.append(wandb_sink)
+        sinks.append(WandbSink(recipe, folder, {**recipe.to_dict(), **facts}, state.tracker_id))
+        state.tracker_id = sinks[-1].run_id
+    if recipe.logging.report:
+        sinks.append(LivePage(folder, lambda fault: tracker.write(fault)))
     measured = {(state.best_step, state.best_wer), (state.wer_step, state.wer_last)}
     course = Course(
         recipe=recipe,
@@ -256,7 +258,8 @@ def _outputs(
     console = Console(course)
     request.on_ask = console.close  # a launcher has words of its own on a stop, which a view in place would cut up
     _introduce(console, spec, schedule, facts)
-    return Tracker(*sinks, console), console
+    tracker = Tracker(*sinks, console)
+    return tracker, console
 
 
 def describe(

@@ -154,7 +154,7 @@ class Console:
             self.say(f"warning: going on from step {record.step}, as {'; '.join(record.reasons)}")
         elif record.kind == "checkpoint":
             self.say(f"step {record.step}: no checkpoint could be written: {'; '.join(record.reasons)}")
-        elif record.kind == "final model":
+        elif record.kind in ("final model", "report"):
             self.say(f"warning: {'; '.join(record.reasons)}")
         elif record.kind == "out-of-memory":
             ranks = ", ".join(map(str, record.ranks))

@@ -25,6 +25,7 @@ from hebrew_asr.corpus.preparation import shards
 from hebrew_asr.corpus.preparation.shards import pack, packed_clips, shards_of
 from hebrew_asr.data.manifest import index_manifest, read_manifest, write_manifest
 from hebrew_asr.model.load import load_model
+from hebrew_asr.report.page import write_report
 from tests.support.engine_worker import present_tokens
 from tests.support.tiny_task import (
     ROOT,
@@ -45,7 +46,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 def whole_run(task, warm, tmp_path_factory) -> Path:
     """Never interrupted: 20 clips, 8 a step, so 3 steps an epoch, 15 in all; the phase switch after step 6."""
     folder = tmp_path_factory.mktemp("run") / "whole"
-    arguments = train_arguments(task, folder, "checkpoints.every_steps=4", "evaluation.every_steps=5")
+    arguments = train_arguments(
+        task, folder, "checkpoints.every_steps=4", "evaluation.every_steps=5", "logging.report=true"
+    )
     done = warm.finish(arguments, ranks=2, port=free_port())
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     folder.with_suffix(".stdout").write_text(done.stdout, encoding="utf-8")
@@ -105,6 +108,8 @@ def test_a_run_tells_its_story(whole_run):
     assert {"step-000012", "step-000015"} <= set(kept)
     assert len(kept) <= 3
     assert [row["step"] for row in events(whole_run, "checkpoint")] == [4, 8, 12, 15]
+    page = (whole_run / "report.html").read_text(encoding="utf-8")
+    assert page == write_report(whole_run).read_text(encoding="utf-8"), "the last page is that of the whole run"
 
 
 def test_all_that_a_run_writes_may_be_removed_as_the_demo_s(whole_run):

@@ -44,6 +44,7 @@ RECIPE_CHANGES = (
     "data.prepare=false",
     "data.workers=0",
     "logging.wandb=false",
+    "logging.report=false",
     "logging.every_steps=1",
     "evaluation.sample_clips=4",
     "evaluation.choose_final=false",  # final weights are compared with those of the last step

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hebrew_asr.cli import main
-from hebrew_asr.commands.report import follow
 from hebrew_asr.errors import DataError
 from hebrew_asr.pages.document import asset
 from hebrew_asr.pages.markup import element
 from hebrew_asr.pages.words import percent
 from hebrew_asr.report.gather import read_run
 from hebrew_asr.report.page import write_report
+from hebrew_asr.report.records import FaultRecord
+from hebrew_asr.watching.live_page import LivePage
 from tests.support.properties import examples
 from tests.support.report_run import (
     HEARD,
@@ -69,8 +68,12 @@ def run(tmp_path: Path) -> Path:
     return make_run(tmp_path)
 
 
+def page_text(run: Path) -> str:
+    return write_report(run).read_text(encoding="utf-8")
+
+
 def page_of(run: Path) -> Parsed:
-    return Parsed(write_report(run).read_text(encoding="utf-8"))
+    return Parsed(page_text(run))
 
 
 def test_a_finished_run_is_told_whole(run: Path) -> None:
@@ -128,28 +131,26 @@ def test_what_a_run_took_of_its_machines_is_drawn(run: Path) -> None:
     assert titles == ["Host memory"]
 
 
-def test_a_report_follows_its_run_to_the_end(run: Path) -> None:
-    whole, summary = (run / "metrics.jsonl").read_text(), (run / "summary.json").read_text()
-    (run / "metrics.jsonl").write_text(whole[: len(whole) // 2])
+def test_training_has_the_page_written_by_another_process(run: Path, capsys) -> None:
+    """It loads itself anew until the run is finished; a page that is not written is a fault, once, and tried again."""
+    summary, faults = (run / "summary.json").read_text(), list[FaultRecord]()
     (run / "summary.json").unlink()
-    seen: list[str] = []
-
-    def go_on() -> None:
-        while len(seen) < 2:
-            page = run / "report.html"
-            if page.is_file() and (not seen or page.read_text() != seen[-1]):
-                seen.append(page.read_text())
-                (run / "metrics.jsonl").write_text(whole)
-            time.sleep(0.01)
-        (run / "summary.json").write_text(summary)
-
-    training = threading.Thread(target=go_on)
-    training.start()
-    path = follow(run, None, pause_s=0.05)
-    training.join()
-    assert all('http-equiv="refresh"' in page for page in seen), "it loads itself anew"
-    assert 'http-equiv="refresh"' not in path.read_text() and path.read_text() == write_report(run).read_text()
-    assert main(["report", str(run), str(run), "--follow"]) == 2
+    page = LivePage(run, faults.append)
+    assert str(run / "report.html") in capsys.readouterr().out
+    page.write(FaultRecord(step=8, kind="fallback"))
+    page.close()
+    assert asset("live.js") in (run / "report.html").read_text()
+    (run / "report.html").write_text("mine")
+    for step in (8, 9):
+        page.write(FaultRecord(step=step, kind="fallback"))
+        page.close()
+    (fault,) = faults
+    assert (fault.step, fault.kind) == (8, "report") and "report.html exists and was not made by" in fault.reasons[0]
+    assert (run / "report.html").read_text() == "mine"
+    (run / "report.html").unlink()
+    (run / "summary.json").write_text(summary)
+    page.close()
+    assert (run / "report.html").read_text() == page_text(run) and asset("live.js") not in page_text(run)
 
 
 @examples(200)
@@ -216,7 +217,17 @@ def test_faults_that_were_borne_are_told(run: Path) -> None:
                 "ranks": [0],
             }
             metrics.write(json.dumps(row) + "\n")
+        others = (
+            {"kind": "unreadable", "split": "eval", "reasons": ["d: empty"]},
+            {"kind": "checkpoint", "reasons": ["No space left"]},
+            {"kind": "report", "reasons": ["not written"]},
+            {"kind": "out-of-memory", "ranks": [1], "part": "backward", "batching": "8 clips at a time"},
+        )
+        metrics.writelines(json.dumps({"event": "fault", "step": 6, **other}) + "\n" for other in others)
     text = page_of(run).visible()
+    assert "1 measured clip could not be decoded and counted as not heard; d: empty" in text
+    assert "Step 6, checkpoint: No space left." in text and "Step 6: not written." in text
+    assert "Since step 6: 8 clips at a time, as rank 1 ran out of memory in backward." in text
     assert "Since step 5: decoding is slow (CUDA said no)." in text and "AdamW is slow" in text
     assert "2 steps had a loss or gradients that were not finite, the first at step 3" in text
     assert "2 training clips could not be decoded and are left out; b: cut short" in text
