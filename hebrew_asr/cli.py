@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from hebrew_asr.errors import exit_code_of
+from hebrew_asr.errors import exit_code_of, nearest
 from hebrew_asr.streams import speak_utf8
 
 COMMANDS = {
@@ -30,6 +30,9 @@ COMMANDS = {
     "demo": "make speech, train a tiny model through both phases and transcribe with it",
 }
 
+_OTHER_NAMES = {"finetune": "train", "fine-tune": "train", "resume": "train", "check": "doctor", "watch": "report"}
+_OTHER_NAMES |= dict.fromkeys(("infer", "inference", "predict", "recognize", "asr"), "transcribe")
+"""What other programs call a command."""
 _USAGE = (
     "usage: hebrew-asr COMMAND [options]\n       hebrew-asr --version\n\ncommands (each has its own --help):\n{rows}\n"
 )
@@ -40,18 +43,16 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None:
         speak_utf8()
         argv = sys.argv[1:]
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or argv[0] in ("-h", "--help", "help"):
         print(_USAGE.format(rows="\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())))
         return 0 if argv else 2
-    if argv[0] == "--version":
+    if argv[0] in ("-V", "--version", "version"):
         print(_versions())
         return 0
     name, rest = argv[0], argv[1:]
     if name not in COMMANDS:
-        import difflib
-
-        close = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        close = _OTHER_NAMES.get(name) or nearest(name, COMMANDS)
+        hint = f"; did you mean {close!r}?" if close else "."
         print(f"hebrew-asr: no command {name!r}{hint} See hebrew-asr --help", file=sys.stderr)
         return 2
     return exit_code_of(lambda: _run(name, rest))

@@ -6,11 +6,12 @@ its ``exit_code``; anything else is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import difflib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 _MAX_SHOWN = 300
@@ -71,6 +72,21 @@ class Preempted(HebrewASRError):
 def shortened(text: str) -> str:
     """A value to be shown in a message: its first 300 characters."""
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The most similar of ``known``, or the shortest that holds ``word`` as a part; None where none is like it."""
+    names = {name.lower(): name for name in sorted(known, key=len, reverse=True)}
+    close = difflib.get_close_matches(word.lower(), names, 1)
+    holds = [name for name in names if len(word) > 2 and word.lower() in name]
+    found = close or sorted(holds, key=len)
+    return names[found[0]] if found else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean …?)`` to follow ``word``; nothing where :func:`nearest` finds nothing."""
+    close = nearest(word, known)
+    return "" if close is None else f" (did you mean {close}?)"
 
 
 def first_line(error: BaseException) -> str:

@@ -7,7 +7,6 @@ Hardware (sharding, precision, micro-batch, communication) belongs to ``ds_confi
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Collection
@@ -35,7 +34,7 @@ from hebrew_asr.config.values import (
     read_object,
     value_text,
 )
-from hebrew_asr.errors import UsageError
+from hebrew_asr.errors import UsageError, did_you_mean
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
 
@@ -255,9 +254,10 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
     path, shipped = Path(name_or_path), {file.stem: file for file in sorted(RECIPES_DIR.glob("*.json"))}
     if not path.is_file():
         if name_or_path not in shipped:
-            close = difflib.get_close_matches(name_or_path.removesuffix(".json"), shipped, 1)
-            hint = f"; did you mean {close[0]}?" if close else "."
-            raise UsageError(f"recipe not found: {name_or_path}{hint} Give a JSON file or one of: {', '.join(shipped)}")
+            hint = did_you_mean(name_or_path.removesuffix(".json"), shipped)
+            raise UsageError(
+                f"recipe not found: {name_or_path}{hint}. Give a JSON file, or one of {', '.join(shipped)}"
+            )
         path = shipped[name_or_path]
     values = read_object(path, "recipe")
     for override in overrides or []:
@@ -321,24 +321,27 @@ def _override(values: dict[str, Any], override: str) -> None:
     node: Any = values
     *parents, last = key.split(".")
     for part in parents:
-        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
-            node = node[int(part)]
-        else:
-            node = node.setdefault(part, {}) if isinstance(node, dict) else None
+        node = node[_place(key, part, node)] if isinstance(node, list) else node.setdefault(part, {})
         if not isinstance(node, dict | list):
             raise UsageError(f"--set {key}: {part} is a value, it has no parts")
-    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
-        node[int(last)] = value
-    elif isinstance(node, dict):
-        node[last] = value
+    if isinstance(node, list):
+        node[_place(key, last, node)] = value
     else:
-        raise UsageError(f"--set {key}: no element {last}")
+        node[last] = value
+
+
+def _place(key: str, part: str, node: list[Any]) -> int:
+    if not part.isdigit() or int(part) >= len(node):
+        name = key.partition(f".{part}")[0]
+        raise UsageError(f"--set {key}: {name} has no {part}; its parts are {name}.0 to {name}.{len(node) - 1}")
+    return int(part)
 
 
 def _leavers(recipe: Recipe) -> list[str]:
     """Groups that train in one phase and not in the next: their optimizer state would have nowhere to be."""
     return [
-        f"phase {after.name} leaves out {group}, which phase {before.name} trains: groups may join, but not leave"
+        f"phase {after.name} leaves out {group}{did_you_mean(group, after.learning_rates)}, which phase {before.name} "
+        "trains: groups may join, but not leave"
         for before, after in pairwise(recipe.phases)
         for group in before.learning_rates
         if group not in after.learning_rates

@@ -6,8 +6,8 @@ with the nearest key that exists.
 
 from __future__ import annotations
 
-import difflib
 import json
+import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from hebrew_asr.errors import UsageError, first_line
+from hebrew_asr.errors import UsageError, first_line, nearest
 
 CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """``__pydantic_config__`` of a checked dataclass: no unknown key, no text for a number, no NaN, no infinity."""
@@ -49,6 +49,23 @@ NonNegativeFloat = Annotated[float, Field(ge=0, le=1e9)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
+OTHER_NAMES = {
+    "lr": "learning_rates",
+    "model": "model.path",
+    "learning_rate": "learning_rates",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "batch_size": "clips_per_step",
+    "effective_batch_size": "clips_per_step",
+    "global_batch_size": "clips_per_step",
+    "wd": "weight_decay",
+    "warmup": "warmup_share",
+    "warmup_ratio": "warmup_share",
+    "grad_clip": "clip_grad_norm",
+    "max_grad_norm": "clip_grad_norm",
+    "num_workers": "workers",
+}
+"""What other trainers call a key of the recipe."""
 _PLAIN = {
     "Input should be": "must be",
     "greater than or equal to": "at least",
@@ -105,16 +122,36 @@ def parse_options(options: type[Kind], program: str, argv: list[str]) -> Kind:
     """A command's dataclass of options from its command line, within the bounds beside its fields.
 
     Raises:
-        UsageError: some option is out of bounds, or an option of several values is given twice.
+        UsageError: some option does not exist or is out of bounds, or one of several values is given twice.
     """
     import tyro
 
+    _refuse_unknown(options, program, argv)
     for option in _options_of_several_values(options):
         if argv.count(option) > 1:
             raise UsageError(f"{option} is given twice, and only the last would count: name all after one {option}")
     parsed = tyro.cli(options, prog=program, args=argv)
     check_options(parsed)
     return parsed
+
+
+def _refuse_unknown(options: type, program: str, argv: list[str]) -> None:
+    """tyro names the nearest option only where no other is missing, and in a box of ten lines."""
+    known = {"help", *option_names(options)}
+    known |= {f"no-{entry.name.replace('_', '-')}" for entry in entries(options) if entry.hint is bool}
+    for word in argv[: argv.index("--") if "--" in argv else None]:
+        name = word[2:].partition("=")[0].replace("_", "-")
+        if word.startswith("--") and name not in known:
+            close = nearest(name, known)
+            hint = f"did you mean --{close}?" if close else f"see {program} --help"
+            raise UsageError(f"{program} has no option --{name} ({hint})")
+
+
+def option_names(options: type) -> Iterator[str]:
+    """How the fields of a command's dataclass are spelled after ``--``."""
+    for entry in entries(options):
+        own = next((name for mark in entry.marks if (name := getattr(mark, "name", None))), None)
+        yield own or entry.name.replace("_", "-")
 
 
 def _options_of_several_values(options: type) -> Iterator[str]:
@@ -161,9 +198,9 @@ def unknown_key(key: str, known: Iterable[str], inside: str = "") -> str:
         inside: dotted key of what holds it.
     """
     known = list(known)
-    close = difflib.get_close_matches(key, known, 1, cutoff=0.5)
+    close = nearest(key, known)
     where = _dotted(inside, key)
-    hint = f"did you mean {close[0]}?" if close else f"there is {', '.join(sorted(known))}"
+    hint = f"did you mean {close}?" if close else f"there is {', '.join(sorted(known))}"
     return f"unknown key {where} ({hint})"
 
 
@@ -176,14 +213,15 @@ def _described(kind: type, item: Any, above: str) -> str:
     where = _dotted(above, *location)
     if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         inside, key = location[:-1], str(location[-1])
-        elsewhere = [path for path in dotted_keys(kind) if path.rpartition(".")[2] == key]
+        meant = OTHER_NAMES.get(key, key)
+        elsewhere = [path for path in dotted_keys(kind) if meant in (path, path.rpartition(".")[2])]
         if elsewhere:
             return f"unknown key {where} (did you mean {_dotted(above, elsewhere[0])}?)"
         return unknown_key(key, _keys_at(kind, inside), _dotted(above, *inside))
     if item["type"] in ("missing", "missing_argument"):
         return f"{where} is missing"
     if location and location[-1] == "[key]":
-        return f"unknown key {where.removesuffix('.[key]')} ({item['msg'].replace('Input should be', 'there is')})"
+        return unknown_key(item["input"], re.findall("'([^']+)'", item["msg"]), _dotted(above, *location[:-2]))
     return f"{where} {complaint(item)}" if where else complaint(item)
 
 
@@ -234,11 +272,15 @@ def entries(kind: type) -> Iterator[Entry]:
 
 
 def dotted_keys(kind: type) -> Iterator[str]:
-    """Every key of a checked dataclass and of those inside it, such as ``optimizer.weight_decay``."""
+    """Every key of a checked dataclass and of those inside it, such as ``optimizer.weight_decay``.
+
+    A key of a list is that of its first element: ``phases.0.epochs``.
+    """
     for entry in entries(kind):
         yield entry.name
         if entry.record is not None:
-            yield from (f"{entry.name}.{inner}" for inner in dotted_keys(entry.record))
+            within = f"{entry.name}.0" if get_origin(entry.hint) is list else entry.name
+            yield from (f"{within}.{inner}" for inner in dotted_keys(entry.record))
 
 
 def _keys_at(kind: type, location: tuple[Any, ...]) -> list[str]:

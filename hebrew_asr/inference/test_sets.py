@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ import numpy as np
 
 from hebrew_asr.audio.decode import decode
 from hebrew_asr.data.clip_audio import Unreadable
-from hebrew_asr.errors import DataError, EnvironmentProblem, HebrewASRError, UsageError, first_line
+from hebrew_asr.errors import DataError, EnvironmentProblem, HebrewASRError, UsageError, did_you_mean, first_line
 from hebrew_asr.inference.evaluating import Utterance
 
 
@@ -60,9 +59,8 @@ def open_test_set(spec: str) -> Iterator[Utterance]:
         raise DataError(f"--set {spec}: {place} does not exist")
     name = next((short for short, known in TEST_SETS.items() if known.repo == name), name)
     if not place and name not in TEST_SETS:
-        close = difflib.get_close_matches(name, TEST_SETS, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise UsageError(f"--set {spec}: neither a file or folder nor one of {', '.join(TEST_SETS)}{hint}")
+        hint = did_you_mean(name, TEST_SETS)
+        raise UsageError(f"--set {spec}{hint}: neither a file or folder nor one of {', '.join(TEST_SETS)}")
     source = name if equals or not place else Path(place).resolve().stem
     rows = _local(Path(place)) if place else _from_hub(TEST_SETS[name])
     columns = list(rows.column_names or ())

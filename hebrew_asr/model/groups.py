@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from hebrew_asr.config.recipe import Phase, Recipe
+from hebrew_asr.config.values import unknown_key
 from hebrew_asr.errors import UsageError
 from hebrew_asr.model.sizes import EMBEDDING, HEAD, Shapes
 
@@ -91,7 +92,7 @@ def _head(shapes: Shapes) -> str:
 
 def _members(shapes: Shapes, recipe: Recipe, group: str) -> Iterator[str]:
     if group not in GROUPS:
-        raise UsageError(f"recipe {recipe.name}: no module group {group!r}; there is {', '.join(GROUPS)}")
+        raise UsageError(f"recipe {recipe.name}: {unknown_key(group, GROUPS, 'phases.N.learning_rates')}")
     _, modules, layers = GROUPS[group]
     for module in (*_top_layers(shapes, recipe, group, layers), *modules):
         yield from (_head(shapes),) if module == "lm_head" else _inside(shapes, module)

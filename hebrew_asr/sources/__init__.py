@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 
-from hebrew_asr.errors import DataError, UsageError
+from hebrew_asr.errors import DataError, UsageError, did_you_mean
 from hebrew_asr.sources.folder import open_folder
 from hebrew_asr.sources.hub import HUB_ID, open_hub
 from hebrew_asr.sources.listings import LISTING_SUFFIXES
@@ -74,8 +74,17 @@ def source_name(spec: str) -> str:
         return re.sub(r"[^\w.-]+", "-", cached["name"] if cached else path.name if path.is_dir() else path.stem)
     match = HUB_ID.fullmatch(spec)
     if match is None or spec.startswith("."):
-        raise UsageError(f"source {spec[:200]}: no such file or folder, and not a hub id of the form owner/name")
+        hint = did_you_mean(spec, _beside(Path(spec)))
+        raise UsageError(f"source {spec[:200]}: no such file or folder{hint}, and not a hub id of the form owner/name")
     return match["repo"].split("/")[1]
+
+
+def _beside(path: Path) -> list[str]:
+    """What lies where ``path`` would."""
+    try:
+        return [str(other) for other in path.parent.iterdir()]
+    except (OSError, ValueError):
+        return []
 
 
 def _open_local(path: Path, name: str, held_out: bool) -> Source:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
-from hebrew_asr.errors import UsageError
+from hebrew_asr.errors import UsageError, nearest
 
 HEBREW = "Hebrew"
 AUTO = "auto"
@@ -75,8 +73,8 @@ def language_name(asked: str) -> str | None:
         code = _ALSO.get(candidate, candidate)
         if found := _NAMES.get(code) or names.get(code):
             return found
-    close = difflib.get_close_matches(folded, [*names, *_NAMES, *_ALSO], 1, cutoff=0.6)
-    hint = f"did you mean {names.get(close[0], close[0])}?" if close else "such as Hebrew, he, English or auto"
+    close = nearest(folded, [*names, *_NAMES, *_ALSO])
+    hint = f"did you mean {names.get(close, close)}?" if close else "such as Hebrew, he, English or auto"
     raise UsageError(
         f"no language {asked!r} is known to the model: {hint} (known: {', '.join(sorted(names.values()))})"
     )

@@ -186,7 +186,10 @@ def test_phase_groups_are_stable_and_complete(native):
 def test_unknown_group_and_too_many_layers(native):
     asr = load_model(Model(str(native)))
     for changes, told in (
-        ([f'phases.{phase}.learning_rates={{"encoder": 1e-4}}' for phase in (0, 1)], "no module group 'encoder'"),
+        (
+            [f'phases.{phase}.learning_rates={{"encoder": 1e-4}}' for phase in (0, 1)],
+            "learning_rates.encoder .there is audio_stem",
+        ),
         (['unfrozen_layers={"llm_top": 40, "audio_top": 2}'], "llm_top wants 40 layers, the model has 3"),
         (['unfrozen_layers={"audio_top": 2}'], "does not say how many layers llm_top"),
     ):

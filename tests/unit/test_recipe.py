@@ -61,7 +61,7 @@ def test_all_mistakes_at_once_with_suggestions(tmp_path):
         ("optimizer.weight_decay=NaN", "optimizer.weight_decay must be a finite number"),
         ("augmentation.speed_factors=[3]", r"augmentation.speed_factors.0 must be at most 2"),
         ("evaluation.wer_mode=fuzzy", "evaluation.wer_mode must be 'strict', 'ivrit' or 'lenient', not 'fuzzy'"),
-        ("unfrozen_layers.llm_tip=3", "unknown key unfrozen_layers.llm_tip .there is 'llm_top' or 'audio_top'"),
+        ("unfrozen_layers.llm_tip=3", "unknown key unfrozen_layers.llm_tip .did you mean llm_top"),
         ("weight_decay=0.1", r"unknown key weight_decay \(did you mean optimizer.weight_decay"),
         ("data.prepare=yes", "data.prepare must be true or false, not 'yes'"),
         ("model=[1]", r"model must be an object, not \[1\]"),
@@ -81,7 +81,7 @@ def test_overrides_reach_lists_and_plain_text():
 
 
 def test_missing_recipe_names_the_nearest_and_the_shipped_ones():
-    cases = (("round3", "did you mean round2"), ("06b", "did you mean 0.6b"), ("x/y.json", "one of: 0.6b, demo"))
+    cases = (("round3", "did you mean round2"), ("06b", "did you mean 0.6b"), ("x/y.json", "one of 0.6b, demo"))
     for given, told in cases:
         with pytest.raises(UsageError, match=told):
             load_recipe(given)
