@@ -17,6 +17,8 @@ class Command:
 
     Exit code: 0 when nothing is wrong, 1 when something is (odd clips to listen to, and what could not be checked, do
     not count), 3 when the set cannot be read.
+
+    $ hebrew-asr audit mine
     """
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]

@@ -26,6 +26,9 @@ class Command:
     With --choose the last checkpoint, the best by the run's own WER and the average are each decoded on the whole
     evaluation split, and the one of the lowest WER is written, beside choice.json with all of them. Training does so
     for final/ (evaluation.choose_final); this is for other checkpoints or clips, and leaves the run as it is.
+
+    $ hebrew-asr average runs/round2 --out mean
+    $ hebrew-asr average runs/round2 --steps 5000 6000 --out mean --choose
     """
 
     run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]

@@ -29,6 +29,8 @@ class Command(RankArguments):
 
     Clips a second, time by part, share of the card's matrix rate and peak memory, in every phase of the recipe, and for
     how long an evaluation and a checkpoint stop training.
+
+    $ hebrew-asr bench --ds h200x1 --model Qwen/Qwen3-ASR-1.7B
     """
 
     model: str = "Qwen/Qwen3-ASR-1.7B"

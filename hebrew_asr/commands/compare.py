@@ -15,6 +15,8 @@ class Command:
     """Compare two systems' transcripts of the same clips: the difference of WER and its 95 % interval.
 
     The interval is of a paired bootstrap by group: each resample takes the same speakers or sources of both.
+
+    $ hebrew-asr compare heard theirs.csv --reference eval.jsonl
     """
 
     first: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="A")]

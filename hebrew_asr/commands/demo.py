@@ -22,6 +22,10 @@ class Command:
 
     Without --data, Hebrew speech is synthesized: the model is measured on sentences and voices it never trained on.
     With --data, it learns a folder of your recordings by heart: real speech through the same path.
+
+    $ hebrew-asr demo
+    (ten minutes or so on two cores)
+    $ hebrew-asr demo --data recordings
     """
 
     data: str | None = None

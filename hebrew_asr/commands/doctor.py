@@ -15,6 +15,10 @@ class Command:
     """Look at GPUs, disk, memory, cores, compilers, hub and logins, and say what is wrong and how to mend it.
 
     Leaves with exit code 0, or 4 if a check failed; a warning does not stop a run. Names the profile for these GPUs.
+
+    $ hebrew-asr doctor
+    $ hebrew-asr doctor --ds a100x8 --data mine
+    (whether that run can be done here)
     """
 
     ds: str | None = None

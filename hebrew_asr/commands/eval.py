@@ -24,6 +24,9 @@ class Command:
     """Decode recordings and count word and character errors, by the path that training measures with.
 
     Every rate is told in three normalizers, each by its name: ivrit (the leaderboard's), strict and lenient.
+
+    $ hebrew-asr eval --model runs/round2 --data mine/eval.jsonl --out heard
+    $ hebrew-asr eval --model runs/round2 --set eval-d1 --set saspeech=copies/saspeech
     """
 
     model: str

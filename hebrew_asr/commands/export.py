@@ -17,6 +17,8 @@ class Command:
     """Write a model as two folders and check that they load to the same bits and tokens.
 
     OUT/hf is for transformers 5.13 and later, OUT/qwen_asr for qwen-asr, vLLM and whatever reads the original layout.
+
+    $ hebrew-asr export runs/round2 --out hebrew-model
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|CHECKPOINT|MODEL")]

@@ -16,6 +16,8 @@ class Command:
     ``prepare`` does this by itself. For a set of other making: five million clips then take a second to open, and the
     ranks of a machine share their memory. The JSON lines stay what counts: after any change of them the Arrow file is
     not believed, and is to be made anew.
+
+    $ hebrew-asr index mine
     """
 
     manifest: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR|FILE")]

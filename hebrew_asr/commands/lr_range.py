@@ -29,8 +29,9 @@ _NOTHING_KEPT = (
 class Command(RankArguments, DataArguments):
     """Train some steps of one phase with rates that rise exponentially, and say where the loss fell and where it burst.
 
-    Nothing is saved but --out. All module groups keep the proportion that the recipe gives their rates. For example:
-    hebrew-asr lr-range --ds h200x1 --data mine --phase B
+    Nothing is saved but --out. All module groups keep the proportion that the recipe gives their rates.
+
+    $ hebrew-asr lr-range --ds h200x1 --data mine --phase B
     """
 
     phase: str | None = None

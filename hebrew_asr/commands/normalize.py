@@ -9,7 +9,10 @@ from typing import Literal
 
 @dataclass
 class Command:
-    """Normalize Hebrew text: reads lines from standard input, writes one line for each."""
+    """Normalize Hebrew text: reads lines from standard input, writes one line for each.
+
+    $ hebrew-asr normalize --mode strict < texts.txt
+    """
 
     mode: Literal["target", "strict", "ivrit", "lenient"] = "strict"
     """target: what the model is trained to write; strict: our WER; ivrit: the ivrit.ai leaderboard's normalizer, bit

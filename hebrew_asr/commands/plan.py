@@ -21,6 +21,9 @@ class Command(DataArguments):
 
     Leaves with exit code 4 if a phase does not fit the card, and says what would. Lengths are those of the recipe's
     data folder where there is one.
+
+    $ hebrew-asr plan --ds a100x8 --price-per-hour 12
+    $ hebrew-asr plan --ds h200x1 --data mine --json
     """
 
     num_gpus: PositiveInt | None = None

@@ -15,7 +15,9 @@ class Command:
 
     Training writes it too, as it goes (logging.report of the recipe): open it in a browser and watch.
 
-    With a second run, both are compared on the clips that both evaluated last: hebrew-asr report runs/a runs/b
+    $ hebrew-asr report runs/round2
+    $ hebrew-asr report runs/a runs/b --out compared.html
+    (both on the clips that both evaluated last)
     """
 
     run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]

@@ -12,9 +12,12 @@ import tyro
 
 @dataclass
 class Command:
-    """List training runs: how far each is, its WER, time, cost and hardware. To compare two of them:
+    """List training runs: how far each is, its WER, time, cost and hardware.
 
-    hebrew-asr report runs/a runs/b
+    $ hebrew-asr runs
+    (those in runs/)
+    $ hebrew-asr report runs/a runs/b
+    (two of them compared)
     """
 
     folder: Annotated[Path, tyro.conf.Positional] = Path("runs")

@@ -16,6 +16,9 @@ class Command:
 
     Text files are matched line by line; JSON lines, CSV and TSV by id. A manifest is a file of references, and what
     eval writes holds both. Every rate is told in three normalizers, each by its name.
+
+    $ hebrew-asr score eval.jsonl theirs.csv
+    $ hebrew-asr score heard --json
     """
 
     reference: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="REF")]

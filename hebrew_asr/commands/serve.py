@@ -20,6 +20,11 @@ class Command:
 
     Formats: json, text, verbose_json, srt, vtt; with stream=true, segments as they are decoded. Requests that wait
     together are decoded together.
+
+    $ hebrew-asr serve --model runs/round2
+    (then a browser at http://127.0.0.1:8000)
+    $ hebrew-asr serve --model hebrew-model/hf --host 0.0.0.0 --port 9000
+    (for other machines too: there is no password)
     """
 
     model: str

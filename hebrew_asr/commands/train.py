@@ -20,6 +20,13 @@ class Command(RankArguments, TrainArguments):
     deepspeed --num_gpus N hebrew_asr/train.py --ds ds_configs/<profile>.json …
 
     but a stop waits for the ranks to save, however long that takes, and the exit code is theirs.
+
+    $ hebrew-asr train --ds a100x8
+    (the Round 2 recipe on 8 × A100; runs/round2/report.html is a page to watch it by)
+    $ hebrew-asr train --ds a100x8 --resume auto
+    (goes on after any stop)
+    $ hebrew-asr train --ds rtx4090x1 --data mine --run runs/mine --set phases.0.epochs=1
+    (your own clips, one value changed)
     """
 
     def run(self) -> int:

@@ -22,6 +22,9 @@ class Command:
 
     Sound without speech gives no words. What cannot be used is named on stderr, the rest goes on, and the exit code is
     then 3. Without --out, text goes to stdout: one line a file, which begins with the file's name if there are several.
+
+    $ hebrew-asr transcribe --model runs/round2 talk.mp3
+    $ hebrew-asr transcribe --model runs/round2 --format srt --out subtitles recordings/
     """
 
     files: Annotated[list[str], tyro.conf.Positional]

@@ -28,39 +28,6 @@ def test_every_subcommand_is_listed_and_exists(capsys):
     assert written == {name.replace("-", "_") for name in COMMANDS}
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_teaches(name, capsys):
-    with pytest.raises(SystemExit) as left:
-        main([name, "--help"])
-    assert left.value.code == 0
-    assert f"usage: hebrew-asr {name}" in capsys.readouterr().out
-
-
-def test_a_version_says_what_decides_a_run(capsys):
-    assert main(["--version"]) == 0
-    assert re.fullmatch(
-        r"hebrew-asr [\d.]+, Python [\d.]+, torch [\w.+]+, transformers [\w.]+, deepspeed [\w.+]+\n",
-        capsys.readouterr().out,
-    )
-
-
-@pytest.mark.parametrize(
-    ("given", "told"),
-    [
-        (["train", "--ds", "cpu", "--lr", "1e-4"], "--set phases.0.learning_rates.head=1e-4"),
-        (["train", "--ds", "cpu", "--learning-rate=1e-4"], "--learning-rate is no option: the recipe says that"),
-        (["plan", "--ds", "cpu", "--epochs", "3"], "--set phases.0.epochs=VALUE"),
-        (["bench", "--ds", "cpu", "--batch_size", "8"], "--set clips_per_step=VALUE"),
-        (["train", "--ds", "cpu", "--model", "x"], "--set model.path=VALUE"),
-        (["doctor", "--weight-decay", "0"], "--set optimizer.weight_decay=VALUE"),
-        (["train", "--ds", "cpu", "--micro-batch-size", "8"], "the hardware profile says that"),
-    ],
-)
-def test_what_the_recipe_owns_is_pointed_to(given, told, capsys):
-    assert main(given) == 2
-    assert told in capsys.readouterr().err
-
-
 NEAR = {
     "trian": "train",
     "evaluate": "eval",

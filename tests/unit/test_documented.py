@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hebrew_asr.cli import COMMANDS
+from hebrew_asr.cli import COMMANDS, main
 from hebrew_asr.config.misplaced import refuse_recipe_keys
 from hebrew_asr.config.profiles import load_profile
 from hebrew_asr.config.values import option_names, parse_options
@@ -72,6 +72,18 @@ def test_commands_of_the_pages_can_be_typed(page, capsys):
         except (Exception, SystemExit) as error:
             wrong.append(f"{line}: {error!r} {capsys.readouterr().err}")
     assert not wrong
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_begins_with_commands_that_can_be_typed(command, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0
+    told = capsys.readouterr().out.splitlines()
+    examples = [number for number, line in enumerate(told) if line.startswith("$ hebrew-asr ")]
+    assert told[0].startswith(f"usage: hebrew-asr {command}") and min(examples) < 20, "on the first screen"
+    for number in examples:
+        takes(told[number].removeprefix("$ ").partition(" < ")[0])
 
 
 def test_files_that_the_pages_name_exist():
