@@ -14,7 +14,7 @@ from rich.live import Live
 from hebrew_asr.logs import log, log_line
 from hebrew_asr.report import records
 from hebrew_asr.report.records import EvalRecord, TrainRecord
-from hebrew_asr.watching.panel import LogConsole, lines, view
+from hebrew_asr.watching.panel import LogConsole, lines, on_a_line, view
 from hebrew_asr.watching.progress import Course, Progress
 
 _REDRAW_S = 1.0
@@ -135,8 +135,8 @@ class Console:
     def _eval(self, record: EvalRecord) -> None:
         self.say(in_words(record))
         for sample in record.heard if self._live is None else []:  # else the view has them
-            self.say(f"  said:  {sample.reference}")
-            heard = sample.hypothesis or "(nothing)"
+            self.say(f"  said:  {on_a_line(sample.reference)}")
+            heard = on_a_line(sample.hypothesis) or "(nothing)"
             self.say(f"  heard: {heard if len(heard) <= _LONGEST_SHOWN else f'{heard[:_LONGEST_SHOWN]}…'}")
 
     def _phase(self, record: records.PhaseRecord) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from rich.console import Console, Group, RenderableType
@@ -26,6 +27,11 @@ class LogConsole(Console):
         return False
 
 
+def on_a_line(transcript: str) -> str:
+    """A transcript as a terminal can show it: no line ends, tabs or other characters that would move the cursor."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", transcript)
+
+
 def view(progress: Progress, doing: str) -> RenderableType:
     """The view; ``doing``: what is under way besides steps, or nothing."""
     course = progress.course
@@ -33,9 +39,8 @@ def view(progress: Progress, doing: str) -> RenderableType:
     head = Table.grid(expand=True, padding=(0, 1))
     head.add_column(no_wrap=True)
     head.add_column(ratio=1)
-    head.add_column(no_wrap=True, justify="right")
     bar = ProgressBar(course.last_step, step)
-    head.add_row(Text(_place(progress, step), "bold"), bar, f"{step / course.last_step:.0%}")
+    head.add_row(Text(f"{step / course.last_step:3.0%} {_place(progress, step)}", "bold"), bar)
     rows = [
         Text.assemble((f"{name:<7}", "cyan"), text, no_wrap=True, overflow="ellipsis")
         for name, text in _rows(progress, doing)
@@ -70,8 +75,8 @@ def _rows(progress: Progress, doing: str) -> Iterator[tuple[str, str]]:
     if progress.rates:
         yield "WER", _wer(progress)
     for sample in progress.evaluation.heard[:_SHOWN] if progress.evaluation else []:
-        yield "said", sample.reference
-        yield "heard", sample.hypothesis or "(nothing)"
+        yield "said", on_a_line(sample.reference)
+        yield "heard", on_a_line(sample.hypothesis) or "(nothing)"
     yield "left", _left(progress)
     if progress.cost is not None:
         yield "cost", f"{progress.cost:.2f} so far"

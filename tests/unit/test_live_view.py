@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.report.records import EvalRecord, Sample, TrainRecord
+from hebrew_asr.watching.panel import LogConsole, view
 from hebrew_asr.watching.progress import Course, Progress, clock, sparkline
 from tests.support.terminal import CTRL_C, Terminal, screen
 
@@ -97,8 +100,7 @@ def test_what_stands_on_a_terminal():
         "ילדה כותבת",
         "(nothing)",
     ]
-    (place,) = (line for line in view if line.startswith("phase A, epoch 3 of 5, step 600 of 1,250 "))
-    assert place.endswith("48%")
+    assert any(line.startswith("48% phase A, epoch 3 of 5, step 600 of 1,250 ") for line in view)
     assert "".join(shown).count("step 600 of 1,250") == 1, "an older view is left on the screen"
 
 
@@ -122,6 +124,19 @@ def test_time_left_counts_steps_and_evaluations(progress):
     samples = [step for step in range(300, 1250, 100) if step not in whole]
     assert progress.seconds_to_end() == pytest.approx(1000 * 0.5 + 4 * 40 + len(samples) * 5, abs=2)
     assert progress.step_s == 0.5 and progress.clips_per_s == 128
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80])
+def test_no_line_is_wider_than_the_terminal(progress, columns):
+    """Whatever was heard: a line too many, and the view would be drawn below its older self."""
+    odd = "שלום \x1b[31m\n\r\t\x08👍 日本語 " * 9
+    progress.take(replace(EVALUATION, heard=[Sample("a", odd, odd), Sample("b", "a\u2028b", "\n")]))
+    printed = io.StringIO()
+    LogConsole(file=printed, width=columns, highlight=False).print(view(progress, "measuring WER on 9,832 clips"))
+    lines = printed.getvalue().splitlines()
+    names = ["now", "loss", "speed", "rates", "WER", "said", "heard", "said", "heard", "left", "cost"]
+    assert [line[:7].strip() for line in lines[1:]] == names and "\x1b" not in printed.getvalue()
+    assert max(map(cell_len, lines)) <= columns and lines[0].startswith("20% ")
 
 
 def test_trends_are_of_like_with_like(progress):
