@@ -74,10 +74,14 @@ def shortened(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The most similar of ``known``, or the shortest that holds ``word`` as a part; None where none is like it."""
+def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """The most similar of ``known``, or the shortest that holds ``word`` as a part; None where none is like it.
+
+    Args:
+        likeness: least ratio of difflib, from 0 to 1.
+    """
     names = {name.lower(): name for name in sorted(known, key=len, reverse=True)}
-    close = difflib.get_close_matches(word.lower(), names, 1)
+    close = difflib.get_close_matches(word.lower(), names, 1, likeness)
     holds = [name for name in names if len(word) > 2 and word.lower() in name]
     found = close or sorted(holds, key=len)
     return names[found[0]] if found else None

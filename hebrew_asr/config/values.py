@@ -198,7 +198,7 @@ def unknown_key(key: str, known: Iterable[str], inside: str = "") -> str:
         inside: dotted key of what holds it.
     """
     known = list(known)
-    close = nearest(key, known)
+    close = nearest(key, known, 0.5)
     where = _dotted(inside, key)
     hint = f"did you mean {close}?" if close else f"there is {', '.join(sorted(known))}"
     return f"unknown key {where} ({hint})"

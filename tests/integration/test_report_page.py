@@ -73,7 +73,7 @@ def browser_cpu_s() -> float:
     return sum(each.user + each.system + each.children_user + each.children_system for each in times)
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (400, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (400, "dark"), (1200, "dark"), (400, "light")])
 def test_a_long_run_opens_at_once_and_is_searched(browser, report, width, scheme):
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page, complaints = context.new_page(), []
@@ -114,3 +114,25 @@ def test_a_long_run_opens_at_once_and_is_searched(browser, report, width, scheme
     if folder := os.environ.get("PAGE_SHOTS"):
         page.screenshot(path=f"{folder}/report-{width}-{scheme}.png", full_page=True)
     context.close()
+
+
+def test_the_page_of_a_run_that_trains_is_loaded_anew_unless_somebody_searches(browser, tmp_path):
+    run, page, loads, complaints = make_run(tmp_path), browser.new_page(), [], []
+    summary = (run / "summary.json").rename(run / "summary.away")
+    page.on("load", lambda _: loads.append(1))
+    page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else 0)
+    page.clock.install()
+    page.goto(write_report(run).as_uri())
+    with page.expect_event("load"):
+        page.clock.run_for(31_000)
+    assert page.locator(".state").text_content() == "unfinished"
+    summary.rename(run / "summary.json")
+    write_report(run)
+    page.locator("#clip-query").fill("a")
+    page.clock.run_for(61_000)
+    page.locator("#clip-query").fill("")
+    assert len(loads) == 2, "a query would have been lost"
+    with page.expect_event("load"):
+        page.clock.run_for(31_000)
+    assert page.locator(".state").text_content() == "finished" and not complaints
+    page.close()
