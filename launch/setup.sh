@@ -22,6 +22,15 @@ require_gcc() {
   command -v gcc >/dev/null || { echo "error: gcc is missing; deepspeed builds with it. On Debian or Ubuntu: apt-get install gcc" >&2; return 4; }
 }
 
+# Shows on a terminal, in one line, what pip is at: it takes minutes, and says more than anybody reads.
+on_a_line() {
+  local doing what
+  while read -r doing what; do
+    case $doing in Collecting | Building | Installing) [ ! -t 1 ] || printf '\r\033[K    %.70s' "$doing $what" ;; esac
+  done
+  [ ! -t 1 ] || printf '\r\033[K'
+}
+
 install() {
   local wanted python
   wanted=$(cat requirements.lock pyproject.toml | cksum)
@@ -34,7 +43,8 @@ install() {
   say "environment: installing pinned packages into .venv with $("$python" --version) (once; some minutes, and 5.5 GB of disk)"
   [ -x .venv/bin/python ] || "$python" -m venv --clear .venv
   # Not compiled: Python does that for what is imported, a small part of it. It saves a third of the time here.
-  .venv/bin/python -m pip install -qq --disable-pip-version-check --no-compile --require-hashes --no-deps -r requirements.lock
+  .venv/bin/python -m pip install --disable-pip-version-check --no-compile --require-hashes --no-deps -r requirements.lock |
+    on_a_line
   .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
   echo "$wanted" > .venv/installed
 }

@@ -37,6 +37,7 @@ class Command:
 
     def run(self) -> int:
         from hebrew_asr.commands.ours import claim_demo_folder
+        from hebrew_asr.errors import Preempted
         from hebrew_asr.report.page import write_report
 
         started = time.monotonic()
@@ -48,6 +49,8 @@ class Command:
             data = _own_data(self.data, folder) if self.data else _synthetic_data()
             _base_model(folder / "base", data)
             code = _train(folder, data, "memorize" if self.data else "demo")
+            if code == Preempted.exit_code:
+                _say("the same command goes on from there; --fresh starts over")
             if code:
                 return code
         _table(folder, on_training=bool(self.data))
@@ -122,7 +125,12 @@ def _base_model(folder: Path, data: Path) -> None:
     _say(f"model: the architecture of Qwen3-ASR-1.7B in small, random weights, its own tokenizer, in {folder}/")
     temporary = folder.with_name(".tmp-base")
     shutil.rmtree(temporary, ignore_errors=True)
-    save_tiny(temporary, TinySpec(), [clip.transcript for clip in read_manifest(data / "train.jsonl")], SEED)
+    save_tiny(
+        temporary,
+        TinySpec(),
+        [clip.transcript for clip in read_manifest(data / "train.jsonl", allow_outside=True)],
+        SEED,
+    )
     temporary.rename(folder)
 
 
@@ -183,7 +191,7 @@ def _hear_some(folder: Path) -> None:
     from hebrew_asr.text.wer import count_errors
 
     recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-    clips = read_manifest(Path(recipe["data"]["folder"]) / "eval.jsonl")
+    clips = read_manifest(Path(recipe["data"]["folder"]) / "eval.jsonl", allow_outside=True)
     drawn = random.sample(clips, min(SHOWN_CLIPS, len(clips)))
     transcriber = Transcriber.load(str(folder))
     said = [clip.transcript for clip in drawn]

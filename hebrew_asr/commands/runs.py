@@ -31,7 +31,9 @@ class Command:
         inside = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
         found = [path for path in (self.folder, *inside) if (path / "metrics.jsonl").is_file()]
         if not found:
-            raise DataError(f"no run in {self.folder}: give the folder that holds run directories (train --run DIR)")
+            here = ", ".join(sorted(str(path.parent) for path in Path().glob("*/metrics.jsonl"))[:3])
+            hint = f"; {here} lies here: hebrew-asr runs ." if here else ""
+            raise DataError(f"no run in {self.folder}: give the folder that holds run directories{hint}")
         rows = [_row(path) for path in found]
         if self.json:
             print(json.dumps(rows, ensure_ascii=False, indent=1))

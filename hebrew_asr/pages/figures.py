@@ -16,6 +16,8 @@ from hebrew_asr.pages.markup import Child, Markup, element, join
 
 WIDTH, HEIGHT = 560, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 552, 22, 204
+_LABEL_WIDTH = 60
+"""Of a name of a phase, in the units of the drawing."""
 COLORS = 6
 _DASHES = (None, "7 3", "2 3", "9 3 2 3", "4 2", "1 2")
 
@@ -200,7 +202,8 @@ def _phases(timeline: Timeline) -> Markup:
             parts.append(element("rect", x=start, y=_TOP, width=end - start, height=_BOTTOM - _TOP, class_="band"))
         if index:
             parts.append(element("line", x1=start, x2=start, y1=_TOP - 14, y2=_BOTTOM, class_="switch"))
-        parts.append(_text(start + 5, _TOP - 5, f"phase {name}", class_="phase"))
+        if end - start > _LABEL_WIDTH or index == len(ends) - 1:  # else the next name would lie on this one
+            parts.append(_text(start + 5, _TOP - 5, f"phase {name}", class_="phase"))
         start = end
     return join(parts)
 

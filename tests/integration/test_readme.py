@@ -114,6 +114,8 @@ def test_the_demo(own, place, monkeypatch, capfd):
     assert main(["demo", *(["--data", "recordings"] if own else [])]) == 0
     told = capfd.readouterr().out
     assert f"WER of these {demo.SHOWN_CLIPS}: " in told and "==> report: " in told
+    if not own:
+        return
     commands = told[told.index("next, in any shell:") :].splitlines()[1:]
     transcribe = next(command for command in commands if " transcribe " in command)
     done = subprocess.run(["bash", "-c", transcribe], cwd="/", env={"PATH": "/usr/bin:/bin"}, capture_output=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", ".github/TROUBLESHOOTING.md", ".github/CONTRIBUTING.md", "launch/cluster.md")
-_STARTS = r"(?:echo .* \| )?(?:hebrew-asr|deepspeed|launch/\w|sbatch|python)\b.*"
+_STARTS = r"(?:echo .* \| )?(?:hebrew-asr|deepspeed|launch/\w+|sbatch|python)\b.*"
 
 
 def blocks(page: str) -> list[str]:

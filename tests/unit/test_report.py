@@ -344,7 +344,7 @@ def test_runs_without_a_clip_in_common_are_not_compared(tmp_path, capsys):
     assert "have no evaluated clip in common" in capsys.readouterr().err
 
 
-def test_runs_of_a_folder_are_listed_the_broken_one_too(tmp_path, capsys):
+def test_runs_of_a_folder_are_listed_the_broken_one_too(tmp_path, capsys, monkeypatch):
     for name in ("one", "two", "broken"):
         (tmp_path / name).mkdir()
     finished, going, broken = (make_run(tmp_path / name) for name in ("one", "two", "broken"))
@@ -359,4 +359,7 @@ def test_runs_of_a_folder_are_listed_the_broken_one_too(tmp_path, capsys):
     assert "is not JSON" in rows["broken-run"]["problem"]
     assert main(["runs", str(tmp_path)]) == 0
     assert "20.0%" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    assert main(["runs"]) == 3
+    assert "no run in runs" in (told := capsys.readouterr().err) and "two-run lies here: hebrew-asr runs ." in told
     assert main(["runs", str(tmp_path / "none")]) == 3
