@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import psutil
 
 from hebrew_asr.config.recipe import Recipe
-from hebrew_asr.errors import first_line
+from hebrew_asr.errors import did_you_mean, first_line
 from hebrew_asr.logs import log
 from hebrew_asr.report.records import Record, as_row
 
@@ -27,6 +27,8 @@ _ANSWER_S = 10
 _SERVICE = "wandb-core"
 """wandb's process, which talks to the network; it is a child of this one."""
 
+_MODES = ("online", "offline", "disabled", "shared", "run", "dryrun")
+"""Those of wandb's settings."""
 T = TypeVar("T")
 
 
@@ -130,6 +132,8 @@ def _start(options: dict[str, Any]) -> tuple[Any, str | None]:
     settings = wandb.Settings(init_timeout=_ANSWER_S, finish_timeout=_FINISH_S / 2, x_graphql_timeout_seconds=_ANSWER_S)
     mode, outage = os.environ.get("WANDB_MODE"), None
     try:
+        if mode and mode not in _MODES:
+            raise ValueError(f"WANDB_MODE is {mode}{did_you_mean(mode, _MODES)}")
         mode = mode or ("online" if wandb.login(prompt=False) else "offline")
         if mode != "offline":
             return wandb.init(**options, mode=mode, settings=settings), None  # type: ignore[arg-type]
