@@ -11,11 +11,12 @@ from urllib.parse import quote
 from hebrew_asr.files import write_atomically
 from hebrew_asr.pages.document import asset, document
 from hebrew_asr.pages.markup import Markup, element, join, table
-from hebrew_asr.pages.words import count, percent
+from hebrew_asr.pages.words import count, percent, quantity
 from hebrew_asr.report.checks import checks_list
 from hebrew_asr.report.clips import clips_section
 from hebrew_asr.report.curves import charts
 from hebrew_asr.report.gather import RunHistory, read_run
+from hebrew_asr.report.guide import NOTE, beside_the_guide
 from hebrew_asr.report.headline import headline, result
 from hebrew_asr.report.proof import proof_section
 from hebrew_asr.report.records import EvalRecord
@@ -83,8 +84,18 @@ def _curves(run: RunHistory) -> Markup | None:
         return None
     intro = "All against the optimizer step. Dashed line: switch of phase. Triangles: checkpoints."
     return element(
-        "section", element("h2", "Curves"), element("p", intro, class_="note"), element("div", drawn, class_="charts")
+        "section",
+        element("h2", "Curves"),
+        element("p", intro, class_="note"),
+        element("div", drawn, class_="charts"),
+        _guide(run),
     )
+
+
+def _guide(run: RunHistory) -> Markup | None:
+    told = [f"step {step:,}: {expected} there, {quantity(loss)} here" for step, expected, loss in beside_the_guide(run)]
+    text = f"Loss beside the guide's table, in nats per token ({NOTE}): {'; '.join(told)}."
+    return element("p", text, class_="note") if told else None
 
 
 def _evaluations(run: RunHistory) -> Markup | None:

@@ -13,6 +13,7 @@ from rich.live import Live
 
 from hebrew_asr.logs import log, log_line
 from hebrew_asr.report import records
+from hebrew_asr.report.guide import NOTE, RECIPE, guide_loss
 from hebrew_asr.report.records import EvalRecord, TrainRecord
 from hebrew_asr.watching.panel import LogConsole, lines, on_a_line, view
 from hebrew_asr.watching.progress import Course, Progress
@@ -118,7 +119,10 @@ class Console:
             return view(self._progress, self._doing)
 
     def _train(self, record: TrainRecord) -> None:
-        now = time.monotonic()
+        now, course = time.monotonic(), self._progress.course
+        told = guide_loss(record.step, course.last_step) if course.recipe.name == RECIPE else None
+        if told is not None:
+            self.say(f"step {record.step}: loss {record.loss:.3f} nats per token; the guide expects {told} ({NOTE})")
         if self._live is not None:
             return
         if now - self._last_line >= self._line_every_s or record.step == self._progress.course.last_step:

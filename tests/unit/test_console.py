@@ -57,6 +57,14 @@ def test_a_step_names_its_rates_and_what_is_left(lines):
     )
 
 
+def test_a_loss_stands_beside_the_guides(lines):
+    told, _ = lines(replace(TRAIN, step=100, loss=6.25))
+    assert told.startswith(
+        "step 100: loss 6.250 nats per token; the guide expects 6.3 to 7.5 (the guide's numbers are 16"
+    )
+    assert "the guide expects 0.9 to 1.6" in lines(replace(TRAIN, step=8))[0]
+
+
 @pytest.mark.parametrize(
     ("record", "words"),
     [

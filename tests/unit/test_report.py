@@ -312,6 +312,15 @@ def test_a_folder_that_is_no_run_is_an_error_and_writes_nothing(run: Path, capsy
     assert out.read_bytes() == before
 
 
+def test_losses_stand_beside_the_guides(run: Path) -> None:
+    assert "the guide's table" not in page_of(run).visible(), "which is of its own recipe"
+    recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+    (run / "recipe.json").write_text(json.dumps(recipe | {"name": "round2"}), encoding="utf-8")
+    shown = page_of(run).visible()
+    mean = sum(4.0 / step for step in range(1, 9)) / 8
+    assert f"are divided by that here): step 8: 0.9 to 1.6 there, {mean:.2f} here." in shown
+
+
 def test_two_runs_are_set_beside_each_other_on_the_clips_of_both(tmp_path, capsys):
     """``HEARD[8]`` beside ``HEARD[4]``: a, c and d change; a clip whose text differs is left out."""
     (tmp_path / "one").mkdir()
