@@ -57,8 +57,8 @@ class Command:
         return 0
 
     def _export(self, out: Path) -> None:
+        from hebrew_asr.inference.card import model_card
         from hebrew_asr.inference.published import HF, THINKER, export
-        from hebrew_asr.report.card import model_card
 
         asr, tokenizer, run, step = self._source()
         if self.dtype != "same":

@@ -28,6 +28,7 @@ _DEMO_FILES = re.compile(
             r"samples/step-\d+-(eval|sample|best|mean)\.jsonl",
             r"checkpoints/(\.tmp-)?step-\d+(\.damaged\d*)?/(optimizer-rank\d+\.safetensors|(state|COMPLETE|eval)\.json)",
             r"crash/rank\d+/(error\.txt|batch\.json|memory\.txt)",
+            r"tensorboard/events\.out\.tfevents\..*",
             r"wandb/((offline-)?run-\d{8}_\d{6}-\w+/.*|latest-run|debug(-\w+)*\.log|settings)",
         )
     )

@@ -195,6 +195,8 @@ class Logging:
     device."""
     wandb: bool = True
     """Log to Weights & Biases; offline when there is no login."""
+    tensorboard: bool = False
+    """Also write event files for TensorBoard, into ``tensorboard/`` of the run directory."""
     report: bool = True
     """Write the run's ``report.html`` anew while it trains: after evaluations, and at most every 30 s."""
     price_per_hour: PositiveFloat | None = None

@@ -1,4 +1,4 @@
 """USE a model: transcribe with it, write it as a folder for others.
 
-Imports text, config, audio, data and model.
+Imports text, config, pages, audio, data, model and report.
 """

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: ``metrics.jsonl`` always, Weights & Biases if asked, the console for people.
+"""Where a run's numbers go besides ``metrics.jsonl`` and the console: Weights & Biases, TensorBoard.
 
 Nothing here can stop training: a tracker that fails is reported once and then left alone.
 """
@@ -18,7 +18,7 @@ import psutil
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.errors import did_you_mean, first_line
 from hebrew_asr.logs import log
-from hebrew_asr.report.records import Record, as_row
+from hebrew_asr.report.records import EvalRecord, Record, Sample, as_row
 
 _START_S, _LOG_S, _FINISH_S = 60.0, 10.0, 60.0
 """Seconds to wait for a wandb that hangs: at the start, once while training, and at the end."""
@@ -97,8 +97,9 @@ class WandbSink:
             return
         curves = {key: value for key, value in as_curves(as_row(record)).items() if not isinstance(value, list)}
         flat = {f"{record.event}/{key}": value for key, value in curves.items() if key not in ("event", "step")}
+        heard = record.heard if isinstance(record, EvalRecord) else []
         try:
-            _within(_LOG_S, lambda: self._run.log(flat, step=record.step))
+            _within(_LOG_S, lambda: self._run.log(flat | _table(heard), step=record.step))
         except _WandbError as error:
             self._give_up(error)
 
@@ -142,6 +143,13 @@ def _start(options: dict[str, Any]) -> tuple[Any, str | None]:
     return wandb.init(**options, mode="offline", settings=settings), outage
 
 
+def _table(heard: list[Sample]) -> dict[str, Any]:
+    import wandb
+
+    rows: list[Any] = [[sample.id, sample.reference, sample.hypothesis] for sample in heard]
+    return {"eval/heard": wandb.Table(columns=["clip", "said", "heard"], data=rows)} if rows else {}
+
+
 def as_curves(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """A record without nesting: ``lr/head``, ``power_w/rank0``."""
     flat: dict[str, Any] = {}
@@ -153,6 +161,46 @@ def as_curves(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+class TensorBoardSink:
+    """Event files in ``tensorboard/`` of the run directory: curves under wandb's names, and what was said and heard."""
+
+    def __init__(self, folder: Path, resumed_step: int | None):
+        """``resumed_step``: of the checkpoint that the run goes on from; curves of later steps are drawn anew."""
+        self._writer: Any = None
+        try:
+            from tensorboardX import SummaryWriter
+
+            after = None if resumed_step is None else resumed_step + 1
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=after)
+        except Exception as error:  # of the disk, or of protobuf
+            self._give_up(error)
+
+    def write(self, record: Record) -> None:
+        """Add a record's numbers under ``{event}/{name}``."""
+        if self._writer is None:
+            return
+        try:
+            for key, value in as_curves(as_row(record)).items():
+                if key != "step" and isinstance(value, (int, float)):
+                    self._writer.add_scalar(f"{record.event}/{key}", value, record.step)
+            for sample in record.heard if isinstance(record, EvalRecord) else ():
+                text = f"said: {sample.reference}\n\nheard: {sample.hypothesis}"
+                self._writer.add_text(f"eval/{sample.id}", text, record.step)
+            self._writer.flush()
+        except Exception as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """End the event file."""
+        with contextlib.suppress(Exception):
+            if self._writer is not None:
+                self._writer.close()
+
+    def _give_up(self, error: Exception) -> None:
+        self._writer = None
+        log.warning("TensorBoard's files failed (%s); training goes on without them", first_line(error))
 
 
 class Tracker:

@@ -35,7 +35,7 @@ from hebrew_asr.model.groups import GROUPS
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.phases import check_phases
 from hebrew_asr.report.outputs import MetricsFile, PatientFiles
-from hebrew_asr.report.sinks import Tracker, WandbSink
+from hebrew_asr.report.sinks import TensorBoardSink, Tracker, WandbSink
 from hebrew_asr.training.arguments import SUMMARY, TrainArguments, lock_of
 from hebrew_asr.training.check import RunSpec, check, refuse_another_base, shared_by_ranks
 from hebrew_asr.training.disk_space import disk_need, require_disk_space
@@ -243,6 +243,8 @@ def _outputs(
     if recipe.logging.wandb:
         sinks.append(WandbSink(recipe, folder, {**recipe.to_dict(), **facts}, state.tracker_id))
         state.tracker_id = sinks[-1].run_id
+    if recipe.logging.tensorboard:
+        sinks.append(TensorBoardSink(folder, resumed_step))
     if recipe.logging.report:
         sinks.append(LivePage(folder, lambda fault: tracker.write(fault)))
     measured = {(state.best_step, state.best_wer), (state.wer_step, state.wer_last)}
@@ -270,7 +272,6 @@ def describe(
     present_V: torch.Tensor,
 ) -> dict[str, Any]:
     """Facts of a run that its numbers depend on."""
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "hebrew_asr": hebrew_asr.__version__,
         "python": platform.python_version(),
@@ -279,7 +280,7 @@ def describe(
         "base_model": base.to_dict(),
         "profile": spec.profile.name,
         "num_ranks": spec.batching.num_ranks,
-        "devices": devices or ["cpu"],
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
         "batching": str(spec.batching),
         "train_clips": len(spec.train_clips),
         "train_hours": round(float(spec.train_clips.durations_s.sum()) / 3600, 3),
@@ -301,10 +302,9 @@ def _git_commit() -> str | None:
 def _introduce(console: Console, spec: RunSpec, schedule: Schedule, facts: dict[str, Any]) -> None:
     """Print what was derived, so that a reader can check the arithmetic."""
     recipe, profile = spec.recipe, spec.profile
-    hours = spec.train_clips.durations_s.sum() / 3600
-    num_train, num_eval = len(spec.train_clips), len(spec.eval_clips)
     steps, total = schedule.total_steps // recipe.epochs, schedule.total_steps
     console.say(f"recipe {recipe.name}, profile {profile.name}: ZeRO-{profile.zero_stage}, {profile.precision}")
+    num_train, num_eval, hours = (facts[key] for key in ("train_clips", "eval_clips", "train_hours"))
     console.say(f"data {recipe.data.folder}: {num_train:,} training clips ({hours:.2f} h), {num_eval:,} eval clips")
     meant = profile.hardware.num_ranks
     other = "" if spec.batching.num_ranks == meant else f" (the profile is for {meant} rank{'s' * (meant > 1)})"

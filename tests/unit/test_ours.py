@@ -30,6 +30,7 @@ RUN = (
     *("prepared/_SUCCESS", "prepared/train.jsonl", "prepared/clips/own/00000/000007-02.flac", "prepared/.work/lock"),
     *("prepared/.work/parts/own/00000-0000000.jsonl", ".metrics.jsonl.71.tmp", "samples/.step-000003-eval.jsonl.8.tmp"),
     *("wandb/offline-run-20261126_061646-a1b2c3d4/run-a1b2c3d4.wandb", "wandb/debug-internal.log"),
+    "tensorboard/events.out.tfevents.1795721600.host",
 )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tensorboardX.proto.event_pb2 import Event
 
 from hebrew_asr.cli import main
 from hebrew_asr.errors import DataError
@@ -18,7 +20,8 @@ from hebrew_asr.pages.markup import element
 from hebrew_asr.pages.words import percent
 from hebrew_asr.report.gather import read_run
 from hebrew_asr.report.page import write_report
-from hebrew_asr.report.records import FaultRecord
+from hebrew_asr.report.records import EvalRecord, FaultRecord, Sample, from_row
+from hebrew_asr.report.sinks import TensorBoardSink
 from hebrew_asr.watching.live_page import LivePage
 from tests.support.properties import examples
 from tests.support.report_run import (
@@ -372,3 +375,33 @@ def test_runs_of_a_folder_are_listed_the_broken_one_too(tmp_path, capsys, monkey
     assert main(["runs"]) == 3
     assert "no run in runs" in (told := capsys.readouterr().err) and "two-run lies here: hebrew-asr runs ." in told
     assert main(["runs", str(tmp_path / "none")]) == 3
+
+
+def test_tensorboard_gets_curves_and_what_was_heard(tmp_path: Path, capsys) -> None:
+    """Read as the format says: length, checksum, event, checksum. What cannot be written is told once."""
+    heard = [Sample("a", "שלום עולם", "שלום")]
+    row = {"split": "eval", "wer": 0.5, "cer": 0.2, "wer_mode": "strict", "clips": 1, "words": 2}
+    row |= {"substitutions": 0, "deletions": 1, "insertions": 0}
+    records = [from_row(train_record(3)), EvalRecord(step=4, heard=heard, **row)]
+    sink = TensorBoardSink(tmp_path, 2)
+    for record in records:
+        sink.write(record)
+    sink.close()
+    (file,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
+    content, found = file.read_bytes(), {}
+    while content:
+        (size,) = struct.unpack("<Q", content[:8])
+        event = Event.FromString(content[12 : 12 + size])
+        found |= {value.tag: (event.step, value) for value in event.summary.value}
+        content = content[16 + size :]
+    assert {tag: (step, value.simple_value) for tag, (step, value) in found.items() if "heard" not in tag}.items() >= {
+        "train/loss": (3, pytest.approx(4 / 3)),
+        "train/lr/head": (3, pytest.approx(1e-4)),
+        "eval/wer": (4, 0.5),
+    }.items()
+    assert "heard: שלום" in found["eval/a/text_summary"][1].tensor.string_val[0].decode()
+    (tmp_path / "file").write_text("")
+    broken = TensorBoardSink(tmp_path / "file", None)
+    broken.write(records[0])
+    broken.close()
+    assert capsys.readouterr().err.count("training goes on without them") == 1
