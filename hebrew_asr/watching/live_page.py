@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import subprocess
@@ -20,7 +21,7 @@ _AFTER_S, _AFTER_EVALUATION_S = 30.0, 5.0
 _SHARE = 20
 """A writing takes at most one part in so many of the time."""
 _LAST_S = 10.0
-"""Most seconds that the end of training waits for the last page. One that takes longer is finished nonetheless."""
+"""Most seconds that the end of training waits for the page. One that takes longer is finished nonetheless."""
 _WRITES = "import os, sys; os.nice(19); from hebrew_asr.cli import main; sys.exit(main(['report', sys.argv[1]]))"
 
 
@@ -50,9 +51,11 @@ class LivePage:
 
     def close(self) -> None:
         """Have it written as the run is now; waits for that, but not long."""
-        self._wait()
-        self._begin()
-        self._wait()
+        deadline = time.monotonic() + _LAST_S
+        self._wait(deadline)
+        if self._process is None:
+            self._begin()
+            self._wait(deadline)
 
     def _begin(self) -> None:
         self._began = time.monotonic()
@@ -85,12 +88,10 @@ class LivePage:
             self._fault(said[-1] if said else f"its process ended with code {code}")
         return False
 
-    def _wait(self) -> None:
+    def _wait(self, deadline: float) -> None:
         if self._process is not None:
-            try:
-                self._process.wait(_LAST_S)
-            except subprocess.TimeoutExpired:
-                self._process = None
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(max(0.0, deadline - time.monotonic()))
             self._is_writing()
 
     def _fault(self, reason: str) -> None:
