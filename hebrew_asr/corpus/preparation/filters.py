@@ -37,9 +37,7 @@ def audio_fault(row: Row, samples: np.ndarray) -> tuple[str, str] | None:
         return "truncated audio", f"{duration_s:.2f} s, and {stated_s:.2f} s are stated"
     if row.states_all and stated_s and duration_s > stated_s / _SHARE_HEARD + _LONGER_S:
         return "longer than stated", f"{duration_s:.2f} s, and the listing says {stated_s:.2f} s"
-    if not samples.any():
-        return "silent audio", ""
-    return None
+    return None if samples.any() else ("silent audio", "")
 
 
 def length_fault(duration_s: float, transcript: str, options: PrepareOptions) -> str | None:

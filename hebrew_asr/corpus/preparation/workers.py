@@ -51,6 +51,7 @@ class Workers:
         """
         if self._pool is None:
             forget_notes(self._work)
+            os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # Arrow's own keeps up to a tenth more
             # Not forked: the caller may hold threads, and a GPU.
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self._processes, context, initializer=start_worker)
