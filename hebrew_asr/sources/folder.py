@@ -14,12 +14,14 @@ from hebrew_asr.sources.kaldi import WAV_SCP, kaldi_rows
 from hebrew_asr.sources.listed import listed_rows
 from hebrew_asr.sources.listings import LISTING_SUFFIXES
 from hebrew_asr.sources.rows import ROWS_PER_UNIT, Row, Source, Unit
-from hebrew_asr.sources.sidecars import has_pairs, is_audio, is_text, paired_rows
+from hebrew_asr.sources.sidecars import has_pairs, is_audio, paired_rows, texts_among
 from hebrew_asr.sources.walk import files_in
 
 LISTING_NAMES = ("clips.jsonl", "metadata.jsonl", "metadata.csv", "metadata.tsv")
 _SPLITS = ("train", "test", "testing", "dev", "val", "valid", "validation", "eval")
 _COMMON_VOICE = ("validated.tsv", "train.tsv")
+_TABLES = (".xlsx", ".xls", ".ods")
+_LONGEST_PATH = 4096
 _UNNAMED = ("not in the listing", "the listing of its folder does not name it")
 
 
@@ -150,13 +152,29 @@ def _pairs(folder: Path, files: list[Path], listings: list[Path]) -> _Found:
         sides = {False: rows, True: []}
     notes = [f"{table.name} is not read, since recordings have texts beside them" for table in listings]
     notes += [f"{len(sides[True])} files in folders called as test sets are kept out"] if sides[True] else []
-    other = Counter(path.suffix.lower() or path.name for path in files if not (is_audio(path) or is_text(path)))
+    read = {*texts_among(files)}
+    other = Counter(path.suffix.lower() or path.name for path in files if not (is_audio(path) or path in read))
     for table in listings:
         other[table.suffix.lower()] -= 1
     passed = ", ".join(f"{count} {suffix}" for suffix, count in other.most_common(8) if count > 0)
     notes += [f"passed over: {passed}"] if passed else []
+    if any(other[suffix] > 0 for suffix in _TABLES):
+        notes.append("tables are read as csv, tsv or JSON: save them so")
+    notes += [
+        f"{path.name} is a link to a folder that was copied as a text: copy the folder itself, or link it anew"
+        for path in files
+        if not path.suffix and _leads_to_folder(path)
+    ]
     parts = [(folder.name, False, sides[False]), *([("test", True, sides[True])] if sides[True] else [])]
     return _Found(tuple(parts), tuple(notes))
+
+
+def _leads_to_folder(path: Path) -> bool:
+    """Whether a file holds nothing but the path of a folder, as links become where a disk or an archive knows none."""
+    try:
+        return 0 < path.stat().st_size < _LONGEST_PATH and (path.parent / path.read_text()).is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def _is_test(row: Row) -> bool:

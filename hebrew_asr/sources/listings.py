@@ -25,10 +25,11 @@ NAMES = {
     "audio": (
         *("audio", "path", "file", "file_name", "filename", "audio_filepath", "audio_file", "audio_path", "wav"),
         *("wav_path", "wav_file", "wav_filename", "file_path", "filepath", "recording", "clip", "קובץ", "נתיב"),
+        *("שם_קובץ", "שם_הקובץ", "הקלטה"),
     ),
     "sentence": ("sentence", "משפט"),
     "text": ("text", "normalized_text", "טקסט"),
-    "transcript": ("transcript", "תמלול"),
+    "transcript": ("transcript", "תמלול", "תמליל"),
     "transcription": ("transcription", "transcripts"),
     "id": ("id", "utt_id", "utterance_id", "segment_id", "clip_id"),
     "duration_s": ("duration_s", "length_s"),
@@ -71,6 +72,8 @@ def read_listing(path: Path, is_audio: Callable[[str], bool]) -> list[Line]:
         return _table(path, text, is_audio)
     if text.lstrip().startswith("["):
         return _json_array(path, text)
+    if path.suffix.lower() == ".json" and (rows := _rows_within(text)) is not None:
+        return [_of_object(row, f"row {number}") for number, row in enumerate(rows, 1)]
     return [_json_line(line, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
@@ -80,6 +83,18 @@ def _json_array(path: Path, text: str) -> list[Line]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"listing {path} is not JSON: {error}") from error
     return [_of_object(row, f"row {number}") for number, row in enumerate(rows, 1)]
+
+
+def _rows_within(text: str) -> list[Any] | None:
+    """Rows of one JSON object: its only list of objects, or texts by the names of recordings; None for others."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    lists = [value for value in found.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if found and all(isinstance(value, str) and name.lower().endswith(AUDIO_SUFFIXES) for name, value in found.items()):
+        return [{"audio": name, "text": value} for name, value in found.items()]
+    return lists[0] if len(lists) == 1 and not any(_CANONICAL.get(_key(name)) == "audio" for name in found) else None
 
 
 def _json_line(line: str, number: int) -> Line:
@@ -94,6 +109,8 @@ def _of_object(row: Any, where: str) -> Line:
 
 
 def _table(path: Path, text: str, is_audio: Callable[[str], bool]) -> list[Line]:
+    if text[:4].lower() == "sep=":  # a line by which Excel is told the delimiter
+        text = text[text.find("\n") :]
     first = next((line for line in text.split("\n") if line.strip()), "")
     delimiters = _DELIMITERS[path.suffix.lower()]
     delimiter = next((d for d in delimiters if _is_header(_columns(first, d))), None)

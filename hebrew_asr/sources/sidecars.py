@@ -1,18 +1,20 @@
-"""Recordings with a text of the same name beside them: plain, or with times as subtitles and TextGrids have."""
+"""Recordings and their texts: of the same name beside them, plain or with times, in a folder of texts, or in a list."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from hebrew_asr.audio.source import AUDIO_SUFFIXES
 from hebrew_asr.errors import DataError
+from hebrew_asr.sources.lists import across_folders, is_kind, listed_in
 from hebrew_asr.sources.reading import read_text
 from hebrew_asr.sources.rows import Row
+from hebrew_asr.sources.segments import parse_elan, parse_json, parse_labels, parse_table
 from hebrew_asr.sources.subtitles import parse_subtitles
 from hebrew_asr.sources.textgrid import parse_textgrid
 from hebrew_asr.sources.timestamps import Segment, from_cues, has_timestamps
@@ -20,15 +22,18 @@ from hebrew_asr.sources.walk import file_problem
 
 _TIMED: dict[str, Callable[[str], list[Segment]]] = {
     ".textgrid": parse_textgrid,
+    ".eaf": parse_elan,
     ".srt": parse_subtitles,
     ".vtt": parse_subtitles,
+    ".json": parse_json,
+    ".tsv": parse_table,
 }
-TEXT_SUFFIXES = (*_TIMED, ".txt", ".lab")
+TEXT_SUFFIXES = (".textgrid", ".eaf", ".srt", ".vtt", ".txt", ".lab", ".json", ".tsv")
 """In order of preference, where a recording has several: times are worth more than none."""
+_ONLY_BESIDE = (".json", ".tsv")
+"""Texts only where a recording has their name: else they may be anything."""
 _LANGUAGE = re.compile(r"\.(?:he|iw|heb|he-il|hebrew)$", re.I)
-_SAYS_NOTHING = re.compile(
-    r"train|training|test|testing|dev|val|valid|validation|eval|clips?|wavs?|audio|data|recordings?", re.I
-)
+_SPLITS = re.compile(r"train|training|test|testing|dev|val|valid|validation|eval|data", re.I)
 
 
 def is_audio(path: Path) -> bool:
@@ -37,29 +42,62 @@ def is_audio(path: Path) -> bool:
 
 
 def is_text(path: Path) -> bool:
-    """Whether a file is called as a transcript is."""
-    return path.suffix.lower() in TEXT_SUFFIXES
+    """Whether a file is called as a transcript is, wherever it lies."""
+    return path.suffix.lower() in TEXT_SUFFIXES and path.suffix.lower() not in _ONLY_BESIDE
+
+
+def texts_among(files: Iterable[Path]) -> list[Path]:
+    """The files that are taken for transcripts."""
+    files = list(files)
+    recordings = {_stem(path) for path in files if is_audio(path)}
+    beside = (path.suffix.lower() in _ONLY_BESIDE and _stem(path) in recordings for path in files)
+    return [path for path, is_beside in zip(files, beside, strict=True) if is_beside or is_text(path)]
 
 
 def paired_rows(folder: Path, files: Iterable[Path]) -> list[Row]:
     """A row for every recording among ``files``, and one for every text whose recording is not there."""
+    files = list(files)
     recordings: dict[str, list[Path]] = defaultdict(list)
     texts: dict[str, list[Path]] = defaultdict(list)
     for path in files:
         if is_audio(path):
             recordings[_stem(path)].append(path)
-        elif is_text(path):
-            texts[_stem(path)].append(path)
-    rows = []
+    for path in texts_among(files):
+        texts[_stem(path)].append(path)
+    rows, listed = _from_elsewhere(folder, recordings.keys() - texts.keys(), texts, recordings.keys())
     for stem, paths in recordings.items():
         first, *others = sorted(paths, key=lambda path: (AUDIO_SUFFIXES.index(path.suffix.lower()), path.name))
-        rows.append(_row(first, texts.get(stem, []), folder))
+        rows.append(_row(first, texts.pop(stem, []), folder, listed.get(stem)))
         again = ("recorded in two files", f"{first.name} of the same name is taken")
         rows += [Row(_name(path, folder), "", str(path), problem=again) for path in others]
-    for stem in texts.keys() - recordings.keys():
-        lost = ("no recording", "no audio file of this name")
-        rows += [Row(_name(path, folder), "", "", problem=lost) for path in texts[stem]]
+    lost = ("no recording", "no audio file of this name")
+    rows += [Row(_name(path, folder), "", "", problem=lost) for paths in texts.values() for path in paths]
     return _grouped(sorted(rows, key=lambda row: row.id))
+
+
+def _from_elsewhere(
+    folder: Path, lonely: set[str], texts: dict[str, list[Path]], recordings: Collection[str]
+) -> tuple[list[Row], dict[str, str]]:
+    """Finds texts of recordings that have none beside them.
+
+    What lies in a folder of texts moves within ``texts`` to its recording; lists leave ``texts``.
+
+    Returns:
+        A row for each line of a list that is of no recording, and by recording what lists say.
+    """
+    for stem, other in across_folders(lonely, texts.keys() - recordings).items():
+        texts[stem] = texts.pop(other)
+    rows: list[Row] = []
+    listed: dict[str, str] = {}
+    for stem in sorted(texts.keys() - recordings):
+        for path in list(texts[stem]) if lonely - texts.keys() else ():
+            found = listed_in(path, lonely - texts.keys() - listed.keys())
+            if found is not None:
+                texts[stem].remove(path)
+                listed |= found.texts
+                place = _name(path.parent, folder)
+                rows += [Row(f"{place}/{where}".removeprefix("./"), "", "", problem=p) for where, p in found.problems]
+    return rows, listed
 
 
 def has_pairs(files: Iterable[Path]) -> bool:
@@ -79,9 +117,9 @@ def _stem(path: Path) -> str:
     return unicodedata.normalize("NFC", str(stem))  # macOS takes letters apart in file names
 
 
-def _row(audio: Path, texts: list[Path], folder: Path) -> Row:
-    row = Row(_name(audio, folder), "", str(audio), problem=file_problem(audio))
-    if row.problem:
+def _row(audio: Path, texts: list[Path], folder: Path, listed: str | None = None) -> Row:
+    row = Row(_name(audio, folder), listed or "", str(audio), problem=file_problem(audio))
+    if row.problem or listed is not None:
         return row
     if not texts:
         suffixes = ", ".join(("TextGrid" if s == ".textgrid" else s.lstrip(".")) for s in TEXT_SUFFIXES)
@@ -89,10 +127,11 @@ def _row(audio: Path, texts: list[Path], folder: Path) -> Row:
     path = min(texts, key=lambda path: (TEXT_SUFFIXES.index(path.suffix.lower()), path.name))
     try:
         text = read_text(path)
-        parse = _TIMED.get(path.suffix.lower())
-        if parse is None:
+        parse = _TIMED.get(path.suffix.lower(), parse_labels)
+        segments = parse(text)
+        if parse is parse_labels and not segments:
             return replace(row, text=text, timed=has_timestamps(text))
-        timing = from_cues(parse(text))
+        timing = from_cues(segments)
     except DataError as error:
         return replace(row, problem=("unreadable text", str(error).replace(f"{folder}/", "")))
     except ValueError as error:
@@ -106,7 +145,9 @@ def _grouped(rows: list[Row]) -> list[Row]:
 
     Of folders within folders the outermost that differ count: speakers, of speakers' sessions.
     """
-    paths = [[part for part in Path(row.id).parent.parts if not _SAYS_NOTHING.fullmatch(part)] for row in rows]
+    paths = [
+        [part for part in Path(row.id).parent.parts if not (_SPLITS.fullmatch(part) or is_kind(part))] for row in rows
+    ]
     inside = [path for path in paths if path]
     while inside and all(path[:1] == inside[0][:1] for path in inside) and len(inside) == len(paths):
         paths = [path[1:] for path in paths]

@@ -87,6 +87,9 @@ def test_a_csv_may_hold_quoted_line_ends(tmp_path):
         ("m.tsv", "audio_filepath\ttext\n.\\wavs\\{0}.wav\tשלום\n"),
         ("m.csv", "קובץ,תמלול\n{0}.wav,שלום\n"),
         ("m.psv", "file|text\n{0}|שלום\n"),
+        ("m.csv", "sep=;\r\nשם קובץ;תמליל\r\n{0}.wav;שלום\r\n"),  # Excel
+        ("m.json", '{{"{0}.wav": "שלום"}}'),
+        ("m.json", '{{"version": 1, "data": [{{"audio": "{0}.wav", "text": "שלום"}}]}}'),
         ("m.json", '[{{"audio": {{"path": "{0}.wav"}}, "text": "שלום"}}]'),
         ("m.json", '{{"audio_filepath": "wavs/{0}.wav", "text": "שלום", "duration": 1.5}}\n'),
         ("m.ndjson", '\ufeff{{"PATH": "wavs\\\\{0}.wav", "Text": null, "sentence": "שלום"}}\r\n'),
@@ -406,6 +409,105 @@ def test_textgrids(short):
     for broken in (text[: len(text) // 2], "", "hello", text.replace("IntervalTier", "IntervalTier\n", 1)[:200]):
         with pytest.raises(ValueError):
             parse_textgrid(broken)
+
+
+ELAN = """<ANNOTATION_DOCUMENT><TIME_ORDER><TIME_SLOT TIME_SLOT_ID="a" TIME_VALUE="1000"/>
+<TIME_SLOT TIME_SLOT_ID="b" {}/></TIME_ORDER><TIER TIER_ID="dana"><ANNOTATION>
+<ALIGNABLE_ANNOTATION TIME_SLOT_REF1="a" TIME_SLOT_REF2="b"><ANNOTATION_VALUE>שלום</ANNOTATION_VALUE>
+</ALIGNABLE_ANNOTATION></ANNOTATION></TIER><TIER TIER_ID="words" PARENT_REF="dana"><ANNOTATION>
+<ALIGNABLE_ANNOTATION TIME_SLOT_REF1="a" TIME_SLOT_REF2="b"><ANNOTATION_VALUE>finer</ANNOTATION_VALUE>
+</ALIGNABLE_ANNOTATION></ANNOTATION></TIER></ANNOTATION_DOCUMENT>"""
+LABELS = "1.000000\t2.000000\tשלום\n\\\t100.0\t900.0\n2.5\t2.5\t\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", '{"text": "x", "segments": [{"id": 0, "start": 1, "end": 2.0, "text": " שלום"}]}'),
+        ("a.json", '{"chunks": [{"timestamp": [1.0, 2.0], "text": "שלום"}]}'),
+        ("a.JSON", '[{"start": 1, "end": 2, "text": "שלום"}]'),
+        ("a.tsv", "start\tend\ttext\n1000\t2000\tשלום\n"),
+        ("a.txt", LABELS),
+        ("a.eaf", ELAN.format('TIME_VALUE="2000"')),
+    ],
+)
+def test_times_that_other_tools_write(tmp_path, name, text):
+    files(tmp_path, "a.wav", "b.wav")
+    write(tmp_path / name, text)
+    write(tmp_path / "b.txt", "שלום")
+    a, b = rows_of(tmp_path)
+    assert a.timing is not None and a.timing.segments == (Segment(1.0, 2.0, "שלום"),) and not b.timing
+    assert open_source(str(tmp_path)).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(
+            ("a.json", text)
+            for text in ("{}", "nothing", "[" * 10_000, '[{"start": 1, "end": null, "text": "ש"}]', "[3]")
+        ),
+        *(("a.tsv", text) for text in ("a\tb\n", "start\tend\ttext\nx\t2\tש\n", "")),
+        *(("a.eaf", text) for text in ("<x", "<x/>", ELAN.format(""))),
+    ],
+)
+def test_times_that_cannot_be_read_are_named_but_not_beside_a_plain_text(tmp_path, name, text):
+    files(tmp_path, "a.wav")
+    write(tmp_path / name, text)
+    assert problems_of(rows_of(tmp_path)) == {"a.wav": "unreadable text"}
+    if name != "a.eaf":
+        write(tmp_path / "a.txt", "שלום")
+        assert [row.text for row in rows_of(tmp_path)] == ["שלום"]
+
+
+@pytest.mark.parametrize("mark", [" ", "\t", "|", " | "])
+def test_a_list_of_names_and_texts_is_read_and_its_other_lines_are_named(tmp_path, mark):
+    """LibriSpeech, MLS and LJSpeech; a name that two recordings have is of neither, and a text beside comes first."""
+    files(tmp_path, "s1/1-1.flac", "s1/1-2.flac", "s2/1-3.flac", "s2/own.flac", "s1/twice.wav", "s2/twice.wav")
+    write(tmp_path / "s2/own.txt", "לבד")
+    names = ("1-1", "1-2.flac", "s2/1-3", "1-1", "gone", "twice")
+    write(tmp_path / "all.trans.txt", "".join(f"{name}{mark}שלום {name}\n" for name in names))
+    rows = rows_of(tmp_path)
+    assert {row.id: row.text for row in rows if not row.problem} == {
+        "s1/1-1.flac": "שלום 1-1",
+        "s1/1-2.flac": "שלום 1-2.flac",
+        "s2/1-3.flac": "שלום s2/1-3",
+        "s2/own.flac": "לבד",
+    }
+    assert problems_of(rows) == {
+        "all.trans.txt, line 4": "listed twice",
+        "all.trans.txt, line 5": "no recording",
+        "all.trans.txt, line 6": "no recording",
+        "s1/twice.wav": "no text",
+        "s2/twice.wav": "no text",
+    }
+
+
+def test_more_than_a_name_and_a_text_is_no_text(tmp_path):
+    files(tmp_path, "a.wav", "b.wav")
+    write(tmp_path / "list.txt", "a\tשלום\tdana\nb\tשלום\n")
+    assert problems_of(rows_of(tmp_path)) == {"a.wav": "no text", "list.txt, line 1": "malformed line"}
+
+
+def test_texts_in_a_folder_of_their_own_are_found_where_they_can_be_no_others(tmp_path):
+    files(tmp_path, "dana/wav/1.wav", "noam/wav/1.wav", "noam/audio/2.wav", "noam/clips/2.wav", "x/3.wav")
+    for name in ("txt/dana/1.srt", "txt/noam/1.txt", "noam/txt/2.txt", "y/3.txt"):
+        write(tmp_path / name, "1\n00:00:01,000 --> 00:00:02,000\nשלום\n" if name.endswith("srt") else name)
+    rows = rows_of(tmp_path)
+    assert {row.id: (row.text, row.groups[:1]) for row in rows if not row.problem} == {
+        "dana/wav/1.wav": ("שלום", ("session:dana",)),
+        "noam/wav/1.wav": ("txt/noam/1.txt", ("session:noam",)),
+    }
+    assert len(problems_of(rows)) == 5
+
+
+def test_what_a_folder_holds_but_cannot_be_read_is_told(tmp_path):
+    """A link that became a text, as git and archives leave it where there are none; a table of Excel's own."""
+    corpora.write_pairs(tmp_path / "data", {"a.wav": (b"1", "שלום")})
+    write(tmp_path / "data/dana", "../store/dana")
+    files(tmp_path, "store/dana/b.wav", "data/list.xlsx", "data/README")
+    told = " ".join(open_source(str(tmp_path / "data")).notes)
+    assert "dana is a link to a folder" in told and "save them so" in told and "README is" not in told
 
 
 def test_cues_that_overlap_become_one_segment():

@@ -1,0 +1,95 @@
+"""Times of what is said as recognizers and annotation tools write them: Whisper's JSON and tsv, Audacity, ELAN."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+from xml.etree import ElementTree
+
+from hebrew_asr.sources.timestamps import Segment
+
+_LABEL = re.compile(r"(\d+(?:[.,]\d+)?)\t(\d+(?:[.,]\d+)?)(?:\t(.*))?")
+_FREQUENCIES = "\\\t"
+"""Begins the line of a label that has frequencies too."""
+
+
+def parse_json(text: str) -> list[Segment]:
+    """Segments as Whisper and what is built on it write them: ``segments``, ``chunks``, or the list alone.
+
+    Raises:
+        ValueError: it is not JSON, or holds no such list, or a segment without times.
+    """
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its JSON is nested too deeply") from error
+    if isinstance(found, dict):
+        found = found.get("segments", found.get("chunks"))
+    if not isinstance(found, list):
+        raise ValueError("no list of segments, as Whisper writes it")
+    return [_of_json(value, number) for number, value in enumerate(found, 1)]
+
+
+def _of_json(value: Any, number: int) -> Segment:
+    try:
+        start_s, end_s = value["timestamp"] if "timestamp" in value else (value["start"], value["end"])
+        if not isinstance(value["text"], str):
+            raise TypeError
+        return Segment(float(start_s), float(end_s), " ".join(value["text"].split()))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"segment {number} is not one with start, end and text: {str(value)[:80]}") from error
+
+
+def parse_table(text: str) -> list[Segment]:
+    """Whisper's tsv: a line ``start end text``, then times in ms.
+
+    Raises:
+        ValueError: it is another table.
+    """
+    header, *lines = [line for line in text.split("\n") if line.strip()] or [""]
+    if header.split("\t") != ["start", "end", "text"]:
+        raise ValueError("its first line is not start, end and text, as Whisper writes it")
+    return [Segment(start / 1000, end / 1000, words) for start, end, words in map(_label, lines)]
+
+
+def parse_labels(text: str) -> list[Segment]:
+    """Labels that Audacity exports, start and end in s and a text with tabs between; none where it is another text."""
+    lines = [line for line in text.split("\n") if line.strip() and not line.startswith(_FREQUENCIES)]
+    if not all(_LABEL.fullmatch(line) for line in lines):
+        return []
+    return [Segment(*label) for label in map(_label, lines) if label[2]]
+
+
+def _label(line: str) -> tuple[float, float, str]:
+    found = _LABEL.fullmatch(line)
+    if found is None:
+        raise ValueError(f"a line is not start, end and text: {line[:80]!r}")
+    start, end = (float(found[number].replace(",", ".")) for number in (1, 2))
+    return start, end, " ".join((found[3] or "").split())
+
+
+def parse_elan(text: str) -> list[Segment]:
+    """Annotations of ELAN's tiers that are not about another tier; one tier a speaker is usual (EAF schema 3.0).
+
+    Raises:
+        ValueError: it is not such a file, or an annotation has no times.
+    """
+    try:
+        document = ElementTree.fromstring(text.encode())
+    except ElementTree.ParseError as error:
+        raise ValueError(f"it is not XML: {error}") from error
+    slots = {slot.get("TIME_SLOT_ID"): slot.get("TIME_VALUE") for slot in document.iter("TIME_SLOT")}
+    segments = []
+    for tier in document.iter("TIER"):
+        for said in tier.iter("ALIGNABLE_ANNOTATION") if tier.get("PARENT_REF") is None else ():
+            words = " ".join((said.findtext("ANNOTATION_VALUE") or "").split())
+            times = [slots.get(said.get(name)) for name in ("TIME_SLOT_REF1", "TIME_SLOT_REF2")]
+            if words and not all(time and time.isdecimal() for time in times):
+                raise ValueError(f"the annotation {words[:40]!r} has no times")
+            if words:
+                start_s, end_s = (int(time or 0) / 1000 for time in times)
+                segments.append(Segment(start_s, end_s, words))
+    if not segments:
+        raise ValueError("it has no annotations with times")
+    return segments
