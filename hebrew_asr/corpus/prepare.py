@@ -46,6 +46,7 @@ LEADERBOARD_TESTS = ("ivrit-ai/eval-d1", "ivrit-ai/eval-whatsapp")
 
 _WORK = ".work"
 _JOB = "job.json"
+_OF_SPLIT = ("split", "hold_out", "eval_fraction", "seed", "group_by_name")  # what is converted is the same by any
 
 
 def is_prepared(folder: str | Path) -> bool:
@@ -193,7 +194,7 @@ def _open_sources(options: PrepareOptions, work: Path) -> tuple[list[Source], li
     job = _read_json(job_file) if _has_begun(work) else {"asked": asked, "revisions": {}}
     if not isinstance(job, dict) or not {"asked", "revisions"} <= job.keys():
         raise DataError(f"{job_file} is not of prepare: choose another --out")
-    _require_same(options.out, job["asked"], asked)
+    _require_same(options.out, job["asked"], asked, but=_OF_SPLIT)
     started: dict[str, str] = job["revisions"]
     sources = [open_source(spec, pinned=started.get(source_name(spec))) for spec in options.source]
     tests = [open_source(spec, held_out=True, pinned=started.get(source_name(spec))) for spec in _excluded(options)]
@@ -227,9 +228,9 @@ def _asked(options: PrepareOptions) -> dict[str, Any]:
     return {"source": sources, "exclude": excluded, **options.identity()}
 
 
-def _require_same(folder: Path, was: dict[str, Any], asked: dict[str, Any]) -> None:
+def _require_same(folder: Path, was: dict[str, Any], asked: dict[str, Any], but: tuple[str, ...] = ()) -> None:
     was = {"group_by_name": False, "store": "files"} | was  # options that sets of version 0.1.0 do not name
-    differ = sorted(name for name in {*was, *asked} if was.get(name) != asked.get(name))
+    differ = sorted(name for name in {*was, *asked}.difference(but) if was.get(name) != asked.get(name))
     if differ:
         changes = "; ".join(f"{name} was {was.get(name)!r}, now {asked.get(name)!r}" for name in differ)
         raise UsageError(f"{folder} was begun with other options ({changes}): delete it, or choose another --out")

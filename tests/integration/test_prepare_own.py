@@ -107,6 +107,10 @@ def test_where_no_clip_is_left_each_is_named_and_the_folder_serves_again(tmp_pat
     (one / "long.srt").write_text(subtitles((0.5, 12.0), (13.0, 27.0)))
     with pytest.raises(DataError, match=r"all 2 clips belong together.*nothing to evaluate on$"):  # and none fell out
         prepare(PrepareOptions(source=(str(one),), out=tmp_path / "third", processes=1))
+    with pytest.raises(UsageError, match="begun with other options"):
+        prepare(PrepareOptions(source=(str(one),), out=tmp_path / "third", processes=1, recut_max_s=10.0))
+    prepare(PrepareOptions(source=(str(one),), out=tmp_path / "third", processes=1, split="random"))  # as it was told
+    assert len(kept(tmp_path / "third")) == 2
     other = tmp_path / "other"
     other.mkdir()
     (other / "dropped.jsonl").write_text('{"my": "own"}\n')
