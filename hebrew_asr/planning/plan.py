@@ -3,7 +3,7 @@
 Peak memory is the most of three moments: forward and backward at their fullest, the end of backward when gradients are
 handed over and reduced, and the optimizer's step. Optimizer and buffers follow from DeepSpeed's source
 (:mod:`hebrew_asr.planning.zero_memory`), activations from the sizes of the model
-(:mod:`hebrew_asr.planning.activations`). What neither knows is in ``Calibration``. No torch is needed.
+(:mod:`hebrew_asr.planning.activations`). No torch is needed.
 """
 
 from __future__ import annotations
@@ -36,23 +36,19 @@ GUIDE_CLIPS, GUIDE_EVAL_CLIPS = 186_812, 9_832
 _SAMPLED_CLIPS, _SAMPLED_STEPS = 6_400, 100
 """Of made-up lengths: half of what training looks at, since they are made up, and a plan is to come at once."""
 
-
-@dataclass(frozen=True)
-class Calibration:
-    """What only a GPU can tell; the rest of a plan follows from sources and shapes."""
-
-    compiled_activations: float = 0.63
-    """Activations of a compiled pass, of those of the eager one: what torch's min-cut partitioner saves of these graphs
-    when it is traced without a GPU. Four peaks measured on H100s are met within 5 % (``tests/unit/test_plan.py``)."""
-    compiled_layers: float = 0.7
-    """What decoder layers that are compiled one by one keep for backward, of what eager ones keep, at most: measured in
-    ``tests/unit/test_footprint.py``. Those of the encoder keep as much."""
-    fed_gib: float = 0.3
-    """Batches and features made ready on a side stream beside the step."""
-    outside_gib: float = 1.2
-    """Memory that torch does not count: CUDA context, kernels, cuBLAS and NCCL buffers."""
-    fragmentation: float = 0.05
-    """Of the peak, held by the allocator in pieces that fit nothing."""
+# What only a GPU can tell; the rest of a plan follows from sources and shapes.
+_COMPILED_ACTIVATIONS = 0.63
+"""Activations of a compiled pass, of those of the eager one: what torch's min-cut partitioner saves of these graphs
+when they are traced without a GPU. Four peaks measured on H100s are met within 5 % (``tests/unit/test_plan.py``)."""
+COMPILED_LAYERS = 0.7
+"""What decoder layers that are compiled one by one keep for backward, of what eager ones keep, at most: measured in
+``tests/unit/test_footprint.py``. Those of the encoder keep as much."""
+_FED_GIB = 0.3
+"""Batches and features made ready on a side stream beside the step."""
+_OUTSIDE_GIB = 1.2
+"""Memory that torch does not count: CUDA context, kernels, cuBLAS and NCCL buffers."""
+_FRAGMENTATION = 0.05
+"""Of the peak, held by the allocator in pieces that fit nothing."""
 
 
 @dataclass(frozen=True)
@@ -134,19 +130,13 @@ class LengthTokenizer:
         return 0
 
 
-def make_plan(
-    recipe: Recipe,
-    profile: Profile,
-    num_ranks: int,
-    calibration: Calibration = Calibration(),
-) -> RunPlan:
+def make_plan(recipe: Recipe, profile: Profile, num_ranks: int) -> RunPlan:
     """Foretell a run on ``num_ranks`` ranks. Neither GPU nor weights nor network are used.
 
     Args:
         recipe: what is learned.
         profile: the hardware.
         num_ranks: GPUs.
-        calibration: what only a GPU can tell.
 
     Raises:
         UsageError: the model is not known, or profile and recipe contradict each other.
@@ -158,10 +148,7 @@ def make_plan(
     steps_per_epoch = recipe.steps_per_epoch(num_clips)
     schedule = Schedule(recipe, steps_per_epoch)
     shapes = _shapes(recipe, batching, clips, EncoderGeometry.of(sizes), from_data=from_data)
-    phases = [
-        _phase_memory(sizes, recipe, index, profile, batching, shapes[-1], calibration)
-        for index in range(len(recipe.phases))
-    ]
+    phases = [_phase_memory(sizes, recipe, phase, profile, batching, shapes[-1]) for phase in recipe.phases]
     peak = max(phase.peak for phase in phases) / GIB
     return RunPlan(
         recipe=recipe,
@@ -176,7 +163,7 @@ def make_plan(
         total_steps=schedule.total_steps,
         phase_starts=schedule.phase_starts,
         disk=written(recipe, sizes, width_of(profile)),
-        needed_gib=peak * (1 + calibration.fragmentation) + calibration.outside_gib,
+        needed_gib=peak * (1 + _FRAGMENTATION) + _OUTSIDE_GIB,
     )
 
 
@@ -218,28 +205,20 @@ def written(recipe: Recipe, model: ModelSizes, width: int) -> DiskNeed:
 
 
 def _phase_memory(
-    model: ModelSizes,
-    recipe: Recipe,
-    index: int,
-    profile: Profile,
-    batching: Batching,
-    shape: Shape,
-    calibration: Calibration,
+    model: ModelSizes, recipe: Recipe, phase: Phase, profile: Profile, batching: Batching, shape: Shape
 ) -> PhaseMemory:
-    phase = recipe.phases[index]
     shapes = weight_shapes(model)
     sizes = sizes_of(shapes, phase_groups(shapes, recipe, phase))
     zero = zero_memory(profile, sizes, batching.num_ranks)
     held = footprint(model, trained_weights(model, recipe, phase), shape, width_of(profile))
-    moments = _moments(held, zero, profile, batching, calibration)
-    fed = round(calibration.fed_gib * GIB)
+    moments = _moments(held, zero, profile, batching)
     return PhaseMemory(
         phase=phase.name,
         trainable=sizes.trainable,
         zero=zero,
-        activations=_activations(held, profile, calibration),
+        activations=_activations(held, profile),
         logits=held.logits,
-        training=fed + max(moments.values()),
+        training=round(_FED_GIB * GIB) + max(moments.values()),
         peak_at=max(moments, key=moments.__getitem__),
         evaluation=zero.always + width_of(profile) * sum(sizes.parameters) if profile.zero_stage == 3 else 0,
     )
@@ -250,15 +229,13 @@ def trained_weights(model: ModelSizes, recipe: Recipe, phase: Phase) -> set[str]
     return {name for group in phase_groups(weight_shapes(model), recipe, phase) for name in group.weights}
 
 
-def _activations(held: Footprint, profile: Profile, calibration: Calibration) -> int:
+def _activations(held: Footprint, profile: Profile) -> int:
     if profile.compiles_layers:
-        return held.peak - round(held.decoder * (1 - calibration.compiled_layers))
-    return round(held.peak * (calibration.compiled_activations if profile.compiles else 1.0))
+        return held.peak - round(held.decoder * (1 - COMPILED_LAYERS))
+    return round(held.peak * (_COMPILED_ACTIVATIONS if profile.compiles else 1.0))
 
 
-def _moments(
-    held: Footprint, zero: ZeroMemory, profile: Profile, batching: Batching, calibration: Calibration
-) -> dict[str, int]:
+def _moments(held: Footprint, zero: ZeroMemory, profile: Profile, batching: Batching) -> dict[str, int]:
     """Bytes at each moment that can be the fullest."""
     gradients = zero.all_at_once if profile.compiles else zero.one_at_a_time
     # From the second micro-batch on, the partition of gradients is there while forward runs. Where gradients are
@@ -267,13 +244,13 @@ def _moments(
     at_the_end = profile.compiles or profile.is_flat
     beside = (zero.step_gradients if batching.accumulation > 1 else 0) + (0 if at_the_end else zero.step_buckets)
     return {
-        "forward and backward": zero.always + beside + _activations(held, profile, calibration),
+        "forward and backward": zero.always + beside + _activations(held, profile),
         "end of backward": zero.always + gradients + zero.step_gradients + zero.step_buckets,
         "optimizer step": zero.always + zero.step_gradients,
     }
 
 
-def what_would_fit(plan: RunPlan, calibration: Calibration = Calibration()) -> str | None:
+def what_would_fit(plan: RunPlan) -> str | None:
     """The smallest change to the profile after which every phase fits, in words; None if none of these does."""
     ranks = plan.batching.num_ranks
     largest = math.ceil(plan.batching.clips_per_step / (ranks * plan.batching.accumulation))
@@ -282,17 +259,17 @@ def what_would_fit(plan: RunPlan, calibration: Calibration = Calibration()) -> s
     also = ", ZeRO stage 2 and zero_optimization.offload_optimizer.device cpu"
     for keys, words, first in (({}, "", largest // 2), ({"zero_optimization": zero}, also, largest)):
         sizes = [first >> halvings for halvings in range(first.bit_length())]
-        if not sizes or not _changed(plan, keys, 1, calibration).fits:
+        if not sizes or not _changed(plan, keys, 1).fits:
             continue
         for micro in sizes:
-            changed = _changed(plan, keys, micro, calibration)
+            changed = _changed(plan, keys, micro)
             if changed.fits:
                 return f"train_micro_batch_size_per_gpu {micro}{words} needs {changed.needed_gib:.1f} GiB"
     return None
 
 
-def _changed(plan: RunPlan, keys: dict[str, Any], micro_batch: int, calibration: Calibration) -> RunPlan:
+def _changed(plan: RunPlan, keys: dict[str, Any], micro_batch: int) -> RunPlan:
     config = {**plan.profile.config, **keys, "train_micro_batch_size_per_gpu": micro_batch}
     config.pop("gradient_accumulation_steps", None)
     profile = replace(plan.profile, config=config)
-    return make_plan(plan.recipe, profile, plan.batching.num_ranks, calibration)
+    return make_plan(plan.recipe, profile, plan.batching.num_ranks)

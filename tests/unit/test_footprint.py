@@ -21,7 +21,7 @@ from hebrew_asr.model.packed import PackedASR, decoder_layer
 from hebrew_asr.model.phases import set_phase, shapes_of
 from hebrew_asr.model.sizes import PUBLISHED, ModelSizes, weight_shapes
 from hebrew_asr.planning.activations import footprint
-from hebrew_asr.planning.plan import Calibration
+from hebrew_asr.planning.plan import COMPILED_LAYERS
 from hebrew_asr.text.prompt import PromptTokens
 from tests.support.attention import dense_attention
 from tests.support.footprint import Footprint as Traced
@@ -94,7 +94,7 @@ def test_a_compiled_decoder_layer_keeps_less(monkeypatch):
             out = run(layer, hidden, *turned, segments)
         held.append(sum(kept.values()) - 2 * rows * rows)  # this attention's mask
         del out
-    assert 0.9 * Calibration().compiled_layers < held[1] / held[0] <= Calibration().compiled_layers
+    assert 0.9 * COMPILED_LAYERS < held[1] / held[0] <= COMPILED_LAYERS
 
 
 def test_saved_is_what_autograd_saves(tiny):

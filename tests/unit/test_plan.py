@@ -28,7 +28,6 @@ from hebrew_asr.planning import cards
 from hebrew_asr.planning.bench_corpus import draw_clips
 from hebrew_asr.planning.clock import run_clock
 from hebrew_asr.planning.plan import (
-    Calibration,
     LengthTokenizer,
     RunPlan,
     _phase_memory,
@@ -113,7 +112,7 @@ def test_peaks_are_those_measured_on_a_gpu(stage, ranks, clips, shape, measured_
     profile = replace(profile, config={**profile.config, "zero_optimization": zero})
     recipe = load_recipe("round2", [f"clips_per_step={clips}"])
     plan = derive_batching(profile, recipe, ranks)
-    foretold = _phase_memory(PUBLISHED[HUB_IDS_1_7B[0]], recipe, 0, profile, plan, shape, Calibration()).peak / GIB
+    foretold = _phase_memory(PUBLISHED[HUB_IDS_1_7B[0]], recipe, recipe.phases[0], profile, plan, shape).peak / GIB
     assert foretold == pytest.approx(measured_gib, rel=0.05)
 
 
@@ -174,7 +173,7 @@ def test_layers_that_are_compiled_keep_less():
     eager = replace(profile, hardware=replace(profile.hardware, compile=False))
     batching = derive_batching(profile, recipe, ranks)
     compiled, whole = (
-        _phase_memory(PUBLISHED[HUB_IDS_1_7B[0]], recipe, 0, each, batching, shape, Calibration())
+        _phase_memory(PUBLISHED[HUB_IDS_1_7B[0]], recipe, recipe.phases[0], each, batching, shape)
         for each in (profile, eager)
     )
     assert 0.7 * whole.activations < compiled.activations < 0.85 * whole.activations and compiled.zero == whole.zero
