@@ -298,6 +298,8 @@ class Session:
         return None if outcome is None else outcome.failure
 
     def _what_a_stop_takes(self) -> str:
+        if not self.state.step:
+            return "finishing what is under way; before step 1 is trained there is nothing to save"
         takes = "" if self.state.write_s is None else f", which took {self.state.write_s:.0f} s the last time"
         return f"finishing what is under way after step {self.state.step}, then saving{takes}"
 

@@ -80,6 +80,7 @@ class Stopper:
         step = saved_step(self._run)
         said = "nothing to save" if step < 0 else f"stopped after step {step}, state saved"
         assert said in output and "error:" not in output
+        assert step > 0 or "then saving" not in output
         assert not is_writing(self._run)
         return step
 
