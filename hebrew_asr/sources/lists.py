@@ -43,37 +43,51 @@ def across_folders(recordings: Iterable[str], texts: Iterable[str]) -> dict[str,
 
 @dataclass
 class Listed:
-    """What a list says."""
+    """What lists say."""
 
     texts: dict[str, str] = field(default_factory=dict)
     """By the paths of recordings, without suffixes."""
-    problems: list[tuple[str, tuple[str, str]]] = field(default_factory=list)
-    """Lines that are of no recording, and why."""
+    problems: list[tuple[Path, int, tuple[str, str]]] = field(default_factory=list)
+    """Lists and lines that are of no recording, and why."""
 
 
-def listed_in(path: Path, recordings: Iterable[str]) -> Listed | None:
-    """The lines of a text as names of recordings at or below its folder, each with what is said; None for another text.
+def by_name(recordings: Iterable[str]) -> dict[str, list[str]]:
+    """Paths without suffixes by their last parts."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for stem in recordings:
+        found[stem.rpartition("/")[2]].append(stem)
+    return found
+
+
+def read_list(path: Path, recordings: dict[str, list[str]], found: Listed) -> bool:
+    """Take the lines of a text as names of recordings at or below its folder, each with what is said.
 
     As LibriSpeech (``name text``), MLS (a tab) and LJSpeech (``|``) have it. Most lines must name a recording.
 
     Args:
         path: of the text.
-        recordings: paths without suffixes of those that have no text of their own.
+        recordings: those that have no text of their own, by their names.
+        found: what is found is added to it.
+
+    Returns:
+        Whether it is such a list.
     """
-    inside = unicodedata.normalize("NFC", f"{path.parent}/")
-    by_name: dict[str, list[str]] = defaultdict(list)
-    for stem in recordings:
-        if stem.startswith(inside):
-            by_name[stem.rpartition("/")[2]].append(stem)
     try:
         lines = [(number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
     except DataError:
-        return None
+        return False
     for mark, most in (("\t", 1), ("|", -1), (None, 1)):
         fields = [(number, [part.strip() for part in line.split(mark, most)]) for number, line in lines]
-        if 2 * sum(_name(parts[0]) in by_name for _, parts in fields) > len(lines):
-            return _listed(path.name, fields, by_name)
-    return None
+        if 2 * sum(_name(parts[0]) in recordings for _, parts in fields) > len(lines):
+            inside = unicodedata.normalize("NFC", f"{path.parent}/")
+            for number, parts in fields:
+                meant = [stem for stem in recordings.get(_name(parts[0]), ()) if stem.startswith(inside)]
+                if problem := _problem(parts, meant, found):
+                    found.problems.append((path, number, problem))
+                else:  # the last one is the text as it is read
+                    found.texts[meant[0]] = parts[-1] or parts[1] if parts[1:] else ""
+            return True
+    return False
 
 
 def _name(written: str) -> str:
@@ -81,19 +95,11 @@ def _name(written: str) -> str:
     return Path(name).stem if name.lower().endswith(AUDIO_SUFFIXES) else name
 
 
-def _listed(list_name: str, fields: list[tuple[int, list[str]]], by_name: dict[str, list[str]]) -> Listed:
-    found = Listed()
-    for number, parts in fields:
-        where, meant = f"{list_name}, line {number}", by_name.get(_name(parts[0]), [])
-        if len(meant) != 1:
-            count = "several recordings are" if meant else "no recording without a text of its own is"
-            found.problems.append((where, ("no recording", f"{count} called {parts[0][:80]!r}")))
-        elif "\t" in parts[-1]:
-            found.problems.append((where, ("malformed line", "more than a name and a text: make it a .tsv")))
-        elif meant[0] in found.texts:
-            found.problems.append((where, ("listed twice", f"{parts[0][:80]!r} was listed before")))
-        else:
-            found.texts[meant[0]] = (
-                parts[-1] or parts[1] if len(parts) > 1 else ""
-            )  # the last is the text as it is read
-    return found
+def _problem(parts: list[str], meant: list[str], found: Listed) -> tuple[str, str] | None:
+    name = f"{parts[0][:80]!r}"
+    if len(meant) != 1:
+        count = "several recordings are" if meant else "no recording without a text of its own is"
+        return "no recording", f"{count} called {name}"
+    if "\t" in parts[-1]:
+        return "malformed line", "more than a name and a text: make it a .tsv"
+    return ("listed twice", f"{name} was listed before") if meant[0] in found.texts else None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hebrew_asr.audio.source import AUDIO_SUFFIXES
 from hebrew_asr.errors import DataError
-from hebrew_asr.sources.lists import across_folders, is_kind, listed_in
+from hebrew_asr.sources.lists import Listed, across_folders, by_name, is_kind, read_list
 from hebrew_asr.sources.reading import read_text
 from hebrew_asr.sources.rows import Row
 from hebrew_asr.sources.segments import parse_elan, parse_json, parse_labels, parse_table
@@ -87,17 +87,14 @@ def _from_elsewhere(
     """
     for stem, other in across_folders(lonely, texts.keys() - recordings).items():
         texts[stem] = texts.pop(other)
-    rows: list[Row] = []
-    listed: dict[str, str] = {}
-    for stem in sorted(texts.keys() - recordings):
-        for path in list(texts[stem]) if lonely - texts.keys() else ():
-            found = listed_in(path, lonely - texts.keys() - listed.keys())
-            if found is not None:
-                texts[stem].remove(path)
-                listed |= found.texts
-                place = _name(path.parent, folder)
-                rows += [Row(f"{place}/{where}".removeprefix("./"), "", "", problem=p) for where, p in found.problems]
-    return rows, listed
+    found, unread = Listed(), by_name(lonely - texts.keys())
+    for stem in sorted(texts.keys() - recordings) if unread else ():
+        texts[stem] = [path for path in texts[stem] if not read_list(path, unread, found)]
+    rows = [
+        Row(f"{_name(path, folder)}, line {number}", "", "", problem=problem)
+        for path, number, problem in found.problems
+    ]
+    return rows, found.texts
 
 
 def has_pairs(files: Iterable[Path]) -> bool:

@@ -467,6 +467,8 @@ def test_a_list_of_names_and_texts_is_read_and_its_other_lines_are_named(tmp_pat
     write(tmp_path / "s2/own.txt", "לבד")
     names = ("1-1", "1-2.flac", "s2/1-3", "1-1", "gone", "twice")
     write(tmp_path / "all.trans.txt", "".join(f"{name}{mark}שלום {name}\n" for name in names))
+    write(tmp_path / "again.txt", "")
+    write(tmp_path / "s2/z.txt", f"1-3{mark}אחרת\n")
     rows = rows_of(tmp_path)
     assert {row.id: row.text for row in rows if not row.problem} == {
         "s1/1-1.flac": "שלום 1-1",
@@ -478,6 +480,8 @@ def test_a_list_of_names_and_texts_is_read_and_its_other_lines_are_named(tmp_pat
         "all.trans.txt, line 4": "listed twice",
         "all.trans.txt, line 5": "no recording",
         "all.trans.txt, line 6": "no recording",
+        "again.txt": "no recording",
+        "s2/z.txt, line 1": "listed twice",
         "s1/twice.wav": "no text",
         "s2/twice.wav": "no text",
     }
