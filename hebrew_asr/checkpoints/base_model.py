@@ -20,17 +20,17 @@ class BaseModel:
 
     path: str
     hub_commit: str | None
-    """Of the hub's snapshot; None for a folder of the user's own."""
+    """Commit of the hub's snapshot; None for a folder of the user's own."""
     weights: str
     """Fingerprint of all weights, rounded to bf16: the same in either layout and in any precision of the run."""
     weights_exact: str
-    """Of all weights as the run holds them, in its precision."""
+    """Fingerprint of all weights as the run holds them, in its precision."""
     tokenizer: str
     """Fingerprint of the vocabulary."""
 
     @classmethod
     def of(cls, asr: nn.Module, tokenizer: Any, path: str) -> BaseModel:
-        """Of a model that nothing has trained yet, summed up on the device that holds it."""
+        """The base model that ``asr`` is, before any training; its sums are made on the device that holds it."""
         rounded = _weights(asr, torch.bfloat16)
         exact = _weights(asr, None) if any(p.dtype != torch.bfloat16 for p in asr.parameters()) else rounded
         return cls(path, hub_commit(path), rounded, exact, digest(sorted(tokenizer.get_vocab().items())))

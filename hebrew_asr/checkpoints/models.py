@@ -25,7 +25,7 @@ class Candidate:
 
     kind: Literal["last", "best", "mean"]
     checkpoints: tuple[Checkpoint, ...]
-    """Whose mean it is; of the last step and of the best, one."""
+    """Checkpoints that it is the mean of; one where it is the last or the best."""
 
     @property
     def title(self) -> str:

@@ -29,7 +29,7 @@ class Resumable:
 
     @property
     def faults(self) -> list[FaultRecord]:
-        """Of what could not be used."""
+        """A record of the checkpoints that could not be used, if there are any."""
         if not self.damaged:
             return []
         step, reasons = self.checkpoints[-1].step, [item.reason for item in self.damaged]

@@ -43,7 +43,7 @@ _HEADROOM_BYTES = 64 << 20
 """Left free for metrics and samples while training goes on."""
 _JSON_NAMES = "|".join(map(re.escape, (SEAL, STATE, EVAL)))
 _OWN_NAMES = re.compile(rf"optimizer-rank\d+\.safetensors|{_JSON_NAMES}|\.({_JSON_NAMES})\.\d+\.tmp")
-"""Of files in a checkpoint folder, those that are being written included."""
+"""Names of this program's files in a checkpoint folder, also while they are being written."""
 _WRITERS_TIMEOUT_S = 1800.0
 """How long ranks may differ in writing their parts. One that died is noticed at once."""
 
@@ -96,9 +96,9 @@ class CheckpointStore:
         self._attached: dict[int, dict[str, Any]] = {}
         self._attaching = threading.Lock()
         self.sealed_step = sealed_step
-        """Of the newest checkpoint that every rank knows to be sealed; None if there is none."""
+        """Step of the newest checkpoint that every rank knows to be sealed; None if there is none."""
         self.begun_step: int | None = None
-        """Of the checkpoint that is being written, or has been since ``finish``; None if there is none."""
+        """Step of the checkpoint that is being written, or has been since ``finish``; None if there is none."""
 
     def save(
         self, copy_state: Callable[[], list[PartitionState]], step: int, values: dict[str, Any], *, last: bool = False
@@ -150,7 +150,7 @@ class CheckpointStore:
         return outcome
 
     def take_outcomes(self) -> list[Outcome]:
-        """Of the checkpoints sealed or given up since the last call; on the first rank."""
+        """What became of the checkpoints that were sealed or given up since the last call; on the first rank."""
         outcomes, self._outcomes = self._outcomes, []
         return outcomes
 

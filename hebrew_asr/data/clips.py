@@ -67,7 +67,7 @@ class Clip:
 
     @property
     def own_file(self) -> str:
-        """Its audio file; '' where it lies in a shard."""
+        """Path of its audio file; '' where it lies in a shard with others."""
         return "" if self.size_bytes else self.audio
 
     @property

@@ -44,7 +44,7 @@ class StepBatch:
     step: int
     """From 0."""
     micro_batches: list[MicroBatch]
-    """As many on every rank."""
+    """Every rank has as many."""
     skipped: tuple[Unreadable, ...] = ()
     """Clips of this rank's share that could not be decoded, and are not in it."""
     error: HebrewASRError | None = None

@@ -61,7 +61,7 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
     """(slice,) fp32: this rank's share of the gradients' mean over ranks; there from a step's first backward to its
     end."""
     _buffers: list[Tensor]
-    """Of the buckets on their way; there from the end of a backward pass to the end of its reduction."""
+    """Memory of the buckets that are being reduced: from the end of a backward pass to the end of its reduction."""
 
     @staticmethod
     def convert(optimizer: Any, *, compiled: bool) -> None:

@@ -34,7 +34,7 @@ class Utterance:
     group: str = ""
     source: str = ""
     audio: str = ""
-    """Its file; '' where it has none of its own."""
+    """Path of the recording; '' where it has no file of its own."""
 
 
 def utterances_of(clips: Sequence[Clip], source: str) -> list[Utterance]:

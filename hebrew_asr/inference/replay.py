@@ -43,7 +43,7 @@ class ReplayedCall:
         self.num_replays = 0
 
     def __call__(self, **inputs: Any) -> Any:
-        """As ``forward``."""
+        """What ``forward`` returns for these inputs."""
         if self._is_warm and self._graph is None and not self._is_given_up:
             self._record(inputs)
         self._is_warm = True  # libraries have set up what may not be set up while recording

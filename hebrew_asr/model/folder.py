@@ -30,7 +30,7 @@ _MAX_WEIGHTS = 100_000_000_000
 """Fifty times the largest Qwen3-ASR: more is a wrong number in a config."""
 _MAX_LAYERS = 1000
 _MAX_SIZE = 1 << 22
-"""Of any single dimension or count; a vocabulary is the largest."""
+"""Most that any single dimension or count may be; a vocabulary is the largest."""
 _LFS = b"version https://git-lfs"
 _VOCABULARY = ("vocab.json", "merges.txt")
 _FLOATS = ("F64", "F32", "F16", "BF16")

@@ -47,7 +47,7 @@ LANGUAGES = (
 
 _ROPE_THETA = 1e6
 _MROPE_SHARE = 20 / 64
-"""Of the rotary pairs, for height and for width each, in the published config: [24, 20, 20] of 64."""
+"""Share of the rotary pairs that height and width have each in the published config: [24, 20, 20] of 64."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class ModelSizes:
 
     @classmethod
     def of(cls, config: Any) -> ModelSizes:
-        """Those of a native ``Qwen3ASRConfig``."""
+        """The sizes in a native ``Qwen3ASRConfig``."""
         parts = (config.audio_config, config.get_text_config(decoder=True))
         own = {"tie_word_embeddings": bool(config.tie_word_embeddings)}
         return cls(**own, **{key: getattr(part, key) for part, keys in zip(parts, _KEYS, strict=True) for key in keys})

@@ -30,9 +30,9 @@ class Footprint:
     """Most that is alive at any moment of forward and backward, with the gradients of one parameter at a time; that of
     a tied embedding lives from the logits' backward to the embedding's."""
     decoder: int
-    """Of ``saved``, what the decoder's layers keep."""
+    """The part of ``saved`` that the decoder's layers keep."""
     logits: int
-    """Of ``peak``, at most: the float32 logits with their log-softmax and its gradient, and the 16-bit ones."""
+    """The most of ``peak`` that logits take: in float32 with their log-softmax and its gradient, and in 16 bits."""
 
 
 @dataclass(frozen=True)

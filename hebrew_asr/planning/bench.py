@@ -84,9 +84,9 @@ class PhaseSpeed:
     step."""
     backward_ms: float
     optimizer_ms: float
-    """With communication that backward does not hide."""
+    """The optimizer's step, and what communication backward does not hide."""
     tflops: float
-    """Of one device, counted by :mod:`hebrew_asr.planning.flops`."""
+    """Rate of one device, in operations as :mod:`hebrew_asr.planning.flops` counts them."""
     mfu: float
     """``tflops``, as a share of the card's rate for a large matrix product."""
     padding_share: float
@@ -99,7 +99,7 @@ class Interruptions:
     """What training stands still for, every so many steps."""
 
     evaluated_clips: int
-    """As many as training evaluates every so many steps."""
+    """The recipe's ``evaluation.sample_clips``, as far as there are so many."""
     evaluation_s: float
     """With as many tokens for each clip as it would take to write what is said: ``TOKENS_PER_S``."""
     longest_evaluation_s: float

@@ -15,7 +15,7 @@ _NEEDED_GIB = {1: 34.0, 2: 20.0, 4: 14.0, 8: 12.0}
 _OFFLOADED_GIB = 16.0
 """Likewise with the optimizer on the host, in micro-batches of 16 clips."""
 _DRIVER_FILES = ("/dev/nvidiactl", "/dev/dxg")
-"""Of NVIDIA's driver, on Linux and under Windows: without them torch, which takes seconds to load, finds no GPU."""
+"""NVIDIA's driver makes them on Linux and under Windows. Without them torch, which loads in seconds, finds no GPU."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from hebrew_asr.planning.plan import RunPlan, trained_weights
 from hebrew_asr.units import GIB
 
 _TIMED_RECIPE = "round2"
-"""Whose phases were timed, on the model of 1.7 billion weights."""
+"""The recipe whose phases were timed, on the model of 1.7 billion weights."""
 _SAME_WORK = 0.01
 _REFERENCE_CARD = "H100"
 """On which, or the H200 with the same data sheet rate, steps were measured."""
@@ -50,7 +50,7 @@ class Speeds:
     steps: list[TimedStep]
     """In ascending order of clips per GPU."""
     zero3_micro_batch_ms: float
-    """Of up to 32 clips, on two H100s: DeepSpeed's bookkeeping on the host takes most of it, on any card."""
+    """Up to 32 clips, on two H100s: DeepSpeed's bookkeeping on the host takes most of that time, on any card."""
     zero3_compile_s_per_phase: float
     compile_s_per_phase: float
     startup_s: float
@@ -76,7 +76,7 @@ class Clock:
 
     steps_s: float
     compile_s: float
-    """Of all phases, with nothing in the cache."""
+    """Seconds that all phases compile, with nothing in the cache."""
     recording_s: float
     """CUDA graphs, of every shape in every phase; at each start anew."""
     evaluation_s: float

@@ -13,7 +13,7 @@ from typing import Literal
 
 State = Literal["ok", "warn", "fail"]
 Outcome = tuple[State, str, str]
-"""Of a check: its state, what was found, and what to do about it, or ''."""
+"""What a check says: its state, what was found, and what to do about it, or ''."""
 _ANSWER_S = 4.0
 _SKEW_S = 300.0
 """A clock that is further off than this makes certificates and signatures fail."""

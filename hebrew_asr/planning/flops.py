@@ -32,13 +32,13 @@ class Work:
     tokens: int
     labels: int
     window_pairs: float
-    """Of audio tokens in the encoder's windows, both ways."""
+    """Pairs of audio tokens in the same window of the encoder, in both orders."""
     clip_pairs: float
-    """Of tokens in a clip, both ways; the causal half of them is needed."""
+    """Pairs of tokens in the same clip, in both orders; causal attention needs half of them."""
 
     @classmethod
     def of_batch(cls, batch: PackedBatch) -> Work:
-        """That of the clips of a batch, without its padding."""
+        """What the clips of a batch need, without its padding."""
         chunks = sum(-(-count // CHUNK_FRAMES) for count in batch.frames)
         bounds, audio_tokens = batch.window_cu_seqlens_W1.tolist(), sum(batch.audio_tokens)
         windows = [stop - start for start, stop in pairwise(bounds) if stop <= audio_tokens]
@@ -49,7 +49,7 @@ class Work:
 
     @classmethod
     def of_shape(cls, shape: Shape) -> Work:
-        """That of a batch whose clips, and whose windows, are all of one length."""
+        """What a batch needs whose clips, and whose windows, are all of one length."""
         pairs = shape.audio_tokens**2 / shape.windows, shape.tokens**2 / shape.clips
         return cls(shape.chunks, shape.audio_tokens, shape.tokens, shape.labels, *pairs)
 

@@ -40,9 +40,9 @@ class LrRangeArguments(TrainArguments):
     steps: int = 100
     """Steps from the lowest to the highest rates, if the loss does not diverge before."""
     lowest: float = 0.01
-    """Of the recipe's rates, at the first step."""
+    """Factor of the recipe's rates at the first step."""
     highest: float = 100.0
-    """Of the recipe's rates, at the last step."""
+    """Factor of the recipe's rates at the last step."""
     out: Path = Path("curve.json")
     """JSON file of the losses by step."""
 
@@ -63,7 +63,7 @@ class Ramp(Schedule):
         return self._index
 
     def factor(self, step: int) -> float:
-        """Of the recipe's rates, at step ``step`` (from 0)."""
+        """The factor of the recipe's rates at step ``step`` (from 0)."""
         given = self._arguments
         return given.lowest * (given.highest / given.lowest) ** (step / max(1, given.steps - 1))
 

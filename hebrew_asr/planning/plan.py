@@ -48,7 +48,7 @@ _FED_GIB = 0.3
 _OUTSIDE_GIB = 1.2
 """Memory that torch does not count: CUDA context, kernels, cuBLAS and NCCL buffers."""
 _FRAGMENTATION = 0.05
-"""Of the peak, held by the allocator in pieces that fit nothing."""
+"""Share of the peak that the allocator holds besides, in pieces that fit nothing."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ class RunPlan:
     phase_starts: list[int]
     disk: DiskNeed
     needed_gib: float
-    """Of one card, with what torch does not count."""
+    """Memory that one card must have, with what torch does not count."""
 
     @property
     def memory_gib(self) -> float:
-        """Of one card."""
+        """Memory that one card has."""
         return self.profile.hardware.memory_gib
 
     @property

@@ -50,7 +50,7 @@ class Sizes:
 
     @property
     def largest(self) -> int:
-        """Of the parameters that train."""
+        """Elements of the largest parameter that trains."""
         return max(max(group) for group in self.groups)
 
 
@@ -59,7 +59,7 @@ class ZeroMemory:
     """Bytes on one rank's device, unless named otherwise."""
 
     weights: int
-    """With ZeRO-3's gathered ones."""
+    """The model's weights; under ZeRO-3 a share of them, small ones whole, and those that are gathered at once."""
     optimizer: int
     """fp32 masters and both moments."""
     gradients: int

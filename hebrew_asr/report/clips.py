@@ -12,7 +12,7 @@ from hebrew_asr.report.headline import Result, split_name
 from hebrew_asr.report.speech import samples_table
 
 _MAX_CHARS = 2000
-"""Of a text: one that a model never stopped writing is cut."""
+"""A longer text is cut: one that a model never stopped writing."""
 _KINDS = {"all": "all clips", "wrong": "with errors", "right": "without an error"}
 _ORDERS = {
     "rate": "highest share of errors first",

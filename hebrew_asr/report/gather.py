@@ -51,7 +51,7 @@ class RunHistory:
     unreadable: dict[str, int]
     """Lines that could not be read, by file."""
     chosen: EvalRecord | None = None
-    """Of the final model, where that is another one than the last step's."""
+    """The evaluation of the final model, where that is another one than the last step's."""
 
     @property
     def name(self) -> str:

@@ -31,7 +31,7 @@ class TrainRecord:
     """Recorded seconds of these clips."""
     step_s: float
     data_wait_s: float | None = None
-    """Of ``step_s``, spent waiting for the loader."""
+    """The part of ``step_s`` that was spent waiting for the loader."""
     loss: float
     """Nats per supervised token."""
     grad_norm: float | None = None
@@ -127,7 +127,7 @@ class PhaseRecord:
     compared: int | None = None
     """Weights compared one by one; None in records that say of whole tensors only that something in them moved."""
     moved: int
-    """Of those compared."""
+    """How many of the compared weights have moved."""
     frozen: int
 
 

@@ -25,11 +25,11 @@ class Rival:
     names: tuple[str, str]
     evaluations: tuple[EvalRecord, EvalRecord]
     pairs: list[tuple[ScoredClip, ScoredClip]]
-    """Of this run and of the other one."""
+    """Each clip as this run heard it, and as the other one did."""
     left_out: int
     """Clips of this run's evaluation that the other one's lacks, or has with another text."""
     difference: Difference
-    """Of the other run's WER less this one's."""
+    """The other run's WER less this one's, with its interval."""
     groups: int | None
     """Speakers or sources that the interval draws as wholes; None where it draws clips."""
 
@@ -99,7 +99,7 @@ def _compared(
 
 
 def _names(run: RunHistory, other: RunHistory) -> tuple[str, str]:
-    """Of the runs; their directories where both runs have one name."""
+    """What to call the runs: by their directories where both have one name."""
     return (run.name, other.name) if run.name != other.name else (str(run.folder), str(other.folder))
 
 

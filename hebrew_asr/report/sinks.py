@@ -88,7 +88,7 @@ class WandbSink:
 
     @property
     def run_id(self) -> str | None:
-        """Its id of this run, for a resume."""
+        """The run's id at Weights & Biases, for a resume."""
         return None if self._run is None else self._run.id
 
     def write(self, record: Record) -> None:

@@ -79,7 +79,7 @@ def _row(clip: ScoredClip, scored: Scored, sound: str | None) -> Markup:
 
 
 def player_of(sound: str | None) -> Markup | None:
-    """Of an audio file by its address; None without one."""
+    """A player of the audio file at this address; None without one."""
     return element("audio", controls="", preload="none", src=sound) if sound else None
 
 

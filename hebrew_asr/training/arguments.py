@@ -54,7 +54,7 @@ class RecipeArguments:
 
 @dataclass
 class DataArguments(RecipeArguments):
-    """The same, where a set that was prepared is meant."""
+    """``RecipeArguments`` of a command that reads a prepared set."""
 
     data: str | None = None
     """Folder of a prepared set; a shorthand of --set data.folder=DIR."""

@@ -39,7 +39,7 @@ class RunSpec:
     train_clips: Clips
     eval_clips: Clips
     data_fingerprint: str
-    """Of the training manifest: a checkpoint's order of clips is that of one manifest."""
+    """Fingerprint of the training manifest: the order of clips follows from it."""
     resumable: Resumable
     out_of_memory: FaultRecord | None
     """Out-of-memory record of the previous session, if it limits this one's micro-batch."""

@@ -41,7 +41,7 @@ def smaller_batching(
 
 
 def fault_record(batching: Batching, too_large: MicroBatchTooLarge, step: int) -> FaultRecord:
-    """Of step ``step`` (from 0), which was, or will be, run again by ``batching``."""
+    """The record of an out-of-memory error in step ``step`` (from 0), which runs again by ``batching``."""
     return FaultRecord(
         step=step + 1,
         kind="out-of-memory",

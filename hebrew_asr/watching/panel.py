@@ -49,7 +49,7 @@ def view(progress: Progress, doing: str) -> RenderableType:
 
 
 def lines(progress: Progress) -> str:
-    """The same in one line of a log, less what records of their own tell."""
+    """The view's rows in one line of a log, without those that records have lines for."""
     shown = dict(_rows(progress, ""))
     return " | ".join(
         f"{name} {shown[name]}" for name in ("loss", "speed", "memory", "WER", "left", "cost") if name in shown
@@ -99,7 +99,7 @@ def _speed(progress: Progress) -> str:
 
 
 def _memory(by_phase: dict[str, float]) -> str:
-    """Of the fullest GPU, and what the last phase added to the one before."""
+    """Peak memory of the fullest GPU, and what the last phase added to the one before."""
     *before, (name, now) = by_phase.items()
     added = ""
     if before:

@@ -25,7 +25,7 @@ class Course:
     steps_per_epoch: int
     last_step: int
     eval_clips: int
-    """Of the whole evaluation split."""
+    """Clips of the whole evaluation split."""
     done_steps: int = 0
     seconds_before: float = 0.0
     rates: tuple[tuple[int, float], ...] = ()
@@ -57,7 +57,7 @@ class Progress:
         self.evaluation: EvalRecord | None = None
         """The last."""
         self.memory_gib: dict[str, float] = {}
-        """Of the fullest GPU, by phase, in the order of the phases."""
+        """Peak memory of the fullest GPU in each phase, in the order of the phases."""
         self.rates = list(course.rates)
         """Step and WER of the sample, of every evaluation."""
         self._losses: deque[float] = deque(maxlen=2 * TREND_STEPS)
@@ -88,24 +88,24 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Of this session and those before."""
+        """Wall time of this session and of those before."""
         return self.course.seconds_before + time.monotonic() - self._started
 
     @property
     def cost(self) -> float | None:
-        """Of these seconds, in the currency of the price."""
+        """What these seconds cost, in the currency of the price."""
         price = self.course.recipe.logging.price_per_hour
         return None if price is None else price * self.seconds / 3600
 
     @property
     def clips_per_s(self) -> float | None:
-        """Of the last steps' median clips and median time."""
+        """The median clips of the last steps by their median time."""
         pace = self.step_s
         return None if not pace else median(self._clips) / pace
 
     @property
     def step_s(self) -> float | None:
-        """Of a step of this phase: the median of the last ones, as the first one compiles."""
+        """Seconds of a step of this phase: the median of the last ones, since the first one compiles."""
         return median(self._step_s) if self._step_s else None
 
     @property
