@@ -130,11 +130,12 @@ def _start(options: dict[str, Any]) -> tuple[Any, str | None]:
     """A run, and why it is offline if it was to be online."""
     import wandb
 
-    settings = wandb.Settings(init_timeout=_ANSWER_S, finish_timeout=_FINISH_S / 2, x_graphql_timeout_seconds=_ANSWER_S)
     mode, outage = os.environ.get("WANDB_MODE"), None
+    if mode and mode not in _MODES:
+        outage = f"WANDB_MODE is {mode}{did_you_mean(mode, _MODES)}"
+        mode = os.environ["WANDB_MODE"] = "offline"  # wandb's settings would not be made with the other
+    settings = wandb.Settings(init_timeout=_ANSWER_S, finish_timeout=_FINISH_S / 2, x_graphql_timeout_seconds=_ANSWER_S)
     try:
-        if mode and mode not in _MODES:
-            raise ValueError(f"WANDB_MODE is {mode}{did_you_mean(mode, _MODES)}")
         mode = mode or ("online" if wandb.login(prompt=False) else "offline")
         if mode != "offline":
             return wandb.init(**options, mode=mode, settings=settings), None  # type: ignore[arg-type]

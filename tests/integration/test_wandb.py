@@ -109,7 +109,7 @@ def test_no_outage_holds_a_run_and_none_loses_what_it_logged(tmp_path):
             for name, port in ports.items()
         }
         jobs["no login"] = start(tmp_path / "no login" / "run")
-        jobs["no mode"] = start(tmp_path / "no mode" / "run", WANDB_MODE="ofline")
+        jobs["misspelled"] = start(tmp_path / "misspelled" / "run", WANDB_MODE="ofline")
         told = {name: job.communicate(timeout=240) for name, job in jobs.items()}
     for name, (out, err) in told.items():
         started_s, logged_s, finished_s = json.loads(out)
@@ -119,7 +119,7 @@ def test_no_outage_holds_a_run_and_none_loses_what_it_logged(tmp_path):
         assert kept.stat().st_size > 30_000, "three records of 10,000 letters"
         assert [file for file in files_below(tmp_path / name / "run") if not is_of_demo(file)] == []
         assert err.count("warning:") == (name != "no login"), err
-        assert name != "no mode" or "(ValueError: WANDB_MODE is ofline (did you mean offline?))" in err
+        assert name != "misspelled" or "(WANDB_MODE is ofline (did you mean offline?))" in err
         assert name == "no login" or f"to send it later: wandb sync {kept.parent}" in err
 
 
