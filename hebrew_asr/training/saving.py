@@ -14,6 +14,7 @@ from hebrew_asr.inference.export import save_native
 from hebrew_asr.report.records import CheckpointRecord, FaultRecord
 from hebrew_asr.training.arguments import SUMMARY
 from hebrew_asr.training.setup import Run
+from hebrew_asr.training.train_state import TrainState
 
 _SHARE_FOR_WRITING = 0.6
 """Share of the launcher's patience that a checkpoint may take; the rest is for the step under way and a busier disk."""
@@ -41,6 +42,14 @@ def slow_disk_advice(write_s: float | None, patience_s: float | None, run_folder
         f"a checkpoint takes {write_s:.0f} s to write here, and DeepSpeed's launcher kills ranks {patience_s:.0f} s "
         f"after Ctrl-C or SIGTERM: stop by touch {run_folder / 'STOP'}, or start by hebrew-asr train, which waits"
     )
+
+
+def what_a_stop_takes(state: TrainState) -> str:
+    """What a run does first when it is asked to stop."""
+    if not state.step:
+        return "finishing what is under way; before step 1 is trained there is nothing to save"
+    takes = "" if state.write_s is None else f", which took {state.write_s:.0f} s the last time"
+    return f"finishing what is under way after step {state.step}, then saving{takes}"
 
 
 def values_of(run: Run) -> dict[str, Any]:

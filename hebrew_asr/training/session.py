@@ -51,7 +51,7 @@ class Session:
         self._records: list[TrainRecord] = []
         """To be written."""
         self._slow_disk_known = False
-        run.stop.request.explain = self._what_a_stop_takes
+        run.stop.request.explain = lambda: saving.what_a_stop_takes(run.state)
 
     @property
     def is_done(self) -> bool:
@@ -124,8 +124,7 @@ class Session:
             return
         self._phase = phase
         self._flush()
-        if self.state.phase_switch_step is None:
-            self.state.phase_switch_step = self.state.step
+        self.state.phase_switch_step = self.state.phase_switch_step or self.state.step
         if run.profile.compiles and self._save_for_good() is None:
             run.stop.request.unsaved = False  # a stop need not wait for the compiler
         run.say(f"step {self.state.step}: {run.recipe.phases[phase].title}; a small rise of the loss is expected")
@@ -297,12 +296,6 @@ class Session:
         self._flush()
         return None if outcome is None else outcome.failure
 
-    def _what_a_stop_takes(self) -> str:
-        if not self.state.step:
-            return "finishing what is under way; before step 1 is trained there is nothing to save"
-        takes = "" if self.state.write_s is None else f", which took {self.state.write_s:.0f} s the last time"
-        return f"finishing what is under way after step {self.state.step}, then saving{takes}"
-
     def _stop(self) -> NoReturn:
         """Save and leave; on all ranks together.
 
@@ -326,7 +319,7 @@ class Session:
             Unsaved: the model could not be written; the message says what there is instead.
         """
         run, state = self.run, self.state
-        record_fallbacks(self.run.tracker, self.run.ranks, self.state)
+        record_fallbacks(run.tracker, run.ranks, state)
         failure = self._save_for_good()
         if failure is None:
             run.stop.request.unsaved = False
