@@ -39,6 +39,9 @@ COLUMNS = pyarrow.schema(
 )
 """A clip's audio path is folder and name end to end: a folder ends in a slash, or is empty. They are bytes since a file
 name need not be UTF-8 (:func:`path_bytes`)."""
+NEW_WORDS = pyarrow.field("new_words", pyarrow.bool_())
+"""One more column of a mapped file: whether a text adds words to those of the others that are marked. The marked texts
+alone hold all words of all texts (:func:`hebrew_asr.data.vocabulary.new_words`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +88,14 @@ class Clips(Sequence[Clip]):
         """Clips over columns.
 
         Args:
-            batch: of the schema ``COLUMNS``.
+            batch: of the schema ``COLUMNS``; ``NEW_WORDS`` may follow.
             folders: for each entry of the dictionary of ``folder``, where it lies.
             rows: those that count; all of them by default.
             known: the fingerprint, where it is known.
         """
         self.batch = batch
         self._folders, self._rows, self._known = folders, range(batch.num_rows) if rows is None else rows, known
-        self._folder, self._name, *self._others = batch.columns
+        self._folder, self._name, *self._others = batch.columns[: len(COLUMNS)]
 
     @classmethod
     def of(cls, clips: Iterable[Clip]) -> Clips:
@@ -138,6 +141,12 @@ class Clips(Sequence[Clip]):
         if rows.step == 1:
             return column.slice(rows.start, len(rows))
         return column.take(pyarrow.array(np.arange(rows.start, rows.stop, rows.step)))
+
+    @property
+    def new_words(self) -> pyarrow.Array | None:
+        """(clips,) bool, the column ``NEW_WORDS``; None where there is none, and of a part of the clips."""
+        is_known = NEW_WORDS.name in self.batch.schema.names and self._rows == range(self.batch.num_rows)
+        return self.batch[NEW_WORDS.name] if is_known else None
 
     @property
     def durations_s(self) -> np.ndarray:

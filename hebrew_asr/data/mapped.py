@@ -19,12 +19,14 @@ import pyarrow
 import pyarrow.ipc
 import xxhash
 
-from hebrew_asr.data.clips import COLUMNS, Clips
+from hebrew_asr.data.clips import COLUMNS, NEW_WORDS, Clips
+from hebrew_asr.data.vocabulary import new_words
 from hebrew_asr.errors import on_one_line
 from hebrew_asr.files import atomic
 
 _KEY = b"hebrew_asr"
-_FORMAT = 1
+_FORMAT = 2
+_SCHEMA = COLUMNS.append(NEW_WORDS)
 _HEAD_BYTES = 1 << 16
 """The schema with its metadata stands at the start of an Arrow IPC file."""
 
@@ -47,8 +49,10 @@ def digest_of(text: Path) -> str:
 def write_mapped(path: Path, clips: Clips, made_of: str) -> None:
     """Write the Arrow file of all ``clips``, whose text has the digest ``made_of``, atomically."""
     said: dict[str, Any] = {"format": _FORMAT, "made_of": made_of, "fingerprint": clips.fingerprint}
-    said["seal"] = _seal(clips.batch, said)
-    batch = clips.batch.replace_schema_metadata({_KEY: json.dumps(said)})
+    columns = [clips.batch[name] for name in COLUMNS.names]
+    batch = pyarrow.record_batch([*columns, new_words(clips.batch["text"])], schema=_SCHEMA)
+    said["seal"] = _seal(batch, said)
+    batch = batch.replace_schema_metadata({_KEY: json.dumps(said)})
     with atomic(path) as stream, pyarrow.ipc.new_file(stream, batch.schema) as writer:
         writer.write_batch(batch)
 
@@ -69,7 +73,7 @@ def open_mapped(path: Path, text: Path | None) -> tuple[pyarrow.RecordBatch, str
     try:
         with pyarrow.ipc.open_file(pyarrow.memory_map(str(path))) as reader:
             said = json.loads((reader.schema.metadata or {}).get(_KEY, b"{}"))
-            whole = reader.schema.equals(COLUMNS) and reader.num_record_batches == 1
+            whole = reader.schema.equals(_SCHEMA) and reader.num_record_batches == 1
             batch = reader.get_batch(0) if whole else None
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise NotBelieved(f"cannot be opened: {on_one_line(error)}") from error
@@ -103,6 +107,8 @@ def _contents(column: pyarrow.Array) -> Iterator[memoryview]:
     if isinstance(column, pyarrow.DictionaryArray):
         yield from _contents(column.indices)
         yield from _contents(column.dictionary)
+    elif pyarrow.types.is_boolean(column.type):
+        yield from _contents(column.cast(pyarrow.uint8()))
     elif pyarrow.types.is_primitive(column.type):
         yield memoryview(column.to_numpy())
     else:

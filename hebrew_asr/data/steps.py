@@ -16,7 +16,7 @@ from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.data.clips import Clip, Clips
 from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.data.shapes import NUM_SHAPES, Shape, choose_shapes, needed_shape
-from hebrew_asr.text.prompt import PromptTokens, target_ids
+from hebrew_asr.text.prompt import PromptTokens, target_lengths
 
 _SAMPLED_STEPS = 200
 _LONGEST_CLIPS = 32
@@ -56,17 +56,14 @@ class Steps:
         They are chosen from the manifest's durations and texts, over ``sampled_steps`` spread evenly through the run,
         so every rank and every resumed run chooses alike. Call it before workers start.
         """
-        bounds = [self._needed([clip], [min(self._speeds(clip))]) for clip in self._longest()]
+        bounds = self._needed([([clip], [min(self._speeds(clip))]) for clip in self._longest()])
         longest_clip = max(bound.longest_clip for bound in bounds)
         longest_window = max(bound.longest_window for bound in bounds)
         steps = np.unique(np.linspace(0, total_steps - 1, sampled_steps).astype(int)).tolist()
-        needed = [
-            replace(self._needed_at(indices, step), longest_clip=longest_clip, longest_window=longest_window)
-            for step in steps
-            for rank in self._sampler.deal(step)
-            for indices in rank
-            if indices
-        ]
+        needed = self._needed_at(
+            [(step, indices) for step in steps for rank in self._sampler.deal(step) for indices in rank if indices]
+        )
+        needed = [replace(one, longest_clip=longest_clip, longest_window=longest_window) for one in needed]
         self._shape_limits = total_steps, count
         self._shapes = choose_shapes(needed, count)
         return self._shapes
@@ -81,14 +78,27 @@ class Steps:
         order = candidates[np.argsort(-played_s[candidates], kind="stable")]
         return [self._clips[index] for index in order[:_LONGEST_CLIPS].tolist()]
 
-    def _needed_at(self, indices: list[int], step: int) -> Shape:
-        clips, epoch = [self._clips[index] for index in indices], step // self._sampler.steps_per_epoch
-        return self._needed(clips, [self._speed(clip, epoch) for clip in clips])
+    def _needed_at(self, dealt: list[tuple[int, list[int]]]) -> list[Shape]:
+        """What micro-batches take, each by its step and the indices of its clips."""
+        batches = []
+        for step, indices in dealt:
+            clips, epoch = [self._clips[index] for index in indices], step // self._sampler.steps_per_epoch
+            batches.append((clips, [self._speed(clip, epoch) for clip in clips]))
+        return self._needed(batches)
 
-    def _needed(self, clips: list[Clip], speeds: list[float]) -> Shape:
-        played = [perturbed_length(_samples(clip), speed) for clip, speed in zip(clips, speeds, strict=True)]
-        labels = [len(target_ids(self._tokenizer, clip.text)) for clip in clips]
-        return needed_shape(played, labels, self._prompt, self._geometry)
+    def _needed(self, batches: list[tuple[list[Clip], list[float]]]) -> list[Shape]:
+        """What batches of clips take, played at these speeds. One call of the tokenizer is much faster than many."""
+        texts = list(dict.fromkeys(clip.text for clips, _ in batches for clip in clips))
+        labels = dict(zip(texts, target_lengths(self._tokenizer, texts), strict=True))
+        return [
+            needed_shape(
+                [perturbed_length(_samples(clip), speed) for clip, speed in zip(clips, speeds, strict=True)],
+                [labels[clip.text] for clip in clips],
+                self._prompt,
+                self._geometry,
+            )
+            for clips, speeds in batches
+        ]
 
     def _speed(self, clip: Clip, epoch: int) -> float:
         return draw_speed(clip_seed(self._seed, epoch, clip.id), self._speeds(clip))

@@ -1,9 +1,15 @@
-"""Which tokens occur in training: found from the distinct words of its texts, which are far fewer than the texts."""
+"""Which tokens occur in training: found from the distinct words of its texts, which are far fewer than the texts.
+
+A tokenizer of Qwen's takes a space together with what follows it, never with what is before (no alternative of the
+regular expression in its tokenizer.json can). So a text has the tokens of its words, each with the space before it. A
+text with white space other than single spaces between words counts as one word.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow
 
 from hebrew_asr.data.clips import Clips, compute
@@ -13,34 +19,56 @@ _TEXTS_AT_ONCE = 50_000
 _WORDS_PER_LINE = 10
 _LEAST_MERGED = 500_000
 """Words: merging the few of each part would go through all of the words each time."""
-_OTHER_SPACE = (
-    r"  |^ | $|[\t-\r\x{1c}-\x{1f}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]"
-)
-"""White space that is no single space between two words."""
+_BUT_SPACE = r"\t-\r\x{1c}-\x{1f}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
+_IS_ONE_WORD = rf"  |^ | $|[{_BUT_SPACE}]"
+_FOLLOWS_SPACE = rf"^ [^ {_BUT_SPACE}]+$"
 
 
-def training_vocabulary(tokenizer: Any, clips: Clips) -> set[int]:
-    """Ids of all that training on ``clips`` reads and writes, as :func:`hebrew_asr.text.prompt.vocabulary` of their
-    texts.
+def training_vocabulary(tokenizer: Any, clips: Clips, rank: int = 0, ranks: int = 1) -> set[int]:
+    """Ids of all that training on a share of ``clips`` reads and writes.
 
-    A tokenizer of Qwen's takes a space together with what follows it, never with what is before (no alternative of
-    the regular expression in its tokenizer.json can). So a line of distinct words has the tokens of all texts made of
-    them. A text's first word has no space before it, and is taken by itself; a text with other white space is taken
-    whole.
+    All shares together give :func:`hebrew_asr.text.prompt.vocabulary` of the texts of all ``clips``.
     """
-    words, whole, unmerged = pyarrow.array([], pyarrow.large_string()), set[str](), []
-    for part in clips.parts(_TEXTS_AT_ONCE):
-        texts = part.column("text")
-        is_other = compute.match_substring_regex(texts, _OTHER_SPACE)
-        whole.update(texts.filter(is_other).to_pylist())
-        split = compute.split_pattern(texts.filter(compute.invert(is_other)), " ")
-        whole.update(compute.list_element(split, 0).unique().to_pylist())
-        unmerged.append(compute.list_flatten(compute.list_slice(split, 1)).unique())
+    words, unmerged, firsts = _NO_WORDS, [], clips.new_words
+    for start in range(0, len(clips), _TEXTS_AT_ONCE):
+        texts = clips[start : start + _TEXTS_AT_ONCE].column("text")
+        if firsts is not None:
+            texts = texts.filter(firsts.slice(start, len(texts)))
+        unmerged.append(_words_of(texts.take(np.arange(rank, len(texts), ranks)))[0].unique())
         if sum(map(len, unmerged)) > max(len(words), _LEAST_MERGED):
             words, unmerged = pyarrow.concat_arrays([words, *unmerged]).unique(), []
     words = pyarrow.concat_arrays([words, *unmerged]).unique()
+    follows_space = compute.match_substring_regex(words, _FOLLOWS_SPACE)
+    following = words.filter(follows_space)
     lines = (
-        " " + " ".join(words.slice(first, _WORDS_PER_LINE).to_pylist())
-        for first in range(0, len(words), _WORDS_PER_LINE)
+        "".join(following.slice(first, _WORDS_PER_LINE).to_pylist())
+        for first in range(0, len(following), _WORDS_PER_LINE)
     )
-    return vocabulary(tokenizer, whole) | vocabulary(tokenizer, lines)
+    alone = words.filter(compute.invert(follows_space)).to_pylist()
+    return vocabulary(tokenizer, alone) | vocabulary(tokenizer, lines)
+
+
+def new_words(texts: pyarrow.Array) -> pyarrow.Array:
+    """(texts,) bool, whether a text adds words to those of the others that are marked, which alone hold all words."""
+    known, found = _NO_WORDS, np.zeros(len(texts), bool)
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        words, rows = _words_of(texts.slice(start, _TEXTS_AT_ONCE))
+        coded = words.dictionary_encode()
+        is_new = compute.invert(compute.is_in(coded.dictionary, value_set=known))
+        some_row = np.zeros(len(coded.dictionary), np.int64)
+        some_row[coded.indices.to_numpy()] = rows
+        found[start + some_row[is_new.to_numpy(zero_copy_only=False)]] = True
+        known = pyarrow.concat_arrays([known, coded.dictionary.filter(is_new)])
+    return pyarrow.array(found)
+
+
+def _words_of(texts: pyarrow.Array) -> tuple[pyarrow.Array, np.ndarray]:
+    """All words of texts, each with the space before it, and the row of each."""
+    is_one_word = compute.match_substring_regex(texts, _IS_ONE_WORD).to_numpy(zero_copy_only=False)
+    plain, one_word = np.flatnonzero(~is_one_word), np.flatnonzero(is_one_word)
+    split = compute.split_pattern(compute.replace_substring(texts.take(plain), " ", "\n "), "\n")
+    words = pyarrow.concat_arrays([compute.list_flatten(split), texts.take(one_word)])
+    return words, np.concatenate([plain[compute.list_parent_indices(split).to_numpy()], one_word])
+
+
+_NO_WORDS = pyarrow.array([], pyarrow.large_string())

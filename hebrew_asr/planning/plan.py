@@ -116,7 +116,9 @@ class LengthTokenizer:
 
     TOKENS_PER_CHARACTER = 0.343
 
-    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+    def __call__(self, text: str | list[str], **_: Any) -> dict[str, Any]:
+        if isinstance(text, list):
+            return {"input_ids": [self(one)["input_ids"] for one in text]}
         if text.startswith("<|im_start|>"):
             count = 9
         elif text.startswith("<|audio_end|>"):

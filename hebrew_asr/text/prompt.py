@@ -113,6 +113,11 @@ def target_ids(tokenizer: Any, target: str) -> list[int]:
     return [*_ids(tokenizer, target), tokenizer.convert_tokens_to_ids(END_OF_TURN)]
 
 
+def target_lengths(tokenizer: Any, targets: list[str]) -> list[int]:
+    """How many ids :func:`target_ids` gives for each of ``targets``."""
+    return [len(ids) + 1 for ids in tokenizer(targets, add_special_tokens=False)["input_ids"]]
+
+
 def vocabulary(tokenizer: Any, targets: Iterable[str]) -> set[int]:
     """Ids of all that training reads and writes: of the prompt, of every target, and of the end of the turn."""
     found = {*PromptTokens.of(tokenizer).prompt(1), *target_ids(tokenizer, "")}

@@ -217,7 +217,7 @@ def _require_disk_space(spec: RunSpec, asr: Any, weights_by_phase: dict[str, dic
 def _training_vocabulary(clips: Clips, tokenizer: Any, num_rows: int, ranks: dist.Ranks) -> torch.Tensor:
     """(``num_rows``,) bool, the tokens that occur in training. Ranks read a share of the texts each; collective."""
     occurs_V = torch.zeros(num_rows, dtype=torch.int32)
-    occurs_V[list(training_vocabulary(tokenizer, clips[ranks.rank :: ranks.size]))] = 1
+    occurs_V[list(training_vocabulary(tokenizer, clips, ranks.rank, ranks.size))] = 1
     return ranks.max(occurs_V).bool()
 
 

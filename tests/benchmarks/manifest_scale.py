@@ -143,7 +143,7 @@ def rank_main(path: Path, rank: int, ranks: int, model: str) -> None:
             dataset = StepDataset(clips, batching, recipe, tokenizer, EncoderGeometry(), rank)
             dataset.fix_shapes(recipe.epochs * dataset.steps_per_epoch)
         with timed("vocabulary"):
-            training_vocabulary(tokenizer, clips[rank::ranks])
+            training_vocabulary(tokenizer, clips, rank, ranks)
         with timed("first step dealt"):
             dataset._sampler.deal(0)
     started = time.process_time()

@@ -9,6 +9,7 @@ import warnings
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow
@@ -25,8 +26,9 @@ from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.data.clips import Clip, Clips
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.manifest import index_manifest, open_manifest, read_manifest
+from hebrew_asr.data.mapped import open_mapped, write_mapped
 from hebrew_asr.data.sampler import StepSampler
-from hebrew_asr.data.vocabulary import training_vocabulary
+from hebrew_asr.data.vocabulary import new_words, training_vocabulary
 from hebrew_asr.errors import DataError
 from hebrew_asr.text.prompt import build_target, vocabulary
 from tests.support.native import build
@@ -211,4 +213,20 @@ def test_the_words_of_texts_have_the_tokens_of_the_texts(texts):
     tokenizer = build()[1]
     targets = [build_target(text) for text in texts] + texts
     clips = Clips.of([Clip(f"{index}.wav", target, str(index), 1.0) for index, target in enumerate(targets)])
-    assert training_vocabulary(tokenizer, clips) == vocabulary(tokenizer, targets)
+    expected = vocabulary(tokenizer, targets)
+    assert training_vocabulary(tokenizer, clips) == expected
+    with TemporaryDirectory() as folder:
+        write_mapped(Path(folder, "train.arrow"), clips, "")
+        mapped = Clips(open_mapped(Path(folder, "train.arrow"), None)[0], [""])
+    shares = [training_vocabulary(tokenizer, mapped, rank, 3) for rank in range(3)]
+    assert set.union(*shares) == expected
+    part = mapped[len(texts) // 2 :]  # what is marked as new is not new to a part
+    assert training_vocabulary(tokenizer, part) == vocabulary(tokenizer, targets[len(texts) // 2 :])
+
+
+def test_texts_of_known_words_add_none(monkeypatch):
+    """Looked at two texts at a time, and whatever white space they hold."""
+    monkeypatch.setattr("hebrew_asr.data.vocabulary._TEXTS_AT_ONCE", 2)
+    texts = ["א ב", "ג ב", "א ב", "ג ד", "ג  ד", "ג ב ד", "ג  ד", " ב"]
+    found = new_words(pyarrow.array(texts, pyarrow.large_string())).to_pylist()
+    assert found == [True, True, False, True, True, False, False, False]

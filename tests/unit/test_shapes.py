@@ -99,7 +99,7 @@ def test_few_tokens_are_padding_and_few_batches_need_the_largest_shape(profile, 
     batching = derive_batching(load_profile(ROOT / "ds_configs" / f"{profile}.json"), recipe, ranks)
     dataset = StepDataset(draw_clips("train", 20_000), batching, recipe, LengthTokenizer(), GEOMETRY, rank=0)
     shapes = dataset.fix_shapes(5 * dataset.steps_per_epoch)
-    unseen = [dataset._needed_at(dataset._sampler.deal(step)[0][0], step) for step in range(1, 1500, 7)]
+    unseen = dataset._needed_at([(step, dataset._sampler.deal(step)[0][0]) for step in range(1, 1500, 7)])
     found = [fitting(needed, shapes) for needed in unseen]
     assert sum(shape.tokens for shape in found) <= (1 + most_percent / 100) * sum(needed.tokens for needed in unseen)
     assert set(found) <= set(shapes) and found.count(shapes[-1]) <= 0.01 * len(found)
