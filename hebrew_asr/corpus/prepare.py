@@ -36,7 +36,7 @@ from hebrew_asr.data.manifest import has_manifest
 from hebrew_asr.errors import DataError, EnvironmentProblem, UsageError
 from hebrew_asr.files import sync_folder, write_atomically, write_json
 from hebrew_asr.locks import FolderLock, describe
-from hebrew_asr.sources import Source, Unit, is_local, open_source, source_name, unit_name
+from hebrew_asr.sources import Source, Unit, is_on_hub, open_source, source_name, unit_name
 
 SUCCESS = "_SUCCESS"
 """Written last: a folder with it is complete."""
@@ -215,7 +215,7 @@ def _open_sources(options: PrepareOptions, work: Path) -> tuple[list[Source], li
 def _excluded(options: PrepareOptions) -> tuple[str, ...]:
     if options.exclude is not None:
         return options.exclude
-    return () if all(is_local(spec) for spec in options.source) else LEADERBOARD_TESTS
+    return LEADERBOARD_TESTS if any(map(is_on_hub, options.source)) else ()
 
 
 def _asked(options: PrepareOptions) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""READ what people bring: the Hugging Face hub, parquet shards, or a folder of recordings; rows come out.
+"""READ what people bring: the hub, parquet shards here or at a URL, or a folder of recordings; rows come out.
 
 Imports text and audio.
 """
@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from hebrew_asr.errors import DataError, UsageError, did_you_mean
+from hebrew_asr.remote import RemotePath, is_url
 from hebrew_asr.sources.folder import open_folder
 from hebrew_asr.sources.hub import HUB_ID, open_hub
 from hebrew_asr.sources.listings import LISTING_SUFFIXES
@@ -25,6 +26,7 @@ __all__ = [
     "Source",
     "Unit",
     "is_local",
+    "is_on_hub",
     "open_source",
     "source_name",
     "unit_name",
@@ -44,25 +46,33 @@ def open_source(spec: str, *, held_out: bool = False, pinned: str | None = None)
     """Open a hub id, a folder of parquet shards, a folder of audio and text, or one parquet, JSONL, CSV or TSV file.
 
     Args:
-        spec: a path that exists, or ``owner/name[:config][@revision]`` on the hub.
+        spec: a path that exists, the URL of a parquet file or of a folder of them, or
+            ``owner/name[:config][@revision]`` on the hub.
         held_out: all of it is test data: kept out of training, and so is what overlaps it.
         pinned: commit to use for a hub id that names none.
 
     Raises:
-        UsageError: ``spec`` is neither, or asks to train on a public test set.
+        UsageError: ``spec`` is none of these, or asks to train on a public test set.
         DataError, EnvironmentProblem: it cannot be read, by name.
     """
     if is_local(spec):
         # Not resolved: in the hub's cache a file is a link to one with a hash for its name.
         return _open_local(Path(os.path.normpath(Path(spec).absolute())), source_name(spec), held_out)
-    source_name(spec)
+    name = source_name(spec)
+    if is_url(spec):
+        return _open_url(RemotePath(spec), name, held_out)
     if spec.partition("@")[0].partition(":")[0] in PUBLIC_TEST_SETS and not held_out:
         raise UsageError(f"--source {spec} is a public test set: training on it voids its scores. Give it to --exclude")
     return open_hub(spec, held_out=held_out, pinned=pinned)
 
 
+def is_on_hub(spec: str) -> bool:
+    """Whether a source lies on the Hugging Face hub."""
+    return spec.startswith("hf://") if is_url(spec) else not is_local(spec)
+
+
 def is_local(spec: str) -> bool:
-    """Whether a source is a file or folder on this machine rather than a hub id."""
+    """Whether a source is a file or folder on this machine."""
     return os.path.exists(spec)  # noqa: PTH110 (Path's raises for a name that is too long)
 
 
@@ -72,6 +82,8 @@ def source_name(spec: str) -> str:
         path = Path(os.path.normpath(Path(spec).absolute()))
         cached = _IN_CACHE.search(path.as_posix()) if path.is_dir() else None
         return re.sub(r"[^\w.-]+", "-", cached["name"] if cached else path.name if path.is_dir() else path.stem)
+    if is_url(spec):
+        return re.sub(r"[^\w.-]+", "-", RemotePath(spec).name.removesuffix(".parquet"))
     match = HUB_ID.fullmatch(spec)
     if match is None or spec.startswith("."):
         hint = did_you_mean(spec, _beside(Path(spec)))
@@ -85,6 +97,17 @@ def _beside(path: Path) -> list[str]:
         return [str(other) for other in path.parent.iterdir()]
     except (OSError, ValueError):
         return []
+
+
+def _open_url(path: RemotePath, name: str, held_out: bool) -> Source:
+    tests = [test for test in PUBLIC_TEST_SETS if re.search(rf"/{re.escape(test)}([@/]|$)", str(path))]
+    if tests and not held_out:
+        raise UsageError(f"--source {path} is a public test set: training on it voids its scores. Give it to --exclude")
+    is_file = path.name.endswith(".parquet")
+    shards = [path] if is_file else [found for found in path.files() if found.name.endswith(".parquet")]
+    if not shards:
+        raise DataError(f"source {path}: no parquet files are there. Recordings are read on this machine only")
+    return open_parquet(name, shards, path.parent if is_file else path, all_held_out=held_out)
 
 
 def _open_local(path: Path, name: str, held_out: bool) -> Source:

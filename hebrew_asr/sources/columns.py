@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hebrew_asr.errors import DataError
+from hebrew_asr.remote import RemotePath
 from hebrew_asr.sources.rows import Row
 from hebrew_asr.sources.timestamps import has_timestamps
 
@@ -31,7 +32,7 @@ class Place:
     """Where a row stands: its fallback identity, and the folder that relative audio paths start at."""
 
     id: str
-    folder: Path
+    folder: Path | RemotePath
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def _audio(row: dict[str, Any], place: Place) -> bytes | str:
         return b""
     if not isinstance(value, str):
         raise DataError(f"row {place.id}: its audio is {type(value).__name__}, not the bytes of a file or its path")
+    if isinstance(place.folder, RemotePath):
+        raise DataError(f"row {place.id}: its audio lies beside the table: copy both to this machine")
     return str(place.folder / value)
 
 

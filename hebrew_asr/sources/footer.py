@@ -17,6 +17,8 @@ from typing import BinaryIO, TypeVar
 import pyarrow
 import pyarrow.parquet
 
+from hebrew_asr.remote import RemotePath
+
 _MAGIC = b"PAR1"
 _CLOSING_BYTES = 8  # the footer's length, and the magic
 _WINDOW_BYTES = 1 << 20
@@ -54,7 +56,7 @@ class RowGroups:
     tail: tuple[int, int]
     """And after it."""
 
-    def footer(self, path: Path) -> pyarrow.parquet.FileMetaData:
+    def footer(self, path: Path | RemotePath) -> pyarrow.parquet.FileMetaData:
         """The file's footer without its other row groups; its ``num_rows`` counts all the same.
 
         Raises:
@@ -68,7 +70,7 @@ class RowGroups:
         return pyarrow.parquet.read_metadata(pyarrow.BufferReader(alone))
 
 
-def row_groups(path: Path, rows_at_once: int) -> list[RowGroups]:
+def row_groups(path: Path | RemotePath, rows_at_once: int) -> list[RowGroups]:
     """The row groups of a file, as many together as it takes to hold ``rows_at_once`` rows; at least one, maybe empty.
 
     Raises:

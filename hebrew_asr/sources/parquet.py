@@ -1,9 +1,10 @@
-"""Local parquet shards: which rows they hold, and reading them without decoding any audio."""
+"""Parquet shards, on this machine or elsewhere: which rows they hold, and reading them without decoding any audio."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow
 import pyarrow.parquet
 
 from hebrew_asr.errors import DataError
+from hebrew_asr.remote import RemotePath, path_of
 from hebrew_asr.sources.columns import ADAPTERS, Place, choose_adapter
 from hebrew_asr.sources.footer import RowGroups, row_groups
 from hebrew_asr.sources.rows import ROWS_PER_UNIT, Row, Source, Unit, is_held_out
@@ -42,12 +44,15 @@ class ParquetUnit:
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Rows with their position in the shard. Raises DataError when the file cannot be read."""
         adapter = next(adapter for adapter in ADAPTERS if adapter.name == self.adapter)
-        path, position = Path(self.path), self.first_row
+        path, position = path_of(self.path), self.first_row
         try:
             footer = self.groups.footer(path)
-            with pyarrow.parquet.ParquetFile(
-                path, metadata=footer, buffer_size=_BUFFER_BYTES, pre_buffer=False
-            ) as file:
+            with (
+                path.open("rb") if isinstance(path, RemotePath) else nullcontext(path) as opened,
+                pyarrow.parquet.ParquetFile(
+                    opened, metadata=footer, buffer_size=_BUFFER_BYTES, pre_buffer=False
+                ) as file,
+            ):
                 for batch in file.iter_batches(self._rows_at_once(footer), columns=self.columns, use_threads=False):
                     for row in batch.to_pylist():
                         yield position, adapter.convert(row, Place(f"{self.shard:05d}-{position:06d}", path.parent))
@@ -63,12 +68,12 @@ class ParquetUnit:
 
 
 @dataclass(frozen=True)
-class LocalShard:
-    """A parquet file on this machine."""
+class FileShard:
+    """A parquet file that is read in place, on this machine or elsewhere."""
 
     dataset: str
     index: int
-    path: Path
+    path: Path | RemotePath
     name: str
     held_out: bool
 
@@ -87,7 +92,7 @@ class LocalShard:
         return parquet_units(self.dataset, self.index, self.path, self.held_out)
 
 
-def parquet_units(dataset: str, shard: int, path: Path, held_out: bool) -> list[Unit]:
+def parquet_units(dataset: str, shard: int, path: Path | RemotePath, held_out: bool) -> list[Unit]:
     """Cut one parquet file into units. Raises DataError when it is unreadable or its columns are unknown."""
     try:
         found = row_groups(path, ROWS_PER_UNIT)
@@ -97,29 +102,31 @@ def parquet_units(dataset: str, shard: int, path: Path, held_out: bool) -> list[
     adapter = choose_adapter(present, where=f"source {dataset}, file {path.name}")
     columns = tuple(adapter.columns_in(present))
     units: list[Unit] = []
-    first_row = 0
+    place, first_row = path.url if isinstance(path, RemotePath) else str(path), 0
     for groups in found:
         units.append(
-            ParquetUnit(dataset, shard, first_row, groups.rows, held_out, str(path), adapter.name, columns, groups)
+            ParquetUnit(dataset, shard, first_row, groups.rows, held_out, place, adapter.name, columns, groups)
         )
         first_row += groups.rows
     return [unit for unit in units if unit.num_rows]
 
 
-def open_parquet(name: str, paths: list[Path], root: Path, *, all_held_out: bool) -> Source:
-    """A source of local parquet files; test and validation shards are told by their names (``is_held_out``)."""
-    names = [str(path.relative_to(root)) for path in paths]
+def open_parquet(
+    name: str, paths: Sequence[Path | RemotePath], root: Path | RemotePath, *, all_held_out: bool
+) -> Source:
+    """A source of parquet files; test and validation shards are told by their names (``is_held_out``)."""
+    names = [str(path.relative_to(root)) for path in paths]  # type: ignore[arg-type]
     content = hashlib.sha256()
     for path, shard in zip(paths, names, strict=True):
         content.update(f"{shard}\0{path.stat().st_size}\0".encode() + _tail_of(path))
     shards = tuple(
-        LocalShard(name, index, path, shard, all_held_out or is_held_out(shard))
+        FileShard(name, index, path, shard, all_held_out or is_held_out(shard))
         for index, (path, shard) in enumerate(zip(paths, names, strict=True))
     )
     return Source(name, f"sha256:{content.hexdigest()}", shards)
 
 
-def _tail_of(path: Path) -> bytes:
+def _tail_of(path: Path | RemotePath) -> bytes:
     """The end of a parquet file, where its row counts and offsets are: cheap evidence of its content."""
     with path.open("rb") as stream:
         stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))

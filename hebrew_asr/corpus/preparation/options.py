@@ -27,8 +27,8 @@ class PrepareOptions:
     """What to prepare, and how."""
 
     source: Annotated[tuple[str, ...], Field(min_length=1)] = RECIPE_SOURCES
-    """Where clips come from: hub ids (owner/name[:config][@revision]), folders of parquet shards, folders of audio
-    with texts, listings or Kaldi tables, or single parquet, JSON, CSV or TSV files. By default the Round 2 recipe."""
+    """Hub ids (owner/name[:config][@revision]); parquet files or folders of them, at URLs too (https, s3, gs, hf: pip
+    install 'hebrew-asr[remote]'); folders of audio with texts, listings or Kaldi tables; JSON, CSV or TSV files."""
 
     out: Path = DEFAULT_FOLDER
     """Folder to make: train.jsonl, eval.jsonl, clips/, dropped.jsonl, manifest.json and, when all is done, _SUCCESS."""
