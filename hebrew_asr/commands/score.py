@@ -14,18 +14,18 @@ import tyro
 class Command:
     """Count word and character errors of transcripts, whoever made them, as eval counts its own.
 
-    Text files are matched line by line; JSON lines, CSV and TSV by id. A manifest is a file of references, and what
-    eval writes holds both. Every rate is told in three normalizers, each by its name.
+    Text files are matched line by line; JSON lines, CSV, TSV, Kaldi's text and sclite's .trn by id. A manifest is a
+    file of references, and what eval writes holds both. Every rate is told in three normalizers, each by its name.
 
     $ hebrew-asr score eval.jsonl theirs.csv
     $ hebrew-asr score heard --json
     """
 
     reference: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="REF")]
-    """What was said: .txt, .jsonl, .csv or .tsv."""
+    """What was said: .txt, .jsonl, .csv, .tsv, .trn, or Kaldi's file named text."""
     hypothesis: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="HYP")] = None
     """What was heard; not needed where REF holds both."""
-    out: Path | None = None
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder for hypotheses.jsonl, figures.json, clips.csv and clips.html."""
     json: bool = False
     """Print the figures as one JSON object."""

@@ -1,9 +1,10 @@
-"""Files of transcripts, ours and anybody's: text line by line, JSON lines by id, CSV and TSV by id."""
+"""Files of transcripts, ours and anybody's: text line by line; by id JSON lines, CSV, TSV, Kaldi's and sclite's."""
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path, PurePath
@@ -18,7 +19,11 @@ HYPOTHESES = "hypotheses.jsonl"
 
 _IDS = ("id", "clip_id", "utt_id", "file", "audio", "audio_filepath", "path", "filename")
 _REFERENCES = ("reference", "ref", "transcript", "transcription", "sentence", "text")
-_HYPOTHESES = ("hypothesis", "hyp", "prediction", "pred_text", "text", "transcript", "transcription")
+_HEARD = ("hypothesis", "hyp", "prediction", "pred_text")
+"""Names that only a hypothesis has: beside one of them, a row holds its reference too."""
+_HYPOTHESES = (*_HEARD, "text", "transcript", "transcription")
+_KALDI = re.compile(r"(?P<id>\S+)(?P<text>.*)")
+_TRN = re.compile(r"(?P<text>.*)\((?P<id>[^()\s]+)\)\s*")
 _MAX_NAMED = 3
 
 Row = dict[str, Any]
@@ -49,12 +54,16 @@ def read_pairs(reference: str | Path, hypothesis: str | Path | None) -> list[Tra
 
 
 def _both(file: Path, rows: list[str] | dict[str, Row]) -> list[Transcript]:
-    if isinstance(rows, list) or not all("reference" in row and "hypothesis" in row for row in rows.values()):
+    if isinstance(rows, list) or not all(_holds_both(row) for row in rows.values()):
         raise DataError(f"{file} does not hold both reference and hypothesis of each clip; give a second file")
     return [
-        _transcript(key, row, _text(file, key, row, ("reference",)), _text(file, key, row, ("hypothesis",)))
+        _transcript(key, row, _text(file, key, row, _REFERENCES), _text(file, key, row, _HEARD))
         for key, row in rows.items()
     ]
+
+
+def _holds_both(row: Row) -> bool:
+    return bool(row.keys() & set(_HEARD) and row.keys() & set(_REFERENCES))
 
 
 def _matched(file: Path, rows: dict[str, Row], other: Path, others: dict[str, Row]) -> list[Transcript]:
@@ -112,13 +121,29 @@ def _rows(file: Path) -> list[str] | dict[str, Row]:
             found: list[str] | dict[str, Row] = _unique(file, _json_lines(file, text))
         case ".csv" | ".tsv":
             found = _unique(file, _table(file, text, "\t" if file.suffix.lower() == ".tsv" else ","))
+        case ".trn":
+            found = _unique(file, _lines_of(_TRN, file, text))
+        case "" if file.name == "text":
+            found = _unique(file, _lines_of(_KALDI, file, text))
         case ".txt" | "":
             found = text.removesuffix("\n").split("\n") if text else []
         case other:
-            raise UsageError(f"{file}: {other} is no kind of transcripts that is read; give .txt, .jsonl, .csv or .tsv")
+            raise UsageError(
+                f"{file}: {other} is no kind of transcripts that is read; give .txt, .jsonl, .csv, .tsv, .trn or text"
+            )
     if not found:
         raise DataError(f"{file} holds no transcripts")
     return [line.rstrip("\r") for line in found] if isinstance(found, list) else found
+
+
+def _lines_of(form: re.Pattern[str], file: Path, text: str) -> Iterable[tuple[str, Row]]:
+    """Kaldi's ``id words`` or sclite's ``words (id)``."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            match = form.fullmatch(line.strip())
+            if match is None:
+                raise DataError(f"{file}, line {number} has no id: sclite's files hold lines such as: words (id)")
+            yield match["id"], {"text": match["text"].strip()}
 
 
 def _json_lines(file: Path, text: str) -> Iterable[tuple[str, Row]]:
@@ -152,6 +177,8 @@ def _key(file: Path, number: int, row: Row) -> str:
     for name in _IDS:
         if isinstance(row.get(name), str | int) and row[name] != "":
             return str(row[name])
+    if _holds_both(row):
+        return str(number)  # which nothing else has to match
     raise DataError(f"{file}, line {number} has no id; name it by one of {', '.join(_IDS)}")
 
 

@@ -115,6 +115,9 @@ def written(folder: Path) -> list[tuple[Path, Path | None]]:
         (table("ref.tsv", "sentence", [1], "\t"), folder / "hyp.csv"),
         (manifest, heard),
         (both, None),
+        (lines("nemo.jsonl", [json.dumps({"text": r, "pred_text": h}) for _, r, h in rows]), None),
+        (lines("ref.trn", [f"{r} ({i})" for i, r, _ in rows]), lines("hyp.trn", [f"{h}({i})" for i, _, h in rows])),
+        (lines("text", [f"{i} {r}" for i, r, _ in rows]), by_id),
     ]
 
 
@@ -141,6 +144,7 @@ def test_anybodys_files_give_the_same_counts(tmp_path):
         (("r.docx", "א"), ("h.txt", "א\n"), "no kind of transcripts"),
         (("r.txt", ""), ("h.txt", "א\n"), "holds no transcripts"),
         (("r.jsonl", '{"id": 1, "text": 7}\n'), ("h.jsonl", '{"id": 1, "text": "א"}\n'), "is no text"),
+        (("r.trn", "א (1)\nב\n"), ("h.txt", "א\n"), "line 2 has no id"),
         (("r.csv", "id,text,text\n1,א,ב\n"), ("h.csv", "id,text\n1,א\n"), "two columns of one name"),
     ],
 )
