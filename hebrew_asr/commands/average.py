@@ -33,7 +33,7 @@ class Command:
 
     run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run directory, such as runs/round2."""
-    out: Path
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Folder to make; it must not exist, or be empty."""
     steps: list[PositiveInt] = field(default_factory=list)
     """Of the checkpoints to average; all that the run keeps of its last phase unless given."""

@@ -32,11 +32,11 @@ class Command:
     model: str
     """Folder or hub id of a Qwen3-ASR model, such as runs/round2/final, or a run directory that holds a final/."""
     data: str | None = None
-    """Manifest (JSONL), such as qwen3_asr_round2_data/eval.jsonl."""
+    """Manifest (JSONL), such as qwen3_asr_round2_data/eval.jsonl, or the folder of a set, whose eval.jsonl is taken."""
     set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """A set of the Hebrew leaderboard: eval-d1, eval-whatsapp, saspeech, fleurs, common-voice, hebrew-speech-kan; or
     NAME=PATH, or PATH of a copy here (parquet). May be given again."""
-    out: Path | None = None
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder for hypotheses.jsonl, figures.json, clips.csv and clips.html."""
     mode: Literal["strict", "ivrit", "lenient"] = "strict"
     """Normalizer of the rates that --json gives outside "modes"."""
@@ -96,6 +96,8 @@ class Command:
         from hebrew_asr.inference.test_sets import open_test_set
 
         if self.data is not None:
+            if Path(self.data).is_dir():
+                self.data = str(Path(self.data, "eval.jsonl"))
             clips = read_manifest(self.data, allow_outside=self.allow_outside)
             return iter(utterances_of(clips, "")), sum(clip.duration_s for clip in clips)
         return chain.from_iterable([open_test_set(spec) for spec in self.set]), None

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
 from hebrew_asr.config.values import PositiveInt
 
 if TYPE_CHECKING:
+    from hebrew_asr.inference.formats import Format
     from hebrew_asr.inference.inputs import Input
     from hebrew_asr.inference.long_form import Transcript
     from hebrew_asr.inference.progress import SoundProgress
+
+
+FORMATS: tuple[Format, ...] = ("txt", "srt", "vtt", "tsv", "json")
+_GREEDY = "decoding is greedy, and what cannot have been said is tried again by itself: there is nothing to set"
+_SEGMENTS = "times are those of segments: words could not be placed well enough to be told"
+_LINES = "subtitles have two lines of at most 42 characters"
 
 
 @dataclass
@@ -27,25 +37,46 @@ class Command:
     $ hebrew-asr transcribe --model runs/round2 --format srt --out subtitles recordings/
     """
 
+    ELSEWHERE: ClassVar[dict[str, str]] = {
+        "task": "what is said is written in the language that it is said in; nothing is translated",
+        **dict.fromkeys(("word_timestamps", "highlight_words", "max_words_per_line"), _SEGMENTS),
+        **dict.fromkeys(
+            ("beam_size", "best_of", "patience", "temperature", "length_penalty", "no_speech_threshold"), _GREEDY
+        ),
+        **dict.fromkeys(
+            ("compression_ratio_threshold", "logprob_threshold", "hallucination_silence_threshold"), _GREEDY
+        ),
+        **dict.fromkeys(("fp16", "compute_type"), "give --dtype float16, bfloat16 or float32"),
+        **dict.fromkeys(("vad_filter", "vad_method"), "speech is always searched for first"),
+        **dict.fromkeys(("max_line_width", "max_line_count"), _LINES),
+        **dict.fromkeys(("model_dir", "model_directory"), "give --model DIR"),
+        "condition_on_previous_text": "it is off unless --condition-on-previous is given, without a value",
+        "threads": "set the variable OMP_NUM_THREADS",
+        "verbose": "a bar shows progress on a terminal, and text goes to stdout unless --out is given",
+    }
+    """Options of Whisper's tools that are none here, and what to do."""
+
     files: Annotated[list[str], tyro.conf.Positional]
     """Files, folders (with all audio and video below), patterns such as '*.mp3', or - for standard input."""
-    model: str
+    model: Annotated[str, tyro.conf.arg(aliases=["-m"])]
     """Folder or hub id of a Qwen3-ASR model, or the folder of a run, such as demo-run."""
-    format: Literal["txt", "srt", "vtt", "tsv", "json"] = "txt"
-    """What is written: text, subtitles, or segments with their times."""
-    out: str | None = None
+    format: Annotated[
+        Literal["txt", "srt", "vtt", "tsv", "json", "all"], tyro.conf.arg(aliases=["-f", "--output-format"])
+    ] = "txt"
+    """What is written: text, subtitles, segments with their times, or all of these."""
+    out: Annotated[str | None, tyro.conf.arg(aliases=["-o", "--output-dir"])] = None
     """Folder to write one file a recording into, such as talk.srt for talk.mp3."""
     skip_existing: bool = False
     """Pass over recordings whose file is already in --out."""
     overwrite: bool = False
     """Replace files that are already in --out; otherwise nothing starts if there are any."""
-    language: str = "Hebrew"
+    language: Annotated[str, tyro.conf.arg(aliases=["-l"])] = "Hebrew"
     """Language that is spoken, by name or code (he, iw, Hebrew, en, …), or auto to let the model say."""
-    prompt: str = ""
+    prompt: Annotated[str, tyro.conf.arg(aliases=["--initial-prompt"])] = ""
     """Context: names and terms that occur, in their spelling."""
     condition_on_previous: bool = False
     """Tell the model what was said just before; slower, since pieces are then decoded one by one."""
-    batch: PositiveInt = 16
+    batch: Annotated[PositiveInt, tyro.conf.arg(aliases=["--batch-size"])] = 32
     """Pieces decoded together."""
     device: str = "auto"
     """Such as cpu, cuda or cuda:1; auto takes a GPU if there is one."""
@@ -64,55 +95,79 @@ class Command:
         language_name(self.language)  # a wrong name is told before the model is loaded
         inputs, errors = find_inputs(self.files)
         several = len(inputs) > 1
+        if self.out is None and self.format == "all":
+            raise UsageError(f"--format all writes {len(FORMATS)} files a recording: give --out FOLDER")
         if self.out is None and several and self.format in ("srt", "vtt", "tsv"):
             raise UsageError(f"{len(inputs)} files as one {self.format} would mix their times: give --out FOLDER")
         if self.out is None and (self.skip_existing or self.overwrite):
             raise UsageError("--skip-existing and --overwrite speak of files in --out FOLDER, which is not given")
         paths = self._paths(inputs)
         if self.skip_existing:
-            inputs = [one for one in inputs if not paths[one.name].exists()]
-        failed = self._transcribe(inputs, paths, errors, several)
-        return DataError.exit_code if failed else 0
+            inputs = [one for one in inputs if not all(path.exists() for path in paths[one.name])]
+        self._check_out(inputs)
+        return DataError.exit_code if self._transcribe(inputs, paths, errors, several) else 0
 
-    def _paths(self, inputs: list[Input]) -> dict[str, Path]:
-        """The file to write for each input, where files are written at all."""
+    @property
+    def _forms(self) -> tuple[Format, ...]:
+        return FORMATS if self.format == "all" else (self.format,)
+
+    def _paths(self, inputs: list[Input]) -> dict[str, tuple[Path, ...]]:
+        """The files to write for each input, one a format, where files are written at all."""
         from hebrew_asr.errors import UsageError
         from hebrew_asr.inference.inputs import output_paths
 
         if self.out is None:
             return {}
-        paths = dict(zip((one.name for one in inputs), output_paths(inputs, Path(self.out), self.format), strict=True))
-        there = [str(path) for path in paths.values() if path.exists()]
+        by_form = [output_paths(inputs, Path(self.out), form) for form in self._forms]
+        paths = dict(zip((one.name for one in inputs), zip(*by_form, strict=True), strict=True))
+        there = [str(path) for path in chain.from_iterable(paths.values()) if path.exists()]
         if there and not (self.skip_existing or self.overwrite):
             more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-            raise UsageError(f"{there[0]}{more} exists: --skip-existing keeps such files, --overwrite replaces them")
+            raise UsageError(
+                f"{there[0]}{more} exist{'s' * (len(there) == 1)}: --skip-existing keeps such files, --overwrite "
+                f"replaces them"
+            )
         return paths
 
-    def _transcribe(self, inputs: list[Input], paths: dict[str, Path], errors: list, several: bool) -> bool:
-        """Whether anything failed."""
+    def _check_out(self, inputs: list[Input]) -> None:
+        """Before hours of decoding, that their text can be written; the folder is made."""
+        from hebrew_asr.errors import EnvironmentProblem
+
+        if self.out is None or not inputs:
+            return
+        try:
+            Path(self.out).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EnvironmentProblem(f"cannot make the folder --out {self.out}: {error.strerror}") from error
+        if not os.access(self.out, os.W_OK | os.X_OK):
+            raise EnvironmentProblem(f"cannot write to --out {self.out}: it is read-only, or another user's")
+
+    def _transcribe(self, inputs: list[Input], paths: dict[str, tuple[Path, ...]], errors: list, several: bool) -> int:
+        """How many names and recordings failed."""
         from hebrew_asr.inference.load import load_transcriber
         from hebrew_asr.inference.long_form import Options, transcribe_all
         from hebrew_asr.inference.progress import sound_progress
 
-        failed = bool(errors)
+        for error in errors:
+            print(f"error: {error}", file=sys.stderr)
+        if not inputs:
+            return len(errors)
+        failed = 0
+        transcriber = load_transcriber(self.model, self.language, device=self.device, dtype=self.dtype)
+        options = Options(self.prompt, self.condition_on_previous, self.batch)
+        recordings = ((one.name, one.blocks()) for one in inputs)
         with sound_progress(None) as progress:
-            for error in errors:
-                progress.tell(f"error: {error}")
-            if not inputs:
-                return failed
-            transcriber = load_transcriber(self.model, self.language, device=self.device, dtype=self.dtype)
-            options = Options(self.prompt, self.condition_on_previous, self.batch)
-            recordings = ((one.name, one.blocks()) for one in inputs)
             for name, outcome in transcribe_all(transcriber, recordings, options, on_decoded=progress.add):
-                failed |= self._tell(name, outcome, paths.get(name), several, progress)
-            progress.tell(f"{len(inputs)} recording{'s' * (len(inputs) > 1)}, {progress.pace}")
-        return failed
+                failed += self._tell(name, outcome, paths.get(name, ()), several, progress)
+            unused = f", {failed} of them of no use" if failed else ""
+            progress.tell(f"{len(inputs)} recording{'s' * (len(inputs) > 1)}{unused}, {progress.pace}")
+        return len(errors) + failed
 
     def _tell(
         self,
         name: str,
         outcome: Transcript | Exception,
-        path: Path | None,
+        paths: tuple[Path, ...],
         several: bool,
         progress: SoundProgress,
     ) -> bool:
@@ -126,15 +181,17 @@ class Command:
         if isinstance(outcome, Exception):
             progress.tell(f"error: {outcome}")
             return True
-        if path is not None:
+        for form, path in zip(self._forms, paths, strict=False):  # no paths where nothing is written
             try:
-                write_atomically(path, formatted(outcome, self.format, name))
+                write_atomically(path, formatted(outcome, form, name))
             except OSError as error:
                 raise EnvironmentProblem(f"cannot write {path}: {error.strerror}") from error
-        elif self.json or (self.format == "json" and several):
+        if paths:
+            return False
+        if self.json or (self.format == "json" and several):
             print(json.dumps(as_values(outcome, name), ensure_ascii=False), flush=True)
         elif self.format == "txt":
             print(f"{name}\t{outcome.text}" if several else outcome.text, flush=True)
         else:
-            print(formatted(outcome, self.format, name), end="", flush=True)
+            print(formatted(outcome, self._forms[0], name), end="", flush=True)
         return False

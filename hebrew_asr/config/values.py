@@ -136,22 +136,30 @@ def parse_options(options: type[Kind], program: str, argv: list[str]) -> Kind:
 
 
 def _refuse_unknown(options: type, program: str, argv: list[str]) -> None:
-    """tyro names the nearest option only where no other is missing, and in a box of ten lines."""
+    """tyro names the nearest option only where no other is missing, and in a box of ten lines.
+
+    A command's ``ELSEWHERE`` says what stands for options of other tools, by their names with underscores.
+    """
     known = {"help", *option_names(options)}
     known |= {f"no-{entry.name.replace('_', '-')}" for entry in entries(options) if entry.hint is bool}
     for word in argv[: argv.index("--") if "--" in argv else None]:
         name = word[2:].partition("=")[0].replace("_", "-")
         if word.startswith("--") and name not in known:
+            elsewhere = getattr(options, "ELSEWHERE", {}).get(name.replace("-", "_"))
+            if elsewhere:
+                raise UsageError(f"{program} has no option --{name}: {elsewhere}")
             close = nearest(name, known)
             hint = f"did you mean --{close}?" if close else f"see {program} --help"
             raise UsageError(f"{program} has no option --{name} ({hint})")
 
 
 def option_names(options: type) -> Iterator[str]:
-    """How the fields of a command's dataclass are spelled after ``--``."""
+    """How the fields of a command's dataclass are spelled after ``--``, with their other names."""
     for entry in entries(options):
         own = next((name for mark in entry.marks if (name := getattr(mark, "name", None))), None)
         yield own or entry.name.replace("_", "-")
+        for mark in entry.marks:
+            yield from (name[2:] for name in getattr(mark, "aliases", None) or () if name.startswith("--"))
 
 
 def _options_of_several_values(options: type) -> Iterator[str]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import soundfile
 
 from hebrew_asr.audio.decode import decode_blocks
+from hebrew_asr.audio.reading import MOST_CHANNELS, RATES_HZ
 from hebrew_asr.audio.source import AUDIO_SUFFIXES
-from hebrew_asr.errors import DataError
+from hebrew_asr.errors import DataError, UsageError
 
 STDIN = ("-", "/dev/stdin")
 
@@ -131,3 +135,52 @@ def output_paths(inputs: Sequence[Input], folder: Path, suffix: str) -> list[Pat
         taken.add(numbered.casefold())
         paths.append(folder / f"{numbered}.{suffix}")
     return paths
+
+
+def blocks_of_any(sound: Any, rate_hz: int) -> Iterator[np.ndarray]:
+    """The sound of whatever a program holds, as :func:`decode_blocks` gives it.
+
+    Args:
+        sound: path of an audio or video file, its content, an open binary file, or samples: a NumPy array or a tensor,
+            of shape (samples,), (samples, channels) or (channels, samples). Floats have full scale at 1, integers at
+            their largest value.
+        rate_hz: of samples; files say their own.
+
+    Raises:
+        UsageError: ``sound`` is none of these. DataError, while iterating: it cannot be used.
+    """
+    import torch  # seconds, which names of files do without
+
+    if isinstance(sound, (str, Path, bytes)) or (hasattr(sound, "read") and not isinstance(sound, io.TextIOBase)):
+        return decode_blocks(sound)
+    if isinstance(sound, (bytearray, memoryview)):
+        return decode_blocks(bytes(sound))
+    if isinstance(sound, torch.Tensor):
+        sound = (sound.float() if sound.is_floating_point() else sound).detach().cpu().numpy()
+    if not isinstance(sound, np.ndarray):
+        raise UsageError(
+            f"cannot transcribe a {type(sound).__name__}: give a path, the content of a file, an open binary file, or "
+            f"samples as a NumPy array or a tensor; of several recordings give one at a time"
+        )
+    return decode_blocks(_wav_of(sound, rate_hz), name="the array")
+
+
+def _wav_of(samples: np.ndarray, rate_hz: int) -> bytes:
+    """Samples as the content of a file: so they go the way of all recordings."""
+    if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
+        samples = samples.T
+    channels = 1 if samples.ndim == 1 else samples.shape[-1]
+    if samples.ndim not in (1, 2) or not samples.size or channels > MOST_CHANNELS:
+        raise UsageError(f"an array of shape {samples.shape} is no recording: give (samples,) or (samples, channels)")
+    if rate_hz not in range(RATES_HZ[0], RATES_HZ[1] + 1):
+        raise UsageError(f"rate_hz is {rate_hz!r}; it can be {RATES_HZ[0]} to {RATES_HZ[1]}")
+    if samples.dtype == np.uint8:  # its silence is 128
+        samples = (samples.astype(np.int16) - 128) << 8
+    kinds = {"int16": "PCM_16", "int32": "PCM_32", "float16": "FLOAT", "float32": "FLOAT", "float64": "FLOAT"}
+    kind = kinds.get(samples.dtype.name)
+    if kind is None:
+        raise UsageError(f"an array of {samples.dtype} is no recording: give float16 to 64, int16, int32 or uint8")
+    scaled = samples.astype(np.float32 if kind == "FLOAT" else samples.dtype.newbyteorder("="))  # as soundfile takes it
+    content = io.BytesIO()
+    soundfile.write(content, scaled, int(rate_hz), kind, format="WAV")
+    return content.getvalue()

@@ -6,13 +6,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import islice
 from typing import Generic, TypeVar
 
 import numpy as np
 
-from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, decode_blocks
+from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
 from hebrew_asr.audio.segment import split_at_pauses
+from hebrew_asr.cores import usable_cores
 from hebrew_asr.errors import DataError
 from hebrew_asr.inference.guards import suspicion, without_loops
 from hebrew_asr.inference.pieces import Piece, cut
@@ -20,6 +21,8 @@ from hebrew_asr.inference.transcriber import Heard, Transcriber
 
 _CONTEXT_CHARACTERS = 200
 _OUTCOMES_AT_ONCE = 64
+_MOST_READERS, _READ_AHEAD = 8, 4
+"""Threads that read recordings, and pieces that each has ready."""
 Key = TypeVar("Key")
 
 
@@ -62,7 +65,10 @@ class Options:
     """Context for every piece: names, topic, spelling."""
     condition_on_previous: bool = False
     """Also tell the model what was said just before; pieces are then decoded one by one."""
-    batch_pieces: int = 16
+    batch_pieces: int = 32
+    batches_at_once: int = 4
+    """Read together and sorted by length, so that a short piece does not wait in its batch for a long one. Fewer tell
+    segments sooner."""
 
 
 @dataclass(eq=False)
@@ -76,13 +82,13 @@ class _Recording(Generic[Key]):
 _Item = tuple[_Recording[Key], Piece | float | DataError]
 
 
-def transcribe_recording(transcriber: Transcriber, sound: str | Path | bytes, options: Options) -> Transcript:
+def transcribe_recording(transcriber: Transcriber, blocks: Iterable[np.ndarray], options: Options) -> Transcript:
     """One recording, as :func:`transcribe_all`.
 
     Raises:
         DataError: it cannot be decoded.
     """
-    (_, outcome), *_ = transcribe_all(transcriber, [(0, decode_blocks(sound))], options)
+    (_, outcome), *_ = transcribe_all(transcriber, [(0, blocks)], options)
     if isinstance(outcome, DataError):
         raise outcome
     return outcome
@@ -97,29 +103,29 @@ def transcribe_all(
 ) -> Iterator[tuple[Key, Transcript | DataError]]:
     """Transcripts in the order of the recordings, each as soon as its last piece is decoded.
 
-    The next batch is read and searched for speech while one is decoded. So two batches of pieces and two blocks are in
-    memory, however long the recordings are.
+    What is decoded next is read and searched for speech meanwhile. So twice ``batches_at_once`` batches of pieces and
+    two blocks are in memory, however long the recordings are.
 
     Args:
         transcriber: the model.
-        recordings: keys, and blocks as :func:`decode_blocks` gives them; nothing of a recording is read before it is
-            its turn. A ``DataError`` among its blocks is its outcome.
+        recordings: keys, and blocks as :func:`decode_blocks` gives them, of which some are read in other threads, a few
+            recordings ahead. A ``DataError`` among its blocks is a recording's outcome.
         options: how.
         on_segment: told of each segment as it is decoded, those of a recording in order.
         on_decoded: told the seconds of speech of each batch.
     """
     open_recordings: deque[_Recording[Key]] = deque()
-    for batch in _ahead(_items(transcriber, recordings), 1 if options.condition_on_previous else options.batch_pieces):
+    most = 1 if options.condition_on_previous else options.batches_at_once * options.batch_pieces
+    for batch in _ahead(_items(transcriber, recordings), most):
         for recording, _ in batch:
             if recording not in open_recordings:
                 open_recordings.append(recording)
         heard = [(recording, item) for recording, item in batch if isinstance(item, Piece)]
-        segments = _segments(transcriber, heard, options)
+        segments = _segments(transcriber, heard, options, on_decoded)
         for (recording, _), segment in zip(heard, segments, strict=True):
             if segment.text:
                 recording.segments.append(segment)
                 on_segment(recording.key, segment)
-        on_decoded(sum(len(piece.samples) for _, piece in heard) / SAMPLE_RATE_HZ)
         for recording, item in batch:
             if not isinstance(item, Piece):
                 recording.outcome = item
@@ -129,14 +135,34 @@ def transcribe_all(
 
 
 def _items(transcriber: Transcriber, recordings: Iterable[tuple[Key, Iterable[np.ndarray]]]) -> Iterator[_Item[Key]]:
-    """Every piece of every recording, and after a recording's last piece its outcome."""
-    for key, blocks in recordings:
-        recording = _Recording(key)
-        try:
-            for item in cut(blocks, transcriber.cutting):
-                yield recording, item
-        except DataError as error:
-            yield recording, error
+    """Every piece of every recording in order, and after a recording's last piece its outcome.
+
+    Where there are cores for it several recordings are read and searched at once: one core searches some 400 times as
+    fast as real time, and a GPU decodes faster than that.
+    """
+    readers = min(max(len(usable_cores()) // 4, 1), _MOST_READERS)
+    left, reading = iter(recordings), deque()
+    with ThreadPoolExecutor(readers) as pool:
+        while True:
+            while len(reading) < (2 * readers if readers > 1 else 1) and (following := next(left, None)) is not None:
+                items = _read(transcriber, *following)
+                reading.append((items, pool.submit(list, islice(items, _READ_AHEAD))))
+            if not reading:
+                return
+            items, first = reading.popleft()
+            some = first.result()
+            if len(some) == _READ_AHEAD:
+                reading.appendleft((items, pool.submit(list, islice(items, _READ_AHEAD))))
+            yield from some
+
+
+def _read(transcriber: Transcriber, key: Key, blocks: Iterable[np.ndarray]) -> Iterator[_Item[Key]]:
+    recording = _Recording(key)
+    try:
+        for item in cut(blocks, transcriber.cutting):
+            yield recording, item
+    except DataError as error:
+        yield recording, error
 
 
 def _ahead(items: Iterator[_Item[Key]], count: int) -> Iterator[list[_Item[Key]]]:
@@ -163,13 +189,22 @@ def _ahead(items: Iterator[_Item[Key]], count: int) -> Iterator[list[_Item[Key]]
 
 
 def _segments(
-    transcriber: Transcriber, batch: Sequence[tuple[_Recording[Key], Piece]], options: Options
+    transcriber: Transcriber,
+    pieces: Sequence[tuple[_Recording[Key], Piece]],
+    options: Options,
+    on_decoded: Callable[[float], None],
 ) -> list[Segment]:
-    if not batch:
-        return []
-    contexts = [_context(recording.segments, options) for recording, _ in batch]
-    heard = transcriber.hear([piece.samples for _, piece in batch], contexts)
-    return [_segment(transcriber, piece, first) for (_, piece), first in zip(batch, heard, strict=True)]
+    """A segment of each piece."""
+    found: dict[int, Segment] = {}
+    by_length = sorted(range(len(pieces)), key=lambda number: len(pieces[number][1].samples))
+    for start in range(0, len(by_length), options.batch_pieces):
+        batch = by_length[start : start + options.batch_pieces]
+        contexts = [_context(pieces[number][0].segments, options) for number in batch]
+        heard = transcriber.hear([pieces[number][1].samples for number in batch], contexts)
+        for number, first in zip(batch, heard, strict=True):
+            found[number] = _segment(transcriber, pieces[number][1], first)
+        on_decoded(sum(len(pieces[number][1].samples) for number in batch) / SAMPLE_RATE_HZ)
+    return [found[number] for number in range(len(pieces))]
 
 
 def _context(before: Sequence[Segment], options: Options) -> str:

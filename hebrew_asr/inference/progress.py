@@ -27,7 +27,8 @@ class SoundProgress:
     def pace(self) -> str:
         """How much sound was decoded so far, and how fast."""
         factor = self._done_s / max(time.monotonic() - self._started, 1e-9)
-        return f"{self._done_s / 60:.1f} min of sound, {factor:.1f} × real time"
+        sound = f"{self._done_s:.1f} s" if self._done_s < 60 else f"{self._done_s / 60:.1f} min"
+        return f"{sound} of sound, {factor:.1f} × real time"
 
     def tell(self, text: str) -> None:
         """A line on its own, above the bar."""

@@ -7,6 +7,7 @@ it takes frame by frame, for probabilities that are the same but for 3e-6.
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
 from collections.abc import Iterable
 from functools import cache
@@ -28,6 +29,7 @@ _MAX_GAIN = 300.0
 """About 50 dB. The model misses speech below some -40 dB of full scale, and finds no voice in noise, however loud."""
 _MEMORY_FRAMES = 10 * SAMPLE_RATE_HZ // FRAME
 _LOUD = 0.95
+_LOADING = threading.Lock()
 _SILENT_SHARE = 1e-3
 """60 dB below the loud parts there is no speech, though the model hears on for a tenth of a second."""
 
@@ -99,8 +101,9 @@ def _upper(levels: Iterable[float]) -> float:
 @cache
 def _model() -> Any:
     """ONNX Runtime's session of the model, which keeps no state of a stream."""
-    threads = torch.get_num_threads()
-    from silero_vad import load_silero_vad  # sets torch to one thread; and training decodes without it
+    with _LOADING:
+        threads = torch.get_num_threads()
+        from silero_vad import load_silero_vad  # sets torch to one thread; and training decodes without it
 
-    torch.set_num_threads(threads)
+        torch.set_num_threads(threads)
     return load_silero_vad(sequence=True).session

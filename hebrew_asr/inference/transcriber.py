@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,20 +90,27 @@ class Transcriber:
             return self
         return Transcriber(self._asr, self._tokenizer, replace(self._decoding, language=language), self.cutting)
 
-    def transcribe(self, sound: str | Path | bytes, *, prompt: str = "", batch_pieces: int = 16) -> Transcript:
+    def transcribe(
+        self, sound: Any, *, rate_hz: int = SAMPLE_RATE_HZ, prompt: str = "", batch_pieces: int = 32
+    ) -> Transcript:
         """The text of a recording of any length, with the times of its segments.
 
         Args:
-            sound: path of an audio or video file, or its content.
+            sound: path of an audio or video file, its content, an open binary file, or samples as a NumPy array or a
+                tensor; see :func:`hebrew_asr.inference.inputs.blocks_of_any`.
+            rate_hz: of samples; files say their own.
             prompt: context, such as names that occur: the system turn of every piece.
             batch_pieces: pieces decoded together.
 
         Raises:
+            UsageError: ``sound`` is no such thing.
             DataError: it cannot be decoded.
         """
+        from hebrew_asr.inference.inputs import blocks_of_any
         from hebrew_asr.inference.long_form import Options, transcribe_recording
 
-        return transcribe_recording(self, sound, Options(prompt=prompt, batch_pieces=batch_pieces))
+        options = Options(prompt=prompt, batch_pieces=batch_pieces)
+        return transcribe_recording(self, blocks_of_any(sound, rate_hz), options)
 
     def __call__(self, clips: Sequence[np.ndarray]) -> list[str]:
         """Transcripts of clips, decoded together.

@@ -17,7 +17,7 @@ from transformers import Qwen2Tokenizer, Qwen3ASRConfig, Qwen3ASRForConditionalG
 from transformers.utils import logging as transformers_logging
 
 from hebrew_asr.config.recipe import Model
-from hebrew_asr.errors import CheckpointError, EnvironmentProblem, first_line
+from hebrew_asr.errors import CheckpointError, EnvironmentProblem, UsageError, first_line
 from hebrew_asr.model.folder import (
     blamed_on,
     check_finite,
@@ -39,6 +39,7 @@ def local_folder(path: str, *, weights: bool = True) -> Path:
     """The folder of a model: ``path`` itself, or a hub snapshot, downloaded on first use.
 
     Raises:
+        UsageError: there is no such folder, and no repository of the hub can have this name.
         EnvironmentProblem: ``path`` is no folder and the hub cannot give it.
     """
     if Path(path).is_dir():
@@ -49,7 +50,11 @@ def local_folder(path: str, *, weights: bool = True) -> Path:
     patterns = ["*.json", "*.txt", "*.jinja", *(["*.safetensors"] if weights else [])]
     try:
         return Path(snapshot_download(path, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except HFValidationError as error:
+        raise UsageError(
+            f"model {path}: there is no such folder, and a model of the hub is called owner/name"
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise EnvironmentProblem(
             f"model {path!r} is not a local folder and could not be fetched from the hub ({first_line(error)}); "
             f"check the name, the network, and HF_TOKEN if the model is gated"

@@ -95,7 +95,7 @@ class Line:
     def _transcribe(self, jobs: list[Job]) -> None:
         """All outcomes are told, whatever happens: the model's thread goes on."""
         language, prompt = jobs[0].language, jobs[0].prompt
-        options = Options(prompt, batch_pieces=self._batch_pieces)
+        options = Options(prompt, batch_pieces=self._batch_pieces, batches_at_once=1)  # clients watch segments come
         told: set[Job] = set()
         try:
             recordings = ((job, job.blocks()) for job in jobs)

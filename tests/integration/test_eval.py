@@ -52,8 +52,8 @@ def write_manifest(folder: Path, seconds: tuple[float, ...], broken: bool = Fals
 
 def test_eval_is_score_of_what_it_heard(run_folder, tmp_path, capfd):
     manifest, out = write_manifest(tmp_path, (0.7, 1.3, 0.4, 31.0)), tmp_path / "out"
-    arguments = ["eval", "--model", str(run_folder), "--data", str(manifest), "--batch", "3"]
-    assert main([*arguments, "--out", str(out), "--json"]) == 0
+    arguments = ["eval", "--model", str(run_folder), "--data", str(manifest.parent), "--batch", "3"]
+    assert main([*arguments, "-o", str(out), "--json"]) == 0
     told = capfd.readouterr()
     found = json.loads(told.out)
     assert found["wer"] == found["modes"]["strict"]["wer"] and found["clips"] == 4
@@ -61,6 +61,15 @@ def test_eval_is_score_of_what_it_heard(run_folder, tmp_path, capfd):
     heard = {row["id"]: row["hypothesis"] for row in map(json.loads, (out / "hypotheses.jsonl").open(encoding="utf-8"))}
     assert main(["transcribe", "--model", str(run_folder), "--format", "json", str(tmp_path / "a & b 3.wav")]) == 0
     assert json.loads(capfd.readouterr().out)["text"] == heard["clip3"] != ""
+    texts, files = tmp_path / "texts", [str(tmp_path / f"a & b {number}.wav") for number in (0, 3)]
+    asked = ["transcribe", "-m", str(run_folder), "-f", "all", "-o", str(texts), *files]
+    assert main([*asked, str(tmp_path / "gone.wav")]) == 3 and main(asked) == 2
+    written = {file.name: file.read_text(encoding="utf-8") for file in texts.iterdir()}
+    assert len(written) == 10 and json.loads(written["a & b 3.json"])["text"] == heard["clip3"]
+    (texts / "a & b 0.vtt").unlink()
+    assert main([*asked, "--skip-existing"]) == 0
+    assert {file.name: file.read_text(encoding="utf-8") for file in texts.iterdir()} == written
+    capfd.readouterr()
     for scored in ([str(out)], [str(manifest), str(out / "hypotheses.jsonl")]):
         assert main(["score", *scored, "--json"]) == 0
         assert json.loads(capfd.readouterr().out)["modes"]["strict"]["wer"] == found["wer"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from itertools import pairwise
@@ -9,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
+import torch
 from silero_vad import load_silero_vad
 
 from hebrew_asr.demo.synthesis import Voice, full_sentences, speak
 from hebrew_asr.errors import CheckpointError, DataError, UsageError
-from hebrew_asr.inference import speech
+from hebrew_asr.inference import long_form, speech
 from hebrew_asr.inference.formats import formatted
 from hebrew_asr.inference.guards import find_loop, suspicion, without_loops
-from hebrew_asr.inference.inputs import Input, find_inputs, output_paths
+from hebrew_asr.inference.inputs import Input, blocks_of_any, find_inputs, output_paths
 from hebrew_asr.inference.load import cutting_of, model_folder
 from hebrew_asr.inference.long_form import Options, Segment, Transcript, transcribe_all
 from hebrew_asr.inference.pieces import Cutting, Piece, cut
@@ -163,7 +166,10 @@ class Echo:
         return [self.answers.pop(0) if self.answers else Heard("טוב", "Hebrew", False) for _ in clips]
 
 
-def test_batches_hold_pieces_of_several_recordings_and_bad_ones_are_told_in_order(said):
+@pytest.mark.parametrize("cores", [2, 16])
+def test_batches_hold_pieces_of_several_recordings_and_bad_ones_are_told_in_order(said, cores, monkeypatch):
+    monkeypatch.setattr(long_form, "usable_cores", lambda: range(cores))
+
     def broken():
         yield said[0]
         raise DataError("cut off")
@@ -176,6 +182,69 @@ def test_batches_hold_pieces_of_several_recordings_and_bad_ones_are_told_in_orde
     assert isinstance(outcomes.pop("b"), DataError)
     assert {key: len(outcome.segments) for key, outcome in outcomes.items()} == {"a": 3, "c": 0, "d": 1, "e": 3}
     assert model.sizes == [4, 3]
+
+
+def test_pieces_of_like_length_are_decoded_together_and_told_in_order(said):
+    class Lengths(Echo):
+        def hear(self, clips, contexts=()):
+            self.sizes.append([len(clip) for clip in clips])
+            return [Heard(str(len(clip)), "Hebrew", False) for clip in clips]
+
+    long = [np.concatenate([np.concatenate([clip, silence(2)]) for clip in part]) for part in (said[:4], said[4:])]
+    alone, together = Lengths(), Lengths()
+    outcomes = [
+        [found.segments for _, found in transcribe_all(model, enumerate([sound] for sound in long), options)]
+        for model, options in ((alone, Options(batch_pieces=1, batches_at_once=1)), (together, Options(batch_pieces=4)))
+    ]
+    assert outcomes[0] == outcomes[1] and [len(segments) for segments in outcomes[0]] == [4, 4]
+    lengths = [length for batch in together.sizes for length in batch]
+    assert lengths == sorted(lengths) and [len(batch) for batch in together.sizes] == [4, 4]
+
+
+def test_programs_give_sound_in_many_forms(said, tmp_path):
+    """All of these are the same recording."""
+    content, sound = io.BytesIO(), said[0]
+    soundfile.write(content, sound, RATE, "FLOAT", format="WAV")
+    (tmp_path / "a.wav").write_bytes(content.getvalue())
+    content.seek(0)
+    exact = [
+        *(str(tmp_path / "a.wav"), tmp_path / "a.wav", content.getvalue(), bytearray(content.getvalue()), content),
+        *(sound.astype(np.float64), np.repeat(sound, 2)[::2], np.stack([sound, sound]), np.stack([sound, sound], 1)),
+        *(torch.from_numpy(sound), torch.from_numpy(sound)[None].requires_grad_()),
+    ]
+    near = [
+        *((sound * 32767).astype(np.int16), (sound * 32767).astype(">i2"), (sound * (2**31 - 256)).astype(np.int32)),
+        *(sound.astype(np.float16), torch.from_numpy(sound).bfloat16(), (sound * 127 + 128.5).astype(np.uint8)),
+    ]
+    for given in (*exact, *near):
+        heard = np.concatenate(list(blocks_of_any(given, RATE)))
+        np.testing.assert_allclose(heard, sound, atol=0 if any(given is one for one in exact) else 0.01)
+    faster = np.concatenate(list(blocks_of_any(np.repeat(sound, 3), 3 * RATE)))
+    assert len(faster) == pytest.approx(len(sound), abs=2)
+
+
+@pytest.mark.parametrize(
+    ("given", "rate_hz", "told"),
+    [
+        (["a.wav"], RATE, "a list"),
+        (None, RATE, "a NoneType"),
+        (io.StringIO("text"), RATE, "a StringIO"),
+        (np.zeros((2, 3, 4), np.float32), RATE, "shape"),
+        (np.zeros(0, np.float32), RATE, "shape"),
+        (np.zeros((100, 100), np.float32), RATE, "shape"),
+        (np.zeros(9, np.int64), RATE, "int64"),
+        (np.zeros(9, np.float32), 0, "rate_hz"),
+        (np.zeros(9, np.float32), "16000", "rate_hz"),
+        (np.zeros(9, np.float32), None, "rate_hz"),
+        (np.full(9, np.nan, np.float32), RATE, "the array: it holds NaN"),
+        (np.full(9, 900.0, np.float32), RATE, "1 is full scale"),
+        (b"no sound", RATE, "cannot use audio"),
+        ("", RATE, "cannot use audio"),
+    ],
+)
+def test_what_is_no_sound_is_a_typed_error(given, rate_hz, told):
+    with pytest.raises((UsageError, DataError), match=told):
+        list(blocks_of_any(given, rate_hz))
 
 
 def test_previous_text_is_context_only_when_asked(said):
@@ -233,8 +302,6 @@ def test_inputs_are_files_folders_and_patterns_each_once(tmp_path, monkeypatch):
 
 def test_pipe_is_an_input(tmp_path):
     import threading
-
-    import soundfile
 
     soundfile.write(tmp_path / "a.wav", np.full(RATE, 0.1, np.float32), RATE)
     pipe = tmp_path / "pipe"

@@ -70,6 +70,18 @@ def test_places_in_a_list_are_told(capsys):
     assert "phases has no B; its parts are phases.0 to phases.1" in capsys.readouterr().err
 
 
+def test_transcribe_takes_the_names_of_whispers_options(capsys):
+    whisper = ["-m", "m", "-l", "iw", "--output_format", "srt", "--output_dir", "o", "--initial_prompt", "x"]
+    for options in (whisper, ["--model", "m", "-f", "all", "-o", "o", "--batch-size", "8"]):
+        assert main(["transcribe", "gone.wav", *options]) == 3
+        assert capsys.readouterr().err == "error: cannot use audio gone.wav: file not found\n"
+    for lacking, told in (("--word_timestamps", "times are those of segments"), ("--temperature=0", "greedy")):
+        assert main(["transcribe", "gone.wav", "-m", "m", lacking]) == 2
+        assert told in capsys.readouterr().err
+    assert main(["transcribe", "gone.wav", "-m", "m", "-f", "all"]) == 2
+    assert "give --out" in capsys.readouterr().err
+
+
 def test_keys_of_a_recipe_that_are_options_too_are_let_through():
     refuse_recipe_keys(TrainArguments, ["--data", "x", "--run=y", "--set", "seed=1", "--", "--lr"])
     refuse_recipe_keys(Benching, ["--model", "x"])

@@ -152,6 +152,8 @@ def test_folders_that_are_no_model(tmp_path, monkeypatch):
         load_model(Model(str(tmp_path)))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(EnvironmentProblem, match="not a local folder"):
+        load_model(Model("owner/name"))
+    with pytest.raises(UsageError, match="no such folder"):
         load_model(Model(str(tmp_path / "nowhere")))
 
 
