@@ -1,14 +1,15 @@
 'use strict';
-// One recording at a time: send it, show its segments as they are decoded, play it at a segment, save what was heard.
-// Whatever a server, a file name or a model wrote goes into the page as text, never as markup.
+// Recordings wait in a list: each is sent in its turn, its segments are shown as they are decoded, and it stays to be
+// heard and saved. Whatever a server, a file name or a model wrote goes into the page as text, never as markup.
 const at = id => document.getElementById(id);
 const settings = JSON.parse(at('settings').dataset.values);
 const player = at('player');
+const recordings = []; // {file, state, segments, files: content by format once it is done, problem: words for fail()}
+let working = null;    // the one that is sent or transcribed
+let shown = null;      // the one in the lower half of the page
 let request = null;    // in flight
 let recorder = null;   // while the microphone is open
-let refused = null;    // the file that waits for a token
-let files = {};        // content by format, of the finished transcript
-let starts = [];       // s, of each segment that is shown
+let isLocked = false;  // until a token is given
 
 const tell = (place, hebrew, english, detail = '') => {
   const words = document.createElement('span');
@@ -40,25 +41,49 @@ const REFUSALS = {
   429: ['השרת עסוק. נסו שוב בעוד רגע.', 'The server is busy. Try again in a moment.'],
   503: ['השרת נכשל בתמלול.', 'The server could not transcribe this.'],
 };
-const refuse = (status, detail) => fail(...(REFUSALS[status] ?? ['השרת סירב לבקשה.', 'The server refused.']), detail);
 
-const stop = () => {
-  request?.abort();
-  request = null;
-  at('working').hidden = true;
+const STATES = {
+  waiting: ['…', 'ממתין · waiting'],
+  working: ['●', 'בתמלול · being transcribed'],
+  done: ['✓', 'מוכן · done'],
+  failed: ['✗', 'נכשל · failed'],
+  canceled: ['–', 'בוטל · canceled'],
+};
+const list = () => {
+  at('recordings').hidden = recordings.length < 2;
+  at('recordings').replaceChildren(...recordings.map(one => {
+    const item = document.createElement('li'), button = document.createElement('button');
+    const mark = document.createElement('span'), name = document.createElement('bdi');
+    [mark.textContent, button.title] = STATES[one.state];
+    mark.className = one.state;
+    name.textContent = one.file.name;
+    button.type = 'button';
+    button.setAttribute('aria-current', one === shown);
+    button.append(mark, name);
+    button.addEventListener('click', () => show(one));
+    item.append(button);
+    return item;
+  }));
 };
 
-const show = file => {
+const show = one => {
+  shown = one;
   if (player.src) URL.revokeObjectURL(player.src);
   at('mute').hidden = true;
   player.hidden = false;
-  player.src = URL.createObjectURL(file);
-  at('name').textContent = file.name;
+  player.src = URL.createObjectURL(one.file);
+  at('name').textContent = one.file.name;
   at('segments').replaceChildren();
-  for (const id of ['problem', 'saves', 'nothing', 'admission']) at(id).hidden = true;
-  at('result').hidden = at('working').hidden = false;
-  files = {};
-  starts = [];
+  one.segments.forEach(add);
+  at('problem').hidden = true;
+  if (one.problem) fail(...one.problem);
+  at('result').hidden = false;
+  told();
+  list();
+};
+const told = () => {
+  at('saves').hidden = !shown.files || !shown.segments.length;
+  at('nothing').hidden = !shown.files || shown.segments.length > 0;
 };
 
 const add = segment => {
@@ -79,41 +104,57 @@ const add = segment => {
   button.append(time, text);
   item.append(button);
   at('segments').append(item);
-  starts.push(segment.start);
 };
 
-const hear = event => {
-  if (event.error) {
-    refuse(event.error.code, event.error.message);
-  } else if (event.type === 'transcript.text.delta') {
-    add(event.segment);
-  } else if (event.type === 'transcript.text.done') {
-    files = event.files;
-    at('saves').hidden = !starts.length;
-    at('nothing').hidden = starts.length > 0;
-  }
-  return event.error || event.type === 'transcript.text.done';
+const next = () => {
+  const one = recordings.find(waits => waits.state === 'waiting');
+  if (one && !working && !isLocked) send(one);
 };
-
-const lost = () => {
-  stop();
-  fail('אין תשובה מהשרת, או שהקשר אליו נקטע.', 'The server does not answer, or the connection to it broke.');
+const end = (one, state, ...problem) => {
+  one.state = state;
+  working = request = null;
+  at('working').hidden = true;
+  if (problem.length) one.problem = problem;
+  if (problem.length && shown === one) fail(...problem);
+  list();
+  if (state !== 'waiting') next();
 };
+const refuse = (one, status, detail) =>
+  end(one, 'failed', ...(REFUSALS[status] ?? ['השרת סירב לבקשה.', 'The server refused.']), detail);
+const lost = one =>
+  end(one, 'failed', 'אין תשובה מהשרת, או שהקשר אליו נקטע.', 'The server does not answer, or the connection to it broke.');
 
-const ask = (file, token) => {
-  stop();
-  refused = file;
+const ask = token => {
+  isLocked = true;
   at('admission').hidden = false;
   at('token').focus();
   if (token) fail('האסימון אינו נכון.', 'This token is not the right one.');
 };
 
-const send = async file => {
-  stop();
-  show(file);
-  if (file.size > settings.upload_mib * 2 ** 20) {
-    at('working').hidden = true;
-    refuse(413, `${Math.ceil(file.size / 2 ** 20)} MiB > ${settings.upload_mib} MiB`);
+// Whether the event ends the answer.
+const hear = (one, event) => {
+  if (event.type === 'transcript.text.delta') {
+    one.segments.push(event.segment);
+    if (shown !== one) return false;
+    add(event.segment);
+    if (player.duration > 0 && player.duration < Infinity) {
+      at('progress').value = Math.min(event.segment.end / player.duration, 1);
+    }
+    return false;
+  }
+  if (event.type === 'transcript.text.done') {
+    one.files = event.files;
+    if (shown === one) told();
+  }
+  return Boolean(event.error) || event.type === 'transcript.text.done';
+};
+
+const send = async one => {
+  working = one;
+  one.state = 'working';
+  if (player.paused) show(one); else list();  // who listens to another one goes on
+  if (one.file.size > settings.upload_mib * 2 ** 20) {
+    refuse(one, 413, `${Math.ceil(one.file.size / 2 ** 20)} MiB > ${settings.upload_mib} MiB`);
     return;
   }
   const form = new FormData(), sending = new XMLHttpRequest(), token = sessionStorage.getItem('token');
@@ -121,16 +162,21 @@ const send = async file => {
   form.append('prompt', at('prompt').value);
   form.append('stream', 'true');
   for (const kind of ['srt', 'vtt', 'txt']) form.append('include[]', kind);
-  form.append('file', file, file.name);
+  form.append('file', one.file, one.file.name);
   request = sending;
   const progress = at('progress'), headers = token ? {Authorization: `Bearer ${token}`} : {};
+  at('working').hidden = false;
   progress.removeAttribute('value');
   tell(at('status'), 'שולח…', 'Sending');
   // Asked before hours of sound are sent in vain: a server that refuses may close the connection in the middle of them.
   const admitted = await fetch('v1/models', {headers}).catch(() => null);
   if (request !== sending) return;
-  if (!admitted) { lost(); return; }
-  if (admitted.status === 401) { ask(file, token); return; }
+  if (!admitted) { lost(one); return; }
+  if (admitted.status === 401) {
+    end(one, 'waiting');
+    ask(token);
+    return;
+  }
 
   sending.open('POST', 'v1/audio/transcriptions');
   for (const name in headers) sending.setRequestHeader(name, headers[name]);
@@ -139,40 +185,71 @@ const send = async file => {
     progress.removeAttribute('value');
     tell(at('status'), 'מתמלל…', 'Transcribing');
   };
-  let seen = 0, ended = false;
+  let seen = 0, last = null;
   sending.onprogress = () => {
     if (request !== sending || sending.status !== 200) return;
-    let end;
-    while ((end = sending.responseText.indexOf('\n\n', seen)) >= 0) {
-      const line = sending.responseText.slice(seen, end);
-      seen = end + 2;
-      if (line.startsWith('data: ')) ended = hear(JSON.parse(line.slice(6))) || ended;
+    let until;
+    while ((until = sending.responseText.indexOf('\n\n', seen)) >= 0) {
+      const line = sending.responseText.slice(seen, until);
+      const event = line.startsWith('data: ') && JSON.parse(line.slice(6));
+      seen = until + 2;
+      if (event && hear(one, event)) last = event;
     }
   };
   sending.onload = () => {
     if (request !== sending) return;
     sending.onprogress();
-    request = null;  // an aborted request forgets its status
-    stop();
     if (sending.status !== 200) {
       let detail = sending.statusText;
       try { detail = JSON.parse(sending.responseText).error.message; } catch { /* the words of a proxy, not ours */ }
-      refuse(sending.status, detail);
-    } else if (!ended) {
-      fail('התשובה נקטעה.', 'The answer broke off: what is shown is not all.');
+      refuse(one, sending.status, detail);
+    } else if (!last) {
+      end(one, 'failed', 'התשובה נקטעה.', 'The answer broke off: what is shown is not all.');
+    } else if (last.error) {
+      refuse(one, last.error.code, last.error.message);
+    } else {
+      end(one, 'done');
     }
   };
-  sending.onerror = () => { if (request === sending) lost(); };
+  sending.onerror = () => { if (request === sending) lost(one); };
   sending.send(form);
 };
 
-const choose = list => {
-  if (!list.length) return;
-  send(list[0]);
-  if (list.length > 1) fail('קובץ אחד בכל פעם: נלקח הראשון.', 'One file at a time: the first was taken.');
+const take = given => {
+  if (!given.length) return;
+  if (!working) player.pause();  // so that the new one is shown
+  recordings.push(...given.map(file => ({file, state: 'waiting', segments: [], files: null, problem: null})));
+  list();
+  next();
+};
+
+// What was dropped: files whatever they are, and what sounds in folders.
+const SOUNDS = /^(audio|video)\//, ENDINGS = /\.(amr|caf|flac|m4a|m4b|mka|mkv|mp3|oga|ogg|opus|wav|weba|webm|wma)$/i;
+const filesBelow = async entry => {
+  if (entry.isFile) {
+    const file = await new Promise((resolve, reject) => entry.file(resolve, reject)).catch(() => null);
+    return file && !file.name.startsWith('.') && (SOUNDS.test(file.type) || ENDINGS.test(file.name)) ? [file] : [];
+  }
+  const reader = entry.createReader(), entries = [];
+  for (;;) {  // a folder is told a hundred entries at a time
+    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject)).catch(() => []);
+    if (!some.length) break;
+    entries.push(...some);
+  }
+  entries.sort((a, b) => a.name.localeCompare(b.name));
+  return (await Promise.all(entries.map(filesBelow))).flat();
+};
+const drop = async given => {
+  // Asked at once: after the first wait the browser forgets what was dropped.
+  const items = [...given.items].filter(item => item.kind === 'file');
+  const each = items.map(item => [item.webkitGetAsEntry(), item.getAsFile()]);
+  const found = await Promise.all(each.map(([entry, file]) => (entry?.isDirectory ? filesBelow(entry) : [file])));
+  if (each.length && !found.flat().length) fail('אין הקלטה בתיקייה.', 'There is no recording in this folder.');
+  take(found.flat());
 };
 
 // the microphone
+let spoken = 0;
 const idle = () => {
   recorder = null;
   at('record').setAttribute('aria-pressed', 'false');
@@ -185,6 +262,7 @@ const record = async () => {
     return;
   }
   at('problem').hidden = true;
+  player.pause();
   at('record').disabled = true;  // until the person has answered the browser's question
   try {
     const stream = await navigator.mediaDevices.getUserMedia({audio: true});
@@ -198,7 +276,7 @@ const record = async () => {
       stream.getTracks().forEach(track => track.stop());
       idle();
       const kind = recording.mimeType.split(';')[0] || 'audio/webm';
-      send(new File(parts, `recording.${kind.split('/')[1]}`, {type: kind}));
+      take([new File(parts, `recording${++spoken > 1 ? `-${spoken}` : ''}.${kind.split('/')[1]}`, {type: kind})]);
     };
     recording.start(1000);
     recorder = recording;
@@ -217,25 +295,30 @@ const record = async () => {
 
 at('model').textContent = settings.model;
 at('file').addEventListener('change', event => {
-  choose(event.target.files);
+  take([...event.target.files]);
   event.target.value = '';  // the same file can be chosen again
 });
 at('record').addEventListener('click', () => (recorder ? recorder.stop() : record()));
-at('cancel').addEventListener('click', stop);
+at('cancel').addEventListener('click', () => {
+  request?.abort();
+  end(working, 'canceled');
+});
 at('admission').addEventListener('submit', event => {
   event.preventDefault();
   const token = at('token').value.trim();
   if (!/^[!-~]+$/.test(token)) {  // no header can hold it, and serve takes no such token
-    ask(refused, token || ' ');
+    ask(token || ' ');
     return;
   }
   sessionStorage.setItem('token', token);
-  send(refused);
+  isLocked = false;
+  at('admission').hidden = true;
+  next();
 });
 at('saves').addEventListener('click', event => {
   const kind = event.target.dataset.save;
   if (!kind) return;
-  const link = document.createElement('a'), url = URL.createObjectURL(new Blob([files[kind]], {type: 'text/plain'}));
+  const link = document.createElement('a'), url = URL.createObjectURL(new Blob([shown.files[kind]], {type: 'text/plain'}));
   link.href = url;
   link.download = `${at('name').textContent.replace(/\.[^.]*$/, '')}.${kind}`;
   link.click();
@@ -246,7 +329,7 @@ for (const kind of ['dragover', 'drop', 'dragleave']) {
   document.addEventListener(kind, event => {
     event.preventDefault();
     at('drop').classList.toggle('over', kind === 'dragover');
-    if (kind === 'drop') choose(event.dataTransfer.files);
+    if (kind === 'drop') drop(event.dataTransfer);
   });
 }
 player.addEventListener('error', () => {
@@ -260,8 +343,7 @@ player.addEventListener('loadedmetadata', () => {
   player.currentTime = 1e7;
 });
 player.addEventListener('timeupdate', () => {
-  const now = starts.findLastIndex(start => start <= player.currentTime + 0.05);
-  [...at('segments').children].forEach((item, number) => {
-    item.firstChild.classList.toggle('now', number === now && !player.paused);
-  });
+  const now = shown.segments.findLastIndex(segment => segment.start <= player.currentTime + 0.05);
+  at('segments').querySelector('.now')?.classList.remove('now');
+  if (now >= 0 && !player.paused) at('segments').children[now].firstChild.classList.add('now');
 });

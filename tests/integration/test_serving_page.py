@@ -6,6 +6,7 @@ Skipped where Chromium or Playwright is missing. Screenshots are left in the fol
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,18 @@ class Marking(Measuring):
     def hear(self, clips, contexts=()):
         heard = super().hear(clips, contexts)
         return [type(one)(f"שלום {MARKUP} {one.text}", one.language, False) for one in heard]
+
+
+class Held(Marking):
+    """Answers when it may."""
+
+    def __init__(self):
+        super().__init__()
+        self.may_go = threading.Event()
+
+    def hear(self, clips, contexts=()):
+        self.may_go.wait(60)
+        return super().hear(clips, contexts)
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +125,61 @@ def test_a_file_and_the_microphone_are_heard_shown_played_and_saved(look, sound)
         assert page.locator("#segments li").count() >= 1
         until(page, "document.getElementById('player').duration < 100")
     assert not complaints
+
+
+def test_recordings_and_folders_wait_in_line_and_a_bad_one_stops_none(look, sound, tmp_path):
+    page, complaints = look
+    folder, letter = tmp_path / "שיחות", tmp_path / "letter.wav"
+    (folder / "more").mkdir(parents=True)
+    for place in (folder / "b.wav", folder / "more" / "a.wav"):
+        place.write_bytes(sound.read_bytes())
+    for place in (letter, folder / "notes.txt", folder / ".hidden.wav"):
+        place.write_text("no sound", encoding="utf-8")
+    marks = page.locator("#recordings li span")
+    model = Held()
+    with served(Limits(), model) as url:
+        page.goto(url)
+        page.set_input_files("#file", [sound, letter, sound])
+        page.wait_for_selector("#recordings .working")
+        drop(page, [folder, sound])
+        until(page, "document.querySelectorAll('#recordings li').length === 6")
+        assert marks.all_inner_texts() == ["●", "…", "…", "…", "…", "…"], "one that is dropped ends the one before"
+        page.locator("#working:not([hidden])").wait_for()
+        shoot(page, "several")
+        model.may_go.set()
+        until(page, "!document.querySelector('#recordings .waiting, #recordings .working')")
+        assert marks.all_inner_texts() == ["✓", "✗", "✓", "✓", "✓", "✓"]
+        names = page.locator("#recordings bdi").all_inner_texts()
+        assert names == [sound.name, letter.name, sound.name, "b.wav", "a.wav", sound.name]
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it scrolls sideways"
+        page.locator("#recordings button").nth(1).click()
+        page.locator("#problem").get_by_text("letter.wav").wait_for()
+        assert not page.locator("#saves").is_visible()
+        page.locator("#recordings button").nth(3).click()
+        assert page.locator("#name").inner_text() == "b.wav" and page.locator("#segments li").count() == 2
+        assert page.locator("#saves").is_visible() and not page.locator("#problem").is_visible()
+        shoot(page, "several-done")
+
+        model.may_go.clear()
+        page.set_input_files("#file", sound)
+        page.click("#cancel")
+        (folder / "b.wav").unlink()
+        (folder / "more" / "a.wav").unlink()
+        drop(page, [folder])
+        page.locator("#problem").get_by_text("no recording in this folder").wait_for()
+        assert marks.last.inner_text() == "–"
+        model.may_go.set()
+    assert not complaints
+
+
+def drop(page, paths: list[Path]) -> None:
+    """As a person drops them: a script of the page cannot make a folder."""
+    field = page.locator("#drop").bounding_box()
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    at = {"x": field["x"] + 9, "y": field["y"] + 9, "data": data}
+    session = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, **at})
 
 
 def test_refusals_are_told_in_words(look, sound, tmp_path):
