@@ -13,6 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from hebrew_asr.audio.source import Part
+from hebrew_asr.corpus.preparation.shards import pack, packed_clips, shards_of
+from hebrew_asr.data.manifest import index_manifest, open_manifest, read_manifest, write_manifest
 from hebrew_asr.launching import processes
 from hebrew_asr.launching.stopping import AGREE_S
 from tests.support.long_run import LONG, SWITCH, ends_like, saved_step
@@ -161,9 +164,13 @@ def test_sigterm_while_the_step_is_compiled(warm, tmp_path):
 
 
 def test_sigkill_at_ten_moments(long_task, long_run, warm, tmp_path):
-    """One run, killed without warning: twice at moments that were watched for, else after a random delay."""
+    """One run, killed without warning: twice at moments that were watched for, else after a random delay.
+
+    It reads its clips from shards, and the run that was never disturbed reads them from files.
+    """
     run, draw = tmp_path / "run", random.Random(0)
-    arguments = train_arguments(long_task, run, *LONG, resume="auto")
+    shards = in_shards(long_task / "data", tmp_path / "shards")
+    arguments = train_arguments(long_task, run, *LONG, f"data.folder={shards}", resume="auto")
     for number in range(KILLS):
         output = tmp_path / f"{number}.log"
         before_ns = started_ns(run)
@@ -191,9 +198,21 @@ def test_sigkill_at_ten_moments(long_task, long_run, warm, tmp_path):
             # The last checkpoint of the first phase is written in the background: it may not have been sealed yet.
             assert not is_proved(run) and saved in (SWITCH - 2, SWITCH)
     output = tmp_path / "last.log"
-    codes = warm.run(train_arguments(long_task, run, *LONG, resume="auto"), ranks=2, port=free_port(), output=output)
+    codes = warm.run(arguments, ranks=2, port=free_port(), output=output)
     assert codes == [0, 0], output.read_text()
     ends_like(run, long_run)
+
+
+def in_shards(data: Path, folder: Path) -> Path:
+    """Write a set with its clips in shards, and with Arrow files; returns ``folder``."""
+    for side in ("train", "eval"):
+        clips = read_manifest(data / f"{side}.jsonl")
+        sounds = [Part(clip.audio, 0, Path(clip.audio).stat().st_size) for clip in clips]
+        (shard,) = shards_of(folder, side, clips, sounds)
+        write_manifest(folder / f"{side}.jsonl", packed_clips(shard, pack(shard), folder))
+        index_manifest(folder / f"{side}.jsonl")
+        assert all(clip.size_bytes for clip in open_manifest(folder / f"{side}.jsonl"))
+    return folder
 
 
 def started_ns(run: Path) -> int:
