@@ -49,12 +49,7 @@ class Hardware:
     compile: bool | None = None
     """Whether the training step is compiled; on CUDA unless told otherwise."""
     cuda_graphs: bool = False
-    """Whether a compiled step is also replayed as CUDA graphs, which spares the host; activations stay allocated."""
-
-    @property
-    def compiles(self) -> bool:
-        """``compile``, decided."""
-        return self.accelerator == "cuda" if self.compile is None else self.compile
+    """Whether a compiled pass is recorded as CUDA graphs: only under ZeRO-1 and ZeRO-2 in bf16, without offload."""
 
 
 @dataclass(frozen=True)
@@ -160,18 +155,24 @@ class Profile:
 
     @property
     def compiles(self) -> bool:
-        """Whether the training step is compiled whole. ZeRO-3 gathers weights as layers are called: no graph can."""
-        return self.hardware.compiles and self.zero_stage < 3
+        """Whether all parts of the training pass are compiled."""
+        return self._can_compile and self.zero_stage < 3
 
     @property
     def compiles_layers(self) -> bool:
-        """Whether the layers of a step are compiled instead, each by itself."""
-        return self.hardware.compiles and self.zero_stage == 3
+        """Whether only its layers are: under ZeRO-3, which gathers weights as modules are called."""
+        return self._can_compile and self.zero_stage == 3
+
+    @property
+    def _can_compile(self) -> bool:
+        """In fp32 attention on a GPU reads lengths on the host (``model/attention.py``), which fits into no graph."""
+        asked, on_gpu = self.hardware.compile, self.hardware.accelerator == "cuda"
+        return (on_gpu if asked is None else asked) and (self.bf16 or not on_gpu)
 
     @property
     def uses_cuda_graphs(self) -> bool:
-        """Whether the compiled step is recorded as CUDA graphs, one for each shape."""
-        return self.compiles and self.hardware.cuda_graphs
+        """Whether the compiled pass is recorded as CUDA graphs; only where the next pass finds no gradients left."""
+        return self.compiles and self.hardware.cuda_graphs and self.is_flat
 
     @property
     def offloads_optimizer(self) -> bool:
@@ -287,8 +288,7 @@ def derive_batching(profile: Profile, recipe: Recipe, num_ranks: int) -> Batchin
     Raises:
         UsageError: the profile's own figures contradict the recipe's effective batch.
     """
-    wanted = recipe.clips_per_step
-    micro = profile.config["train_micro_batch_size_per_gpu"]
+    wanted, micro = recipe.clips_per_step, profile.config["train_micro_batch_size_per_gpu"]
     if num_ranks > wanted:
         raise UsageError(f"{num_ranks} ranks cannot share {wanted} clips per step; start at most {wanted} ranks")
     needed = math.ceil(wanted / (num_ranks * micro))

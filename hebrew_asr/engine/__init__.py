@@ -5,8 +5,14 @@ Imports config, launching, data and model.
 
 import logging
 import os
+from pathlib import Path
 
-import torch
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hebrew_asr" / "inductor"
+# What is compiled goes there, not into /tmp, which rented machines lose or share. torch._dynamo settles it when it is
+# imported, so this comes before everything that does so.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_CACHE))
+
+import torch  # noqa: E402
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed looks for one and warns, once per process

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from hebrew_asr.config.profiles import Batching, Profile, deepspeed_config
 from hebrew_asr.config.recipe import Recipe
@@ -23,6 +22,7 @@ from hebrew_asr.engine.phase_proof import PhaseProof
 from hebrew_asr.errors import first_line
 from hebrew_asr.model.absent_tokens import AbsentTokens
 from hebrew_asr.model.load import build_model
+from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import ParameterGroup, set_phase
 
 
@@ -89,7 +89,7 @@ class TrainEngine:
 
     def __init__(
         self,
-        module: nn.Module,
+        module: PackedASR,
         asr: Any,
         recipe: Recipe,
         profile: Profile,
@@ -156,6 +156,7 @@ class TrainEngine:
         states = capture(self._engine, zero.partitions(self._engine, self.asr))
         engine, self._engine = self._engine, None
         zero.release(engine)
+        self.module.release()
         del engine
         gc.collect()
         return states

@@ -201,8 +201,13 @@ class PhaseProof:
     def _stride_of(self, length: int) -> int:
         return self._stride if length > _COMPARED_WHOLE else 1
 
-    def _see(self, name: str, gradient: Tensor) -> None:
-        """Count the compared elements in which a gradient is not 0, whichever rank owns them."""
+    def _see(self, name: str, gradient: Tensor | None) -> None:
+        """Count the compared elements in which a gradient is not 0, whichever rank owns them.
+
+        A compiled pass hands over nothing for a weight that the loss does not depend on.
+        """
+        if gradient is None:
+            return
         self._arrived[name] += 1
         for run in self._runs_of[name]:
             _, start, length = run

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from hebrew_asr.fallbacks import note_fallback
+from hebrew_asr.model.recorded import recording
 
 
 @contextmanager
@@ -56,41 +57,15 @@ class ReplayedCall:
 
     def _record(self, inputs: dict[str, Any]) -> None:
         held = _copied(inputs)
-        graph, pool, stream = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle(), torch.cuda.current_stream()
+        graph = torch.cuda.CUDAGraph()
         try:
-            # Other threads, which prepare batches meanwhile, may go on allocating.
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            with recording(graph, torch.cuda.graph_pool_handle()):
                 returned = self._forward(**held)
-        except Exception as error:
-            _undo_recording(pool, stream)
-            if not isinstance(error, RuntimeError):
-                raise
+        except RuntimeError as error:
             self._is_given_up = True
             note_fallback("decoding launches every kernel of a token anew, several times slower than a replay", error)
             return
         self._graph, self._held, self._returned = graph, held, returned
-
-
-def _undo_recording(pool: Any, stream: torch.cuda.Stream) -> None:
-    """Give back what a recording that failed has taken; torch 2.11 does not.
-
-    ``CUDAGraph.capture_end`` raises before it does so. Then the stream of the recording stays the current one, memory
-    that is freed anywhere is kept for the pool, and every later draw from the device's generator raises "Offset
-    increment outside graph capture". There is no public way to end the pool.
-
-    Args:
-        pool: handle that the recording was given, of its own.
-        stream: the current one before.
-    """
-    torch.cuda.set_stream(stream)
-    device = torch.cuda.current_device()
-    try:
-        torch._C._cuda_endAllocateToPool(device, pool)
-    except RuntimeError:
-        return  # capture_end has come to its end, or capture_begin has not
-    torch._C._cuda_releasePool(device, pool)
-    generator = torch.cuda.default_generators[device]
-    generator.graphsafe_set_state(generator.clone_state())  # the same numbers next, and no longer recording
 
 
 def _copied(inputs: dict[str, Any]) -> dict[str, Any]:

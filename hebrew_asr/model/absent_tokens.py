@@ -38,9 +38,10 @@ class AbsentTokens:
         if self._frozen and self._asr.lm_head.weight.requires_grad:
             self._hook = self._asr.lm_head.weight.register_hook(self._zero)
 
-    def _zero(self, gradient_VH: Tensor) -> None:
+    def _zero(self, gradient_VH: Tensor | None) -> None:
         """In place: autograd has just added up what the head and the embedding gave, and hands it to nobody else."""
-        gradient_VH.index_fill_(0, self._absent_A, 0.0)
+        if gradient_VH is not None:  # as a compiled pass hands it over for a head that the loss does not depend on
+            gradient_VH.index_fill_(0, self._absent_A, 0.0)
 
     def row_norms(self, weight_VH: Tensor) -> dict[str, float | None]:
         """Mean L2 norm of the rows of ``present`` and of ``absent`` tokens; None of no rows."""

@@ -1,88 +1,112 @@
-"""The packed forward as one compiled graph: a step of 8 clips is otherwise bound by launching some 8,000 kernels.
+"""The packed forward in compiled parts, recorded as CUDA graphs: launching its kernels takes longer than a small step.
 
-``fullgraph``, and the sizes of a batch are symbols in it: one graph a phase serves every batch, since only flipping
-``requires_grad`` changes the backward pass. It takes two minutes to compile and is kept on disk, so a later run on the
-machine reuses it. ``torch.compiler.nested_compile_region`` on the layers, which compiles one of each kind only,
-showed no gain on an H100 (torch 2.11: 142 s, where other hosts took 113 to 136): it traces a layer anew at each call.
+Each kind of part (a decoder layer that trains, one that is frozen, …) is compiled once, with the sizes of a batch as
+symbols, so that it serves all layers of its kind and all batches. Compiling the whole pass as one graph takes three
+times as long. But every call of a compiled part costs the host some 0.3 ms, so on CUDA the row of parts is recorded
+once for each shape of batch (``recorded.py``) and replayed from then on.
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from transformers import Qwen3ASRForConditionalGeneration
 
-from hebrew_asr.config.profiles import Profile
 from hebrew_asr.data.collate import PackedBatch
 from hebrew_asr.fallbacks import note_fallback
-from hebrew_asr.model.layered import CANNOT_COMPILE, ONE_GRAPH, LayeredASR
 from hebrew_asr.model.packed import PackedASR
+from hebrew_asr.model.recorded import RecordedPasses
 
+CANNOT_COMPILE = (TorchDynamoException, FailOnRecompileLimitHit)
+"""What torch raises before it has run anything of a function that it cannot compile whole."""
+_OPTIONS: dict[str, Any] = {"triton.mix_order_reduction_non_strict_mode": True}
+"""Otherwise inductor fuses the backward of a norm for 4,096 rows or more only, and compiles all anew for fewer."""
 _MAX_GRAPHS = 64
 """torch's own limit of 8 for one function is meant to notice shapes that never repeat."""
 
 
-class CompiledASR(PackedASR):
-    """``PackedASR`` through ``torch.compile``; eager from the first failure on, which is noted."""
+class CompiledParts:
+    """Functions of ``packed.py`` through ``torch.compile``; eager from the first failure on, which is noted."""
 
-    def __init__(
-        self, asr: Qwen3ASRForConditionalGeneration, *, cuda_graphs: bool = False, backend: str = "inductor"
-    ) -> None:
-        """``cuda_graphs``: replay kernels instead of launching them, which pays where the host cannot keep up."""
-        super().__init__(asr)
-        _keep_graphs()
+    def __init__(self, backend: str = "inductor") -> None:
+        """Nothing is compiled before it is called."""
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MAX_GRAPHS)
-        options: Any = {**ONE_GRAPH, "triton.cudagraphs": cuda_graphs} if backend == "inductor" else None
-        self._compiled = torch.compile(self._traced, fullgraph=True, backend=backend, options=options)
-        self._phases: dict[tuple[bool, ...], str] = {}
-        self._weights = tuple(asr.parameters())  # finding them takes two milliseconds
+        self._options = _OPTIONS if backend == "inductor" else None
+        self._backend = backend
+        self._compiled: dict[Callable[..., Tensor], Any] = {}
         self.is_compiled = True
 
-    def forward(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
-        """As :meth:`PackedASR.forward`; the first call in a phase takes two minutes or so."""
+    def __call__(self, part: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        """``part(*inputs)``."""
         if self.is_compiled:
             try:
-                _let_sizes_vary(batch, mel_CBF)
-                return self._compiled(batch, mel_CBF, self._phase())
+                _let_sizes_vary(inputs)
+                return self._get(part)(_what_trains(inputs), *inputs)
             except CANNOT_COMPILE as error:
                 self.is_compiled = False
                 note_fallback("the training step could not be compiled and runs eagerly, several times slower", error)
+        return part(*inputs)
+
+    def _get(self, part: Callable[..., Tensor]) -> Any:
+        if part not in self._compiled:
+
+            def traced(what_trains: str, *inputs: Any) -> Tensor:
+                assert what_trains  # reading it makes Dynamo guard on it
+                return part(*inputs)
+
+            self._compiled[part] = torch.compile(traced, fullgraph=True, backend=self._backend, options=self._options)
+        return self._compiled[part]
+
+
+class CompiledASR(PackedASR):
+    """``PackedASR`` in compiled parts."""
+
+    def __init__(
+        self, asr: Qwen3ASRForConditionalGeneration, *, recorded: bool = False, backend: str = "inductor"
+    ) -> None:
+        """``recorded``: replay kernels instead of launching them; only for who drops gradients after each backward."""
+        super().__init__(asr)
+        self._parts = CompiledParts(backend)
+        self._recorded = RecordedPasses(super().forward, asr) if recorded else None
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether nothing has failed so far."""
+        return self._parts.is_compiled
+
+    def forward(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
+        """As :meth:`PackedASR.forward`; the first call in a phase compiles."""
+        if self._recorded is not None and self.is_compiled and torch.is_grad_enabled():
+            return self._recorded(batch, mel_CBF)
         return super().forward(batch, mel_CBF)
 
-    def _traced(self, batch: PackedBatch, mel_CBF: Tensor, phase: str) -> Tensor:
-        assert phase  # reading it makes Dynamo guard on it: one graph per phase
-        return super().forward(batch, mel_CBF)
+    def call(self, part: Callable[..., Tensor], module: Any, *inputs: Any) -> Tensor:
+        """Compiled."""
+        return self._parts(part, module, *inputs)
 
-    def _phase(self) -> str:
-        """A name for what trains. torch 2.11 does not notice ``requires_grad`` flipped on a module's parameters: it
-        would reuse the graph of the phase before, which gives the newly trained weights no gradient. A name and not a
-        number, which would become a symbol too.
-        """
-        trains = tuple(weight.requires_grad for weight in self._weights)
-        return self._phases.setdefault(trains, f"phase {len(self._phases)}")
+    def release(self) -> None:
+        """Forget the recordings, and give their memory back."""
+        if self._recorded is not None:
+            self._recorded.release()
 
 
-def training_module(asr: Qwen3ASRForConditionalGeneration, profile: Profile) -> PackedASR:
-    """The forward pass that a profile trains with."""
-    if profile.zero_stage == 3:
-        return LayeredASR(asr, compiled=profile.compiles_layers)
-    return CompiledASR(asr, cuda_graphs=profile.uses_cuda_graphs) if profile.compiles else PackedASR(asr)
+def _what_trains(inputs: tuple[Any, ...]) -> str:
+    """Which weights of the modules train. torch 2.11 does not notice ``requires_grad`` on a module's parameters: it
+    would run a layer that trains through the graph of a frozen one, which gives its weights no gradient. A string and
+    not numbers, which would become symbols.
+    """
+    modules = (module for module in inputs if isinstance(module, nn.Module))
+    return "trains: " + "".join("01"[weight.requires_grad] for module in modules for weight in module.parameters())
 
 
-def _let_sizes_vary(batch: PackedBatch, mel_CBF: Tensor) -> None:
-    """One graph for all sizes of batches: their first dimensions are symbols in it."""
-    for tensor in (
-        *(mel_CBF, batch.conv_positions_A, batch.window_cu_seqlens_W1, batch.input_ids_T, batch.position_ids_T),
-        *(batch.audio_positions_A, batch.clip_cu_seqlens_N1, batch.supervised_positions_L, batch.labels_L),
-    ):
-        torch._dynamo.mark_dynamic(tensor, 0)
-
-
-def _keep_graphs() -> None:
-    """Compile into the user's cache rather than ``/tmp``, which rented machines lose or share."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hebrew_asr" / "inductor"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+def _let_sizes_vary(inputs: tuple[Any, ...]) -> None:
+    """One graph for all sizes of batches: the first dimensions of its tensors are symbols in it."""
+    for value in inputs:
+        if isinstance(value, tuple):
+            _let_sizes_vary(value)
+        elif isinstance(value, Tensor):
+            torch._dynamo.mark_dynamic(value, 0)

@@ -13,49 +13,46 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from transformers import Qwen3ASRForConditionalGeneration
 
-from hebrew_asr.fallbacks import note_fallback
+from hebrew_asr.config.profiles import Profile
+from hebrew_asr.model.compiled import CompiledASR, CompiledParts
 from hebrew_asr.model.packed import PackedASR, decoder_layer, encoder_layer
-
-ONE_GRAPH: dict[str, Any] = {"triton.mix_order_reduction_non_strict_mode": True}
-"""Otherwise inductor fuses the backward of a norm for 4,096 rows or more only, and compiles all anew for fewer."""
-CANNOT_COMPILE = (TorchDynamoException, FailOnRecompileLimitHit)
-"""What torch raises before it has run anything of a function that it cannot compile whole."""
 
 
 class LayeredASR(PackedASR):
     """``PackedASR`` that calls every layer as a module. The native model cannot ``generate`` any more; a copy can."""
 
     def __init__(self, asr: Qwen3ASRForConditionalGeneration, *, compiled: bool) -> None:
-        """``compiled``: one graph for the layers of a kind; eager from the first failure on, which is noted."""
+        """``compiled``: the layers are, and nothing else."""
         super().__init__(asr)
-        self._is_compiled = compiled
         encoder: Any = asr.model.audio_tower.layers
         decoder: Any = asr.model.language_model.layers
+        compile_part: Any = CompiledParts() if compiled else _as_it_is
         kinds: list[tuple[Any, Any]] = [(encoder, encoder_layer), (decoder, decoder_layer)]
-        for layers, run in kinds:
-            compiled_run: Any = torch.compile(run, fullgraph=True, dynamic=True, options=ONE_GRAPH) if compiled else run
+        for layers, part in kinds:
             for layer in layers:
-                layer.forward = partial(self._run, compiled_run, run, layer)
+                layer.forward = partial(compile_part, part, layer)
         self.leaves: list[nn.Module] = [*encoder, *decoder]
         """The layers: what DeepSpeed should gather whole."""
 
-    def call(self, run: Callable[..., Tensor], layer: nn.Module, hidden: Tensor, *others: Any) -> Tensor:
-        """By the module itself, so that DeepSpeed's hooks run; its forward is ``run`` already."""
-        return layer(_with_gradient(layer, hidden), *others)
+    def call(self, part: Callable[..., Tensor], module: Any, *inputs: Any) -> Tensor:
+        """A layer by itself, so that DeepSpeed's hooks run; its forward is ``part`` already."""
+        if part not in (encoder_layer, decoder_layer):
+            return part(module, *inputs)
+        hidden, *others = inputs
+        return module(_with_gradient(module, hidden), *others)
 
-    def _run(
-        self, compiled: Callable[..., Tensor], eager: Callable[..., Tensor], layer: nn.Module, *inputs: Any
-    ) -> Tensor:
-        if self._is_compiled:
-            try:
-                return compiled(layer, *inputs)
-            except CANNOT_COMPILE as error:
-                self._is_compiled = False
-                note_fallback("layers could not be compiled and run eagerly, several times slower", error)
-        return eager(layer, *inputs)
+
+def training_module(asr: Qwen3ASRForConditionalGeneration, profile: Profile) -> PackedASR:
+    """The forward pass that a profile trains with."""
+    if profile.zero_stage == 3:
+        return LayeredASR(asr, compiled=profile.compiles_layers)
+    return CompiledASR(asr, recorded=profile.uses_cuda_graphs) if profile.compiles else PackedASR(asr)
+
+
+def _as_it_is(part: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    return part(*inputs)
 
 
 def _with_gradient(layer: nn.Module, hidden: Tensor) -> Tensor:

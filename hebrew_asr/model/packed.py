@@ -3,8 +3,10 @@
 transformers' own forward pads every clip to the longest, convolves empty chunks, attends window by window with a
 host sync each, and computes logits for the whole prompt. Here the same modules run over clips laid end to end.
 
-Submodules are only ever called, and their weights never read, so that ZeRO-3's gathering hooks run. Nothing is set on
-the native model (but by ``layered.py``): ``generate`` keeps its own attention. Dropout is not applied; every Qwen3-ASR
+The pass is a row of parts, each a function below that gets its modules as arguments: ``call`` runs them, and is what
+compiling (``compiled.py``) and gathering by the layer (``layered.py``) change. Submodules are only ever called, and
+their weights never read, so that ZeRO-3's gathering hooks run. Nothing is set on the native model (but by
+``layered.py``): ``generate`` keeps its own attention. Dropout is not applied; every Qwen3-ASR
 config has it at 0.
 
 Dimension letters: T tokens, A audio tokens, C chunks, H hidden size, L supervised tokens, V vocabulary.
@@ -42,15 +44,14 @@ class PackedASR(nn.Module):
         Returns:
             float32 scalar, not divided by anything.
         """
-        logits_LV = self.asr.lm_head(self.hidden_states(batch, mel_CBF))
-        return F.cross_entropy(logits_LV.float(), batch.labels_L, reduction="sum")
+        return self.call(summed_loss, self.asr.lm_head, self.hidden_states(batch, mel_CBF), batch.labels_L)
 
     def hidden_states(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
         """What the head reads: (L, H), the normalized hidden state before each target token."""
         language_model = self.asr.model.language_model
         audio_AH = self.audio_embeddings(batch, mel_CBF)
-        hidden_TH = language_model.embed_tokens(batch.input_ids_T)
-        hidden_TH = hidden_TH.index_copy(0, batch.audio_positions_A, audio_AH)
+        embedding = language_model.embed_tokens
+        hidden_TH = self.call(embed, embedding, batch.input_ids_T, batch.audio_positions_A, audio_AH)
         rotary = language_model.rotary_emb(hidden_TH[None], batch.position_ids_T[None])
         cos_TD, sin_TD = (part[0] for part in rotary)
         segments = (batch.clip_cu_seqlens_N1, batch.max_clip_tokens)
@@ -58,7 +59,7 @@ class PackedASR(nn.Module):
         for layer in lower:
             hidden_TH = self.call(decoder_layer, layer, hidden_TH, cos_TD, sin_TD, segments)
         hidden_LH = self.call(decoder_layer, last, hidden_TH, cos_TD, sin_TD, segments, batch.supervised_positions_L)
-        return language_model.norm(hidden_LH)
+        return self.call(apply, language_model.norm, hidden_LH)
 
     def audio_embeddings(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
         """Projected encoder outputs of all clips, end to end: (A, H).
@@ -68,25 +69,48 @@ class PackedASR(nn.Module):
         """
         tower = self.asr.model.audio_tower
         segments = (batch.window_cu_seqlens_W1, batch.max_window_tokens)
-        hidden_AH = _convolve(tower, mel_CBF).index_select(0, batch.conv_positions_A)
+        convolutions = (tower.conv2d1, tower.conv2d2, tower.conv2d3)
+        others = (tower.conv_out, tower.positional_embedding)
+        hidden_AH = self.call(convolve, *convolutions, *others, mel_CBF, batch.conv_positions_A)
         for layer in tower.layers:
             hidden_AH = self.call(encoder_layer, layer, hidden_AH, segments)
-        return self.asr.model.multi_modal_projector(tower.ln_post(hidden_AH))
+        hidden_AH = self.call(apply, tower.ln_post, hidden_AH)
+        return self.call(apply, self.asr.model.multi_modal_projector, hidden_AH)
 
-    def call(self, run: Callable[..., Tensor], layer: Any, hidden: Tensor, *others: Any) -> Tensor:
-        """``run``, one of the functions below, on a layer; how that is called is for a subclass to say."""
-        return run(layer, hidden, *others)
+    def call(self, part: Callable[..., Tensor], module: Any, *inputs: Any) -> Tensor:
+        """``part(module, *inputs)``, for one of the functions below; how that is run is for a subclass to say."""
+        return part(module, *inputs)
+
+    def release(self) -> None:
+        """Let go of what is tied to where the weights lie: they are about to move. Here nothing is."""
 
 
-def _convolve(tower: Any, mel_CBF: Tensor) -> Tensor:
-    """Every chunk on its own through the convolutions: (C * 13, H)."""
-    hidden = mel_CBF[:, None].to(tower.conv2d1.weight.dtype)
-    hidden = F.gelu(tower.conv2d2(F.gelu(tower.conv2d1(hidden))))
+def apply(module: Any, hidden: Tensor) -> Tensor:
+    """A module that needs nothing else."""
+    return module(hidden)
+
+
+def convolve(
+    conv1: Any, conv2: Any, conv3: Any, conv_out: Any, positional: Any, mel_CBF: Tensor, conv_positions_A: Tensor
+) -> Tensor:
+    """Every chunk on its own through the convolutions, and of their outputs those that are sound: (A, H)."""
+    hidden = mel_CBF[:, None].to(conv1.weight.dtype)
+    hidden = F.gelu(conv2(F.gelu(conv1(hidden))))
     # The last one is three times as fast with channels last, the others are not (cuDNN, bfloat16, H200).
-    hidden = F.gelu(tower.conv2d3(hidden.contiguous(memory_format=torch.channels_last)))
-    hidden = tower.conv_out(hidden.permute(0, 3, 1, 2).flatten(2))
-    hidden = hidden + tower.positional_embedding(hidden.shape[1]).to(hidden.dtype)
-    return hidden.flatten(0, 1)
+    hidden = F.gelu(conv3(hidden.contiguous(memory_format=torch.channels_last)))
+    hidden = conv_out(hidden.permute(0, 3, 1, 2).flatten(2))
+    hidden = hidden + positional(hidden.shape[1]).to(hidden.dtype)
+    return hidden.flatten(0, 1).index_select(0, conv_positions_A)
+
+
+def embed(embedding: Any, input_ids_T: Tensor, audio_positions_A: Tensor, audio_AH: Tensor) -> Tensor:
+    """What the language model reads: its tokens, with the sound in its place."""
+    return embedding(input_ids_T).index_copy(0, audio_positions_A, audio_AH)
+
+
+def summed_loss(head: Any, hidden_LH: Tensor, labels_L: Tensor) -> Tensor:
+    """float32 scalar; the logits are only there within."""
+    return F.cross_entropy(head(hidden_LH).float(), labels_L, reduction="sum")
 
 
 def encoder_layer(layer: Any, hidden_AH: Tensor, segments: tuple[Tensor, int]) -> Tensor:

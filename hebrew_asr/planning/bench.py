@@ -39,8 +39,8 @@ from hebrew_asr.training.setup import Run, set_up
 from hebrew_asr.units import GIB
 
 WARMUP_STEPS, SPLIT_STEPS = 10, 5
-SETTLED = 3
-"""Steps after which CUDA graphs have a shape: one runs as it is, one is recorded, one is replayed."""
+SETTLED = 2
+"""Steps after which a shape is surely recorded: a phase's first step runs as it is, so this one's may."""
 QUIET = 3
 """Steps discarded after a graph recording, before timing resumes: until then the host is not ahead of the device."""
 TOKENS_PER_S = 5.0
@@ -244,8 +244,13 @@ def _measure_phase(run: Run, index: int, arguments: BenchArguments, ceiling_tflo
         tflops=tflops,
         mfu=tflops / ceiling_tflops,
         padding_share=1 - tokens / padded,
-        peak_gib=torch.cuda.max_memory_allocated() / GIB if on_cuda else 0.0,
+        peak_gib=_peak_bytes(run) / GIB if on_cuda else 0.0,
     )
+
+
+def _peak_bytes(run: Run) -> int:
+    """Device memory that was in use at once. Recordings keep what they use, and the allocator counts it as free."""
+    return torch.cuda.max_memory_reserved() if run.profile.uses_cuda_graphs else torch.cuda.max_memory_allocated()
 
 
 def _warm_up(run: Run, batches: Iterator[StepBatch], rates: dict[str, float], met: Counter[Any]) -> int:

@@ -132,10 +132,8 @@ class Session:
         self._say_what_takes_time()
 
     def _say_what_takes_time(self) -> None:
-        if self.run.profile.compiles:
-            self.run.now("the phase's first step compiles: two minutes, or half a minute where it was done before")
-        elif self.run.profile.compiles_layers:
-            self.run.now("the phase's first step compiles its layers: a minute, or less where it was done before")
+        if self.run.profile.compiles or self.run.profile.compiles_layers:
+            self.run.now("the phase's first step compiles: up to a minute, or less where it was done before")
 
     def step(self, batch: StepBatch) -> StepResult | None:
         """One optimizer step, and the proof of phase after the first of each phase.

@@ -1,4 +1,4 @@
-"""The compiled step on CUDA: equal to the eager one on padded batches, one graph a shape and phase, no host sync."""
+"""The compiled step on CUDA: equal to the eager one on padded batches, each part once, no host sync."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def padded_batches(tokenizer) -> list[PackedBatch]:
     return [pack(batch, prompt, GEOMETRY, shapes=shapes).to("cuda") for batch in picked]
 
 
-@pytest.mark.parametrize("cuda_graphs", [False, True])
-def test_compiled_equals_eager_in_every_phase(cuda_graphs: bool):
+@pytest.mark.parametrize("recorded", [False, True])
+def test_compiled_equals_eager_in_every_phase(recorded: bool):
     model, tokenizer = build()
     model.cuda()
     to_bfloat16(model)
@@ -45,7 +45,7 @@ def test_compiled_equals_eager_in_every_phase(cuda_graphs: bool):
     inputs = [(batch, log_mel(batch)) for batch in padded_batches(tokenizer)]
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()  # which reset leaves
-    compiled, eager = CompiledASR(model, cuda_graphs=cuda_graphs), PackedASR(model)
+    compiled, eager = CompiledASR(model, recorded=recorded), PackedASR(model)
     present_V = torch.arange(len(model.lm_head.weight)) % 2 == 0
     absent = AbsentTokens(model, present_V, model.device, frozen=True)
     (head,) = [name for name, parameter in model.named_parameters() if parameter is model.lm_head.weight]
@@ -71,17 +71,18 @@ def test_compiled_equals_eager_in_every_phase(cuda_graphs: bool):
             error = sum((found[name] - gradient).square().sum().item() for name, gradient in expected.items())
             assert math.sqrt(error / sum(g.square().sum().item() for g in expected.values())) < 0.1
     assert compiled.is_compiled
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
 
 
-def test_a_compiled_step_never_waits_for_the_device():
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_compiled_step_never_waits_for_the_device(recorded: bool):
     model, tokenizer = build()
     model.cuda()
     to_bfloat16(model)
-    log_mel, compiled = LogMel().cuda(), CompiledASR(model)
+    log_mel, compiled = LogMel().cuda(), CompiledASR(model, recorded=recorded)
     batches = padded_batches(tokenizer)
     for batch in batches[:2]:
         compiled(batch, log_mel(batch)).backward()
+        model.zero_grad(set_to_none=True)
     with no_host_sync():
         compiled(batches[2], log_mel(batches[2])).backward()
     assert compiled.is_compiled

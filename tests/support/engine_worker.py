@@ -23,8 +23,9 @@ from hebrew_asr.data.manifest import read_manifest
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.engine import TrainEngine
 from hebrew_asr.engine.optimizer_state import StateReader, save_partitions
-from hebrew_asr.model.compiled import training_module
+from hebrew_asr.model.layered import training_module
 from hebrew_asr.model.load import load_model, load_tokenizer
+from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.text.prompt import vocabulary
 from tests.support.tiny_task import BF16, RECIPE_CHANGES
 
@@ -76,15 +77,16 @@ class Setting:
         return [MicroBatch(packed, num_labels, self.mel(packed)) for packed, num_labels in parts]
 
 
-def set_up(task: Path, ranks: dist.Ranks, zero: Profile) -> Setting:
-    """As the trainer does, without a run directory."""
+def set_up(task: Path, ranks: dist.Ranks, zero: Profile, *, passes_compile: bool = True) -> Setting:
+    """As the trainer does, without a run directory; ``passes_compile``: if the profile compiles at all."""
     recipe = task_recipe(task)
     asr = load_model(recipe.model, dtype=torch.bfloat16 if zero.bf16 else torch.float32)
     tokenizer, batching = load_tokenizer(recipe.model.path), derive_batching(zero, recipe, ranks.size)
     clips = read_manifest(task / "data" / "train.jsonl")
     geometry = EncoderGeometry.of(asr.config.audio_config)
     steps = StepDataset(clips, batching, recipe, tokenizer, geometry, ranks.rank)
-    engine = TrainEngine(training_module(asr, zero), asr, recipe, zero, batching, ranks, present_tokens(task, asr))
+    module = training_module(asr, zero) if passes_compile else PackedASR(asr)
+    engine = TrainEngine(module, asr, recipe, zero, batching, ranks, present_tokens(task, asr))
     return Setting(asr, engine, steps, LogMel().to(ranks.device), ranks.device)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -16,6 +19,7 @@ from hebrew_asr.model.compiled import CompiledASR
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.text.prompt import PromptTokens
 from tests.support.native import build, examples
+from tests.support.tiny_task import BF16
 
 
 def test_falls_back_to_eager_after_one_warning():
@@ -23,7 +27,7 @@ def test_falls_back_to_eager_after_one_warning():
     model, tokenizer = build()
     batch = pack(examples(tokenizer)[:3], PromptTokens.of(tokenizer), EncoderGeometry())
     mel_CBF = LogMel()(batch)
-    compiled = CompiledASR(model)
+    compiled = CompiledASR(model, backend="aot_eager")
     with pytest.warns(RuntimeWarning, match="could not be compiled and runs eagerly") as told:
         first = compiled(batch, mel_CBF)
     assert len([warning for warning in told if warning.category is RuntimeWarning]) == 1
@@ -49,6 +53,19 @@ def test_falls_back_to_eager_after_one_warning():
 def test_the_profile_says_what_to_compile(tmp_path, hardware, stage, compiles, compiles_layers):
     path = tmp_path / "profile.json"
     values = {"_hardware": hardware, "train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": stage}}
-    path.write_text(json.dumps(values))
+    path.write_text(json.dumps({**values, **BF16}))
     profile = load_profile(path)
     assert (profile.compiles, profile.compiles_layers) == (compiles, compiles_layers)
+    path.write_text(json.dumps(values))
+    profile = load_profile(path)
+    kept = hardware["accelerator"] == "cpu"
+    assert (profile.compiles, profile.compiles_layers) == (compiles and kept, compiles_layers and kept), "in fp32"
+
+
+def test_what_is_compiled_is_kept_in_the_users_cache(tmp_path):
+    """torch settles the folder when torch._dynamo is first imported, wherever that is."""
+    code = "import hebrew_asr.training.setup, torch._inductor.runtime.cache_dir_utils as kept; print(kept.cache_dir())"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == str(tmp_path / "hebrew_asr" / "inductor")

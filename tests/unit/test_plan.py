@@ -224,7 +224,7 @@ def test_the_data_folder_decides_where_there_is_one(tiny, tmp_path, capsys):
         assert line in told
     assert values["time"]["steps_s"] == 5 * 3 * 16 / 2 and values["eval_clips"] == 0
     assert values["price"] == pytest.approx(values["time"]["total_s"] / 100)
-    assert "minutes, 1.62 at 36 per hour" in told and "scaled: 2 clips/s, as given" in told
+    assert "minutes, 1.79 at 36 per hour" in told and "scaled: 2 clips/s, as given" in told
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES_DIR.glob("*.json")))
@@ -263,7 +263,7 @@ def test_the_time_of_a_run_is_that_of_measured_steps_or_called_scaled():
     assert four is not None and eight is not None and old is not None
     assert four.measured and not eight.measured and not old.measured
     assert four.steps_s == pytest.approx(2919 * (2 * 0.0497 + 3 * 0.0514))
-    assert four.compile_s > old.compile_s > 0
+    assert 0 < four.compile_s < old.compile_s
     assert "3.2 times as long, as data sheets have it" in eight.source and "ZeRO-3" in old.source
     assert old.steps_s > 3 * eight.steps_s
     assert run_clock(plan_of("rtx4090x1")) is None and run_clock(plan_of("cpu")) is None
@@ -272,18 +272,19 @@ def test_the_time_of_a_run_is_that_of_measured_steps_or_called_scaled():
 
 
 def test_a_run_that_was_timed_takes_as_long_and_as_much_memory(tmp_path, capsys):
-    """Two H100s, nothing cached: 300 steps over both phases took 437 s from the command to its end, and 16.2 GiB."""
+    """Two H200s, nothing cached: 300 steps over both phases took 188 s from the command to its end. ``nvidia-smi`` told
+    of 25.2 GiB on a card."""
     (tmp_path / "clips").mkdir()
     for name, count in (("train", 3840), ("eval", 100)):
         write_manifest(tmp_path / f"{name}.jsonl", draw_clips(name, count, tmp_path))
     profile = json.loads((PROFILES / "a100x2.json").read_text())
-    profile["_hardware"]["card"] = "H100"
-    (tmp_path / "h100x2.json").write_text(json.dumps(profile))
-    assert main(["plan", "--ds", str(tmp_path / "h100x2.json"), "--data", str(tmp_path), "--json"]) == 0
+    profile["_hardware"]["card"] = "H200"
+    (tmp_path / "h200x2.json").write_text(json.dumps(profile))
+    assert main(["plan", "--ds", str(tmp_path / "h200x2.json"), "--data", str(tmp_path), "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["total_steps"] == 300 and plan["time"]["measured"]
-    assert plan["time"]["total_s"] == pytest.approx(437, rel=0.1)
-    assert max(phase["peak"] for phase in plan["phases"]) / GIB == pytest.approx(16.2, rel=0.1)
+    assert plan["time"]["total_s"] == pytest.approx(188, rel=0.1)
+    assert plan["needed_gib"] == pytest.approx(25.2, rel=0.1)
 
 
 def test_more_clips_per_gpu_take_longer_and_fewer_gpus_too():
