@@ -48,7 +48,8 @@ def training_module(asr: Qwen3ASRForConditionalGeneration, profile: Profile) -> 
     """The forward pass that a profile trains with."""
     if profile.zero_stage == 3:
         return LayeredASR(asr, compiled=profile.compiles_layers)
-    return CompiledASR(asr, recorded=profile.uses_cuda_graphs) if profile.compiles else PackedASR(asr)
+    recorded = profile.uses_cuda_graphs and profile.hardware.accelerator == "cuda"
+    return CompiledASR(asr, recorded=recorded) if profile.compiles else PackedASR(asr)
 
 
 def _as_it_is(part: Callable[..., Tensor], *inputs: Any) -> Tensor:

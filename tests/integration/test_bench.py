@@ -20,7 +20,7 @@ from hebrew_asr.planning.bench_corpus import make_corpus
 from hebrew_asr.planning.lr_curve import has_diverged
 from hebrew_asr.planning.lr_range import LrRangeArguments
 from hebrew_asr.training.arguments import as_argv
-from tests.support.tiny_task import ROOT, SPEC, WORDS, free_port, write_profile
+from tests.support.tiny_task import BF16, ROOT, SPEC, WORDS, free_port, write_profile
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -80,7 +80,7 @@ def test_ranks_settle_together(tmp_path, warm):
         "unfrozen_layers": '{"llm_top": 1, "audio_top": 1}',
     }
     arguments = BenchArguments(
-        ds=str(write_profile(tmp_path / "graphs.json", _hardware=hardware)),
+        ds=str(write_profile(tmp_path / "graphs.json", _hardware=hardware, zero_optimization={"stage": 2}, **BF16)),
         set=[f"{name}={value}" for name, value in changes.items()],
         run_dir=str(tmp_path / "run"),
         phases=["B"],

@@ -163,7 +163,7 @@ def test_what_is_in_the_way_stays(models, tmp_path, capfd):
     assert main(["export", str(models["tied"]), "--out", str(out)]) == 2
     assert [path.name for path in out.iterdir()] == ["mine.txt"] and "--out" in capfd.readouterr().err
     assert main(["export", str(models["tied"])]) == 2
-    assert main(["export", str(tmp_path / "nowhere"), "--out", str(tmp_path / "new")]) in (4, 5)
+    assert main(["export", str(tmp_path / "nowhere"), "--out", str(tmp_path / "new")]) == 2
     unfinished = tmp_path / "unfinished"
     unfinished.mkdir()
     (unfinished / "recipe.json").write_text("{}")

@@ -78,7 +78,7 @@ class Setting:
 
 
 def set_up(task: Path, ranks: dist.Ranks, zero: Profile, *, passes_compile: bool = True) -> Setting:
-    """As the trainer does, without a run directory; ``passes_compile``: if the profile compiles at all."""
+    """As the trainer does, without a run directory. ``passes_compile``: or only AdamW, if the profile compiles."""
     recipe = task_recipe(task)
     asr = load_model(recipe.model, dtype=torch.bfloat16 if zero.bf16 else torch.float32)
     tokenizer, batching = load_tokenizer(recipe.model.path), derive_batching(zero, recipe, ranks.size)
@@ -107,7 +107,8 @@ def run(task: Path, ranks: dist.Ranks, spec: dict) -> None:
     """
     out = Path(spec["out"])
     options = {key: spec.get(key, False) for key in ("offload", "compiled")}
-    given = set_up(task, ranks, profile(spec["stage"], spec["bf16"], spec["micro"], **options, **spec.get("zero", {})))
+    zero = profile(spec["stage"], spec["bf16"], spec["micro"], **options, **spec.get("zero", {}))
+    given = set_up(task, ranks, zero, passes_compile=False)  # AdamW does, where the profile compiles
     engine, phase, log = given.engine, spec["phases"][0], []
     engine.enter_phase(phase, StateReader(Path(spec["resume"])) if "resume" in spec else None)
     if "resume" in spec:
