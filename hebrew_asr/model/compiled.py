@@ -21,7 +21,7 @@ from hebrew_asr.fallbacks import note_fallback
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.recorded import RecordedPasses
 
-CANNOT_COMPILE = (TorchDynamoException, FailOnRecompileLimitHit)
+_CANNOT_COMPILE = (TorchDynamoException, FailOnRecompileLimitHit)
 """What torch raises before it has run anything of a function that it cannot compile whole."""
 _OPTIONS: dict[str, Any] = {"triton.mix_order_reduction_non_strict_mode": True}
 """Otherwise inductor fuses the backward of a norm for 4,096 rows or more only, and compiles all anew for fewer."""
@@ -46,7 +46,7 @@ class CompiledParts:
             try:
                 _let_sizes_vary(inputs)
                 return self._get(part)(_what_trains(inputs), *inputs)
-            except CANNOT_COMPILE as error:
+            except _CANNOT_COMPILE as error:
                 self.is_compiled = False
                 note_fallback("the training step could not be compiled and runs eagerly, several times slower", error)
         return part(*inputs)
