@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen3ASRForConditionalGeneration
 
-from hebrew_asr.config.profiles import Profile
-from hebrew_asr.model.compiled import CompiledASR, CompiledParts
+from hebrew_asr.model.compiled import CompiledParts
 from hebrew_asr.model.packed import PackedASR, decoder_layer, encoder_layer
 
 
@@ -42,14 +41,6 @@ class LayeredASR(PackedASR):
             return part(module, *inputs)
         hidden, *others = inputs
         return module(_with_gradient(module, hidden), *others)
-
-
-def training_module(asr: Qwen3ASRForConditionalGeneration, profile: Profile) -> PackedASR:
-    """The forward pass that a profile trains with."""
-    if profile.zero_stage == 3:
-        return LayeredASR(asr, compiled=profile.compiles_layers)
-    recorded = profile.uses_cuda_graphs and profile.hardware.accelerator == "cuda"
-    return CompiledASR(asr, recorded=recorded) if profile.compiles else PackedASR(asr)
 
 
 def _as_it_is(part: Callable[..., Tensor], *inputs: Any) -> Tensor:

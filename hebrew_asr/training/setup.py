@@ -30,8 +30,8 @@ from hebrew_asr.files import as_json
 from hebrew_asr.launching import place
 from hebrew_asr.launching.stopping import StopRequest
 from hebrew_asr.locks import FolderLock
+from hebrew_asr.model.forward import training_module
 from hebrew_asr.model.groups import GROUPS
-from hebrew_asr.model.layered import training_module
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.phases import check_phases
 from hebrew_asr.report.outputs import MetricsFile, PatientFiles

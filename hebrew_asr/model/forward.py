@@ -1,0 +1,18 @@
+"""Which forward pass a run trains with: compiled and recorded, by the layer under ZeRO-3, or as it is written."""
+
+from __future__ import annotations
+
+from transformers import Qwen3ASRForConditionalGeneration
+
+from hebrew_asr.config.profiles import Profile
+from hebrew_asr.model.compiled import CompiledASR
+from hebrew_asr.model.layered import LayeredASR
+from hebrew_asr.model.packed import PackedASR
+
+
+def training_module(asr: Qwen3ASRForConditionalGeneration, profile: Profile) -> PackedASR:
+    """The forward pass that a profile trains with."""
+    if profile.zero_stage == 3:
+        return LayeredASR(asr, compiled=profile.compiles_layers)
+    recorded = profile.uses_cuda_graphs and profile.hardware.accelerator == "cuda"
+    return CompiledASR(asr, recorded=recorded) if profile.compiles else PackedASR(asr)
