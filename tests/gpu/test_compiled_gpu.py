@@ -11,6 +11,7 @@ from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.collate import PackedBatch, pack
 from hebrew_asr.data.shapes import choose_shapes, needed_shape
+from hebrew_asr.fallbacks import take_fallbacks
 from hebrew_asr.model.absent_tokens import AbsentTokens
 from hebrew_asr.model.compiled import CompiledASR
 from hebrew_asr.model.packed import PackedASR
@@ -43,6 +44,7 @@ def test_compiled_equals_eager_in_every_phase(recorded: bool):
     to_bfloat16(model)
     log_mel = LogMel().cuda()
     inputs = [(batch, log_mel(batch)) for batch in padded_batches(tokenizer)]
+    take_fallbacks()
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()  # which reset leaves
     compiled, eager = CompiledASR(model, recorded=recorded), PackedASR(model)
@@ -70,7 +72,7 @@ def test_compiled_equals_eager_in_every_phase(recorded: bool):
                 assert torch.equal(of_head.any(dim=1).cpu(), present_V), "zeroed outside the graph, in its own memory"
             error = sum((found[name] - gradient).square().sum().item() for name, gradient in expected.items())
             assert math.sqrt(error / sum(g.square().sum().item() for g in expected.values())) < 0.1
-    assert compiled.is_compiled
+    assert compiled.is_compiled and not take_fallbacks(), "recorded, not launched"
 
 
 @pytest.mark.parametrize("recorded", [False, True])
@@ -78,6 +80,7 @@ def test_a_compiled_step_never_waits_for_the_device(recorded: bool):
     model, tokenizer = build()
     model.cuda()
     to_bfloat16(model)
+    take_fallbacks()
     log_mel, compiled = LogMel().cuda(), CompiledASR(model, recorded=recorded)
     batches = padded_batches(tokenizer)
     for batch in batches[:2]:
@@ -85,4 +88,4 @@ def test_a_compiled_step_never_waits_for_the_device(recorded: bool):
         model.zero_grad(set_to_none=True)
     with no_host_sync():
         compiled(batches[2], log_mel(batches[2])).backward()
-    assert compiled.is_compiled
+    assert compiled.is_compiled and not take_fallbacks(), "recorded, not launched"
