@@ -20,7 +20,8 @@ from hebrew_asr.logs import log
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _HELD = (errno.EACCES, errno.EAGAIN)
 _PATIENCE_S = 2.0
-"""Seconds to try again: a process that only looks whether a lock is held shares it for an instant."""
+"""Seconds to try again: a process that only looks whether a lock is held shares it for an instant, and one that has
+just taken it from a killed holder has yet to sign."""
 
 
 class FolderLock:
@@ -101,9 +102,14 @@ class FolderLock:
         Raises:
             UsageError: naming the holder.
         """
-        holder = self.holder()
-        if holder is not None and (is_main or holder.get("job", job()) != job() or job() is None):
-            raise _busy(what, holder)
+        deadline = time.monotonic() + _PATIENCE_S
+        while (holder := self.holder()) is not None:
+            is_fellow = not is_main and job() is not None and holder.get("job", job()) == job()
+            if is_fellow:
+                return
+            if is_main or time.monotonic() > deadline:
+                raise _busy(what, holder)
+            time.sleep(0.05)
 
     def take_or_refuse(self, what: str) -> None:
         """Take it.

@@ -150,6 +150,7 @@ def measure(arguments: BenchArguments) -> int:
     figures["interruptions"] = asdict(_measure_interruptions(run))
     if run.ranks.is_main:
         write_json(arguments.out, figures)
+    run.watchdog.stand_down()
     run.tracker.close()
     run.engine.close()
     dist.stop()

@@ -76,6 +76,7 @@ def test_ranks_settle_together(tmp_path, warm):
         "data.workers": 1,
         "evaluation.sample_clips": 1,
         "logging.wandb": "false",
+        "logging.report": "false",
         "clips_per_step": 4,
         "unfrozen_layers": '{"llm_top": 1, "audio_top": 1}',
     }

@@ -139,8 +139,9 @@ def wait_for(condition: Callable[[], object], has_ended: Callable[[], object], l
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, "the moment never came"
-        ended = has_ended()
-        assert not ended, f"the run ended before its moment came: {ended}"
+        if has_ended():
+            time.sleep(3.0)  # the first rank is the last to leave, and says why
+            raise AssertionError(f"the run ended before its moment came: {has_ended()}")
         time.sleep(0.004)
 
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,18 @@ def test_ranks_of_the_same_job_are_not_refused(lock, holder, monkeypatch):
                 lock_of_rank_1.refuse_if_held("run directory x", is_main=False)
         else:
             lock_of_rank_1.refuse_if_held("run directory x", is_main=False)
+
+
+def test_what_a_killed_holder_wrote_is_not_taken_for_the_next_ones_signature(lock, holder, monkeypatch):
+    """The first rank of a new job has the lock and has yet to sign, when another of its ranks looks."""
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "7")
+    signature = lock.path.read_text()
+    lock.path.write_text(signature.replace(":7", ":6"))
+    signs = threading.Timer(0.5, lock.path.write_text, [signature])
+    signs.start()
+    FolderLock(lock.path).refuse_if_held("run directory x", is_main=False)
+    signs.join()
 
 
 def test_a_killed_holder_is_no_obstacle_though_its_child_lives_on(lock, holder):
