@@ -129,6 +129,15 @@ def test_what_a_run_takes_of_the_host():
     assert doctor._cores(load_recipe("round2", ["data.workers=0"]), 1)[0] == "ok"
 
 
+@pytest.mark.parametrize(("profile", "state"), [("cpu", "warn"), ("a100x8", "fail")])
+def test_a_machine_too_small_for_the_real_model_is_none_too_small_for_the_demo(profile, state, monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "_need", lambda _: DiskNeed(1 << 60, 4, 1 << 60))
+    monkeypatch.setattr(doctor, "_ANSWER_S", 0.0)
+    found, _ = doctor.examine(load_recipe("round2"), load_profile(profile), tmp_path)
+    states = {finding.name: finding.state for finding in found}
+    assert states["disk space"] == states["host memory"] == state
+
+
 def test_a_port_that_is_taken(monkeypatch):
     with doctor.socket.socket() as taken:
         taken.bind(("", 0))
