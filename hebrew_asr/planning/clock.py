@@ -179,10 +179,14 @@ def _step_ms(known: Speeds, profile: Profile, batching: Batching, phase: str, ca
         timed = (entry.card, entry.num_gpus, entry.clips_per_gpu) == (card, batching.num_ranks, clips)
         if timed and phase in entry.ms:
             return entry.ms[phase], True, f"{batching.num_ranks} × {card}, {clips} clips per GPU"
-    timed_clips = [entry.clips_per_gpu for entry in known.steps]
-    timed_ms = [entry.ms.get(phase, max(entry.ms.values())) for entry in known.steps]
+    slowest: dict[int, float] = {}
+    for entry in known.steps:
+        ms = entry.ms.get(phase, max(entry.ms.values()))
+        slowest[entry.clips_per_gpu] = max(ms, slowest.get(entry.clips_per_gpu, 0.0))
+    timed_clips = sorted(slowest)
     # Below the fewest clips as these, beyond the most in proportion.
-    ms = float(np.interp(clips, timed_clips, timed_ms)) * max(1.0, clips / timed_clips[-1])
+    ms = float(np.interp(clips, timed_clips, [slowest[each] for each in timed_clips]))
+    ms *= max(1.0, clips / timed_clips[-1])
     source = "steps of 8 to 64 clips per GPU on H100s and H200s"
     if slower > 1:
         source += f", taken {slower:.1f} times as long, as data sheets have it"
