@@ -61,6 +61,8 @@ class ReplayedCall:
         try:
             with recording(graph, torch.cuda.graph_pool_handle()):
                 returned = self._forward(**held)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             self._is_given_up = True
             note_fallback("decoding launches every kernel of a token anew, several times slower than a replay", error)

@@ -18,6 +18,8 @@ from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, to_int16
 from hebrew_asr.audio.frames import CHUNK_FRAMES, EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.collate import Example, pack
+from hebrew_asr.errors import EnvironmentProblem, first_line
+from hebrew_asr.fallbacks import note_fallback
 from hebrew_asr.inference.pieces import DEFAULT_CUTTING, Cutting
 from hebrew_asr.inference.replay import replayed_decoding
 from hebrew_asr.text.prompt import LANGUAGE, PromptTokens, build_target, parse_target, target_ids, without_markers
@@ -25,6 +27,7 @@ from hebrew_asr.text.prompt import LANGUAGE, PromptTokens, build_target, parse_t
 if TYPE_CHECKING:
     from hebrew_asr.inference.long_form import Transcript
 
+_UNBOUNDED = 1 << 30
 _SMALL_WEIGHTS = 20_000_000
 """The demo's model has 1 million, the smallest published one 600."""
 
@@ -76,6 +79,7 @@ class Transcriber:
         forced = build_target("", decoding.language) if decoding.language else ""
         self._forced_ids = target_ids(tokenizer, forced)[:-1] if forced else []
         self._mel: LogMel | None = None
+        self._most_together = _UNBOUNDED
 
     @classmethod
     def load(cls, model: str, *, language: str = LANGUAGE, device: str = "auto", dtype: str = "auto") -> Transcriber:
@@ -123,12 +127,37 @@ class Transcriber:
     def hear(self, clips: Sequence[np.ndarray], contexts: Sequence[str] = ()) -> list[Heard]:
         """Transcripts of clips, decoded together, each with its language and whether the cap cut it short.
 
+        When the device runs out of memory, half as many clips are decoded together, from then on too.
+
         Args:
             clips: as :meth:`__call__` takes them.
             contexts: for each clip the system turn of its prompt, such as previous text or names; all empty by default.
+
+        Raises:
+            EnvironmentProblem: the device's memory is too small for a single one.
         """
+        contexts = contexts or [""] * len(clips)
+        found: list[Heard] = []
         with torch.inference_mode(), _fitting_threads(self._asr):
-            return self._hear(clips, contexts or [""] * len(clips))
+            while len(found) < len(clips):
+                some = slice(len(found), len(found) + self._most_together)
+                try:
+                    found += self._hear(clips[some], contexts[some])
+                    continue
+                except torch.OutOfMemoryError as error:
+                    self._hear_fewer(clips[some], error)
+                torch.cuda.empty_cache()  # here, where the error holds nothing any more
+        return found
+
+    def _hear_fewer(self, clips: Sequence[np.ndarray], error: torch.OutOfMemoryError) -> None:
+        if len(clips) == 1:
+            lasts_s = len(clips[0]) / SAMPLE_RATE_HZ
+            raise EnvironmentProblem(
+                f"the memory of {self._asr.device} does not suffice to decode {lasts_s:.1f} s of sound "
+                f"({first_line(error)}); end what else uses it, or take a larger device"
+            ) from error
+        self._most_together = len(clips) // 2
+        note_fallback(f"at most {self._most_together} clips are decoded together, for want of memory", error)
 
     def _hear(self, clips: Sequence[np.ndarray], contexts: Sequence[str]) -> list[Heard]:
         device = self._asr.device

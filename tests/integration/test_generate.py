@@ -8,6 +8,7 @@ import torch
 from transformers import AutoProcessor
 
 from hebrew_asr.config.recipe import Model
+from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.inference.transcriber import Decoding, Transcriber
 from hebrew_asr.model.load import load_model, load_tokenizer
 from tests.support.native import sound
@@ -60,6 +61,31 @@ def test_cap_follows_the_clip_not_the_batch(folder, clips):
     assert decoding.cap(len(clips[0])) == 3
     transcribe = Transcriber(load_model(Model(str(folder))).eval(), load_tokenizer(str(folder)), decoding)
     assert transcribe(clips)[0] == transcribe(clips[:1])[0]
+
+
+def test_clips_that_fill_the_memory_are_decoded_fewer_at_once(folder, clips, monkeypatch):
+    asr, tried = load_model(Model(str(folder))).eval(), []
+    transcribe = Transcriber(asr, load_tokenizer(str(folder)))
+    expected, generate = transcribe(clips * 2), asr.generate
+
+    def short(*, input_ids, **options):
+        tried.append(len(input_ids))
+        if len(input_ids) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return generate(input_ids=input_ids, **options)
+
+    monkeypatch.setattr(asr, "generate", short)
+    fits = 3
+    with pytest.warns(RuntimeWarning, match=r"at most \d clips are decoded together, for want of memory: OutOfMem"):
+        assert transcribe(clips * 2) == expected
+    assert tried == [8, 4, 2, 2, 2, 2]
+    assert transcribe(clips * 2) == expected and tried[6:] == [2] * 4, "it does not try in vain again"
+    fits = 0
+    with (
+        pytest.warns(RuntimeWarning, match="at most 1 clips"),
+        pytest.raises(EnvironmentProblem, match=r"does not suffice to decode 0\.3 s of sound .CUDA out of memory"),
+    ):
+        transcribe(clips)
 
 
 def test_long_recordings_are_cut_at_pauses_and_lose_nothing():
