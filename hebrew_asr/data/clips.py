@@ -39,9 +39,9 @@ COLUMNS = pyarrow.schema(
 )
 """A clip's audio path is folder and name end to end: a folder ends in a slash, or is empty. They are bytes since a file
 name need not be UTF-8 (:func:`path_bytes`)."""
-NEW_WORDS = pyarrow.field("new_words", pyarrow.bool_())
-"""One more column of a mapped file: whether a text adds words to those of the others that are marked. The marked texts
-alone hold all words of all texts (:func:`hebrew_asr.data.vocabulary.new_words`)."""
+NEW_WORDS = pyarrow.field("new_words", pyarrow.list_(pyarrow.large_string()))
+"""One more column of a mapped file: some words of each text, all together each word of all texts once
+(:func:`hebrew_asr.data.vocabulary.new_words`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +143,10 @@ class Clips(Sequence[Clip]):
         return column.take(pyarrow.array(np.arange(rows.start, rows.stop, rows.step)))
 
     @property
-    def new_words(self) -> pyarrow.Array | None:
-        """(clips,) bool, the column ``NEW_WORDS``; None where there is none, and of a part of the clips."""
+    def words(self) -> pyarrow.Array | None:
+        """Each word of all texts once; None where they are not known, as of a part of the clips."""
         is_known = NEW_WORDS.name in self.batch.schema.names and self._rows == range(self.batch.num_rows)
-        return self.batch[NEW_WORDS.name] if is_known else None
+        return self.batch[NEW_WORDS.name].flatten() if is_known else None
 
     @property
     def durations_s(self) -> np.ndarray:
@@ -159,8 +159,9 @@ class Clips(Sequence[Clip]):
         if self._known is not None:
             return self._known
         digest = hashlib.sha256()
-        for clip in self:
-            digest.update(f"{clip.id}\t{clip.duration_s!r}\t{clip.text}\n".encode())
+        for part in self.parts(_CLIPS_AT_ONCE):
+            rows = zip(*(part.column(name).to_pylist() for name in ("id", "duration_s", "text")), strict=True)
+            digest.update("".join(f"{identity}\t{seconds!r}\t{text}\n" for identity, seconds, text in rows).encode())
         return digest.hexdigest()
 
 

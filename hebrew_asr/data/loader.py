@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hebrew_asr.audio.augment import clip_seed
 from hebrew_asr.audio.decode import to_int16
-from hebrew_asr.audio.frames import EncoderGeometry
+from hebrew_asr.audio.frames import SAMPLE_RATE_HZ, EncoderGeometry
 from hebrew_asr.config.profiles import Batching
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.data.clip_audio import Unreadable, read_clip
@@ -109,7 +109,8 @@ class StepDataset(Steps, Dataset[StepBatch]):
             skipped.append(samples)
             return None
         target, seed = target_ids(self._tokenizer, clip.text), clip_seed(self._seed, epoch, clip.id)
-        return Example(clip.id, to_int16(samples), target, self._speed(clip, epoch), seed)
+        speed = self._speed(round(clip.duration_s * SAMPLE_RATE_HZ), clip.id, epoch)
+        return Example(clip.id, to_int16(samples), target, speed, seed)
 
 
 def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin_memory: bool) -> Iterator[StepBatch]:

@@ -25,7 +25,7 @@ from hebrew_asr.errors import on_one_line
 from hebrew_asr.files import atomic
 
 _KEY = b"hebrew_asr"
-_FORMAT = 2
+_FORMAT = 3
 _SCHEMA = COLUMNS.append(NEW_WORDS)
 _HEAD_BYTES = 1 << 16
 """The schema with its metadata stands at the start of an Arrow IPC file."""
@@ -107,8 +107,9 @@ def _contents(column: pyarrow.Array) -> Iterator[memoryview]:
     if isinstance(column, pyarrow.DictionaryArray):
         yield from _contents(column.indices)
         yield from _contents(column.dictionary)
-    elif pyarrow.types.is_boolean(column.type):
-        yield from _contents(column.cast(pyarrow.uint8()))
+    elif isinstance(column, pyarrow.ListArray):
+        yield from _contents(column.offsets)
+        yield from _contents(column.values)
     elif pyarrow.types.is_primitive(column.type):
         yield memoryview(column.to_numpy())
     else:

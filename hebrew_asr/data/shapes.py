@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -193,19 +194,45 @@ def _cut_points(ordered: Sequence[int], count: int) -> list[int]:
     """
     if count < 1:
         return []
-    values, size = np.asarray(ordered, dtype=np.float64), len(ordered)
-    totals = np.concatenate([[0.0], np.cumsum(values)])
-    stop = np.arange(1, size + 1)
-    cost = values * stop - totals[1:]  # one cut at each index: everything up to it is rounded up to it
-    paths: list[list[int]] = [[index] for index in range(size)]
-    for _ in range(1, min(count, size)):
-        best = list(range(size))
-        lower = cost.copy()
-        for end in range(1, size):
-            waste = cost[:end] + values[end] * (end - np.arange(end)) - (totals[end + 1] - totals[1 : end + 1])
-            chosen = int(waste.argmin())
-            if waste[chosen] < lower[end]:
-                lower[end], best[end] = waste[chosen], chosen
-        paths = [paths[best[end]] + [end] if best[end] != end else paths[end] for end in range(size)]
-        cost = lower
-    return sorted(set(paths[-1]))
+    totals = [0, *accumulate(ordered)]
+    # With one cut at each index, everything up to it is rounded up to it.
+    costs = [value * index - total for index, (value, total) in enumerate(zip(ordered, totals[1:], strict=True), 1)]
+    paths: list[list[int]] = [[index] for index in range(len(ordered))]
+    for _ in range(1, min(count, len(ordered))):
+        costs, paths = _with_one_more_cut(ordered, totals, costs, paths)
+    return paths[-1]
+
+
+def _with_one_more_cut(
+    ordered: Sequence[int], totals: list[int], costs: list[int], paths: list[list[int]]
+) -> tuple[list[int], list[list[int]]]:
+    """What it costs, and with which cuts, where it pays, if there may be one more before the last.
+
+    With the cut before at ``j``, one at ``e`` costs ``costs[j] + totals[j + 1] - j * ordered[e]`` and what depends on
+    ``e`` alone. These are lines over ``ordered[e]``, which grows: only the lower envelope of the lines is ever asked.
+    """
+    lower, found = costs[:1], paths[:1]
+    envelope: list[tuple[int, int]] = []  # lines, each by the negative of its slope and by its value at 0
+    first = 0
+    for end in range(1, len(ordered)):
+        added = (end - 1, costs[end - 1] + totals[end])
+        while len(envelope) - first > 1 and _is_above(envelope[-2], envelope[-1], added):
+            envelope.pop()
+        envelope.append(added)
+        value = ordered[end]
+        while first + 1 < len(envelope) and _at(envelope[first + 1], value) < _at(envelope[first], value):
+            first += 1
+        cost = _at(envelope[first], value) + value * end - totals[end + 1]
+        pays = cost < costs[end]
+        lower.append(cost if pays else costs[end])
+        found.append([*paths[envelope[first][0]], end] if pays else paths[end])
+    return lower, found
+
+
+def _at(line: tuple[int, int], value: int) -> int:
+    return line[1] - line[0] * value
+
+
+def _is_above(left: tuple[int, int], middle: tuple[int, int], right: tuple[int, int]) -> bool:
+    """Whether ``middle`` is nowhere below both others; the lines fall ever more steeply."""
+    return (right[1] - left[1]) * (middle[0] - left[0]) <= (middle[1] - left[1]) * (right[0] - left[0])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Self
 
 import numpy as np
+import pyarrow
 
 from hebrew_asr.audio.augment import allowed_speeds, clip_seed, draw_speed, perturbed_length, slowest_speeds
 from hebrew_asr.audio.frames import SAMPLE_RATE_HZ, EncoderGeometry
@@ -20,6 +22,7 @@ from hebrew_asr.text.prompt import PromptTokens, target_lengths
 
 _SAMPLED_STEPS = 200
 _LONGEST_CLIPS = 32
+_CLIPS_AT_ONCE = 100_000
 
 
 class Steps:
@@ -50,68 +53,87 @@ class Steps:
         """Steps that take every clip once."""
         return self._sampler.steps_per_epoch
 
-    def fix_shapes(self, total_steps: int, count: int = NUM_SHAPES, sampled_steps: int = _SAMPLED_STEPS) -> list[Shape]:
+    def fix_shapes(
+        self, total_steps: int, count: int = NUM_SHAPES, sampled_steps: int = _SAMPLED_STEPS, ranks: Any = None
+    ) -> list[Shape]:
         """Pad micro-batches to at most ``count`` shapes from now on, for a compiled model.
 
         They are chosen from the manifest's durations and texts, over ``sampled_steps`` spread evenly through the run,
-        so every rank and every resumed run chooses alike. Call it before workers start.
+        so every rank and every resumed run chooses alike. Call it before workers start. ``ranks``
+        (:class:`hebrew_asr.engine.dist.Ranks`), if given, share the steps among them; collective then.
         """
-        bounds = self._needed([([clip], [min(self._speeds(clip))]) for clip in self._longest()])
+        longest = self._longest()
+        slowest = slowest_speeds(self._samples(longest), self._speed_factors, self._longest_samples)
+        bounds = self._needed([[index] for index in longest.tolist()], slowest)
         longest_clip = max(bound.longest_clip for bound in bounds)
         longest_window = max(bound.longest_window for bound in bounds)
         steps = np.unique(np.linspace(0, total_steps - 1, sampled_steps).astype(int)).tolist()
-        needed = self._needed_at(
-            [(step, indices) for step in steps for rank in self._sampler.deal(step) for indices in rank if indices]
-        )
-        needed = [replace(one, longest_clip=longest_clip, longest_window=longest_window) for one in needed]
+        own = steps if ranks is None else np.array_split(steps, ranks.size)[ranks.rank].tolist()
+        dealt = [
+            (step, indices) for step in own for of_rank in self._sampler.deal(step) for indices in of_rank if indices
+        ]
+        found = self._needed_at(dealt) if dealt else []
+        everyone = [found] if ranks is None else ranks.gather(found)
+        needed = [
+            replace(one, longest_clip=longest_clip, longest_window=longest_window) for part in everyone for one in part
+        ]
         self._shape_limits = total_steps, count
         self._shapes = choose_shapes(needed, count)
         return self._shapes
 
-    def _longest(self) -> list[Clip]:
-        """The clips that take longest where each is played as slowly as it may be."""
-        durations_s = self._clips.durations_s
-        samples = np.rint(durations_s * SAMPLE_RATE_HZ).astype(np.int64)
-        played_s = durations_s / slowest_speeds(samples, self._speed_factors, self._longest_samples)
-        least = np.partition(played_s, -_LONGEST_CLIPS)[-_LONGEST_CLIPS] if len(played_s) > _LONGEST_CLIPS else 0.0
-        candidates = np.flatnonzero(played_s >= least)
-        order = candidates[np.argsort(-played_s[candidates], kind="stable")]
-        return [self._clips[index] for index in order[:_LONGEST_CLIPS].tolist()]
+    def _longest(self) -> np.ndarray:
+        """Indices of the clips that take longest where each is played as slowly as it may be."""
+        found, played_s = np.empty(0, np.int64), np.empty(0)
+        for first in range(0, len(self._clips), _CLIPS_AT_ONCE):
+            indices = np.arange(first, min(first + _CLIPS_AT_ONCE, len(self._clips)))
+            slowest = slowest_speeds(self._samples(indices), self._speed_factors, self._longest_samples)
+            played_s = np.concatenate([played_s, self._clips.durations_s[indices] / slowest])
+            found = np.concatenate([found, indices])
+            kept = np.argsort(-played_s, kind="stable")[:_LONGEST_CLIPS]
+            found, played_s = found[kept], played_s[kept]
+        return found
 
     def _needed_at(self, dealt: list[tuple[int, list[int]]]) -> list[Shape]:
         """What micro-batches take, each by its step and the indices of its clips."""
-        batches = []
-        for step, indices in dealt:
-            clips, epoch = [self._clips[index] for index in indices], step // self._sampler.steps_per_epoch
-            batches.append((clips, [self._speed(clip, epoch) for clip in clips]))
-        return self._needed(batches)
-
-    def _needed(self, batches: list[tuple[list[Clip], list[float]]]) -> list[Shape]:
-        """What batches of clips take, played at these speeds. One call of the tokenizer is much faster than many."""
-        texts = list(dict.fromkeys(clip.text for clips, _ in batches for clip in clips))
-        labels = dict(zip(texts, target_lengths(self._tokenizer, texts), strict=True))
-        return [
-            needed_shape(
-                [perturbed_length(_samples(clip), speed) for clip, speed in zip(clips, speeds, strict=True)],
-                [labels[clip.text] for clip in clips],
-                self._prompt,
-                self._geometry,
+        chosen = np.concatenate([indices for _, indices in dealt])
+        epochs = [step // self._sampler.steps_per_epoch for step, indices in dealt for _ in indices]
+        speeds = [
+            self._speed(count, identity, epoch)
+            for count, identity, epoch in zip(
+                self._samples(chosen).tolist(), self._of("id", chosen), epochs, strict=True
             )
-            for clips, speeds in batches
+        ]
+        return self._needed([indices for _, indices in dealt], np.asarray(speeds))
+
+    def _needed(self, batches: list[list[int]], speeds_N: np.ndarray) -> list[Shape]:
+        """What batches of clips take, played at these speeds. One call of the tokenizer is much faster than many."""
+        chosen = np.concatenate(batches)
+        played = self._samples(chosen)
+        for speed in np.unique(speeds_N).tolist():
+            at_speed = speeds_N == speed
+            played[at_speed] = perturbed_length(played[at_speed], speed)
+        texts = self._of("text", chosen)
+        distinct = list(dict.fromkeys(texts))
+        labels = dict(zip(distinct, target_lengths(self._tokenizer, distinct), strict=True))
+        lengths = zip(played.tolist(), (labels[text] for text in texts), strict=True)
+        of_batches = (list(islice(lengths, len(batch))) for batch in batches)
+        return [
+            needed_shape([samples for samples, _ in own], [labels for _, labels in own], self._prompt, self._geometry)
+            for own in of_batches
         ]
 
-    def _speed(self, clip: Clip, epoch: int) -> float:
-        return draw_speed(clip_seed(self._seed, epoch, clip.id), self._speeds(clip))
+    def _of(self, column: str, indices: np.ndarray) -> list[Any]:
+        return self._clips.column(column).take(pyarrow.array(indices)).to_pylist()
 
-    def _speeds(self, clip: Clip) -> tuple[float, ...]:
-        """What may be drawn: a clip that is played slower than it was spoken stays as short as any clip must be."""
-        return allowed_speeds(_samples(clip), self._speed_factors, self._longest_samples)
+    def _samples(self, indices: np.ndarray) -> np.ndarray:
+        """As the manifest has them: known before a clip is decoded."""
+        return np.rint(self._clips.durations_s[indices] * SAMPLE_RATE_HZ).astype(np.int64)
+
+    def _speed(self, samples: int, identity: str, epoch: int) -> float:
+        """A clip that is played slower than it was spoken stays as short as any clip must be."""
+        speeds = allowed_speeds(samples, self._speed_factors, self._longest_samples)
+        return draw_speed(clip_seed(self._seed, epoch, identity), speeds)
 
     def clips_of_step(self, step: int) -> list[int]:
         """Indices of the whole global batch of a step."""
         return self._sampler.clips_of_step(step)
-
-
-def _samples(clip: Clip) -> int:
-    """As its manifest has it: known before the clip is decoded."""
-    return round(clip.duration_s * SAMPLE_RATE_HZ)

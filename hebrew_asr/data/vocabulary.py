@@ -17,8 +17,6 @@ from hebrew_asr.text.prompt import vocabulary
 
 _TEXTS_AT_ONCE = 50_000
 _WORDS_PER_LINE = 10
-_LEAST_MERGED = 500_000
-"""Words: merging the few of each part would go through all of the words each time."""
 _BUT_SPACE = r"\t-\r\x{1c}-\x{1f}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
 _IS_ONE_WORD = rf"  |^ | $|[{_BUT_SPACE}]"
 _FOLLOWS_SPACE = rf"^ [^ {_BUT_SPACE}]+$"
@@ -29,15 +27,12 @@ def training_vocabulary(tokenizer: Any, clips: Clips, rank: int = 0, ranks: int 
 
     All shares together give :func:`hebrew_asr.text.prompt.vocabulary` of the texts of all ``clips``.
     """
-    words, unmerged, firsts = _NO_WORDS, [], clips.new_words
-    for start in range(0, len(clips), _TEXTS_AT_ONCE):
-        texts = clips[start : start + _TEXTS_AT_ONCE].column("text")
-        if firsts is not None:
-            texts = texts.filter(firsts.slice(start, len(texts)))
-        unmerged.append(_words_of(texts.take(np.arange(rank, len(texts), ranks)))[0].unique())
-        if sum(map(len, unmerged)) > max(len(words), _LEAST_MERGED):
-            words, unmerged = pyarrow.concat_arrays([words, *unmerged]).unique(), []
-    words = pyarrow.concat_arrays([words, *unmerged]).unique()
+    words = clips.words
+    if words is None:
+        words = new_words(clips.column("text").take(np.arange(rank, len(clips), ranks))).values
+    else:
+        first = rank * len(words) // ranks
+        words = words.slice(first, (rank + 1) * len(words) // ranks - first)
     follows_space = compute.match_substring_regex(words, _FOLLOWS_SPACE)
     following = words.filter(follows_space)
     lines = (
@@ -48,18 +43,20 @@ def training_vocabulary(tokenizer: Any, clips: Clips, rank: int = 0, ranks: int 
     return vocabulary(tokenizer, alone) | vocabulary(tokenizer, lines)
 
 
-def new_words(texts: pyarrow.Array) -> pyarrow.Array:
-    """(texts,) bool, whether a text adds words to those of the others that are marked, which alone hold all words."""
-    known, found = _NO_WORDS, np.zeros(len(texts), bool)
+def new_words(texts: pyarrow.Array) -> pyarrow.ListArray:
+    """For each text some of its words: each word of all texts is among those of one text."""
+    known, found_in = _NO_WORDS, [np.empty(0, np.int64)]
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         words, rows = _words_of(texts.slice(start, _TEXTS_AT_ONCE))
         coded = words.dictionary_encode()
-        is_new = compute.invert(compute.is_in(coded.dictionary, value_set=known))
         some_row = np.zeros(len(coded.dictionary), np.int64)
         some_row[coded.indices.to_numpy()] = rows
-        found[start + some_row[is_new.to_numpy(zero_copy_only=False)]] = True
-        known = pyarrow.concat_arrays([known, coded.dictionary.filter(is_new)])
-    return pyarrow.array(found)
+        is_new = ~compute.is_in(coded.dictionary, value_set=known).to_numpy(zero_copy_only=False)
+        new = np.flatnonzero(is_new)[np.argsort(some_row[is_new], kind="stable")]
+        known = pyarrow.concat_arrays([known, coded.dictionary.take(pyarrow.array(new))])
+        found_in.append(start + some_row[new])
+    bounds = np.searchsorted(np.concatenate(found_in), np.arange(len(texts) + 1)).astype(np.int32)
+    return pyarrow.ListArray.from_arrays(bounds, known)
 
 
 def _words_of(texts: pyarrow.Array) -> tuple[pyarrow.Array, np.ndarray]:

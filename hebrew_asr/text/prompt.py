@@ -11,7 +11,7 @@ Everything after ``assistant\\n`` is the target; only the target is supervised.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,18 +115,22 @@ def target_ids(tokenizer: Any, target: str) -> list[int]:
 
 def target_lengths(tokenizer: Any, targets: list[str]) -> list[int]:
     """How many ids :func:`target_ids` gives for each of ``targets``."""
-    return [len(ids) + 1 for ids in tokenizer(targets, add_special_tokens=False)["input_ids"]]
+    return [len(encoding) + 1 for encoding in _encodings(tokenizer, targets)]
 
 
 def vocabulary(tokenizer: Any, targets: Iterable[str]) -> set[int]:
     """Ids of all that training reads and writes: of the prompt, of every target, and of the end of the turn."""
     found = {*PromptTokens.of(tokenizer).prompt(1), *target_ids(tokenizer, "")}
-    distinct = list(dict.fromkeys(targets))
-    for first in range(0, len(distinct), _TARGETS_AT_ONCE):  # all at once would be a gigabyte of lists
-        batch = distinct[first : first + _TARGETS_AT_ONCE]
-        for encoding in tokenizer.backend_tokenizer.encode_batch_fast(batch, add_special_tokens=False):
-            found.update(encoding.ids)  # no offsets and no masks, which take half as long again
+    for encoding in _encodings(tokenizer, list(dict.fromkeys(targets))):
+        found.update(encoding.ids)
     return found
+
+
+def _encodings(tokenizer: Any, targets: list[str]) -> Iterator[Any]:
+    """Of each target: no offsets and no masks, which take half as long again."""
+    for first in range(0, len(targets), _TARGETS_AT_ONCE):  # all at once would be a gigabyte of lists
+        batch = targets[first : first + _TARGETS_AT_ONCE]
+        yield from tokenizer.backend_tokenizer.encode_batch_fast(batch, add_special_tokens=False)
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

@@ -132,7 +132,7 @@ def _build(
     dataset = StepDataset(spec.train_clips, spec.batching, recipe, tokenizer, geometry, ranks.rank)
     schedule = Schedule(recipe, dataset.steps_per_epoch)
     if profile.compiles:
-        dataset.fix_shapes(schedule.total_steps)
+        dataset.fix_shapes(schedule.total_steps, ranks=ranks)
     present_V = _training_vocabulary(spec.train_clips, tokenizer, len(asr.lm_head.weight), ranks)
     engine = TrainEngine(module, asr, recipe, profile, spec.batching, ranks, present_V)
     files = PatientFiles(spec.folder)

@@ -116,14 +116,20 @@ def _status(key: str) -> int:
 
 def rank_main(path: Path, rank: int, ranks: int, model: str) -> None:
     """What a training rank does with a manifest before its first step; prints its figures as JSON."""
+    import torch
+
     from hebrew_asr.audio.frames import EncoderGeometry
     from hebrew_asr.config.profiles import Batching
     from hebrew_asr.config.recipe import load_recipe
     from hebrew_asr.data.loader import StepDataset
     from hebrew_asr.data.vocabulary import training_vocabulary
+    from hebrew_asr.engine.dist import Ranks
     from hebrew_asr.model.load import load_tokenizer
     from tests.support.native import build
 
+    meeting = f"file://{path.with_suffix('.ranks')}"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=ranks)
+    together = Ranks(rank, ranks, torch.device("cpu"), torch.distributed.group.WORLD)
     tokenizer = load_tokenizer(model) if model else build()[1]
     recipe, batching = load_recipe("round2"), Batching(64, ranks, 1, 64 // ranks)
     memory, figures = _Memory(), {}
@@ -141,7 +147,7 @@ def rank_main(path: Path, rank: int, ranks: int, model: str) -> None:
             assert clips.durations_s.max() <= 30 and clips.fingerprint
         with timed("shapes"):
             dataset = StepDataset(clips, batching, recipe, tokenizer, EncoderGeometry(), rank)
-            dataset.fix_shapes(recipe.epochs * dataset.steps_per_epoch)
+            dataset.fix_shapes(recipe.epochs * dataset.steps_per_epoch, ranks=together)
         with timed("vocabulary"):
             training_vocabulary(tokenizer, clips, rank, ranks)
         with timed("first step dealt"):
@@ -191,6 +197,7 @@ def main() -> None:
 
 
 def _line(path: Path, count: int, ranks: int, model: str) -> str:
+    path.with_suffix(".ranks").unlink(missing_ok=True)
     command = [sys.executable, "-m", __spec__.name, "--folder", str(path), "--model", model, "--rank"]
     running = [
         subprocess.Popen([*command, str(rank), str(ranks)], stdout=subprocess.PIPE, text=True) for rank in range(ranks)

@@ -6,10 +6,13 @@ import heapq
 import json
 import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Barrier
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow
@@ -28,8 +31,11 @@ from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.manifest import index_manifest, open_manifest, read_manifest
 from hebrew_asr.data.mapped import open_mapped, write_mapped
 from hebrew_asr.data.sampler import StepSampler
+from hebrew_asr.data.shapes import Shape
 from hebrew_asr.data.vocabulary import new_words, training_vocabulary
 from hebrew_asr.errors import DataError
+from hebrew_asr.planning.bench_corpus import draw_clips
+from hebrew_asr.planning.plan import LengthTokenizer
 from hebrew_asr.text.prompt import build_target, vocabulary
 from tests.support.native import build
 
@@ -197,9 +203,31 @@ def test_steps_and_shapes_are_those_of_a_list_of_clips(folder):
         samples = round(clip.duration_s * 16_000)
         return clip.duration_s / min(allowed_speeds(samples, (0.9, 1.0, 1.1), 15 * 16_000))
 
-    assert steps._longest() == heapq.nlargest(32, clips, key=slowest_s)
+    assert [clips[index] for index in steps._longest()] == heapq.nlargest(32, clips, key=slowest_s)
     few = StepDataset(clips[:5], batching, recipe, build()[1], EncoderGeometry(), 0)
-    assert few._longest() == sorted(clips[:5], key=slowest_s, reverse=True)
+    assert [clips[index] for index in few._longest()] == sorted(clips[:5], key=slowest_s, reverse=True)
+
+
+@pytest.mark.parametrize("total_steps", [2, 90])
+def test_ranks_that_share_the_choice_of_shapes_choose_as_each_alone(total_steps):
+    clips = draw_clips("train", 2000)
+    recipe = load_recipe("round2", ["augmentation.speed_factors=[0.9,1.0,1.1]"])
+    batching = Batching(clips_per_step=64, num_ranks=3, accumulation=2, max_micro_batch=11)
+    steps = [StepDataset(clips, batching, recipe, LengthTokenizer(), EncoderGeometry(), rank) for rank in range(4)]
+    met, parts = Barrier(3, timeout=60), {}
+
+    def chosen(rank: int) -> list[Shape]:
+        def gather(found: list[Shape]) -> list[list[Shape]]:
+            parts[rank] = found
+            met.wait()
+            return [parts[rank] for rank in range(3)]
+
+        return steps[rank].fix_shapes(total_steps, ranks=SimpleNamespace(rank=rank, size=3, gather=gather))
+
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(chosen, range(3)))
+    assert together == [steps[3].fix_shapes(total_steps)] * 3
+    assert sum(map(len, parts.values())) == 6 * total_steps and max(map(len, parts.values())) <= 6 * 30
 
 
 TEXTS = st.lists(
@@ -224,9 +252,10 @@ def test_the_words_of_texts_have_the_tokens_of_the_texts(texts):
     assert training_vocabulary(tokenizer, part) == vocabulary(tokenizer, targets[len(texts) // 2 :])
 
 
-def test_texts_of_known_words_add_none(monkeypatch):
+def test_each_word_is_kept_with_one_text_that_has_it(monkeypatch):
     """Looked at two texts at a time, and whatever white space they hold."""
     monkeypatch.setattr("hebrew_asr.data.vocabulary._TEXTS_AT_ONCE", 2)
     texts = ["א ב", "ג ב", "א ב", "ג ד", "ג  ד", "ג ב ד", "ג  ד", " ב"]
     found = new_words(pyarrow.array(texts, pyarrow.large_string())).to_pylist()
-    assert found == [True, True, False, True, True, False, False, False]
+    assert found == [["א"], [" ב", "ג"], [], [" ד"], ["ג  ד"], [], [], []]
+    assert new_words(pyarrow.array([], pyarrow.large_string())).to_pylist() == []
