@@ -114,9 +114,9 @@ class StepDataset(Steps, Dataset[StepBatch]):
 
 
 def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin_memory: bool) -> Iterator[StepBatch]:
-    """Steps ``first`` to ``stop`` in order, read ahead by ``workers`` processes.
+    """Steps ``first`` to ``stop`` in order, read ahead by ``workers`` processes, which start at once.
 
-    Raises:
+    Raises, when it comes to such a step:
         DataError: no clip of the next step can be decoded.
         EnvironmentProblem: what some of its clips need to be decoded does not work here.
     """
@@ -130,10 +130,14 @@ def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin
         worker_init_fn=_settle_worker,
         multiprocessing_context="fork" if workers else None,
     )
-    for loaded in loader:
-        if loaded.error is not None:
-            raise loaded.error
-        yield loaded
+    return _raising(iter(loader))
+
+
+def _raising(loaded: Iterator[StepBatch]) -> Iterator[StepBatch]:
+    for batch in loaded:
+        if batch.error is not None:
+            raise batch.error
+        yield batch
 
 
 def _settle_worker(_: int) -> None:

@@ -52,6 +52,7 @@ class RecordedPasses:
         self._weights = tuple(asr.parameters())  # finding them takes two milliseconds
         self._recordings: dict[tuple[Any, ...], _Recording] = {}
         self._state: tuple[Any, ...] = ()
+        self._trained: list[Tensor] = []
         self._pool: Any = None
         self._is_given_up = False
 
@@ -61,6 +62,7 @@ class RecordedPasses:
         if state != self._state or self._is_given_up:
             self.release()
             self._state = state
+            self._trained = [weight for weight in self._weights if weight.requires_grad]
             return self._forward(batch, mel_CBF)
         inputs = [mel_CBF, *(getattr(batch, name) for name in _READ)]
         shape = (*(part.shape for part in inputs), batch.max_window_tokens, batch.max_clip_tokens)
@@ -72,16 +74,13 @@ class RecordedPasses:
         recording = self._recordings[shape]
         for held, given in zip(recording.inputs, inputs, strict=True):
             held.copy_(given)
-        loss: Any = _Replay.apply(recording, *self._trained())
+        loss: Any = _Replay.apply(recording, *self._trained)
         return loss
 
     def release(self) -> None:
         """Forget all recordings; their memory is free when the next one is made."""
         self._recordings.clear()
         self._state, self._pool = (), None
-
-    def _trained(self) -> list[Tensor]:
-        return [weight for weight in self._weights if weight.requires_grad]
 
     def _record(self, batch: PackedBatch, inputs: list[Tensor]) -> _Recording | None:
         """None if it failed for another reason than memory, which is noted: then nothing is recorded any more."""

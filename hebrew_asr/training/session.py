@@ -61,6 +61,7 @@ class Session:
     def start(self) -> None:
         """Build the first engine or restore a resumed one, and measure what is still to be measured at this step."""
         run = self.run
+        self._feed = self._open_feed()  # loader processes work from here on: before this one has grown
         # A checkpoint at a phase's end is written before the switch, with the groups of the step before it.
         self._phase = run.schedule.phase_of(max(0, self.state.step - 1))
         resume = run.resumable.newest
@@ -86,7 +87,6 @@ class Session:
         After an out-of-memory error the same step is yielded again, in smaller micro-batches.
         """
         run = self.run
-        self._feed = self._open_feed()
         try:
             while not self.is_done:
                 self._step_started = time.monotonic()  # so that a step's time holds its wait for data
