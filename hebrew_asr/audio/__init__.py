@@ -1,4 +1,4 @@
 """Sound: decoding, log-mel features, augmentation, frame arithmetic.
 
-Imports config.
+Imports no other room.
 """

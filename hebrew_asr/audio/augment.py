@@ -10,12 +10,26 @@ from __future__ import annotations
 from fractions import Fraction
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from hebrew_asr.audio.frames import FRAMES_PER_S, MEL_BINS
-from hebrew_asr.config.recipe import Augmentation
+
+
+class MaskSettings(Protocol):
+    """Of a recipe's ``Augmentation``, where each is described."""
+
+    @property
+    def num_freq_masks(self) -> int: ...
+    @property
+    def max_freq_width_bins(self) -> int: ...
+    @property
+    def num_time_masks(self) -> int: ...
+    @property
+    def max_time_width_s(self) -> float: ...
+    @property
+    def max_time_share(self) -> float: ...
 
 
 class Masks(NamedTuple):
@@ -61,7 +75,7 @@ def draw_speed(seed: int, speeds: tuple[float, ...]) -> float:
     return speeds[int(np.random.default_rng((seed, 0)).integers(len(speeds)))]
 
 
-def draw_masks(seed: int, num_frames: int, spec: Augmentation) -> Masks:
+def draw_masks(seed: int, num_frames: int, spec: MaskSettings) -> Masks:
     """Draw a clip's SpecAugment masks.
 
     Args:
@@ -77,7 +91,7 @@ def draw_masks(seed: int, num_frames: int, spec: Augmentation) -> Masks:
     )
 
 
-def no_masks(spec: Augmentation) -> Masks:
+def no_masks(spec: MaskSettings) -> Masks:
     """As many masks as ``spec`` draws, all empty: for an unmasked clip among masked ones."""
     return Masks(np.zeros((spec.num_freq_masks, 2), np.int32), np.zeros((spec.num_time_masks, 2), np.int32))
 

@@ -29,7 +29,9 @@ class RankArguments(RecipeArguments):
         from hebrew_asr.launching.command import launch_for
 
         hardware = load_profile(self.ds).hardware
-        return launch_for(hardware, script, as_argv(options, kind), self.num_gpus, self.master_port)
+        on_gpus, usual_ranks = hardware.accelerator == "cuda", hardware.num_ranks
+        ranks, port = self.num_gpus, self.master_port
+        return launch_for(script, as_argv(options, kind), ranks, port, on_gpus=on_gpus, usual_ranks=usual_ranks)
 
     def measure(self, script: Path, options: RecipeArguments) -> int:
         """Run ``script`` on every rank, to its end; returns the launcher's exit code."""

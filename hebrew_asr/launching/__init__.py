@@ -1,4 +1,4 @@
 """Starts ranks and stops them: the launcher, its processes, stop requests, ports.
 
-Imports config.
+Imports no other room.
 """

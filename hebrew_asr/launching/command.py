@@ -15,7 +15,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from hebrew_asr.config.profiles import Hardware
 from hebrew_asr.errors import EnvironmentProblem, Preempted
 from hebrew_asr.launching.gpus import VISIBLE, visible_gpus
 from hebrew_asr.launching.job import Job
@@ -86,9 +85,9 @@ class Launch:
 
 
 def launch_for(
-    hardware: Hardware, script: Path, arguments: list[str], num_ranks: int | None, port: int | None
+    script: Path, arguments: list[str], num_ranks: int | None, port: int | None, *, on_gpus: bool, usual_ranks: int
 ) -> Launch:
-    """``num_ranks`` of them if given; else one on each visible GPU; else as many as the profile says.
+    """``num_ranks`` of them if given; else one on each visible GPU if ``on_gpus``; else ``usual_ranks``.
 
     Raises:
         EnvironmentProblem: ``CUDA_VISIBLE_DEVICES`` names what cannot be used, or fewer GPUs than ``num_ranks``;
@@ -97,9 +96,8 @@ def launch_for(
     collective_timeout_s()
     import torch
 
-    on_gpus = hardware.accelerator == "cuda"
     visible = visible_gpus(torch.cuda.device_count()) if on_gpus else []
-    ranks = num_ranks or len(visible) or hardware.num_ranks
+    ranks = num_ranks or len(visible) or usual_ranks
     if visible and ranks > len(visible):
         limit = f", which {VISIBLE} allows" if VISIBLE in os.environ else " on this machine"
         raise EnvironmentProblem(f"--num-gpus {ranks}: there are {len(visible)} GPUs{limit}")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hebrew_asr.audio.augment import Augmentation
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
+from hebrew_asr.config.recipe import Augmentation
 from hebrew_asr.data.collate import Example, pack
 from hebrew_asr.model.attention import varlen_attention
 from hebrew_asr.model.packed import PackedASR

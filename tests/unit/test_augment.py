@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hebrew_asr.audio.augment import (
-    Augmentation,
     allowed_speeds,
     clip_seed,
     draw_masks,
@@ -18,6 +17,7 @@ from hebrew_asr.audio.augment import (
     perturbed_length,
     speed_ratio,
 )
+from hebrew_asr.config.recipe import Augmentation
 
 SEEDS = st.integers(0, 2**64 - 1)
 

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hebrew_asr.audio.augment import Augmentation, clip_seed, draw_masks, draw_speed
+from hebrew_asr.audio.augment import clip_seed, draw_masks, draw_speed
 from hebrew_asr.audio.frames import EncoderGeometry, num_audio_tokens, num_frames
 from hebrew_asr.audio.mel import LogMel
+from hebrew_asr.config.recipe import Augmentation
 from hebrew_asr.data.collate import Example, PackedBatch, pack
 from hebrew_asr.text.prompt import AUDIO_PAD, END_OF_TURN, PromptTokens, build_target
 from tests.support.native import SECONDS, TRANSCRIPTS, build, examples, sound

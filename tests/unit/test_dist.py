@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from hebrew_asr.config.profiles import Hardware
 from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.launching import place
 from hebrew_asr.launching.command import launch_for
@@ -62,6 +61,6 @@ def test_the_guides_time_out_is_honored_or_refused(monkeypatch):
         with pytest.raises(EnvironmentProblem, match=told):
             check(TrainArguments(ds="cpu", recipe="no such recipe"))
         with pytest.raises(EnvironmentProblem, match=told):
-            launch_for(Hardware("cpu"), Path("train.py"), [], None, None)
+            launch_for(Path("train.py"), [], None, None, on_gpus=False, usual_ranks=1)
         with pytest.raises(EnvironmentProblem, match=told):
             place.collective_timeout_s()

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hebrew_asr.audio.augment import Augmentation
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
+from hebrew_asr.config.recipe import Augmentation
 from hebrew_asr.data.collate import Example, PackedBatch, _map_tensors, pack
 from hebrew_asr.demo.tiny import TinySpec
 from hebrew_asr.model.attention import varlen_attention

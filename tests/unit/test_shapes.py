@@ -10,11 +10,10 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hebrew_asr.audio.augment import Augmentation
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.config.profiles import derive_batching, load_profile
-from hebrew_asr.config.recipe import load_recipe
+from hebrew_asr.config.recipe import Augmentation, load_recipe
 from hebrew_asr.data.collate import IGNORED, Example, PackedBatch, pack
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.shapes import Shape, _cut_points, choose_shapes, fitting, needed_shape

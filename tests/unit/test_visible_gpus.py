@@ -6,7 +6,6 @@ import subprocess
 
 import pytest
 
-from hebrew_asr.config.profiles import Hardware
 from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.launching.command import launch_for
 
@@ -26,8 +25,7 @@ def launch(monkeypatch, tmp_path):
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         if visible is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        hardware = Hardware(accelerator=accelerator, num_ranks=2)
-        return launch_for(hardware, script, [], num_ranks, None)
+        return launch_for(script, [], num_ranks, None, on_gpus=accelerator == "cuda", usual_ranks=2)
 
     return prepared
 
