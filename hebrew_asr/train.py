@@ -5,6 +5,7 @@ deepspeed --num_gpus 8 hebrew_asr/train.py --ds ds_configs/a100x8.json
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -71,10 +72,12 @@ def _train(argv: list[str], stop: StopRequest) -> int:
     if os.environ.get("RANK", "0") == "0":
         log.info("loading PyTorch and DeepSpeed")
 
+    gc.disable()  # nothing imported is garbage, and looking for it would take a tenth of the time
     from hebrew_asr.engine import dist
     from hebrew_asr.training.loop import train
     from hebrew_asr.training.setup import set_up
 
+    gc.enable()
     try:
         run = set_up(arguments, stop)
         try:

@@ -50,6 +50,7 @@ install() {
 }
 
 (cd "$root" && install)
+unset PYTHONDONTWRITEBYTECODE # as containers set it: every process would compile all that it imports, for seven seconds
 export PATH="$root/.venv/bin:$PATH"
 # transformers and datasets ask a hub only when a recipe names one of its models or sets.
 export TOKENIZERS_PARALLELISM=false

@@ -1,5 +1,6 @@
 """Makes ``tests.support`` importable however pytest is started, and tests alike each time, on any number of cores."""
 
+import gc
 import os
 import secrets
 import sys
@@ -10,6 +11,8 @@ import pytest
 # Read when torch is imported, here and in every process that a test starts.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that spin for work hold up others' where a machine is shared
+# Containers set it: then every process that a test starts compiles all that it imports, where that was never kept.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hypothesis import settings
@@ -29,6 +32,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)  # before hypothesis reads its options
 def pytest_configure(config: pytest.Config) -> None:
     """A thorough run of the property tests draws anew, from a seed that it prints and that repeats it."""
+    gc.disable()  # while all is imported
+    sys.dont_write_bytecode = False
     if config.option.hypothesis_profile == properties.THOROUGH and config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = str(secrets.randbits(32))
 
@@ -36,6 +41,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The file that takes longest comes first: the worker that got it last would work on alone."""
     items.sort(key=lambda item: item.path.name != "test_stopping.py")
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported stays: no later collection of garbage, of which there are many, goes through it again."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hebrew_asr.engine.phase_proof import fingerprint
-from hebrew_asr.model.load import hub_commit
+from hebrew_asr.engine.fingerprint import fingerprint
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,8 @@ class BaseModel:
     @classmethod
     def of(cls, asr: nn.Module, tokenizer: Any, path: str) -> BaseModel:
         """The base model that ``asr`` is, before any training; its sums are made on the device that holds it."""
+        from hebrew_asr.model.load import hub_commit  # not on import: transformers takes seconds
+
         rounded = _weights(asr, torch.bfloat16)
         exact = _weights(asr, None) if any(p.dtype != torch.bfloat16 for p in asr.parameters()) else rounded
         return cls(path, hub_commit(path), rounded, exact, digest(sorted(tokenizer.get_vocab().items())))

@@ -29,14 +29,10 @@ from torch import Tensor, nn
 
 from hebrew_asr.engine import zero
 from hebrew_asr.engine.dist import Ranks
+from hebrew_asr.engine.fingerprint import CHUNK, fingerprint
 from hebrew_asr.errors import TrainingFault
 from hebrew_asr.model.phases import ParameterGroup, num_weights
 
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_CHUNK = 1 << 24
-"""Elements that a GPU copies to int64 at a time."""
-_CHUNK_IN_CACHE = 1 << 18
-"""Elements that a CPU copies at a time: it takes five times as long when they do not fit its cache."""
 _MOST_COMPARED = 1 << 25
 """About how many elements a rank compares; it remembers 8 bytes of each."""
 _COMPARED_WHOLE = 1 << 14
@@ -47,22 +43,6 @@ _ROUNDING = 1e-6
 """Relative; a moment that takes in a gradient of 0 is off its mere decay by less."""
 _TINY = 1e-37
 """A processor may flush what is smaller to 0."""
-
-
-def fingerprint(tensor: Tensor) -> Tensor:
-    """Two int64 sums over a tensor's bits, of shape (2,): equal for equal bits, almost surely different otherwise.
-
-    The second one weighs each element by its place, so that exchanged ones are noticed.
-    """
-    bits = tensor.detach().reshape(-1).view(_BITS[tensor.element_size()])
-    sums = torch.zeros(2, dtype=torch.int64, device=tensor.device)
-    size = _CHUNK if bits.is_cuda else _CHUNK_IN_CACHE
-    for index, chunk in enumerate(bits.split(size)):
-        wide = chunk.to(torch.int64)
-        places = torch.arange(index * size, index * size + len(wide), device=wide.device)
-        sums[0] += wide.sum()
-        sums[1] += (wide * (wide + places)).sum()
-    return sums
 
 
 @dataclass
@@ -248,7 +228,7 @@ class PhaseProof:
             state, options = zero.adam_state(engine, partition), zero.options_of(engine, partition)
             after = [piece.compared(part) for part in (partition.master, state["exp_avg"], state["exp_avg_sq"])]
             shows = stuck = False
-            chunks = [part.split(_CHUNK) for part in (piece.master, piece.exp_avg, *after)]
+            chunks = [part.split(CHUNK) for part in (piece.master, piece.exp_avg, *after)]
             for old, old_avg, new, avg, avg_sq in zip(*chunks, strict=True):
                 has_moved = new != old
                 moved += int(has_moved.sum())

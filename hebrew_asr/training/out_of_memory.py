@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hebrew_asr.config.profiles import Batching
-from hebrew_asr.engine.engine import MicroBatchTooLarge
 from hebrew_asr.errors import OutOfMemory, TrainingFault
 from hebrew_asr.files import write_json
 from hebrew_asr.report.records import FaultRecord, as_row, from_row
+
+if TYPE_CHECKING:
+    from hebrew_asr.engine.engine import MicroBatchTooLarge
 
 _FILE = "max_micro_batch.json"
 

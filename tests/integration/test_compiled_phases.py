@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -19,6 +22,7 @@ from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.text.prompt import PromptTokens
 from tests.support.attention import dense_attention
 from tests.support.native import build, examples
+from tests.support.tiny_task import ROOT
 
 pytestmark = pytest.mark.integration
 
@@ -88,3 +92,20 @@ def packed_in_sizes(tokenizer) -> list[PackedBatch]:
     packed = [pack(batch, prompt, geometry, shapes=shapes) for batch in chosen]
     assert len({len(batch.input_ids_T) for batch in packed}) > 1
     return packed
+
+
+def test_what_is_compiled_is_kept_in_the_users_cache(tmp_path):
+    """torch settles the folder when torch._dynamo is first imported, wherever that is.
+
+    What ``hebrew-asr train`` checks before any rank starts needs neither that nor transformers, which take seconds.
+    """
+    code = """
+import sys, hebrew_asr.training.check
+assert not {"transformers", "torch._dynamo"} & {*sys.modules}
+import hebrew_asr.training.setup, torch._inductor.runtime.cache_dir_utils as kept
+print(kept.cache_dir())
+"""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.split()[-1] == str(tmp_path / "hebrew_asr" / "inductor"), done.stderr

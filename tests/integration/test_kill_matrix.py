@@ -135,8 +135,8 @@ def test_sigterm_while_the_step_is_compiled(warm, tmp_path):
 
     If the step ends in these seconds, as it may on a quick machine, it is saved like any other.
 
-    Attention over packed clips has no graph on a CPU, so the rank here uses another form of it, and traces forward and
-    backward without making C++ of them, which takes minutes.
+    Attention over packed clips has no graph on a CPU, so the rank here uses another form of it, and traces forward
+    without making C++ of it, which takes minutes.
     """
     task = make_task(tmp_path / "task", spec=replace(SPEC, encoder_layers=1, num_hidden_layers=1))
     run, output = tmp_path / "run", tmp_path / "log"

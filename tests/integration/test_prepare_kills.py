@@ -132,6 +132,7 @@ def test_death_at_every_step_of_the_assembly(corpus, uninterrupted, tmp_path, mo
     options = PrepareOptions(source=(str(corpus),), out=out, processes=2)
     # The files of a process that dies stay, synced or not; where other tests write, each call takes seconds.
     monkeypatch.setattr(os, "sync", lambda: None)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(Workers, "submit", None)  # all units are done: none is needed, to foretell the disk either
     for step in range(1000):
         shutil.rmtree(out, ignore_errors=True)

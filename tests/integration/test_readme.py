@@ -9,15 +9,18 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hebrew_asr.cli import main
 from hebrew_asr.commands import demo
+from hebrew_asr.commands.train import Command as Train
+from hebrew_asr.training.arguments import TrainArguments, as_argv
 from tests.support import corpora
 from tests.support.documented import ROOT, blocks, spans, words_of
-from tests.support.tiny_task import RECIPE_CHANGES
+from tests.support.tiny_task import RECIPE_CHANGES, free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -107,10 +110,21 @@ def test_readme_from_the_top(place, task, monkeypatch, capfd):
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_the_demo(own, place, monkeypatch, capfd):
-    """With a hundredth of the clips; what it says in the end can be pasted."""
+def test_the_demo(own, place, warm, monkeypatch, capfd):
+    """With a hundredth of the clips; what it says in the end can be pasted.
+
+    Own recordings are learned for two epochs, by ranks that no launcher starts.
+    """
     monkeypatch.setattr(demo, "TRAIN_CLIPS", 64)
     monkeypatch.setattr(demo, "EVAL_CLIPS", 6)
+
+    def some_steps(command: Train) -> int:
+        shorter = replace(command, set=[*command.set, "phases.0.epochs=1", "phases.1.epochs=1"])
+        arguments = as_argv(shorter, TrainArguments)
+        return warm.finish(arguments, ranks=2, port=free_port()).returncode
+
+    if own:
+        monkeypatch.setattr(Train, "run", some_steps)
     assert main(["demo", *(["--data", "recordings"] if own else [])]) == 0
     told = capfd.readouterr().out
     assert f"WER of these {demo.SHOWN_CLIPS}: " in told and "==> report: " in told

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from hebrew_asr.cli import main
 from hebrew_asr.demo.synthesis import Voice, full_sentences, speak
 from hebrew_asr.demo.tiny import save_tiny
 from tests.support.tiny_task import SPEC, WORDS, free_port
@@ -27,12 +28,6 @@ def command(*options: str) -> list[str]:
     return [sys.executable, "-m", "hebrew_asr.cli", "serve", *options]
 
 
-def refusal(*options: str) -> tuple[int, str]:
-    ended = subprocess.run(command(*options), capture_output=True, text=True, timeout=120)
-    assert ended.stdout == ""
-    return ended.returncode, ended.stderr
-
-
 def minutes_of_speech() -> bytes:
     sentence = speak(full_sentences()[0].phonemes, Voice("m3", 180, 45))
     content = io.BytesIO()
@@ -40,7 +35,14 @@ def minutes_of_speech() -> bytes:
     return content.getvalue()
 
 
-def test_it_says_where_it_is_refuses_in_a_line_and_ends_at_once(tmp_path):
+def test_it_says_where_it_is_refuses_in_a_line_and_ends_at_once(tmp_path, capfd):
+    def refusal(*options: str) -> tuple[int, str]:
+        capfd.readouterr()
+        code = main(["serve", *options])
+        told = capfd.readouterr()
+        assert told.out == ""
+        return code, told.err
+
     save_tiny(tmp_path / "model", SPEC, [" ".join(WORDS)], 0)
     port, model = str(free_port()), str(tmp_path / "model")
     server = subprocess.Popen(

@@ -50,8 +50,11 @@ RECIPE_CHANGES = (
     "evaluation.choose_final=false",  # final weights are compared with those of the last step
     "optimizer.join_warmup_steps=2",
 )
-NO_EVALUATION = ("evaluation.at_start=false", "evaluation.full_each_epoch=false", "evaluation.sample_clips=1")
-"""But of one clip at the end."""
+NO_EVALUATION = (
+    *("evaluation.at_start=false", "evaluation.full_each_epoch=false", "evaluation.sample_clips=1"),
+    *("evaluation.min_new_tokens=1", "evaluation.max_tokens_per_s=1"),
+)
+"""But of one clip at the end, in a few tokens: an untrained model never ends by itself."""
 ENDLESS = "phases.0.epochs=500"
 """A run to be stopped."""
 BF16 = {

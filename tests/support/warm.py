@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from tests.support.nodes import Node
-from tests.support.tiny_task import ROOT, environment
+from tests.support.tiny_task import ROOT, environment, make_task, train_arguments
 
 
 class WarmStart:
@@ -89,12 +89,17 @@ class WarmStart:
         return [self.wait(pid) for pid in self.start(arguments, **options)]
 
     def finish(self, arguments: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-        """``run`` as one finished process: the first exit code that is not 0, and what all ranks printed."""
+        """``run`` as one finished process: the first exit code that is not 0, and what all ranks printed.
+
+        Where ranks left with different codes, the last line of stderr says with which: a rank that was killed says
+        nothing itself.
+        """
         with TemporaryDirectory() as folder:
             stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
             codes = self.run(arguments, output=stdout, errors=stderr, **options)
             code = next(filter(None, codes), 0)
-            return subprocess.CompletedProcess(arguments, code, stdout.read_text(), stderr.read_text())
+            told = stderr.read_text() + (f"exit codes by rank: {codes}\n" if len(set(codes)) > 1 else "")
+            return subprocess.CompletedProcess(arguments, code, stdout.read_text(), told)
 
     def _ask(self, request: dict) -> Any:
         try:
@@ -116,19 +121,21 @@ def has_ended(pids: list[int]) -> bool:
 
 
 def main() -> None:
-    import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+    gc.disable()
+    import deepspeed.module_inject.auto_ep_layer
+    import deepspeed.ops.op_builder.all_ops
+    import deepspeed.runtime.zero.muon.muon_optimizer
+    import deepspeed.utils.pin_memory  # noqa: F401 (each of them is imported where an engine is built)
     import pandas  # noqa: F401 (Arrow imports it for its first array)
     import torch.utils.cpp_extension  # noqa: F401
-    from transformers import Qwen3ASRForConditionalGeneration  # noqa: F401
-    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     import hebrew_asr.train
     import hebrew_asr.training.loop
-    import hebrew_asr.training.setup
 
     hebrew_asr.train.FIRST_SPEAKS_S = 0.0  # no launcher here kills the other ranks when one leaves
-    get_checkpoint_conversion_mapping("qwen3_asr")  # made and kept at the first call
+    _start_once()
     gc.collect()
+    gc.enable()
     gc.freeze()  # DeepSpeed collects garbage some thirty times an engine, in half a second where it walks the imports
     running: set[int] = set()
     for line in sys.stdin:
@@ -143,6 +150,21 @@ def main() -> None:
             answer = [_fork(rank, **request) for rank in range(request["ranks"])]
             running = set(answer)
         print(json.dumps(answer), flush=True)
+
+
+def _start_once() -> None:
+    """Go as far as a rank goes by itself: what its libraries make and keep at their first call takes half a second."""
+    from hebrew_asr.config.values import parse_options
+    from hebrew_asr.training.arguments import TrainArguments
+    from hebrew_asr.training.check import check
+    from hebrew_asr.training.setup import load_model, load_tokenizer
+
+    with TemporaryDirectory() as folder:
+        task = make_task(Path(folder), train_clips=8)
+        options = train_arguments(task, Path(folder, "run"))
+        recipe = check(parse_options(TrainArguments, "train.py", options)).recipe
+        load_tokenizer(recipe.model.path)
+        load_model(recipe.model)
 
 
 def _fork(
@@ -189,13 +211,13 @@ def _fork(
 
 
 def spare_the_compiler() -> None:
-    """Give packed attention a form that a CPU's graph can hold, and trace without making C++, which takes minutes."""
+    """Give packed attention a form that a CPU's graph can hold, and trace forward alone: C++ takes minutes to make."""
     from hebrew_asr.model import packed
     from hebrew_asr.model.compiled import CompiledASR
     from tests.support.attention import dense_attention
 
     packed.varlen_attention = dense_attention
-    CompiledASR.__init__.__kwdefaults__["backend"] = "aot_eager"
+    CompiledASR.__init__.__kwdefaults__["backend"] = "eager"
 
 
 if __name__ == "__main__":
