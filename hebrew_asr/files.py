@@ -79,8 +79,8 @@ def nearest_existing(path: Path) -> Path:
     return next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, as hex."""
+def sha256_of(path: Any) -> str:
+    """SHA-256 of a file, as hex. ``path``: what opens as a ``pathlib.Path`` does."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -27,6 +27,17 @@ class Part:
     def __str__(self) -> str:
         return f"{self.path}, {self.size_bytes} bytes from {self.offset_bytes} on"
 
+    def read(self, label: str) -> bytes:
+        """Its content. Raises AudioError, which names it ``label``."""
+        try:
+            with _regular_file(self.path, label) as file:
+                content = os.pread(file.fileno(), self.size_bytes, self.offset_bytes)
+        except OSError as error:
+            raise AudioError(label, error.strerror or str(error)) from error
+        if len(content) < self.size_bytes:
+            raise AudioError(label, "the file ends before it: is it whole?")
+        return content
+
 
 Source = str | Path | Part | bytes | IO[bytes]
 """Path of a file, a part of one, its content, or an open binary stream such as ``sys.stdin.buffer``."""
@@ -125,7 +136,7 @@ def opened(source: Source, label: str) -> Generator[Opened, None, None]:
     if isinstance(source, bytes):
         yield Opened(io.BytesIO(source), len(source), label)
     elif isinstance(source, Part):
-        content = _read_part(source, label)
+        content = source.read(label)
         yield Opened(io.BytesIO(content), len(content), label)
     elif isinstance(source, str | Path):
         with _regular_file(source, label) as file:
@@ -152,17 +163,6 @@ def _regular_file(path: str | Path, label: str) -> IO[bytes]:
     os.close(descriptor)
     kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "something else")
     raise AudioError(label, f"it is {kind}, not a regular file")
-
-
-def _read_part(part: Part, label: str) -> bytes:
-    try:
-        with _regular_file(part.path, label) as file:
-            content = os.pread(file.fileno(), part.size_bytes, part.offset_bytes)
-    except OSError as error:
-        raise AudioError(label, error.strerror or str(error)) from error
-    if len(content) < part.size_bytes:
-        raise AudioError(label, "the file ends before it: is it whole?")
-    return content
 
 
 def _write_all(file: IO[bytes], content: bytes) -> None:

@@ -1,4 +1,4 @@
 """Decodes and checks every clip of a prepared set, and shows what it found on one page.
 
-Imports text, pages, audio, data and corpus.
+Imports text, pages, remote, audio, data and corpus.
 """

@@ -25,6 +25,8 @@ from hebrew_asr.audit.clips import Measured, measure_all
 from hebrew_asr.data.manifest import has_manifest, read_manifest
 from hebrew_asr.errors import DataError
 from hebrew_asr.files import sha256_of
+from hebrew_asr.remote.cache import set_folder
+from hebrew_asr.remote.paths import NotThere, RemotePath, path_of
 
 SIDES = ("train", "eval")
 
@@ -56,17 +58,19 @@ class Audit:
         return [clip for clip in self.clips if clip.side == name]
 
 
-def audit(folder: str | Path, *, processes: int | None = None, suspects: int = 40) -> Audit:
-    """Decode and check all clips of ``folder/train.jsonl`` and, if there is one, ``folder/eval.jsonl``.
+def audit(place: str | Path, *, processes: int | None = None, suspects: int = 40) -> Audit:
+    """Decode and check all clips of ``train.jsonl`` and, if there is one, ``eval.jsonl``.
 
     Args:
+        place: folder or URL of the set.
         processes: worker processes; one per usable core by default.
         suspects: how many odd clips to list.
 
     Raises:
         DataError: a manifest is missing, or some of its lines are wrong (the first five are named).
+        UsageError, EnvironmentProblem: there is no set at the URL, or its server does not answer.
     """
-    folder = Path(folder)
+    folder = set_folder(place)
     sides = {
         side: read_manifest(folder / f"{side}.jsonl", check_audio=False, allow_outside=True)
         for side in SIDES
@@ -77,7 +81,7 @@ def audit(folder: str | Path, *, processes: int | None = None, suspects: int = 4
     return Audit(
         folder=folder,
         clips=clips,
-        problems=[*_file_problems(folder, manifest), *find_problems(clips)],
+        problems=[*_file_problems(path_of(str(place)), folder, manifest), *find_problems(clips)],
         suspects=find_suspects(clips, suspects),
         charset=charset(clips),
         shared=shared_by_kind(clips),
@@ -115,17 +119,17 @@ def _manifest_of(folder: Path) -> dict[str, Any]:
         raise DataError(f"cannot read {path}: {error}") from error
 
 
-def _file_problems(folder: Path, manifest: dict[str, Any]) -> list[Problem]:
-    """Whether the files are those that ``prepare`` wrote, in a folder that it finished."""
+def _file_problems(place: Path | RemotePath, folder: Path, manifest: dict[str, Any]) -> list[Problem]:
+    """Whether the files are those that ``prepare`` wrote, in a folder that it finished; ``folder`` holds the tables."""
     if not manifest:
         return []
     problems = [] if (folder / "_SUCCESS").is_file() else [Problem("files", "_SUCCESS", "preparation did not end")]
     for name, digest in manifest.get("sha256", {}).items():
-        path = folder / name
-        if not path.is_file():
+        try:
+            if sha256_of(place / name) != digest:
+                problems.append(Problem("files", name, "was changed after prepare wrote it"))
+        except (FileNotFoundError, NotThere):
             problems.append(Problem("files", name, "is missing"))
-        elif sha256_of(path) != digest:
-            problems.append(Problem("files", name, "was changed after prepare wrote it"))
     return problems
 
 

@@ -17,8 +17,9 @@ from hebrew_asr.audio.source import AudioError, Source
 from hebrew_asr.cores import usable_cores
 from hebrew_asr.corpus.preparation.convert import quiet_decoders
 from hebrew_asr.corpus.preparation.workers import start_worker
+from hebrew_asr.data.clip_audio import read_ahead
 from hebrew_asr.data.clips import Clip
-from hebrew_asr.errors import first_line
+from hebrew_asr.errors import EnvironmentProblem, first_line
 from hebrew_asr.text.normalize import normalize
 
 _CLIPS_PER_TASK = 200
@@ -92,6 +93,7 @@ def measure_all(sides: dict[str, list[Clip]], processes: int | None) -> list[Mea
 
 def measure_clips(clips: list[tuple[str, Clip]]) -> list[Measured]:
     """Measure some clips, each with the name of its side, in their order."""
+    read_ahead(clip for _, clip in clips)
     with quiet_decoders():
         return [
             Measured(
@@ -112,6 +114,8 @@ def measure(recording: Source) -> Sound:
         samples = joined(sound)
     except AudioError as error:
         return Sound(fault=error.cause)
+    except EnvironmentProblem:
+        raise
     except Exception as error:  # a decoder may raise anything
         return Sound(fault=f"{type(error).__name__}: {first_line(error)}")
     frames_db = _frames_db(samples)

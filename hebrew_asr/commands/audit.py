@@ -21,10 +21,10 @@ class Command:
     $ hebrew-asr audit mine
     """
 
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """Folder with train.jsonl and, if it has an evaluation side, eval.jsonl."""
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """Folder with train.jsonl and, if it has an evaluation side, eval.jsonl; or its URL, such as s3://bucket/set."""
     out: Path | None = None
-    """Where to write the page and the JSON file; into the folder itself by default."""
+    """Where to write the page and the JSON file; into the folder itself by default, and for a URL here."""
     processes: PositiveInt | None = None
     """Worker processes; by default one per usable core."""
     suspects: Count = 40
@@ -36,8 +36,9 @@ class Command:
         from hebrew_asr.audit.page import write_audit
         from hebrew_asr.commands.ours import refuse_overwriting
         from hebrew_asr.pages.words import count
+        from hebrew_asr.remote.paths import is_url
 
-        out = self.out or self.folder
+        out = self.out or Path("." if is_url(self.folder) else self.folder)
         refuse_overwriting(out / "audit.html", ": data audit</title>")
         refuse_overwriting(out / "audit.json", '"problem_counts"')
         found = audit(self.folder, processes=self.processes, suspects=self.suspects)

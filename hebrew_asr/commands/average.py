@@ -92,9 +92,10 @@ class Command:
         from hebrew_asr.config.recipe import recipe_from_dict
         from hebrew_asr.data.manifest import has_manifest, read_manifest
         from hebrew_asr.errors import DataError
+        from hebrew_asr.remote.cache import set_folder
 
         recipe = recipe_from_dict(recipe_before(self.run_dir, last.checkpoints[-1]) or {}, str(self.run_dir))
-        manifest = self.data or Path(recipe.data.folder, "eval.jsonl")
+        manifest = self.data or set_folder(recipe.data.folder) / "eval.jsonl"
         if not has_manifest(manifest):
             raise DataError(f"the run's evaluation manifest {manifest} is not there; give --data")
         return recipe.evaluation, read_manifest(manifest, allow_outside=True)

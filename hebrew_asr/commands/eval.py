@@ -32,7 +32,8 @@ class Command:
     model: str
     """Folder or hub id of a Qwen3-ASR model, such as runs/round2/final, or a run directory that holds a final/."""
     data: str | None = None
-    """Manifest (JSONL), such as qwen3_asr_round2_data/eval.jsonl, or the folder of a set, whose eval.jsonl is taken."""
+    """Manifest (JSONL), such as qwen3_asr_round2_data/eval.jsonl, or the folder of a set, whose eval.jsonl is taken;
+    or the URL of either."""
     set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """A set of the Hebrew leaderboard: eval-d1, eval-whatsapp, saspeech, fleurs, common-voice, hebrew-speech-kan; or
     NAME=PATH, or PATH of a copy here (parquet). May be given again."""
@@ -94,11 +95,15 @@ class Command:
         from hebrew_asr.data.manifest import read_manifest
         from hebrew_asr.inference.evaluating import utterances_of
         from hebrew_asr.inference.test_sets import open_test_set
+        from hebrew_asr.remote.cache import set_folder
+        from hebrew_asr.remote.paths import is_url
 
         if self.data is not None:
-            if Path(self.data).is_dir():
-                self.data = str(Path(self.data, "eval.jsonl"))
-            clips = read_manifest(self.data, allow_outside=self.allow_outside)
+            if Path(self.data).is_dir() or (is_url(self.data) and not self.data.endswith((".jsonl", ".arrow"))):
+                self.data = f"{self.data.rstrip('/')}/eval.jsonl"
+            folder, _, name = self.data.rpartition("/")
+            manifest = set_folder(folder) / name if is_url(self.data) else self.data
+            clips = read_manifest(manifest, allow_outside=self.allow_outside)
             return iter(utterances_of(clips, "")), sum(clip.duration_s for clip in clips)
         return chain.from_iterable([open_test_set(spec) for spec in self.set]), None
 

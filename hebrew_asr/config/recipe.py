@@ -1,8 +1,7 @@
 """The recipe: every value that decides what is learned, as typed data. ``config/recipes/round2.json`` is the real one.
 
-What does not decide it, and may change when a run is resumed, is marked beside the field (``Freedom``).
-
-Hardware (sharding, precision, micro-batch, communication) belongs to ``ds_configs/*.json``, see ``config/profiles.py``.
+What does not decide it, and may change when a run is resumed, is marked beside the field (``Freedom``). Hardware
+(sharding, precision, micro-batch, communication) belongs to ``ds_configs/*.json``, see ``config/profiles.py``.
 """
 
 from __future__ import annotations
@@ -56,9 +55,11 @@ class Data:
 
     __pydantic_config__ = CHECKED
     folder: Annotated[str, Freedom.PLACE] = "qwen3_asr_round2_data"
-    """Folder with ``train.jsonl`` and ``eval.jsonl``."""
+    """Folder with ``train.jsonl`` and ``eval.jsonl``, here or at a URL (s3://bucket/set)."""
+    cache_gib: Annotated[float, Field(ge=0, le=1e6), Freedom.PLACE] = 100.0
+    """Sound of sets at URLs that a machine keeps in ~/.cache, at most; a twentieth of the disk stays free."""
     prepare: Annotated[bool, Freedom.PLACE] = False
-    """Make the folder from the ivrit.ai corpora first when it is missing, once per node."""
+    """Make a folder on this machine from the ivrit.ai corpora first when it is missing, once per node."""
     workers: Annotated[Count, Freedom.PLACE] = 4
     """DataLoader workers per rank; 0 decodes in the training process."""
     max_duration_s: Annotated[float, Field(gt=0, le=1200)] = 30.0
@@ -191,8 +192,7 @@ class Logging:
 
     __pydantic_config__ = CHECKED
     every_steps: PositiveInt = 10
-    """Steps between writes. Every step has its record; they are written together, since reading a loss waits for the
-    device."""
+    """Steps between writes. Each has its record; they are written together: reading a loss waits for the device."""
     wandb: bool = True
     """Log to Weights & Biases; offline when there is no login."""
     tensorboard: bool = False

@@ -1,4 +1,4 @@
 """From a manifest to packed batches: manifest, sampler, shapes, packing, loader.
 
-Imports text, config, audio and launching.
+Imports text, config, remote, audio and launching.
 """

@@ -17,7 +17,10 @@ import numpy as np
 import pyarrow
 import pyarrow.compute
 
-from hebrew_asr.audio.source import Part
+from hebrew_asr.audio.source import AudioError, Part
+from hebrew_asr.errors import DataError
+from hebrew_asr.remote.cache import read_stretch
+from hebrew_asr.remote.paths import is_url
 from hebrew_asr.text.prompt import parse_target
 
 _CLIPS_AT_ONCE = 4096
@@ -45,11 +48,26 @@ NEW_WORDS = pyarrow.field("new_words", pyarrow.list_(pyarrow.large_string()))
 
 
 @dataclass(frozen=True, slots=True)
+class PartElsewhere(Part):
+    """A recording at a URL; 0 bytes are all of the file."""
+
+    def __str__(self) -> str:
+        return super(PartElsewhere, self).__str__() if self.size_bytes else self.path
+
+    def read(self, label: str) -> bytes:
+        """As :meth:`Part.read`; raises EnvironmentProblem where its server does not answer."""
+        try:
+            return read_stretch(self.path, self.offset_bytes, self.size_bytes)
+        except DataError as error:
+            raise AudioError(label, str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
 class Clip:
     """One utterance."""
 
     audio: str
-    """Path of the audio file; relative paths start at the manifest's folder."""
+    """Path or URL of the audio file; relative paths start at the manifest's folder."""
     text: str
     """Target in the official form, ``language Hebrew<asr_text>{transcript}``."""
     id: str
@@ -66,12 +84,13 @@ class Clip:
     @property
     def sound(self) -> str | Part:
         """What :func:`hebrew_asr.audio.decode.decode` takes."""
-        return Part(self.audio, self.offset_bytes, self.size_bytes) if self.size_bytes else self.audio
+        place = (self.audio, self.offset_bytes, self.size_bytes)
+        return PartElsewhere(*place) if is_url(self.audio) else Part(*place) if self.size_bytes else self.audio
 
     @property
     def own_file(self) -> str:
-        """Path of its audio file; '' where it lies in a shard with others."""
-        return "" if self.size_bytes else self.audio
+        """Path of its audio file; '' where it lies in a shard with others, or elsewhere."""
+        return self.sound if isinstance(self.sound, str) else ""
 
     @property
     def transcript(self) -> str:

@@ -17,7 +17,7 @@ from hebrew_asr.audio.decode import to_int16
 from hebrew_asr.audio.frames import SAMPLE_RATE_HZ, EncoderGeometry
 from hebrew_asr.config.profiles import Batching
 from hebrew_asr.config.recipe import Recipe
-from hebrew_asr.data.clip_audio import Unreadable, read_clip
+from hebrew_asr.data.clip_audio import Unreadable, read_ahead, read_clip
 from hebrew_asr.data.clips import Clip
 from hebrew_asr.data.collate import Example, PackedBatch, pack
 from hebrew_asr.data.steps import Steps
@@ -80,6 +80,7 @@ class StepDataset(Steps, Dataset[StepBatch]):
         skipped: list[Unreadable] = []
         try:
             dealt = self._sampler.deal(step)[self._rank]
+            read_ahead(self._clips[index] for indices in dealt for index in indices)
             micro_batches = [self._pack(indices, epoch, step, skipped) for indices in dealt]
             return StepBatch(step, micro_batches, tuple(skipped))
         except HebrewASRError as error:  # raised here it would reach the trainer as a page of worker traceback
@@ -118,7 +119,7 @@ def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin
 
     Raises, when it comes to such a step:
         DataError: no clip of the next step can be decoded.
-        EnvironmentProblem: what some of its clips need to be decoded does not work here.
+        EnvironmentProblem: the server on which its clips lie does not answer.
     """
     loader = DataLoader(
         dataset,

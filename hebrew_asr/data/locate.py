@@ -12,6 +12,7 @@ import pyarrow
 
 from hebrew_asr.data.clips import as_path, compute, path_bytes
 from hebrew_asr.errors import shortened
+from hebrew_asr.remote.cache import origin_of
 
 _NO_NAMES = [b"", b".", b".."]
 
@@ -23,13 +24,15 @@ def locate(
 
     Args:
         batch: clips in columns, with folders as their manifest names them.
-        folder: of the manifest.
+        folder: of the manifest. Where it is that of a set at a URL, audio lies there, and none is looked at.
         check_audio: also require every file to exist.
         allow_outside: accept files outside ``folder``.
 
     Returns:
         The absolute path of each folder that ``batch`` names, with a slash at its end, and by row what is wrong.
     """
+    if (origin := origin_of(folder)) is not None:
+        return _elsewhere(batch, origin)
     locator = _Locator(folder, check_audio, allow_outside)
     codes, heads = batch["folder"].indices.to_numpy(), map(as_path, batch["folder"].dictionary.to_pylist())
     order = np.argsort(codes, kind="stable")
@@ -52,6 +55,16 @@ def locate(
             except ValueError as error:
                 problems[row] = str(error)
     return prefixes, problems | (_cut_short(batch, prefixes, problems) if check_audio else {})
+
+
+def _elsewhere(batch: pyarrow.RecordBatch, origin: str) -> tuple[list[str], dict[int, str]]:
+    """As :func:`locate`, of a set at a URL."""
+    heads = [as_path(head) for head in batch["folder"].dictionary.to_pylist()]
+    above = {code: head for code, head in enumerate(heads) if not _goes_down(head)}
+    codes = batch["folder"].indices.to_numpy()
+    rows = np.flatnonzero(np.isin(codes, [*above])).tolist()
+    problems = {row: f"audio path {shortened(repr(above[codes[row]]))}… leaves the set at {origin}" for row in rows}
+    return [f"{origin}/{head}" for head in heads], problems
 
 
 def _cut_short(batch: pyarrow.RecordBatch, prefixes: list[str], problems: Container[int]) -> dict[int, str]:

@@ -27,7 +27,7 @@ from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.cores import usable_cores
 from hebrew_asr.corpus.preparation.options import RECIPE_SOURCES
 from hebrew_asr.data.manifest import has_manifest
-from hebrew_asr.errors import EnvironmentProblem, UsageError, first_line
+from hebrew_asr.errors import EnvironmentProblem, HebrewASRError, UsageError, first_line
 from hebrew_asr.files import nearest_existing
 from hebrew_asr.launching.place import collective_timeout_s
 from hebrew_asr.model.sizes import sizes_at
@@ -35,6 +35,8 @@ from hebrew_asr.planning.all_reduce import reduction
 from hebrew_asr.planning.cards import Card, profile_for, visible_cards
 from hebrew_asr.planning.doctor_access import Outcome, State, clock, repository, wandb_login
 from hebrew_asr.planning.plan import written
+from hebrew_asr.remote.cache import set_folder
+from hebrew_asr.remote.paths import is_url
 from hebrew_asr.training.disk_space import DiskNeed
 from hebrew_asr.units import GIB
 
@@ -101,6 +103,14 @@ def _outcome_of(check: Callable[[], Outcome]) -> Outcome:
         return "warn", f"could not be looked at ({type(error).__name__}: {first_line(error)})", ""
 
 
+def _set_elsewhere(url: str) -> Outcome:
+    try:
+        set_folder(url)
+    except HebrewASRError as error:
+        return "fail", first_line(error), "training reads the set from there"
+    return "ok", f"{url} is prepared", ""
+
+
 class _Asked:
     """Questions to the network, each in a thread of its own, since a library may hang in one."""
 
@@ -109,7 +119,9 @@ class _Asked:
         questions: dict[str, Callable[[], Outcome]] = {}
         if not Path(recipe.model.path).is_dir():
             questions[f"model {recipe.model.path}"] = partial(repository, recipe.model.path, "model")
-        if has_manifest(Path(recipe.data.folder) / "train.jsonl"):
+        if is_url(recipe.data.folder):
+            questions["data"] = partial(_set_elsewhere, recipe.data.folder)
+        elif has_manifest(Path(recipe.data.folder) / "train.jsonl"):
             questions["data"] = lambda: ("ok", f"{recipe.data.folder} is prepared", "")
         else:
             questions |= {f"corpus {name}": partial(repository, name, "dataset") for name in RECIPE_SOURCES}

@@ -26,6 +26,7 @@ from hebrew_asr.model.sizes import ModelSizes, sizes_at, weight_shapes
 from hebrew_asr.planning.activations import Footprint, footprint
 from hebrew_asr.planning.bench_corpus import draw_clips
 from hebrew_asr.planning.zero_memory import ZeroMemory, sizes_of, width_of, zero_memory
+from hebrew_asr.remote.cache import set_folder
 from hebrew_asr.text.prompt import parse_target
 from hebrew_asr.training.disk_space import DiskNeed, disk_need
 from hebrew_asr.training.schedule import Schedule
@@ -181,7 +182,7 @@ def make_plan(recipe: Recipe, profile: Profile, num_ranks: int) -> RunPlan:
 
 def _clips(recipe: Recipe) -> tuple[Sequence[Clip], int, int, bool]:
     """Clips with the lengths to plan for; how many train and are measured on; whether these are the data folder's."""
-    folder = Path(recipe.data.folder)
+    folder = set_folder(recipe.data.folder)
     if has_manifest(folder / "train.jsonl"):
         clips, measured = (
             open_manifest(folder / name, check_audio=False, allow_outside=recipe.data.allow_outside)

@@ -1,4 +1,4 @@
 """TELL about a run: its records, where they are sent, the HTML page.
 
-Imports text, config, pages and data.
+Imports text, config, pages, remote and data.
 """

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from hebrew_asr.data.clips import Clips
 from hebrew_asr.data.manifest import open_manifest
 from hebrew_asr.errors import DataError
+from hebrew_asr.remote.cache import set_folder
 from hebrew_asr.report import records
 from hebrew_asr.report.records import EvalRecord, Sample
 
@@ -25,7 +26,7 @@ class Manifests:
     group_of: dict[str, str]
     """Speaker, session or source of each eval clip; '' where none is known."""
     audio_of: dict[str, str]
-    """Path of each eval clip's audio file, which may be gone."""
+    """Path of each eval clip's audio file, which may be gone; '' where it has none of its own here."""
     train: Clips
     """Training clips: there may be millions."""
 
@@ -179,15 +180,18 @@ def _samples(
 
 
 def _manifests(data_folder: str | None) -> Manifests | None:
-    """The run's manifests, if they are where the recipe says; a relative path starts where training was started."""
+    """The run's manifests, if they are where the recipe says; a relative path starts where training was started. Those
+    of a set at a URL are as this machine read them last.
+    """
     if data_folder is None:
         return None
-    evaluated, trained = _manifest(Path(data_folder, "eval.jsonl")), _manifest(Path(data_folder, "train.jsonl"))
+    folder = set_folder(data_folder, ask=False)
+    evaluated, trained = _manifest(folder / "eval.jsonl"), _manifest(folder / "train.jsonl")
     if evaluated is None or trained is None:
         return None
     return Manifests(
         {clip.id: clip.group for clip in evaluated},
-        {clip.id: clip.audio for clip in evaluated},
+        {clip.id: clip.own_file for clip in evaluated},
         trained,
     )
 

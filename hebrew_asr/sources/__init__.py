@@ -1,6 +1,6 @@
 """READ what people bring: the hub, parquet shards here or at a URL, or a folder of recordings; rows come out.
 
-Imports text and audio.
+Imports text, remote and audio.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from hebrew_asr.errors import DataError, UsageError, did_you_mean
-from hebrew_asr.remote import RemotePath, is_url
+from hebrew_asr.remote.paths import RemotePath, is_url
 from hebrew_asr.sources.folder import open_folder
 from hebrew_asr.sources.hub import HUB_ID, open_hub
 from hebrew_asr.sources.listings import LISTING_SUFFIXES

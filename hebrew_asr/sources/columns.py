@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hebrew_asr.errors import DataError
-from hebrew_asr.remote import RemotePath
+from hebrew_asr.remote.paths import RemotePath
 from hebrew_asr.sources.rows import Row
 from hebrew_asr.sources.timestamps import has_timestamps
 

@@ -17,7 +17,7 @@ from typing import BinaryIO, TypeVar
 import pyarrow
 import pyarrow.parquet
 
-from hebrew_asr.remote import RemotePath
+from hebrew_asr.remote.paths import RemotePath
 
 _MAGIC = b"PAR1"
 _CLOSING_BYTES = 8  # the footer's length, and the magic

@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 
 from hebrew_asr.errors import DataError
-from hebrew_asr.remote import RemotePath, path_of
+from hebrew_asr.remote.paths import RemotePath, path_of
 from hebrew_asr.sources.columns import ADAPTERS, Place, choose_adapter
 from hebrew_asr.sources.footer import RowGroups, row_groups
 from hebrew_asr.sources.rows import ROWS_PER_UNIT, Row, Source, Unit, is_held_out

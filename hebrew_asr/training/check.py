@@ -21,6 +21,8 @@ from hebrew_asr.engine.nested_keys import check_nested_keys
 from hebrew_asr.errors import CheckpointError, DataError, UsageError
 from hebrew_asr.launching import place
 from hebrew_asr.logs import log
+from hebrew_asr.remote.cache import limit_cache, set_folder
+from hebrew_asr.remote.paths import is_url
 from hebrew_asr.report.records import FaultRecord
 from hebrew_asr.training.arguments import TrainArguments, lock_of
 from hebrew_asr.training.identity import code_version, shared_parts
@@ -69,8 +71,9 @@ def check(arguments: TrainArguments, num_ranks: int | None = None) -> RunSpec:
     recipe = as_begun(recipe, before)
     _refuse_another_recipe(recipe, before, folder, resume)
     batching, out_of_memory = _within_memory(batching, folder, resume, arguments.resume)
-    source = Path(recipe.data.folder)
-    if recipe.data.prepare:
+    limit_cache(recipe.data.cache_gib)
+    source = set_folder(recipe.data.folder)
+    if recipe.data.prepare and not is_url(recipe.data.folder):
         from hebrew_asr.corpus.prepare import ensure_prepared  # it reads parquet; training alone never does
 
         ensure_prepared(source)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow
 
 from hebrew_asr.config.recipe import Evaluation
-from hebrew_asr.data.clip_audio import Unreadable, read_clip
+from hebrew_asr.data.clip_audio import Unreadable, read_ahead, read_clip
 from hebrew_asr.data.clips import Clip, Clips, compute
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.errors import EnvironmentProblem
@@ -152,6 +152,7 @@ class Evaluator:
             for start in range(0, len(clips[:: self._ranks.size]), size):
                 if stop.agreed():
                     return None
+                read_ahead(own[index] for index in order[start : start + size])
                 read = {index: _samples(own[index], unreadable) for index in order[start : start + size]}
                 heard = {index: samples for index, samples in read.items() if samples is not None}
                 for index, text in zip(heard, transcribe(list(heard.values())) if heard else [], strict=True):

@@ -2,7 +2,7 @@
 
 A URL is of any protocol that fsspec knows (``https``, ``s3``, ``gs``, ``hf``, …). Credentials and end points are found
 by each library's own ways, and by fsspec's configuration (``~/.config/fsspec``, ``FSSPEC_S3_…``); none is shown: what
-a URL says of a user is left out of every message. Nothing is kept on the disk: each open file holds up to 32 MiB.
+a URL says of a user is left out of every message. Nothing is kept on the disk here: each open file holds up to 32 MiB.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ _QUERY = re.compile(r"(https?://[^\s?#]*)[?#]\S*")
 _Result = TypeVar("_Result")
 
 
+class NotThere(DataError):
+    """There is no such file, folder or bucket."""
+
+
 def is_url(spec: str) -> bool:
     """Whether something names a file or folder by a protocol."""
     return _URL.match(spec) is not None
@@ -59,6 +63,9 @@ class RemotePath:
         """The last part."""
         return str(self).rstrip("/").rpartition("/")[2]
 
+    def __truediv__(self, below: str) -> RemotePath:
+        return RemotePath(f"{self.url.rstrip('/')}/{below}")
+
     @property
     def parent(self) -> RemotePath:
         """Its folder."""
@@ -68,14 +75,18 @@ class RemotePath:
         """The path below ``folder``, which it begins with."""
         return str(self).removeprefix(str(folder)).lstrip("/")
 
+    def info(self) -> dict[str, Any]:
+        """What its server says of it, in the server's words but for ``size``. Raises as :meth:`open`."""
+
+        def ask() -> dict[str, Any]:
+            system, path = _opened(self.url)
+            return system.info(path)
+
+        return patiently(str(self), ask)
+
     def stat(self) -> _Status:
         """Its size. Raises as :meth:`open`."""
-
-        def ask() -> int | None:
-            system, path = _opened(self.url)
-            return system.info(path)["size"]
-
-        size = patiently(str(self), ask)
+        size = self.info()["size"]
         if size is None:
             raise DataError(f"{self}: its server does not say how long it is, so it cannot be read in parts")
         return _Status(size)
@@ -90,6 +101,18 @@ class RemotePath:
         """
         assert mode == "rb", mode
         return io.BufferedReader(_Remote(self), _BLOCK_BYTES // 16)
+
+    def read(self, offset: int = 0, size: int | None = None) -> bytes:
+        """All of it, or ``size`` bytes from ``offset`` on, by one request. Raises as :meth:`open`."""
+
+        def ask() -> bytes:
+            system, path = _opened(self.url)
+            content = system.cat_file(path, **({} if size is None else {"start": offset, "end": offset + size}))
+            if size is not None and len(content) != size:
+                raise OSError(f"{len(content)} bytes came of {size}")
+            return content
+
+        return patiently(str(self), ask)
 
     def files(self) -> list[RemotePath]:
         """All files below it, sorted, without hidden ones. Raises as :meth:`open`."""
@@ -178,7 +201,8 @@ def patiently(name: str, do: Callable[[], _Result]) -> _Result:
     """Do what takes a connection, again where that fails or stalls, and say so each time.
 
     Raises:
-        DataError: what is asked for is not there, or may not be read.
+        NotThere: what is asked for is not there.
+        DataError: it may not be read.
         EnvironmentProblem: it failed every time.
     """
     for left in reversed(range(_TRIES)):
@@ -186,20 +210,35 @@ def patiently(name: str, do: Callable[[], _Result]) -> _Result:
             return _Call(do).result(STALL_S)
         except (DataError, EnvironmentProblem, UsageError):
             raise
-        except FileNotFoundError as error:
-            raise DataError(f"{name} is not there") from error
-        except PermissionError as error:
-            raise DataError(f"{name} may not be read: {on_one_line(error)}. Are its credentials set?") from error
         except Exception as error:  # each protocol's library has errors of its own
+            _refuse_final(name, error)
             told = f"{type(error).__name__}: {_shown(on_one_line(error))}"
             if not left:
                 raise EnvironmentProblem(
                     f"{name} cannot be read, {_TRIES} tries failed, the last by {told}. What is done is kept: run the "
                     "same command again to continue"
                 ) from error
-            print(f"{name}: {told}; reading it again", file=sys.stderr, flush=True)
+            print(
+                f"{name}: {told}; reading it again ({_TRIES - left} of {_TRIES} tries failed)",
+                file=sys.stderr,
+                flush=True,
+            )
             time.sleep(PAUSE_S * 2 ** (_TRIES - 1 - left))
     raise AssertionError
+
+
+def _refuse_final(name: str, error: Exception) -> None:
+    """Raise what a further try would not change. Kinds are told by name, since their packages may be missing."""
+    # Of HTTP, fsspec says "not found" whatever failed, and the cause has the status, or is a lost connection.
+    cause, kind = error.__cause__ or error, type(error).__name__
+    status = getattr(cause, "status", None) if type(cause).__module__.startswith("aiohttp") else 404
+    told = _shown(on_one_line(cause))
+    if isinstance(error, PermissionError) or status in (401, 403) or "Credentials" in kind:
+        raise DataError(f"{name} may not be read: {told}. Are its credentials set?") from error
+    if isinstance(error, FileNotFoundError) and status in (404, 410):
+        raise NotThere(f"{name} is not there") from error
+    if kind == "ParamValidationError":
+        raise UsageError(f"{name}: {told}") from error
 
 
 class _Call(Generic[_Result]):
