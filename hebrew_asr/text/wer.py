@@ -10,7 +10,7 @@ between words, as in jiwer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import jiwer
@@ -37,7 +37,8 @@ class ErrorCounts:
     clips: int = 0
 
     def __add__(self, other: ErrorCounts) -> ErrorCounts:
-        return ErrorCounts(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+        names = self.__slots__  # not astuple, which copies each number as it would copy a tree
+        return ErrorCounts(*(getattr(self, name) + getattr(other, name) for name in names))
 
     @property
     def word_edits(self) -> int:

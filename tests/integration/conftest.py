@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,18 +30,36 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def long_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The task of ``LONG`` runs, whose evaluations take long enough to be stopped in."""
-    return make_task(tmp_path_factory.mktemp("task"), eval_clips=8)
+def of_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the processes which share the tests have together."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """One process at a time: the first makes what all others find there."""
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session")
-def long_run(long_task: Path, warm: WarmStart, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def long_task(of_all_workers: Path) -> Path:
+    """The task of ``LONG`` runs, whose evaluations take long enough to be stopped in."""
+    with alone(of_all_workers / "long_task.lock"):
+        task = of_all_workers / "long_task"
+        return task if (task / "base").is_dir() else make_task(task, eval_clips=8)
+
+
+@pytest.fixture(scope="session")
+def long_run(of_all_workers: Path, long_task: Path, warm: WarmStart) -> Path:
     """A ``LONG`` run of two ranks that was never disturbed."""
-    run = tmp_path_factory.mktemp("long") / "run"
-    output = run.with_suffix(".log")
-    codes = warm.run(train_arguments(long_task, run, *LONG), ranks=2, port=free_port(), output=output)
-    assert codes == [0, 0], output.read_text()
+    run, output = of_all_workers / "long_run", of_all_workers / "long_run.log"
+    with alone(of_all_workers / "long_run.lock"):
+        if not (run / "summary.json").is_file():
+            codes = warm.run(train_arguments(long_task, run, *LONG), ranks=2, port=free_port(), output=output)
+            assert codes == [0, 0], output.read_text()
     train = events(run, "train")
     assert [row["step"] for row in train] == list(range(1, STEPS + 1))
     assert [row["phase"] for row in train] == ["B"] * SWITCH + ["A"] * (STEPS - SWITCH)

@@ -24,7 +24,7 @@ def test_falls_back_to_eager_after_one_warning():
     model, tokenizer = build()
     batch = pack(examples(tokenizer)[:3], PromptTokens.of(tokenizer), EncoderGeometry())
     mel_CBF = LogMel()(batch)
-    compiled = CompiledASR(model, backend="aot_eager")
+    compiled = CompiledASR(model, backend="eager")
     with pytest.warns(RuntimeWarning, match="could not be compiled and runs eagerly") as told:
         first = compiled(batch, mel_CBF)
     assert len([warning for warning in told if warning.category is RuntimeWarning]) == 1

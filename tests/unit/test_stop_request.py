@@ -79,7 +79,7 @@ def test_before_the_ranks_meet_it_leaves_at_once_even_from_a_library_that_hangs(
     process.send_signal(number)
     said = process.communicate(timeout=10)[0]
     assert (process.returncode, said.count("nothing to save")) == (Preempted.exit_code, 1)
-    assert time.monotonic() - asked < 2
+    assert time.monotonic() - asked < 8
 
 
 def test_where_nothing_would_be_lost_the_ranks_get_a_moment_to_agree(start):
@@ -186,4 +186,4 @@ def test_a_loader_that_is_stuck_in_a_read_ends_with_its_rank():
     assert loader.is_running()
     rank.kill()
     rank.wait()
-    loader.wait(timeout=2)
+    loader.wait(timeout=10)
