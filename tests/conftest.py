@@ -4,6 +4,7 @@ import gc
 import os
 import secrets
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)  # before hypothesis reads its options
 def pytest_configure(config: pytest.Config) -> None:
     """A thorough run of the property tests draws anew, from a seed that it prints and that repeats it."""
-    gc.disable()  # while all is imported
     sys.dont_write_bytecode = False
     if config.option.hypothesis_profile == properties.THOROUGH and config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = str(secrets.randbits(32))
@@ -43,10 +43,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name != "test_stopping.py")
 
 
-def pytest_collection_finish() -> None:
-    """What has been imported stays: no later collection of garbage, of which there are many, goes through it again."""
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported stays: no collection of garbage goes through it, neither meanwhile nor later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

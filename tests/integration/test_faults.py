@@ -7,10 +7,13 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 from safetensors.torch import load_file, save_file
@@ -22,6 +25,7 @@ from tests.support.tiny_task import (
     CPU_PROFILE,
     ENDLESS,
     NO_EVALUATION,
+    environment,
     events,
     free_port,
     last_step,
@@ -173,3 +177,27 @@ def test_no_token_is_written_anywhere(task, warm, tmp_path):
     files = [path for folder in (whole, failed) for path in folder.rglob("*") if path.is_file()]
     assert {"run.json", "metrics.jsonl", "state.json", "error.txt"} <= {path.name for path in files}
     assert not [path for path in files if marker.encode() in path.read_bytes()]
+
+
+def test_a_loader_that_is_stuck_in_a_read_ends_with_its_rank():
+    script = (
+        "import os, time; from hebrew_asr.data.loader import load_steps\n"
+        "class Stuck:\n"
+        "    def __getitem__(self, step):\n"
+        "        print(os.getpid(), flush=True)\n"
+        "        time.sleep(60)\n"
+        "next(load_steps(Stuck(), 0, 1, workers=1, pin_memory=False))"
+    )
+    rank = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert rank.stdout is not None
+    loader = psutil.Process(int(rank.stdout.readline()))
+    loader.terminate()  # as everybody at a stop, and the rank still needs its data
+    assert loader.is_running()
+    rank.kill()
+    rank.wait()
+    loader.wait(timeout=10)

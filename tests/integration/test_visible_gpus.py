@@ -9,6 +9,7 @@ import pytest
 from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.launching.command import launch_for
 
+pytestmark = pytest.mark.integration
 A, B = "GPU-8e2f1a30-0000-0000-0000-000000000000", "GPU-71"
 MIG = "MIG-42d7ac4a-5d3a-5b2c-8d8f-1f6d6b3f0a11"
 
