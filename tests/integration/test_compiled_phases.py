@@ -130,11 +130,12 @@ def test_a_compiled_decoder_layer_keeps_less(monkeypatch):
 def test_what_is_compiled_is_kept_in_the_users_cache(tmp_path):
     """torch settles the folder when torch._dynamo is first imported, wherever that is.
 
-    What ``hebrew-asr train`` checks before any rank starts needs neither that nor transformers, which take seconds.
+    What ``hebrew-asr train`` checks before any rank starts needs none of it, nor transformers or pandas: they take
+    seconds to load.
     """
     code = """
 import sys, hebrew_asr.training.check
-assert not {"transformers", "torch._dynamo"} & {*sys.modules}
+assert not {"transformers", "torch._dynamo", "pandas"} & {*sys.modules}
 import hebrew_asr.training.setup, torch._inductor.runtime.cache_dir_utils as kept
 print(kept.cache_dir())
 """
