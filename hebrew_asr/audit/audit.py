@@ -19,7 +19,7 @@ from hebrew_asr.audit.checks import (
     describe,
     find_problems,
     find_suspects,
-    shared_by_kind,
+    shared_of,
 )
 from hebrew_asr.audit.clips import Measured, measure_all
 from hebrew_asr.data.manifest import has_manifest, read_manifest
@@ -77,14 +77,14 @@ def audit(place: str | Path, *, processes: int | None = None, suspects: int = 40
         if side == "train" or _holds_clips(folder / f"{side}.jsonl")
     }
     clips = measure_all(sides, processes)
-    manifest = _manifest_of(folder)
+    manifest, shared = _manifest_of(folder), shared_of(clips)
     return Audit(
         folder=folder,
         clips=clips,
-        problems=[*_file_problems(path_of(str(place)), folder, manifest), *find_problems(clips)],
+        problems=[*_file_problems(path_of(str(place)), folder, manifest), *find_problems(clips, shared)],
         suspects=find_suspects(clips, suspects),
         charset=charset(clips),
-        shared=shared_by_kind(clips),
+        shared={kind: len(values) for kind, values in shared.items()},
         unchecked=_unchecked(clips, manifest),
         manifest=manifest,
     )

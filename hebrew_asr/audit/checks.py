@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from statistics import median
 
+import numpy as np
+import pyarrow
+
 from hebrew_asr.audit.clips import Measured
-from hebrew_asr.corpus.split import sentence_key, shared_keys
+from hebrew_asr.data.keys import Keys, sentences
 
 _MAD_TO_SIGMA = 1.4826  # of a normal distribution
 _ODD_SIGMAS = 4.0
@@ -57,8 +60,8 @@ PROBLEM_KINDS = {
 """Kinds of problem, each with what holds in its absence."""
 
 
-def find_problems(clips: Sequence[Measured]) -> list[Problem]:
-    """Every violation, in the order of the clips; leaks last."""
+def find_problems(clips: Sequence[Measured], shared: dict[str, pyarrow.Array]) -> list[Problem]:
+    """Every violation, in the order of the clips; leaks (``shared``, from :func:`shared_of`) last."""
     problems: list[Problem] = []
     seen_ids: set[str] = set()
     seen_audio: dict[str, Measured] = {}
@@ -74,8 +77,9 @@ def find_problems(clips: Sequence[Measured]) -> list[Problem]:
             if first.words != clip.words:
                 texts = f"{clip.clip.transcript[:60]!r}, and of {first.clip.id} {first.clip.transcript[:60]!r}"
                 problems.append(Problem("two texts", identity, texts))
+    leaks = sorted(f"{kind}:{value}" for kind, values in shared.items() for value in values.to_pylist())
     return problems + [
-        Problem("leak", key.partition(":")[2], f"{key.partition(':')[0]} on both sides") for key in leaks(clips)
+        Problem("leak", key.partition(":")[2], f"{key.partition(':')[0]} on both sides") for key in leaks
     ]
 
 
@@ -99,15 +103,15 @@ def _first_difference(text: str, normal: str) -> str:
     return f"{describe(found)} at character {position}" if found else "text is missing at the end"
 
 
-def linking_keys(clip: Measured) -> list[str]:
-    """Keys that may not be on both sides."""
-    keys = [f"recording:{_recording_of(clip)}"]
-    if clip.clip.group:
-        keys.append(f"group:{clip.clip.group}")
-    if clip.sound.fingerprint:
-        keys.append(f"audio:{clip.sound.fingerprint}")
-    sentence = sentence_key(clip.words)
-    return [*keys, sentence] if sentence else keys
+def keys_of(clips: Sequence[Measured]) -> Keys:
+    """What may not be on both sides."""
+    return Keys.of(
+        [()] * len(clips),
+        recording=pyarrow.array([_recording_of(clip) for clip in clips], pyarrow.large_string()),
+        group=pyarrow.array([clip.clip.group for clip in clips], pyarrow.large_string()),
+        audio=pyarrow.array([clip.sound.fingerprint for clip in clips], pyarrow.large_string()),
+        sentence=sentences(pyarrow.array([clip.words for clip in clips], pyarrow.large_string())),
+    )
 
 
 def _recording_of(clip: Measured) -> str:
@@ -121,18 +125,9 @@ def _recording_of(clip: Measured) -> str:
     return whole if numbered else clip.clip.id
 
 
-def leaks(clips: Sequence[Measured]) -> list[str]:
-    """Keys that occur on both sides, in alphabetical order."""
-    sides: dict[str, set[str]] = defaultdict(set)
-    for clip in clips:
-        for key in linking_keys(clip):
-            sides[key].add(clip.side)
-    return sorted(key for key, where in sides.items() if len(where) > 1)
-
-
-def shared_by_kind(clips: Sequence[Measured]) -> dict[str, int]:
-    """How many keys of each kind are on both sides."""
-    return shared_keys([linking_keys(clip) for clip in clips], [clip.side == "eval" for clip in clips])
+def shared_of(clips: Sequence[Measured]) -> dict[str, pyarrow.Array]:
+    """By kind of key, those that are on both sides."""
+    return keys_of(clips).shared(np.array([clip.side == "eval" for clip in clips], bool))
 
 
 def find_suspects(clips: Sequence[Measured], count: int) -> list[Suspect]:

@@ -9,11 +9,13 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from hebrew_asr.corpus.preparation import summary
 from hebrew_asr.corpus.preparation.assemble import Assembly, assemble
@@ -28,7 +30,7 @@ from hebrew_asr.corpus.preparation.output import (
     write_dropped,
     write_set,
 )
-from hebrew_asr.corpus.preparation.parts import Record, part_path, read_part
+from hebrew_asr.corpus.preparation.parts import Record, in_columns, part_path, read_part
 from hebrew_asr.corpus.preparation.pool import convert_all
 from hebrew_asr.corpus.preparation.progress import Progress
 from hebrew_asr.corpus.preparation.workers import Workers
@@ -238,21 +240,30 @@ def _require_same(folder: Path, was: dict[str, Any], asked: dict[str, Any], but:
 
 def _assembled(units: list[Unit], options: PrepareOptions, folder: Path, work: Path) -> Assembly | None:
     """Assemble all parts; None when clips are damaged (a power cut), after their parts were deleted to redo them."""
-    parts = [part_path(work, unit_name(unit)) for unit in units]
-    by_part = [read_part(path) for path in parts]
-    all_records = [record for records in by_part for record in records]
+    parts, sizes = [part_path(work, unit_name(unit)) for unit in units], []
+
+    def found() -> Iterator[Record]:
+        for path in parts:
+            of_part = read_part(path)
+            sizes.append(len(of_part))
+            yield from of_part
+
+    records = in_columns(found())
     try:
-        assembly = assemble(all_records, options)
+        assembly = assemble(records, options)
     except DataError as error:
-        fell_out = [record for record in all_records if record.fate != "kept"]
+        fell_out = [record for record in records if record.fate != "kept"]
         write_dropped(folder, fell_out)
         raise DataError(f"{error}. {folder / DROPPED} names each that fell out" if fell_out else str(error)) from error
-    damaged = False
-    for path, records in zip(parts, by_part, strict=True):
-        kept = (record for record in records if record.fate == "kept")
-        if not all(_is_whole(record, folder) for record in kept):
-            path.unlink()
-            damaged = True
+    part_of = np.repeat(np.arange(len(parts)), sizes)
+    damaged = {
+        int(part_of[number])
+        for side in (assembly.train, assembly.eval)
+        for number, record in zip(side.numbers, side, strict=True)
+        if not _is_whole(record, folder)
+    }
+    for number in damaged:
+        parts[number].unlink()
     return None if damaged else assembly
 
 

@@ -8,131 +8,79 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-MIN_SENTENCE_WORDS = 6
-"""Shorter sentences ("yes", "thank you very much") are said by everybody and link nobody."""
+from hebrew_asr.data.keys import MIN_SENTENCE_WORDS, Keys
 
 _ENOUGH = 0.5  # of the asked evaluation share; below, the components are too large to be held out whole
 _MATTERS = 0.1  # share of all clips, from which on a dataset must be represented
 
 
-def components(keys: Sequence[Sequence[str]]) -> list[int]:
-    """Connected components of the graph whose edges are shared keys.
-
-    Args:
-        keys: the keys of each item.
-
-    Returns:
-        For each item, the index of the first item of its component.
-    """
-    parent = list(range(len(keys)))
-
-    def root(item: int) -> int:
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]  # halves the path, so the forest stays flat
-            item = parent[item]
-        return item
-
-    first_with: dict[str, int] = {}
-    for item, own in enumerate(keys):
-        for key in own:
-            low, high = sorted((root(first_with.setdefault(key, item)), root(item)))
-            parent[high] = low
-    return [root(item) for item in range(len(keys))]
-
-
 def split_leak_free(
-    keys: Sequence[Sequence[str]],
-    *,
-    eval_fraction: float,
-    seed: int,
-    strata: Sequence[str] | None = None,
-    fewest: int = 1,
-) -> list[bool]:
+    keys: Keys, *, eval_fraction: float, seed: int, strata: np.ndarray | None = None, fewest: int = 1
+) -> np.ndarray:
     """Choose whole components for evaluation, in an order that the seed decides, until their share is reached.
 
     The choice depends on the keys and the seed only, not on the order of the items. Evaluation never exceeds its
     share of any stratum, except that one component (the smallest) is taken when none fits, if others remain.
 
     Args:
-        keys: the keys of each item, at least one each.
+        keys: of the items, at least one each.
         eval_fraction: share of the items to evaluate on, within [0, 1).
-        strata: the dataset of each item; each gives its own share, or else one of small components would give all.
+        strata: (items,) the dataset of each item by number; each gives its own share, or else one of small components
+            would give all.
         fewest: no component may fill more than one part in so many of a dataset's share.
 
     Returns:
-        For each item, whether it is evaluated on. All False when everything is one component.
+        (items,) bool, whether it is evaluated on. All False when everything is one component.
     """
-    strata = strata or [""] * len(keys)
-    label = components(keys)
-    content: defaultdict[int, Counter[str]] = defaultdict(Counter)
-    smallest_key: dict[int, str] = {}
-    for component, own, stratum in zip(label, keys, strata, strict=True):
-        content[component][stratum] += 1
-        smallest_key[component] = min(smallest_key.get(component, own[0]), *own)
-    order = sorted(content, key=lambda component: _draw(seed, smallest_key[component]))
-    room = Counter({name: math.ceil(eval_fraction * size) for name, size in Counter(strata).items()})
-    most = {name: math.ceil(size / fewest) for name, size in room.items()}
-    chosen: set[int] = set()
-    for component in order:
-        fits = all(count <= min(room[name], most[name]) for name, count in content[component].items())
-        if fits and len(chosen) + 1 < len(order):  # something must be left to train on
-            chosen.add(component)
-            room -= content[component]
-    if not chosen and eval_fraction > 0 and len(order) > 1:
-        chosen.add(min(order, key=lambda component: content[component].total()))  # the first drawn of the smallest
-    return [component in chosen for component in label]
+    strata = np.zeros(len(keys), np.int64) if strata is None else strata
+    first, component = np.unique(keys.components, return_inverse=True)
+    num_strata = int(strata.max(initial=0)) + 1
+    pairs, counts = np.unique(component * num_strata + strata, return_counts=True)
+    starts = np.searchsorted(pairs, np.arange(len(first) + 1) * num_strata).tolist()
+    names, counts = (pairs % num_strata).tolist(), counts.tolist()
+    draws = [_draw(seed, key) for key in keys.smallest]
+    order = sorted(range(len(first)), key=draws.__getitem__)
+    room = [math.ceil(eval_fraction * size) for size in np.bincount(strata).tolist()]
+    most = [math.ceil(size / fewest) for size in room]
+    chosen = np.zeros(len(first), bool)
+    left = len(first)
+    for number in order:
+        content = [(names[at], counts[at]) for at in range(starts[number], starts[number + 1])]
+        if left > 1 and all(count <= min(room[name], most[name]) for name, count in content):
+            chosen[number] = True  # something must be left to train on
+            left -= 1
+            for name, count in content:
+                room[name] -= count
+    if not chosen.any() and eval_fraction > 0 and len(order) > 1:
+        sizes = np.bincount(component).tolist()
+        chosen[min(order, key=sizes.__getitem__)] = True  # the first drawn of the smallest
+    return chosen[component]
 
 
-def that_matter(strata: Sequence[str]) -> dict[str, int]:
+def that_matter(strata: np.ndarray) -> dict[int, int]:
     """The datasets that make up a tenth of all clips or more, each with its number of clips."""
-    return {name: size for name, size in Counter(strata).items() if size >= _MATTERS * len(strata)}
+    sizes = enumerate(np.bincount(strata).tolist())
+    return {name: size for name, size in sizes if size and size >= _MATTERS * len(strata)}
 
 
-def groups_of(
-    keys: Sequence[Sequence[str]], on_eval: Sequence[bool], strata: Sequence[str]
-) -> dict[str, dict[str, int]]:
-    """For each dataset, how many components have clips of it in training, and how many in evaluation."""
-    found: dict[str, dict[str, set[int]]] = {name: {"train": set(), "eval": set()} for name in dict.fromkeys(strata)}
-    for component, side, name in zip(components(keys), on_eval, strata, strict=True):
-        found[name]["eval" if side else "train"].add(component)
-    return {name: {side: len(groups) for side, groups in sides.items()} for name, sides in found.items()}
-
-
-def reaches_share(on_eval: Sequence[bool], strata: Sequence[str], eval_fraction: float) -> bool:
+def reaches_share(on_eval: np.ndarray, strata: np.ndarray, eval_fraction: float) -> bool:
     """Whether evaluation got at least half of its share of every dataset that matters, and not far too much."""
-    found = Counter(name for name, side in zip(strata, on_eval, strict=True) if side)
+    found = np.bincount(strata[on_eval], minlength=int(strata.max(initial=0)) + 1).tolist()
     wanted = {name: eval_fraction * count for name, count in that_matter(strata).items()}
-    return all(found[name] >= _ENOUGH * want for name, want in wanted.items()) and found.total() <= max(
-        1, math.ceil(eval_fraction * len(strata)) / _ENOUGH
-    )
+    most = max(1, math.ceil(eval_fraction * len(strata)) / _ENOUGH)
+    return all(found[name] >= _ENOUGH * want for name, want in wanted.items()) and int(on_eval.sum()) <= most
 
 
-def split_random(num_rows: int, *, eval_fraction: float, seed: int) -> list[bool]:
-    """For each row, whether ``train_test_split(test_size=eval_fraction, seed=seed)`` of ``datasets`` tests on it."""
+def split_random(num_rows: int, *, eval_fraction: float, seed: int) -> np.ndarray:
+    """(rows,) bool, whether ``train_test_split(test_size=eval_fraction, seed=seed)`` of ``datasets`` tests on it."""
     order = np.random.default_rng(seed).permutation(num_rows)
     on_eval = np.zeros(num_rows, dtype=bool)
     on_eval[order[: math.ceil(eval_fraction * num_rows)]] = True
-    return on_eval.tolist()
-
-
-def sentence_key(words: str) -> str | None:
-    """Key that equal sentences share, or None for a short one. ``words`` is in the strict normal form."""
-    return f"sentence:{words}" if words.count(" ") + 1 >= MIN_SENTENCE_WORDS else None
-
-
-def shared_keys(keys: Sequence[Sequence[str]], on_eval: Sequence[bool]) -> dict[str, int]:
-    """For each kind of key (the part before its colon), how many distinct keys occur on both sides."""
-    sides: dict[bool, dict[str, set[str]]] = {True: defaultdict(set), False: defaultdict(set)}
-    for own, side in zip(keys, on_eval, strict=True):
-        for key in own:
-            sides[side][key.partition(":")[0]].add(key)
-    kinds = sorted({*sides[True], *sides[False]})
-    return {kind: len(sides[True][kind] & sides[False][kind]) for kind in kinds}
+    return on_eval
 
 
 class HeldOut:

@@ -1,4 +1,4 @@
-"""From a manifest to packed batches: manifest, sampler, shapes, packing, loader.
+"""From a manifest to packed batches: manifest, keys that link its clips, sampler, shapes, packing, loader.
 
 Imports text, config, remote, audio and launching.
 """

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
+import pyarrow
+
 from hebrew_asr.corpus.preparation.options import PrepareOptions
-from hebrew_asr.corpus.preparation.parts import Record
-from hebrew_asr.corpus.split import (
-    HeldOut,
-    components,
-    groups_of,
-    reaches_share,
-    sentence_key,
-    shared_keys,
-    split_leak_free,
-    split_random,
-    that_matter,
-)
+from hebrew_asr.corpus.preparation.parts import Record, in_columns
+from hebrew_asr.corpus.split import HeldOut, reaches_share, split_leak_free, split_random, that_matter
+from hebrew_asr.data.clips import compute
+from hebrew_asr.data.keys import Keys, sentence_key, sentences
+from hebrew_asr.data.records import Records
 from hebrew_asr.errors import DataError
 
 _FEWEST_GROUPS = 5
@@ -37,15 +34,15 @@ _MOST_PROPOSED = 5
 class Assembly:
     """The prepared set before it is written."""
 
-    train: list[Record] = field(default_factory=list)
-    eval: list[Record] = field(default_factory=list)
-    dropped: list[Record] = field(default_factory=list)
-    split: dict[str, Any] = field(default_factory=dict)
+    train: Records[Record]
+    eval: Records[Record]
+    dropped: Records[Record]
+    split: dict[str, Any]
     """How the split was made, and what it leaks, for manifest.json."""
 
 
-def assemble(records: list[Record], options: PrepareOptions) -> Assembly:
-    """Decide the fate of every clip.
+def assemble(records: Records[Record] | Iterable[Record], options: PrepareOptions) -> Assembly:
+    """Decide the fate of every clip, and write it into ``records`` if these are ``Records``.
 
     Args:
         records: all parts, in the order of the sources.
@@ -53,44 +50,50 @@ def assemble(records: list[Record], options: PrepareOptions) -> Assembly:
     Raises:
         DataError: nothing is left to train on, or no leak-free split exists.
     """
+    records = in_columns(records)
     if options.group_by_name:
         _group_by_name(records)
-    rows = _guide_rows(records)
     _drop_overlap(records)
     _drop_duplicates(records)
-    kept = [record for record in records if record.fate == "kept"]
-    assembly = Assembly(dropped=[record for record in records if record.fate != "kept"])
-    if not kept:
+    is_kept, is_test = records.equal("fate", "kept"), records.equal("fate", "held out")
+    kept, dropped = records.where(is_kept), records.where(~is_kept)
+    if not len(kept):
         raise DataError(f"no clip is left to train on, out of {len(records)}: {_reasons(records)}")
+    keys, datasets = _keys_of(kept), _datasets_of(kept).dictionary_encode()
+    strata, names = datasets.indices.to_numpy(), datasets.dictionary.to_pylist()
     if options.split == "random":
-        on_eval, drawn = _random_sides(kept, rows, options)
-        assembly.split = {"method": "random", "leaky": True, "drawn": drawn}
+        on_eval, drawn = _random_sides(kept, records, options)
+        split: dict[str, Any] = {"method": "random", "leaky": True, "drawn": drawn}
     else:
-        on_eval, assembly.split = _leak_free_sides(kept, assembly.dropped, options)
-    keys = [linking_keys(record) for record in kept]
-    held_out = [linking_keys(record) for record in records if record.fate == "held out"]
-    sides = [*[False] * len(kept), *[True] * len(held_out)]
-    whole = assembly.split.get("held_out_whole", "source")
-    groups = Counter(components(_narrowed(keys, whole)))
-    assembly.split |= {
+        on_eval, split = _leak_free_sides(keys, strata, dropped, options)
+    whole = keys if split.get("held_out_whole", "source") == "source" else keys.without("source")
+    known = is_kept | is_test
+    sizes = np.bincount(whole.components)
+    split |= {
         "eval_fraction": options.eval_fraction,
         "seed": options.seed,
-        "components": len(groups),
-        "largest_component_clips": max(groups.values()),
-        "groups": groups_of(_narrowed(keys, whole), on_eval, [_dataset_of(record) for record in kept]),
-        "clips_without_group": sum(not says_who(record) for record in kept),
-        "groups_by_name": _proposed(kept),
-        "keys_in_train_and_eval": shared_keys(keys, on_eval),
-        "keys_in_set_and_public_tests": shared_keys([*keys, *held_out], sides),
+        "components": int(np.count_nonzero(sizes)),
+        "largest_component_clips": int(sizes.max()),
+        "groups": dict(zip(names, whole.groups_of(on_eval, strata), strict=True)),
+        "clips_without_group": int(np.count_nonzero(~keys.having(_SAY_WHO))),
+        "groups_by_name": _proposed(kept.where(~keys.having(_SAY_WHO))),
+        "keys_in_train_and_eval": keys.num_shared(on_eval),
+        "keys_in_set_and_public_tests": _keys_of(records.where(known)).num_shared(is_test[known]),
     }
-    for record, side in zip(kept, on_eval, strict=True):
-        (assembly.eval if side else assembly.train).append(record)
-    _assert_no_leak(assembly, options)
+    assembly = Assembly(kept.where(~on_eval), kept.where(on_eval), dropped, split)
+    _assert_no_leak(assembly)
     return assembly
 
 
+def _keys_of(records: Records[Record]) -> Keys:
+    """Keys by which clips are linked: their groups, their samples, their sentences."""
+    return Keys.of(
+        records.column("groups"), audio=records.column("fingerprint"), sentence=sentences(records.column("words"))
+    )
+
+
 def linking_keys(record: Record) -> list[str]:
-    """Keys by which a clip is linked to others: its groups, its samples, its sentence."""
+    """Those of one clip, as strings."""
     keys = list(record.groups)
     if record.fingerprint:
         keys.append(f"audio:{record.fingerprint}")
@@ -110,85 +113,113 @@ def says_who(record: Record) -> bool:
     return any(group.partition(":")[0] in _SAY_WHO for group in record.groups)
 
 
-def _dataset_of(record: Record) -> str:
-    return record.id.partition("/")[0]
+def _datasets_of(records: Records[Record]) -> pyarrow.Array:
+    return compute.replace_substring_regex(records.column("id"), "(?s)/.*", "")
 
 
-def _name_before_number(record: Record) -> str | None:
-    """What precedes the running number in the name of a recording of which nothing says who speaks."""
-    if says_who(record):
-        return None
-    found = _NUMBERED.fullmatch(PurePosixPath(record.id.partition("#")[0]).with_suffix("").as_posix())
+def _name_before_number(identity: str) -> str | None:
+    """What precedes the running number in the name of a recording."""
+    found = _NUMBERED.fullmatch(PurePosixPath(identity.partition("#")[0]).with_suffix("").as_posix())
     return found[1] if found and PurePosixPath(found[1]).name else None
 
 
-def _group_by_name(records: list[Record]) -> None:
-    for record in records:
-        name = _name_before_number(record)
-        if name is not None:
-            record.groups = (*record.groups, f"session:{name}")
+def _group_by_name(records: Records[Record]) -> None:
+    """Take recordings of which nothing says who speaks for sessions, by their names."""
+    named = {
+        number: (*record.groups, f"session:{name}")
+        for number, record in enumerate(records)
+        if not says_who(record) and (name := _name_before_number(record.id)) is not None
+    }
+    records.replace(list(named), groups=list(named.values()))
 
 
-def _proposed(kept: list[Record]) -> dict[str, int]:
-    """The groups that names with running numbers would make, each with its clips; none where they would make one."""
-    found = Counter(name for name in map(_name_before_number, kept) if name is not None)
+def _proposed(unsaid: Records[Record]) -> dict[str, int]:
+    """The groups that names with running numbers would make, each with its clips; none where they would make one.
+
+    ``unsaid``: recordings of which nothing says who speaks.
+    """
+    names = map(_name_before_number, unsaid.column("id").to_pylist())
+    found = Counter(name for name in names if name is not None)
     return dict(found.most_common(_MOST_PROPOSED)) if len(found) > 1 and max(found.values()) > 1 else {}
 
 
-def _reasons(records: list[Record]) -> str:
+def _reasons(records: Records[Record]) -> str:
     """Why records fell out, with how many of each reason, and what to do about the ones that a user can help."""
-    reasons = Counter(record.reason for record in records if record.reason)
+    reasons = Counter(reason for reason in records.column("reason").to_pylist() if reason)
     table = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     hints = [hint for reason, hint in _HINTS.items() if reason in reasons]
     return ". ".join([table or "the sources are empty", *hints])
 
 
-def _guide_rows(records: list[Record]) -> dict[tuple[str, int, int], int]:
+def _guide_rows(records: Records[Record]) -> dict[tuple[str, int, int], int]:
     """Number every row of the sources that has text: what the guide's random split shuffles, before any filter."""
+    columns = (records.column(name).to_pylist() for name in ("fate", "reason"))
     rows: dict[tuple[str, int, int], int] = {}
-    for record in records:
-        if record.fate != "held out" and record.reason != "no text":
-            rows.setdefault(_row_of(record), len(rows))
+    for fate, reason, row in zip(*columns, _rows_of(records), strict=True):
+        if fate != "held out" and reason != "no text":
+            rows.setdefault(row, len(rows))
     return rows
 
 
-def _row_of(record: Record) -> tuple[str, int, int]:
-    return record.id.partition("/")[0], record.shard, record.row
+def _rows_of(records: Records[Record]) -> Iterator[tuple[str, int, int]]:
+    columns = _datasets_of(records), records.column("shard"), records.column("row")
+    return zip(*(column.to_pylist() for column in columns), strict=True)
 
 
-def _drop_overlap(records: list[Record]) -> None:
-    tests = [record for record in records if record.fate == "held out"]
-    held_out = HeldOut((linking_keys(record) for record in tests), (record.words for record in tests))
-    for record in records if tests else ():
-        if record.fate == "kept":
-            kind = held_out.overlap(linking_keys(record), record.words)
-            if kind:
-                record.fate, record.reason, record.detail = "dropped", "overlaps a public test set", f"same {kind}"
+def _drop_overlap(records: Records[Record]) -> None:
+    tests = records.where(records.equal("fate", "held out"))
+    held_out = HeldOut(map(linking_keys, tests), tests.column("words").to_pylist())
+    dropped = {
+        number: ("overlaps a public test set", f"same {kind}")
+        for number, record in enumerate(records if len(tests) else ())
+        if record.fate == "kept" and (kind := held_out.overlap(linking_keys(record), record.words))
+    }
+    _drop(records, dropped)
 
 
-def _drop_duplicates(records: list[Record]) -> None:
-    """Keep one clip per uuid, and one per decoded audio: first transcriptions before retakes, then the first listed."""
-    seen: dict[str, Record] = {}
-    for record in sorted((record for record in records if record.fate == "kept"), key=lambda record: record.retake):
+def _drop(records: Records[Record], why: dict[int, tuple[str, str]]) -> None:
+    """Drop some, each by its place, with reason and detail."""
+    rows = sorted(why)
+    records.replace(rows, fate="dropped", reason=[why[row][0] for row in rows], detail=[why[row][1] for row in rows])
+
+
+def _drop_duplicates(records: Records[Record]) -> None:
+    """Keep one clip per uuid, and one per decoded audio: first transcriptions before retakes, then the first listed.
+
+    A clip that shares neither with another is not looked at.
+    """
+    kept = records.where(records.equal("fate", "kept"))
+    is_whole = kept.column("whole").to_numpy(zero_copy_only=False)
+    keys, shares = _keys_of(kept), np.zeros(len(kept), bool)
+    for name, counts in (("uuid", is_whole), ("audio", np.ones(len(kept), bool))):
+        kind = keys.kind(name)
+        if kind is not None:
+            counted = counts[kind.items]
+            codes = kind.codes[counted]
+            shares[kind.items[counted][(np.bincount(codes, minlength=1) > 1)[codes]]] = True
+    seen: dict[str, str] = {}
+    dropped = {}
+    found = kept.where(shares)
+    for number, record in sorted(zip(found.numbers.tolist(), found, strict=True), key=lambda pair: pair[1].retake):
         uuids = [group for group in record.groups if group.startswith("uuid:")] if record.whole else []
         audio = f"audio:{record.fingerprint}"
         for key, reason in (*((uuid, "transcribed twice") for uuid in uuids), (audio, "duplicate audio")):
             if key in seen:
-                record.fate, record.reason, record.detail = "dropped", reason, f"kept {seen[key].id}"
+                dropped[number] = reason, f"kept {seen[key]}"
                 break
         else:
-            seen.update(dict.fromkeys((*uuids, audio), record))
+            seen.update(dict.fromkeys((*uuids, audio), record.id))
+    _drop(records, dropped)
 
 
-def _random_sides(
-    kept: list[Record], rows: dict[tuple[str, int, int], int], options: PrepareOptions
-) -> tuple[list[bool], str]:
+def _random_sides(kept: Records[Record], records: Records[Record], options: PrepareOptions) -> tuple[np.ndarray, str]:
     """Draw rows as the guide does; clips where that leaves none to train on, as with one long recording."""
+    rows = _guide_rows(records)
     chosen = split_random(len(rows), eval_fraction=options.eval_fraction, seed=options.seed)
-    on_eval, drawn = [chosen[rows[_row_of(record)]] for record in kept], "rows"
-    if all(on_eval):
+    on_eval, drawn = chosen[[rows[row] for row in _rows_of(kept)]], "rows"
+    if on_eval.all():
         on_eval, drawn = split_random(len(kept), eval_fraction=options.eval_fraction, seed=options.seed), "clips"
-    if all(on_eval):
+    if on_eval.all():
         raise DataError(
             f"all {len(kept)} clips would be evaluated on: add other recordings, or give a smaller --eval-fraction"
         )
@@ -203,59 +234,51 @@ _HINTS = {
 
 
 def _leak_free_sides(
-    kept: list[Record], dropped: list[Record], options: PrepareOptions
-) -> tuple[list[bool], dict[str, Any]]:
+    keys: Keys, strata: np.ndarray, dropped: Records[Record], options: PrepareOptions
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Hold out whole sources; where that leaves too few of them to say anything, whole episodes."""
-    keys = [linking_keys(record) for record in kept]
-    datasets = [_dataset_of(record) for record in kept]
     if options.eval_fraction == 0:
-        return [False] * len(kept), {"method": "none", "leaky": False}
-    attempts: list[tuple[int, str, list[bool]]] = []
+        return np.zeros(len(keys), bool), {"method": "none", "leaky": False}
+    attempts: list[tuple[int, str, np.ndarray]] = []
     for hold_out in ("source", "episode") if options.hold_out == "source" else ("episode",):
-        narrowed = _narrowed(keys, hold_out)
+        narrowed = keys if hold_out == "source" else keys.without("source")
         for fewest in (1, _FEWEST_GROUPS):  # as they are drawn; else none so large that it leaves no room for others
             on_eval = split_leak_free(
-                narrowed, eval_fraction=options.eval_fraction, seed=options.seed, strata=datasets, fewest=fewest
+                narrowed, eval_fraction=options.eval_fraction, seed=options.seed, strata=strata, fewest=fewest
             )
-            held_out = groups_of(narrowed, on_eval, datasets)
-            enough = [min(held_out[name]["eval"], _FEWEST_GROUPS) for name in that_matter(datasets)]
-            reaches = reaches_share(on_eval, datasets, options.eval_fraction)
+            held_out = narrowed.groups_of(on_eval, strata)
+            enough = [min(held_out[name]["eval"], _FEWEST_GROUPS) for name in that_matter(strata)]
+            reaches = reaches_share(on_eval, strata, options.eval_fraction)
             attempts.append((sum(enough) if reaches else 0, hold_out, on_eval))
             if reaches and min(enough, default=_FEWEST_GROUPS) == _FEWEST_GROUPS:
                 break
         else:
             continue
         break
-    if not any(any(on_eval) for _, _, on_eval in attempts):
-        others = f". {len(dropped)} others fell out: {_reasons(dropped)}" if dropped else ""
+    if not any(on_eval.any() for _, _, on_eval in attempts):
+        others = f". {len(dropped)} others fell out: {_reasons(dropped)}" if len(dropped) else ""
         raise DataError(
-            f"all {len(kept)} clips belong together (same source, session, speaker or sentences): no leak-free split "
+            f"all {len(keys)} clips belong together (same source, session, speaker or sentences): no leak-free split "
             "exists. Add other recordings; or give --split random, by which one voice is on both sides, or "
             f"--eval-fraction 0, by which there is nothing to evaluate on{others}"
         )
     return _best(attempts, keys)
 
 
-def _best(attempts: list[tuple[int, str, list[bool]]], keys: list[list[str]]) -> tuple[list[bool], dict[str, Any]]:
+def _best(attempts: list[tuple[int, str, np.ndarray]], keys: Keys) -> tuple[np.ndarray, dict[str, Any]]:
     """The attempt with most held-out groups, counted up to what is enough in each dataset.
 
     Of equals the last; where none reaches its share, the last that took components as they were drawn.
     """
     most = max(groups for groups, _, _ in attempts)
     _, hold_out, on_eval = [attempt for attempt in attempts if attempt[0] == most][-1] if most else attempts[-2]
-    narrowed = _narrowed(keys, hold_out)
-    held_out = len(set(components([own for own, side in zip(narrowed, on_eval, strict=True) if side])))
-    present = any(key.startswith(f"{hold_out}:") for own in keys for key in own)
-    whole = hold_out if present else "group"
+    narrowed = keys if hold_out == "source" else keys.without("source")
+    held_out = len(np.unique(narrowed.components[on_eval]))
+    whole = hold_out if keys.kind(hold_out) is not None else "group"
     return on_eval, {"method": "leak-free", "leaky": False, "held_out_whole": whole, "held_out_groups": held_out}
 
 
-def _narrowed(keys: list[list[str]], hold_out: str) -> list[list[str]]:
-    """Without the keys of whole sources, unless those are held out."""
-    return keys if hold_out == "source" else [[key for key in own if not key.startswith("source:")] for own in keys]
-
-
-def _assert_no_leak(assembly: Assembly, options: PrepareOptions) -> None:
+def _assert_no_leak(assembly: Assembly) -> None:
     """Union-find makes these zero; a set that leaks must never be written as one that does not."""
     tests = assembly.split["keys_in_set_and_public_tests"]
     assert not any(tests.values()), f"prepared clips share keys with public tests: {tests}"

@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +146,10 @@ def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> str:
 
 
 def _manifest(assembly: Assembly, sources: list[Source], audio: str, asked: dict[str, Any]) -> dict[str, Any]:
-    kept = [*assembly.train, *assembly.eval]
-    found = [*kept, *assembly.dropped]
-    samples = hashlib.sha256("".join(record.fingerprint for record in kept).encode()).hexdigest()
+    kept = (assembly.train, assembly.eval)
+    samples = hashlib.sha256()
+    for side in kept:
+        samples.update("".join(side.column("fingerprint").to_pylist()).encode())
     return {
         "format": FORMAT,
         "sources": [
@@ -156,8 +158,10 @@ def _manifest(assembly: Assembly, sources: list[Source], audio: str, asked: dict
                 "revision": source.revision,
                 "shards": len(source.shards),
                 "bytes": sum(shard.size_bytes for shard in source.shards),
-                "recordings": len({(r.shard, r.row) for r in found if r.id.startswith(f"{source.name}/")}),
-                **_tally(record for record in kept if record.id.startswith(f"{source.name}/")),
+                "recordings": len(
+                    {(r.shard, r.row) for r in chain(*kept, assembly.dropped) if r.id.startswith(f"{source.name}/")}
+                ),
+                **_tally(record for record in chain(*kept) if record.id.startswith(f"{source.name}/")),
             }
             for source in sources
         ],
@@ -168,8 +172,8 @@ def _manifest(assembly: Assembly, sources: list[Source], audio: str, asked: dict
         "audio": {
             "format": audio,
             "sample_rate_hz": 16_000,
-            "bytes": sum(record.size_bytes for record in kept),
-            "sha256_of_fingerprints": samples,
+            "bytes": sum(record.size_bytes for record in chain(*kept)),
+            "sha256_of_fingerprints": samples.hexdigest(),
         },
         "options": asked,
         "versions": versions(),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from hebrew_asr.data.records import Records
 from hebrew_asr.errors import DataError
 from hebrew_asr.files import write_atomically
 
@@ -49,6 +50,11 @@ class Record:
     """A second transcription of the same recording."""
 
 
+def in_columns(records: Iterable[Record]) -> Records[Record]:
+    """Records in columns; these themselves if they are."""
+    return records if isinstance(records, Records) else Records(Record, records)
+
+
 def part_path(work: Path, unit_name: str) -> Path:
     """Where the part of a unit lies. It exists if and only if the unit is done."""
     return work / "parts" / f"{unit_name}.jsonl"
@@ -73,8 +79,7 @@ def read_part(path: Path) -> list[Record]:
 
 
 def _record(row: dict[str, Any]) -> Record:
-    row["groups"] = tuple(row.get("groups", ()))
-    return Record(**row)
+    return Record(**row | {"groups": tuple(row.get("groups", ()))})
 
 
 _REQUIRED = ("fate", "id", "shard", "row")
