@@ -4,11 +4,13 @@
 
 The manifest is drawn: sentences of words from 500,000 (frequencies after Zipf), lengths as in the crowd corpora. Ranks
 are processes that do with it what a training rank does before its first step; there is no audio, and no model.
+``--split`` draws as many records of prepared clips instead, and splits them as ``prepare`` does.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
@@ -29,6 +31,11 @@ from hebrew_asr.text.prompt import build_target
 
 _WORDS, _MEAN_WORDS, _CLIPS_PER_FOLDER = 500_000, 9.5, 10_000
 _MIB = 1 << 20
+_HEADER = (
+    "| clips | JSON lines, Arrow | ranks | ready, s (CPU) | of which open, shapes, vocabulary | deal, ms "
+    "| own MiB (peak) | shared MiB |"
+)
+_SPLIT_HEADER = "| clips | read, CPU s | split, CPU s | records, own MiB | peak own MiB | components | eval clips |"
 
 
 def draw_manifest(path: Path, count: int, seed: int = 0) -> None:
@@ -170,6 +177,37 @@ def rank_main(path: Path, rank: int, ranks: int, model: str) -> None:
     )
 
 
+def split_main(path: Path) -> None:
+    """Split records of the clips of a manifest; prints a line of the table."""
+    from hebrew_asr.corpus.preparation.assemble import assemble
+    from hebrew_asr.corpus.preparation.options import PrepareOptions
+    from hebrew_asr.corpus.preparation.parts import Record, in_columns
+
+    clips = open_manifest(path, check_audio=False)
+    memory, started = _Memory(), time.process_time()
+    records = in_columns(
+        Record(
+            "kept",
+            f"set/{clip.id}",
+            0,
+            row,
+            clip.duration_s,
+            clip.transcript,
+            audio=clip.audio,
+            fingerprint=hashlib.md5(clip.id.encode()).hexdigest(),
+            words=clip.transcript,
+            groups=(f"speaker:{clip.group}",),
+        )
+        for row, clip in enumerate(clips)
+    )
+    read, held = time.process_time() - started, memory.own() - memory.before
+    found = assemble(records, PrepareOptions())
+    took = time.process_time() - started - read
+    sizes = f"{held / _MIB:,.0f} | {(memory.peak - memory.before) / _MIB:,.0f}"
+    counts = f"{found.split['components']:,} | {len(found.eval):,}"
+    print(f"| {len(clips):,} | {read:.1f} | {took:.1f} | {sizes} | {counts} |", flush=True)
+
+
 def main() -> None:
     """Print a table, a line for each number of clips and of ranks."""
     parser = argparse.ArgumentParser()
@@ -178,19 +216,22 @@ def main() -> None:
     parser.add_argument("--model", default="", help="folder whose tokenizer is used; a tiny one unless given")
     parser.add_argument("--folder", type=Path, help="keeps the manifests here, and takes those that are there")
     parser.add_argument("--rank", type=int, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--split", action="store_true", help="time the split instead")
     arguments = parser.parse_args()
     if arguments.rank:
         return rank_main(arguments.folder, *arguments.rank, arguments.model)
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
-        print("| clips | JSON lines, Arrow | ranks | ready, s (CPU) | of which open, shapes, vocabulary", end="")
-        print(" | deal, ms | own MiB (peak) | shared MiB |")
-        print("|---|---|---|---|---|---|---|---|")
+        print(_SPLIT_HEADER if arguments.split else _HEADER)
+        print("|---" * (7 if arguments.split else 8) + "|")
         for count in arguments.clips:
             path = folder / f"{count}.jsonl"
             if not mapped_path(path).is_file():
                 folder.mkdir(exist_ok=True)
                 draw_manifest(path, count)
+            if arguments.split:
+                split_main(path)
+                continue
             for ranks in arguments.ranks:
                 print(_line(path, count, ranks, arguments.model), flush=True)
     return None
