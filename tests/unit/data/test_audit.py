@@ -143,7 +143,7 @@ def test_a_set_without_evaluation_clips_is_audited_and_says_so(tmp_path, capsys,
     write_manifest(tmp_path / "train.jsonl", train)
     if empty:
         (tmp_path / "eval.jsonl").write_text("")
-    assert Command(tmp_path, processes=1).run() == 0
+    assert Command(str(tmp_path), processes=1).run() == 0
     assert "?        there are no evaluation clips" in capsys.readouterr().out
     assert "Not known: there are no evaluation clips" in (tmp_path / "audit.html").read_text()
 
@@ -214,11 +214,11 @@ def test_changed_and_unfinished_sets_are_noticed(tmp_path):
 def test_exit_code_and_output(tmp_path, capsys):
     train, held = make_set(tmp_path)
     assert audited(tmp_path, train, held).clean
-    assert Command(tmp_path, processes=1).run() == 0
+    assert Command(str(tmp_path), processes=1).run() == 0
     shown = capsys.readouterr().out
     assert shown.count("ok  ") == len(PROBLEM_KINDS) - 1 and "?        there is no manifest.json" in shown
     Path(train[0].audio).unlink()
-    assert Command(tmp_path, out=tmp_path / "report", processes=1).run() == 1
+    assert Command(str(tmp_path), out=tmp_path / "report", processes=1).run() == 1
     assert "PROBLEM  audio: 1" in capsys.readouterr().out
     written = json.loads((tmp_path / "report" / "audit.json").read_text())
     assert not written["clean"] and written["problem_counts"]["audio"] == 1
