@@ -70,7 +70,7 @@ def test_ranks_settle_together(tmp_path, warm):
     """With CUDA graphs the first meetings of a shape do not count; each rank meets shapes of its own."""
     spec = replace(SPEC, encoder_layers=1, num_hidden_layers=1)
     save_tiny(tmp_path / "model", spec, [" ".join(WORDS)], 0)
-    make_corpus(tmp_path / "data", 4)  # two of them make a rank's shape
+    make_corpus(tmp_path / "data", 6)  # in eight shapes: one rank has settled after 22 steps, the other after 35
     hardware = {"accelerator": "cpu", "num_ranks": 2, "compile": True, "cuda_graphs": True}
     changes = {
         "model.path": tmp_path / "model",
