@@ -15,11 +15,11 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from annotated_types import Interval
 
 from hebrew_asr.errors import UsageError, first_line, nearest
 
-CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+CHECKED: dict[str, Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 """``__pydantic_config__`` of a checked dataclass: no unknown key, no text for a number, no NaN, no infinity."""
 
 
@@ -42,12 +42,12 @@ class Before:
 
 Kind = TypeVar("Kind")
 _MOST = 2**31 - 1
-Count = Annotated[int, Field(ge=0, le=_MOST)]
-PositiveInt = Annotated[int, Field(ge=1, le=_MOST)]
-PositiveFloat = Annotated[float, Field(gt=0, le=1e9)]
-NonNegativeFloat = Annotated[float, Field(ge=0, le=1e9)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Port = Annotated[int, Field(ge=1, le=65535)]
+Count = Annotated[int, Interval(ge=0, le=_MOST)]
+PositiveInt = Annotated[int, Interval(ge=1, le=_MOST)]
+PositiveFloat = Annotated[float, Interval(gt=0, le=1e9)]
+NonNegativeFloat = Annotated[float, Interval(ge=0, le=1e9)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+Port = Annotated[int, Interval(ge=1, le=65535)]
 
 OTHER_NAMES = {
     "lr": "learning_rates",
@@ -106,12 +106,16 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 @cache
-def _adapter(kind: type[Kind]) -> TypeAdapter[Kind]:
+def _adapter(kind: type[Kind]) -> Any:
+    from pydantic import TypeAdapter  # not above: a worker of prepare checks nothing, and would wait 0.1 s for it
+
     return TypeAdapter(kind)
 
 
 def parse(kind: type[Kind], values: Any, inside: str = "") -> tuple[Kind | None, list[str]]:
     """A checked dataclass of plain JSON values, or None and every problem found, by dotted key (below ``inside``)."""
+    from pydantic import ValidationError
+
     try:
         return _adapter(kind).validate_json(json.dumps(values)), []
     except ValidationError as error:
@@ -186,12 +190,14 @@ def check_options(options: Any) -> None:
 
 def option_problems(options: Any) -> list[str]:
     """What ``check_options`` would raise, an option an entry."""
+    from pydantic import TypeAdapter, ValidationError
+
     problems = []
     for name, hint in get_type_hints(type(options), include_extras=True).items():
         if name not in {field.name for field in fields(options)}:
             continue
         try:
-            TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(getattr(options, name))
+            TypeAdapter(hint, config={"allow_inf_nan": False}).validate_python(getattr(options, name))
         except ValidationError as error:
             problems += [f"--{name.replace('_', '-')} {complaint(item)}" for item in error.errors()]
     return problems

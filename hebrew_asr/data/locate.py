@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 
-from hebrew_asr.data.clips import as_path, compute, path_bytes
+from hebrew_asr.data.clips import array_of, as_path, compute, path_bytes, values_of
 from hebrew_asr.errors import shortened
 from hebrew_asr.remote.cache import origin_of
 
@@ -34,7 +34,7 @@ def locate(
     if (origin := origin_of(folder)) is not None:
         return _elsewhere(batch, origin)
     locator = _Locator(folder, check_audio, allow_outside)
-    codes, heads = batch["folder"].indices.to_numpy(), map(as_path, batch["folder"].dictionary.to_pylist())
+    codes, heads = values_of(batch["folder"].indices), map(as_path, batch["folder"].dictionary.to_pylist())
     order = np.argsort(codes, kind="stable")
     prefixes: list[str] = []
     problems: dict[int, str] = {}
@@ -44,7 +44,7 @@ def locate(
         rows = order[start:stop]
         try:
             prefixes.append(locator.prefix(head))
-            doubtful = rows[locator.in_doubt(head, batch["name"].take(pyarrow.array(rows)))]
+            doubtful = rows[locator.in_doubt(head, batch["name"].take(array_of(rows, pyarrow.int64())))]
         except ValueError as error:  # it holds what no path can
             prefixes.append("")
             problems |= dict.fromkeys(rows.tolist(), str(error))
@@ -61,7 +61,7 @@ def _elsewhere(batch: pyarrow.RecordBatch, origin: str) -> tuple[list[str], dict
     """As :func:`locate`, of a set at a URL."""
     heads = [as_path(head) for head in batch["folder"].dictionary.to_pylist()]
     above = {code: head for code, head in enumerate(heads) if not _goes_down(head)}
-    codes = batch["folder"].indices.to_numpy()
+    codes = values_of(batch["folder"].indices)
     rows = np.flatnonzero(np.isin(codes, [*above])).tolist()
     problems = {row: f"audio path {shortened(repr(above[codes[row]]))}… leaves the set at {origin}" for row in rows}
     return [f"{origin}/{head}" for head in heads], problems
@@ -72,7 +72,12 @@ def _cut_short(batch: pyarrow.RecordBatch, prefixes: list[str], problems: Contai
     if not compute.max(batch["size_bytes"]).as_py():
         return {}
     ends = compute.add(batch["offset_bytes"], batch["size_bytes"])
-    columns = {"folder": batch["folder"].indices, "name": batch["name"], "row": np.arange(len(ends)), "end": ends}
+    columns = {
+        "folder": batch["folder"].indices,
+        "name": batch["name"],
+        "row": array_of(range(len(ends)), pyarrow.int64()),
+        "end": ends,
+    }
     last = pyarrow.table(columns).group_by(["folder", "name"]).aggregate([("end", "max"), ("row", "min")])
     found = {}
     for shard in last.to_pylist():
@@ -153,5 +158,4 @@ class _Place:
 
 
 def _is_in(names: pyarrow.Array, others: list[bytes]) -> np.ndarray:
-    held = pyarrow.array(others, pyarrow.large_binary())  # not on import: Arrow's first array imports pandas, for long
-    return compute.is_in(names, value_set=held).to_numpy(zero_copy_only=False)
+    return values_of(compute.is_in(names, value_set=array_of(others, pyarrow.large_binary())))

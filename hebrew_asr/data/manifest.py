@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow
 
 from hebrew_asr.audio.source import Part
-from hebrew_asr.data.clips import COLUMNS, Clip, Clips, Columns
+from hebrew_asr.data.clips import COLUMNS, Clip, Clips, Columns, array_of, values_of
 from hebrew_asr.data.locate import locate
 from hebrew_asr.data.mapped import NotBelieved, digest_of, is_mapped, mapped_path, open_mapped, write_mapped
 from hebrew_asr.errors import DataError, UsageError, shortened
@@ -145,7 +145,7 @@ def _with_durations(
     batch: pyarrow.RecordBatch, folders: list[str], misplaced: Container[int]
 ) -> tuple[pyarrow.RecordBatch, dict[int, str]]:
     """Clips with the durations that the headers of their files state, and by row why there is none."""
-    durations_s, problems = batch["duration_s"].to_numpy(), {}
+    durations_s, problems = values_of(batch["duration_s"]), {}
     missing = [row for row in np.flatnonzero(np.isnan(durations_s)).tolist() if row not in misplaced]
     if not missing:
         return batch, problems
@@ -155,7 +155,8 @@ def _with_durations(
             durations_s[row] = _seconds(_duration_of(clips[row].sound))
         except ValueError as error:
             problems[row] = str(error)
-    return batch.set_column(COLUMNS.get_field_index("duration_s"), "duration_s", pyarrow.array(durations_s)), problems
+    measured = array_of(durations_s, pyarrow.float64())
+    return batch.set_column(COLUMNS.get_field_index("duration_s"), "duration_s", measured), problems
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import pyarrow
 import pyarrow.ipc
 import xxhash
 
-from hebrew_asr.data.clips import COLUMNS, NEW_WORDS, Clips
+from hebrew_asr.data.clips import COLUMNS, NEW_WORDS, Clips, values_of
 from hebrew_asr.data.vocabulary import new_words
 from hebrew_asr.errors import on_one_line
 from hebrew_asr.files import atomic
@@ -111,7 +111,7 @@ def _contents(column: pyarrow.Array) -> Iterator[memoryview]:
         yield from _contents(column.offsets)
         yield from _contents(column.values)
     elif pyarrow.types.is_primitive(column.type):
-        yield memoryview(column.to_numpy())
+        yield values_of(column).data
     else:
         _, offsets, values = column.buffers()
         bounds = np.frombuffer(offsets, np.int64)[: len(column) + 1]

@@ -15,7 +15,7 @@ from hebrew_asr.audio.augment import allowed_speeds, clip_seed, draw_speed, pert
 from hebrew_asr.audio.frames import SAMPLE_RATE_HZ, EncoderGeometry
 from hebrew_asr.config.profiles import Batching
 from hebrew_asr.config.recipe import Recipe
-from hebrew_asr.data.clips import Clip, Clips
+from hebrew_asr.data.clips import Clip, Clips, array_of
 from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.data.shapes import NUM_SHAPES, Shape, choose_shapes, needed_shape
 from hebrew_asr.text.prompt import PromptTokens, target_lengths
@@ -123,7 +123,7 @@ class Steps:
         ]
 
     def _of(self, column: str, indices: np.ndarray) -> list[Any]:
-        return self._clips.column(column).take(pyarrow.array(indices)).to_pylist()
+        return self._clips.column(column).take(array_of(indices, pyarrow.int64())).to_pylist()
 
     def _samples(self, indices: np.ndarray) -> np.ndarray:
         """As the manifest has them: known before a clip is decoded."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 
-from hebrew_asr.data.clips import Clips, compute
+from hebrew_asr.data.clips import Clips, array_of, compute, values_of
 from hebrew_asr.text.prompt import vocabulary
 
 _TEXTS_AT_ONCE = 50_000
@@ -29,7 +29,8 @@ def training_vocabulary(tokenizer: Any, clips: Clips, rank: int = 0, ranks: int 
     """
     words = clips.words
     if words is None:
-        words = new_words(clips.column("text").take(np.arange(rank, len(clips), ranks))).values
+        own = array_of(np.arange(rank, len(clips), ranks), pyarrow.int64())
+        words = new_words(clips.column("text").take(own)).values
     else:
         first = rank * len(words) // ranks
         words = words.slice(first, (rank + 1) * len(words) // ranks - first)
@@ -50,22 +51,23 @@ def new_words(texts: pyarrow.Array) -> pyarrow.ListArray:
         words, rows = _words_of(texts.slice(start, _TEXTS_AT_ONCE))
         coded = words.dictionary_encode()
         some_row = np.zeros(len(coded.dictionary), np.int64)
-        some_row[coded.indices.to_numpy()] = rows
-        is_new = ~compute.is_in(coded.dictionary, value_set=known).to_numpy(zero_copy_only=False)
+        some_row[values_of(coded.indices)] = rows
+        is_new = ~values_of(compute.is_in(coded.dictionary, value_set=known))
         new = np.flatnonzero(is_new)[np.argsort(some_row[is_new], kind="stable")]
-        known = pyarrow.concat_arrays([known, coded.dictionary.take(pyarrow.array(new))])
+        known = pyarrow.concat_arrays([known, coded.dictionary.take(array_of(new, pyarrow.int64()))])
         found_in.append(start + some_row[new])
     bounds = np.searchsorted(np.concatenate(found_in), np.arange(len(texts) + 1)).astype(np.int32)
-    return pyarrow.ListArray.from_arrays(bounds, known)
+    return pyarrow.ListArray.from_arrays(array_of(bounds, pyarrow.int32()), known)
 
 
 def _words_of(texts: pyarrow.Array) -> tuple[pyarrow.Array, np.ndarray]:
     """All words of texts, each with the space before it, and the row of each."""
-    is_one_word = compute.match_substring_regex(texts, _IS_ONE_WORD).to_numpy(zero_copy_only=False)
+    is_one_word = values_of(compute.match_substring_regex(texts, _IS_ONE_WORD))
     plain, one_word = np.flatnonzero(~is_one_word), np.flatnonzero(is_one_word)
-    split = compute.split_pattern(compute.replace_substring(texts.take(plain), " ", "\n "), "\n")
-    words = pyarrow.concat_arrays([compute.list_flatten(split), texts.take(one_word)])
-    return words, np.concatenate([plain[compute.list_parent_indices(split).to_numpy()], one_word])
+    taken, whole = (texts.take(array_of(rows, pyarrow.int64())) for rows in (plain, one_word))
+    split = compute.split_pattern(compute.replace_substring(taken, " ", "\n "), "\n")
+    words = pyarrow.concat_arrays([compute.list_flatten(split), whole])
+    return words, np.concatenate([plain[values_of(compute.list_parent_indices(split))], one_word])
 
 
-_NO_WORDS = pyarrow.nulls(0, pyarrow.large_string())  # not pyarrow.array: it imports pandas, for half a second
+_NO_WORDS = pyarrow.nulls(0, pyarrow.large_string())

@@ -1,6 +1,7 @@
 """How fast ``prepare`` is, against the export that the Round 2 guide describes; prints one table.
 
     python tests/benchmarks/prepare_speed.py [--clips 4000] [--rounds 3]
+    python tests/benchmarks/prepare_speed.py --against TREE --clips 1200    # a checkout of another commit
 
 The corpus has the schema, rate, bit rate and durations of crowd-transcribe-v5 (mp3 at 44.1 kHz, 160 kbit/s, mean about
 4.6 s). The guide's method is ported as it stands: ``datasets`` loads the parquet shards, ``map`` normalizes the texts,
@@ -22,6 +23,7 @@ import json
 import os
 import re
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -47,23 +49,25 @@ _BITRATE = 160_000
 _FRAME_SAMPLES, _RATE_HZ = 1152, 44_100
 
 
-def build_corpus(folder: Path, clips: int) -> float:
-    """Write two shards of distinct clips, cut from one long mp3 at frame borders; returns their mean length in s."""
+def build_corpus(folder: Path, clips: int, audio: str = "mp3") -> float:
+    """Write two shards of distinct clips, cut from one long sound (mp3 at frame borders); returns their mean s."""
     rng = np.random.default_rng(0)
     stream = np.concatenate([corpora.voice(seed, 5.0) for seed in range(48)])
     frames = list(mp3_frames(_constant_rate_mp3(stream)))
     durations_s = np.clip(rng.gamma(3.2, 1.45, clips), 0.6, 14.9)
-    rows = []
-    for index, duration_s in enumerate(durations_s):
-        length = round(duration_s * _RATE_HZ / _FRAME_SAMPLES)
-        start = int(rng.integers(0, len(frames) - length))
-        text = corpora.sentence(index, max(2, round(duration_s * 2)))
-        uuid = f"Source{index % 40}/ep{index % 200}/{index}"
-        content = b"".join(frames[start : start + length])
-        rows.append(corpora.crowd_row(uuid, index, text=text, content=content, duration_s=float(duration_s)))
+    lengths = [round(duration_s * _RATE_HZ / _FRAME_SAMPLES) for duration_s in durations_s]
+    starts = [int(rng.integers(0, len(frames) - length)) for length in lengths]
     for shard in range(2):
-        name = f"train-{shard:05d}-of-00002"
-        corpora.write_shard(folder, rows[shard::2], corpora.CROWD_TRANSCRIBE, name, 100)
+        rows = []
+        for index in range(shard, clips, 2):
+            start, stop, duration_s = starts[index], starts[index] + lengths[index], float(durations_s[index])
+            content = b"".join(frames[start:stop])
+            if audio != "mp3":
+                content = corpora.encode(stream[start * _FRAME_SAMPLES : stop * _FRAME_SAMPLES], _RATE_HZ, audio)
+            text = corpora.sentence(index, max(2, round(duration_s * 2)))
+            uuid = f"Source{index % 40}/ep{index % 200}/{index}"
+            rows.append(corpora.crowd_row(uuid, index, text=text, content=content, duration_s=duration_s))
+        corpora.write_shard(folder, rows, corpora.CROWD_TRANSCRIBE, f"train-{shard:05d}-of-00002", 100)
     return float(durations_s.mean())
 
 
@@ -167,13 +171,37 @@ def contestants(corpus: Path) -> dict[str, Callable[[Path], int]]:
     return found
 
 
+def against(other: Path, clips: int, rounds: int, scratch: Path) -> None:
+    """Print the processor seconds of whole commands of this checkout as a share of another's, run in turns."""
+    trees = (other.resolve(), Path(__file__).parents[2])
+    for audio in ("mp3", "flac", "wav"):
+        build_corpus(scratch / audio, clips, audio)
+        pairs = []
+        for number in range(rounds):
+            used = {}
+            for tree in trees if number % 2 else reversed(trees):
+                with tempfile.TemporaryDirectory(dir=scratch) as folder, _quiet():
+                    words = ["prepare", "--source", str(scratch / audio), "--out", f"{folder}/out", "--processes", "1"]
+                    command = [sys.executable, "-m", "hebrew_asr.cli", *words]
+                    busy = processor_s()
+                    subprocess.run(command, cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)}, check=True)
+                    used[tree] = processor_s() - busy
+            pairs.append((used[trees[0]], used[trees[1]]))
+        ratios = ", ".join(f"{ours / theirs:.2f}" for theirs, ours in pairs)
+        print(f"{audio}: {min(pairs)[0]:.1f} s of processor time there; here times {ratios}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=4000, help="clips in the corpus")
     parser.add_argument("--rounds", type=int, default=3, help="times that each contestant runs")
+    parser.add_argument("--against", type=Path, help="compare with this checkout instead")
     arguments = parser.parse_args()
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", OMP_NUM_THREADS="1")
     with tempfile.TemporaryDirectory() as scratch:
+        if arguments.against:
+            against(arguments.against, arguments.clips, arguments.rounds, Path(scratch))
+            return
         mean_s = build_corpus(Path(scratch) / "v5", arguments.clips)
         timings = measure(contestants(Path(scratch) / "v5"), Path(scratch), arguments.rounds)
         stages = stage_costs(Path(scratch) / "v5", Path(scratch))

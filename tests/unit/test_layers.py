@@ -115,9 +115,21 @@ def test_files_and_rooms_stay_readable():
 
 
 def test_what_needs_no_torch_does_not_load_it(tmp_path):
-    """It takes seconds: help, versions, lists of runs and the checks of a machine without GPUs come at once."""
+    """It takes seconds: help, versions, lists of runs and the checks of a machine without GPUs come at once.
+
+    So do conversion's workers, without pydantic, and manifests, without pandas.
+    """
+    (tmp_path / "m.jsonl").write_text('{"audio": "a", "text": "language Hebrew<asr_text>a b", "duration_s": 1}')
     script = """
 import contextlib, sys
+from pathlib import Path
+import hebrew_asr.corpus.preparation.convert
+if "pydantic" in sys.modules:
+    sys.exit("a worker of prepare loads pydantic")
+from hebrew_asr.data.manifest import index_manifest, open_manifest
+clips = open_manifest(index_manifest(Path("m.jsonl")), check_audio=False)
+if "pandas" in sys.modules or clips[::-1].durations_s.tolist() != [1]:
+    sys.exit("a manifest loads pandas")
 from hebrew_asr.cli import COMMANDS, main
 for words in ["--help"], ["--version"], ["runs"], ["doctor", "--run", "run"], *([name, "--help"] for name in COMMANDS):
     with contextlib.suppress(SystemExit):

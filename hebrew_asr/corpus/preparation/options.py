@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from annotated_types import Interval, MinLen
 
 from hebrew_asr.config.values import NonNegativeFloat, PositiveFloat, PositiveInt, option_problems
 from hebrew_asr.errors import UsageError
@@ -26,7 +26,7 @@ _RISING = (
 class PrepareOptions:
     """What to prepare, and how."""
 
-    source: Annotated[tuple[str, ...], Field(min_length=1)] = RECIPE_SOURCES
+    source: Annotated[tuple[str, ...], MinLen(1)] = RECIPE_SOURCES
     """Hub ids (owner/name[:config][@revision]); parquet files or folders of them, at URLs too (https, s3, gs, hf: pip
     install 'hebrew-asr[remote]'); folders of audio with texts, listings or Kaldi tables; JSON, CSV or TSV files."""
 
@@ -62,10 +62,10 @@ class PrepareOptions:
     """Recordings of which nothing says who speaks are one group where their names differ in a running number only, as
     talk_001 and talk_002 do. Better are sub-folders, or a column for the speaker, session or source."""
 
-    eval_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    eval_fraction: Annotated[float, Interval(ge=0, lt=1)] = 0.05
     """Share of the clips for evaluation; 0 for none."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    seed: Annotated[int, Interval(ge=0, lt=2**63)] = 42
     """Chooses which groups are evaluated on."""
 
     min_duration_s: NonNegativeFloat = 0.5
@@ -77,7 +77,7 @@ class PrepareOptions:
     recut_min_s: PositiveFloat = 1.0
     """Shortest clip to cut from a recording with timestamps."""
 
-    recut_max_s: Annotated[float, Field(gt=0, le=30)] = 15.0
+    recut_max_s: Annotated[float, Interval(gt=0, le=30)] = 15.0
     """Longest clip to cut from a recording with timestamps, up to 30."""
 
     min_chars_per_s: NonNegativeFloat = 3.0
