@@ -1,10 +1,24 @@
-"""Processor cores."""
+"""Processor cores, and how the memory of a process that is kept busy is handled."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def usable_cores() -> list[int]:
     """Numbers of the cores that this process may run on; containers often allow fewer than the machine has."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed for what is asked for next, up to the bounds that it comes to by itself.
+
+    It gives back more where ``MALLOC_TRIM_THRESHOLD_`` is set (mallopt(3)). Other C libraries are left as they are.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)

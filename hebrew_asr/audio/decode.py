@@ -8,7 +8,10 @@ whatever was written live) may be cut without a trace: then what there is of it 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import soxr
@@ -210,3 +213,17 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
     scaled = samples * np.float32(32768.0)
     np.rint(scaled, out=scaled)
     return np.clip(scaled, -32768, 32767, out=scaled).astype(np.int16)
+
+
+@contextmanager
+def quiet_decoders() -> Generator[None, None, None]:
+    """Mute what libmpg123 writes to file descriptor 2 about odd frames; a fault is told by its error."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)

@@ -11,11 +11,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from hebrew_asr.audio.decode import LONGEST_S, SAMPLE_RATE_HZ, joined, to_int16
+from hebrew_asr.audio.decode import LONGEST_S, SAMPLE_RATE_HZ, joined, quiet_decoders, to_int16
 from hebrew_asr.audio.decode import Sound as Decoded
 from hebrew_asr.audio.source import AudioError, Source
 from hebrew_asr.cores import usable_cores
-from hebrew_asr.corpus.preparation.convert import quiet_decoders
 from hebrew_asr.corpus.preparation.workers import start_worker
 from hebrew_asr.data.clip_audio import read_ahead
 from hebrew_asr.data.clips import Clip

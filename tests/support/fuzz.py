@@ -16,9 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hebrew_asr.audio.decode import Sound
+from hebrew_asr.audio.decode import Sound, quiet_decoders
 from hebrew_asr.audio.source import AudioError, TruncatedAudio
-from hebrew_asr.corpus.preparation.convert import quiet_decoders
 from tests.support.sounds import CODED, EXACT
 
 MEMORY_MIB = 512

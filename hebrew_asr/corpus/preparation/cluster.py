@@ -7,17 +7,19 @@ the units that are not done begin anew once it is back.
 
 from __future__ import annotations
 
+import gc
 import socket
 import sys
 import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
+from hebrew_asr.cores import keep_freed_memory
 from hebrew_asr.corpus.preparation.workers import Workers
 from hebrew_asr.errors import EnvironmentProblem, UsageError, first_line
 
@@ -53,7 +55,7 @@ class Cluster(Workers):
         if self._client is None:
             self._client = self._connected()
         told: Future[Result] = Future()
-        there = self._client.submit(task, *args, **kwargs, pure=False)
+        there = self._client.submit(on_worker, task, *args, **kwargs, key=f"{task.__name__}-{uuid.uuid4().hex}")
         here = partial(super().submit, task, *args, **kwargs)
         there.add_done_callback(lambda done: self._settle(told, done, here))
         return told
@@ -65,11 +67,12 @@ class Cluster(Workers):
         except self._dask.KilledWorker as error:
             print(f"prepare: {first_line(error)}; doing it here", file=sys.stderr, flush=True)
             try:
-                here().add_done_callback(lambda own: _pass_on(own, told))
+                here().add_done_callback(lambda own: self._settle(told, own, here))
             except Exception as failure:
                 told.set_exception(failure)
         except (self._dask.client.FutureCancelledError, self._dask.CancelledError, OSError, TimeoutError) as error:
-            told.set_exception(error if done.status == "error" else BrokenExecutor(str(error)))
+            is_lost = getattr(done, "status", "error") != "error"
+            told.set_exception(BrokenExecutor(str(error)) if is_lost else error)
         except Exception as error:
             told.set_exception(error)
 
@@ -154,9 +157,19 @@ def fitness(path: str) -> tuple[bool, dict[str, str]]:
     return Path(path).exists(), versions()
 
 
-def _pass_on(done: Future[Result], told: Future[Result]) -> None:
-    error = done.exception()
-    if error is None:
-        told.set_result(done.result())
-    else:
-        told.set_exception(error)
+def on_worker(task: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs) -> Result:
+    """Do a task in a process that a nanny has started."""
+    _settle_in()
+    return task(*args, **kwargs)
+
+
+@cache
+def _settle_in() -> None:
+    """What nannies set serves tasks unlike these: memory given back at once costs 500 page faults for a clip."""
+    import distributed
+
+    gc.freeze()  # as in the pool's processes
+    keep_freed_memory()
+    worker: Any = distributed.get_worker()
+    if "profile" in worker.periodic_callbacks:  # looks at all threads 100 times a second
+        worker.loop.add_callback(worker.periodic_callbacks["profile"].stop)

@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import secrets
-import sys
 import wave
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from hebrew_asr.audio.decode import LONGEST_S, SAMPLE_RATE_HZ, decode, to_int16
+from hebrew_asr.audio.decode import LONGEST_S, SAMPLE_RATE_HZ, decode, quiet_decoders, to_int16
 from hebrew_asr.audio.source import AudioError, TooLong
 from hebrew_asr.corpus.preparation.crashes import rows_noted
 from hebrew_asr.corpus.preparation.filters import audio_fault, length_fault, pace_fault, text_fault
@@ -261,20 +260,6 @@ def fingerprint(pcm: np.ndarray, encoded: bytes, audio: str) -> str:
     if audio == "flac":
         return encoded[_FLAC_MD5].hex()
     return hashlib.md5(pcm.tobytes(), usedforsecurity=False).hexdigest()
-
-
-@contextmanager
-def quiet_decoders() -> Generator[None, None, None]:
-    """Mute what libmpg123 writes to file descriptor 2 about odd frames; a clip's fault is in its record."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
 
 
 def _seconds(samples: np.ndarray) -> float:

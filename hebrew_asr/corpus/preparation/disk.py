@@ -8,7 +8,8 @@ from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from hebrew_asr.corpus.preparation.convert import convert_row, quiet_decoders
+from hebrew_asr.audio.decode import quiet_decoders
+from hebrew_asr.corpus.preparation.convert import convert_row
 from hebrew_asr.corpus.preparation.crashes import rows_noted
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.parts import part_path, read_part
