@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
 import sys
 
 from hebrew_asr.errors import exit_code_of, nearest
@@ -33,6 +35,7 @@ COMMANDS = {
 _OTHER_NAMES = {"finetune": "train", "fine-tune": "train", "resume": "train", "check": "doctor", "watch": "report"}
 _OTHER_NAMES |= dict.fromkeys(("infer", "inference", "predict", "recognize", "asr"), "transcribe")
 """What other programs call a command."""
+_DASHES = "\u2010-\u2015\u2212"  # as a regular expression has them
 _USAGE = (
     "usage: hebrew-asr COMMAND [options]\n       hebrew-asr --version\n\ncommands (each has its own --help):\n{rows}\n"
 )
@@ -49,13 +52,37 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] in ("-V", "--version", "version"):
         print(_versions())
         return 0
+    if (mistake := _typeset(argv)) is not None:
+        print(f"hebrew-asr: {mistake}", file=sys.stderr)
+        return 2
     name, rest = argv[0], argv[1:]
     if name not in COMMANDS:
+        if name.startswith("-"):
+            print(f"hebrew-asr: the command comes before {name}. See hebrew-asr --help", file=sys.stderr)
+            return 2
         close = _OTHER_NAMES.get(name) or nearest(name, COMMANDS)
         hint = f"; did you mean {close!r}?" if close else "."
         print(f"hebrew-asr: no command {name!r}{hint} See hebrew-asr --help", file=sys.stderr)
         return 2
     return exit_code_of(lambda: _run(name, rest))
+
+
+def _typeset(argv: list[str]) -> str | None:
+    """What to say of a command or an option that a word processor or a web page changed; None where there is none.
+
+    Names of files, texts and values may hold such characters. A value that begins as an option does is refused, unless
+    it is a file.
+    """
+    for place, word in enumerate(argv):
+        if word == "--":
+            return None
+        name = word.partition("=")[0]
+        is_name = not place or re.match(rf"[-{_DASHES}]{{1,2}}[a-zA-Z]", name)
+        found = is_name and not os.path.lexists(word) and re.search(rf"[{_DASHES}]|[^\S ]", name)
+        if found:
+            kind = "space" if found[0].isspace() else "dash"
+            return f"{word!a} holds a typeset {kind} (U+{ord(found[0]):04X}), as pasted text does; type it by hand"
+    return None
 
 
 def _run(name: str, rest: list[str]) -> int:

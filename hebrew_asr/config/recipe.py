@@ -264,7 +264,7 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
     values = read_object(path, "recipe")
     for override in overrides or []:
         _override(values, override)
-    return recipe_from_dict(values, str(path))
+    return recipe_from_dict(values, f"{path} with --set" if overrides else str(path))
 
 
 def recipe_from_dict(values: dict[str, Any], source: str) -> Recipe:

@@ -99,9 +99,7 @@ def _open_mapped(path: Path) -> tuple[pyarrow.RecordBatch, str] | None:
 def read_lines(path: Path, *, check_audio: bool, allow_outside: bool) -> Clips:
     """The clips of a text manifest, whatever lies beside it."""
     if not path.is_file():
-        raise DataError(
-            f"manifest not found: {path}. Prepare one with `hebrew-asr prepare`, or give --data another folder"
-        )
+        raise DataError(f"manifest not found: {path}. Prepare one with `hebrew-asr prepare`, or give another folder")
     with _no_garbage_collection():
         batch, numbers, problems = _read(path)
     folders, misplaced = locate(batch, path.parent, check_audio=check_audio, allow_outside=allow_outside)

@@ -25,6 +25,7 @@ from transformers import (
 )
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.qwen3_asr.modeling_qwen3_asr import Qwen3ASREncoder
+from transformers.utils import logging as transformers_logging
 
 from hebrew_asr.text.prompt import ASR_TEXT, AUDIO_PAD, CHAT_TEMPLATE, END_OF_TURN, build_target
 
@@ -87,6 +88,7 @@ def tiny_model(spec: TinySpec, tokenizer: Qwen2Tokenizer, seed: int) -> Qwen3ASR
 def save_tiny(folder: str | Path, spec: TinySpec, transcripts: Iterable[str], seed: int) -> None:
     """Write a model directory in the native layout of transformers: weights, configs, tokenizer, chat template."""
     model, tokenizer = build_tiny(spec, transcripts, seed)
+    transformers_logging.disable_progress_bar()  # of one file, written at once
     model.save_pretrained(folder)
     processor = Qwen3ASRProcessor(
         feature_extractor=Qwen3ASRFeatureExtractor(), tokenizer=tokenizer, chat_template=CHAT_TEMPLATE

@@ -123,4 +123,5 @@ def _open_local(path: Path, name: str, held_out: bool) -> Source:
             return open_folder(name, path, held_out=held_out)
     except OSError as error:
         raise DataError(f"source {path}: cannot read {error.filename or 'it'}: {error.strerror or error}") from error
-    raise DataError(f"source {path}: neither a folder, nor a .parquet, {', '.join(LISTING_SUFFIXES)} file")
+    kinds = f"neither a folder, nor a .parquet, {', '.join(LISTING_SUFFIXES)} file"
+    raise DataError(f"source {path}: {kinds}. Unpack an archive first; of a recording give the folder")

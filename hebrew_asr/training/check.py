@@ -63,6 +63,8 @@ def check(arguments: TrainArguments, num_ranks: int | None = None) -> RunSpec:
     batching = derive_batching(profile, recipe, num_ranks or place.num_ranks_from_environment())
     check_hardware(profile, num_ranks or place.local_ranks_from_environment(), torch.cuda.device_count())
     folder = arguments.folder(recipe)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UsageError(f"run directory {folder} is no folder: give --run another name")
     lock_of(folder).refuse_if_held(f"run directory {folder}", is_main=place.rank_from_environment() == 0)
     _refuse_foreign(folder)
     resumable = _find_resumable(folder, arguments.resume)

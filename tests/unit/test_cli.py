@@ -65,9 +65,37 @@ def test_what_is_misspelled_is_told_the_nearest(typed, capsys, tmp_path, monkeyp
     assert re.search(rf"[Dd]id you mean '?{re.escape(NEAR[typed])}\b", told) and len(told.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["train", "\u2013-ds", "cpu"], "typeset dash (U+2013)"),
+        (["train", "\u2014ds", "cpu"], "typeset dash (U+2014)"),
+        (["train", "--ds\u00a0cpu"], "typeset space (U+00A0)"),
+        (["train\u00a0--ds", "cpu"], "typeset space (U+00A0)"),
+        (["--model", "run", "transcribe"], "the command comes before --model"),
+    ],
+)
+def test_what_pasting_does_to_a_command_line_is_told(typed, told, capsys):
+    assert main(typed) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+
+
+def test_typeset_characters_in_names_of_files_are_left_alone(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("\u2013 שיחה.txt", "\u2013a.txt"):
+        (tmp_path / name).write_text("שלום")
+        main(["score", name])
+        assert "typeset" not in capsys.readouterr().err
+    main(["score", "a\u00a0b.csv"])
+    assert "typeset" not in capsys.readouterr().err
+
+
 def test_places_in_a_list_are_told(capsys):
     assert main(["plan", "--ds", "cpu", "--set", "phases.B.epochs=1"]) == 2
     assert "phases has no B; its parts are phases.0 to phases.1" in capsys.readouterr().err
+    assert main(["plan", "--ds", "cpu", "--set", "model.name=x"]) == 2
+    assert "round2.json with --set: unknown key model.name" in capsys.readouterr().err
 
 
 def test_transcribe_takes_the_names_of_whispers_options(capsys):

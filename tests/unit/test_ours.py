@@ -213,6 +213,8 @@ def test_training_does_not_move_into_a_folder_of_others(theirs, tmp_path):
         )
         with pytest.raises(UsageError, match=f"holds {theirs.split('/')[0]} and no recipe.json"):
             check(arguments)
+    with pytest.raises(UsageError, match="is no folder: give --run another name"):
+        check(TrainArguments(str(PROFILE), run_dir=str(next((tmp_path / "mine").rglob("*.*")))))
     assert contents(tmp_path) == before
 
 

@@ -257,6 +257,9 @@ def test_not_a_source(tmp_path):
         open_source("ivrit-ai/eval-d1")
     with pytest.raises(DataError, match="no parquet files, no listing"):
         open_source(str(tmp_path))
+    (tmp_path / "talks.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match="Unpack an archive first"):
+        open_source(str(tmp_path / "talks.zip"))
     assert source_name("ivrit-ai/crowd-transcribe-v5@abc") == "crowd-transcribe-v5"
     assert source_name("google/fleurs:he_il") == "fleurs"
 
