@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from hebrew_asr.errors import EnvironmentProblem
+
 
 @dataclass
 class Command:
@@ -37,5 +39,11 @@ class Command:
         found = None if self.other is None else rival(read_run(self.run_dir), read_run(self.other))
         if found is not None:
             print(found)
-        print(write_report(self.run_dir, self.out, found))
+        try:
+            print(write_report(self.run_dir, self.out, found))
+        except OSError as error:
+            where = self.out or self.run_dir
+            raise EnvironmentProblem(
+                f"cannot write the report to {where}: {error.strerror}; give --out FILE"
+            ) from error
         return 0
