@@ -44,6 +44,6 @@ class Command:
         except OSError as error:
             where = self.out or self.run_dir
             raise EnvironmentProblem(
-                f"cannot write the report to {where}: {error.strerror}; give --out FILE"
+                f"cannot make the report {where}: {error}; --out FILE names another place"
             ) from error
         return 0

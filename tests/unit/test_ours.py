@@ -224,7 +224,7 @@ def test_pages_and_figures_overwrite_only_their_like(tmp_path, capsys):
     assert main(["report", str(run), "--out", str(page)]) == main(["report", str(run), "--out", str(page)]) == 0
     capsys.readouterr()
     assert main(["report", str(run), "--out", "/proc/page.html"]) == 4
-    assert capsys.readouterr().err.startswith("error: cannot write the report to /proc/page.html: ")
+    assert capsys.readouterr().err.startswith("error: cannot make the report /proc/page.html: ")
     fill(tmp_path / "mine", "talk.wav", "audit.html", "figures.json")
     (tmp_path / "mine" / "report.html").mkdir()
     for command in (
