@@ -63,7 +63,9 @@ class WarmStart:
         variables: Any = (),
         nodes: Sequence[Node] = (),
     ) -> list[int]:
-        """Process ids by rank; what they print goes to ``output``. Ranks of an earlier start that still run are killed.
+        """Process ids by rank, which start in this process's folder; those of an earlier start are killed.
+
+        What they print goes to ``output``.
 
         Args:
             port: where the ranks meet; without one a single process starts, as from a shell.
@@ -75,6 +77,7 @@ class WarmStart:
             variables: of the environment, by name, beside those of this process's start.
         """
         request = {"program": program, "arguments": arguments, "ranks": ranks, "port": port, "output": str(output)}
+        request["folder"] = str(Path.cwd())
         request |= {"errors": str(errors or output), "shortages": shortages, "compiled": compiled}
         request |= {"variables": dict(variables)}
         request |= {"nodes": [asdict(node) for node in nodes]}
@@ -171,6 +174,7 @@ def _fork(
     rank: int,
     *,
     program: str,
+    folder: str,
     arguments: list[str],
     ranks: int,
     port: int | None,
@@ -184,6 +188,7 @@ def _fork(
     pid = os.fork()
     if pid:
         return pid
+    os.chdir(folder)
     if port is not None:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1"}
         if nodes:
