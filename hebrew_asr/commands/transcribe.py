@@ -152,15 +152,17 @@ class Command:
             print(f"error: {error}", file=sys.stderr)
         if not inputs:
             return len(errors)
-        failed = 0
+        failed, lasts_s = 0, 0.0
         transcriber = load_transcriber(self.model, self.language, device=self.device, dtype=self.dtype)
         options = Options(self.prompt, self.condition_on_previous, self.batch)
         recordings = ((one.name, one.blocks()) for one in inputs)
         with sound_progress(None) as progress:
             for name, outcome in transcribe_all(transcriber, recordings, options, on_decoded=progress.add):
                 failed += self._tell(name, outcome, paths.get(name, ()), several, progress)
+                lasts_s += 0.0 if isinstance(outcome, Exception) else outcome.duration_s
             unused = f", {failed} of them of no use" if failed else ""
-            progress.tell(f"{len(inputs)} recording{'s' * (len(inputs) > 1)}{unused}, {progress.pace}")
+            pace = progress.pace(lasts_s, "sound")
+            progress.tell(f"{len(inputs)} recording{'s' * (len(inputs) > 1)}{unused}, {pace}")
         return len(errors) + failed
 
     def _tell(

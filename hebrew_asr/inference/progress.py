@@ -1,4 +1,4 @@
-"""A bar of the sound that is decoded, with the real-time factor, where a person looks at the terminal."""
+"""A bar of the speech that is decoded, with the real-time factor, where a person looks at the terminal."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ class SoundProgress:
         self._task = bar.add_task("decoding", total=total_s, pace="")
 
     def add(self, seconds: float) -> None:
-        """So much sound more is decoded."""
+        """So much speech more is decoded."""
         self._done_s += seconds
-        self._bar.update(self._task, advance=seconds, pace=self.pace)
+        self._bar.update(self._task, advance=seconds, pace=self.pace(self._done_s, "speech"))
 
-    @property
-    def pace(self) -> str:
-        """How much sound was decoded so far, and how fast."""
-        factor = self._done_s / max(time.monotonic() - self._started, 1e-9)
-        sound = f"{self._done_s:.1f} s" if self._done_s < 60 else f"{self._done_s / 60:.1f} min"
-        return f"{sound} of sound, {factor:.1f} × real time"
+    def pace(self, seconds: float, kind: str) -> str:
+        """So much sound of some kind, and how fast it was done with."""
+        factor = seconds / max(time.monotonic() - self._started, 1e-9)
+        sound = f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
+        return f"{sound} of {kind}, {factor:.1f} × real time"
 
     def tell(self, text: str) -> None:
         """A line on its own, above the bar."""
