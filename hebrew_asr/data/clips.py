@@ -213,11 +213,14 @@ class Columns:
         """All clips, of the schema ``COLUMNS``."""
         self._settle()
         table = pyarrow.concat_tables(self._batches).combine_chunks()
-        codes, *others = (
-            column.chunk(0) if column.num_chunks else pyarrow.nulls(0, column.type) for column in table.columns
-        )
+        codes, *others = map(only_chunk, table.columns)
         folders = array_of([path_bytes(folder) for folder in self._codes], pyarrow.large_binary())
         return pyarrow.record_batch([pyarrow.DictionaryArray.from_arrays(codes, folders), *others], schema=COLUMNS)
+
+
+def only_chunk(column: pyarrow.ChunkedArray) -> pyarrow.Array:
+    """A column of a table whose chunks were combined."""
+    return column.chunk(0) if column.num_chunks else pyarrow.nulls(0, column.type)
 
 
 def array_of(values: Sequence[Any] | np.ndarray, kind: pyarrow.DataType) -> pyarrow.Array:

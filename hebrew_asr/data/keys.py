@@ -98,7 +98,7 @@ class Keys:
         linking = [
             (kind.items[several], kind.codes[several], len(kind.values))
             for kind in self._kinds.values()
-            for several in [(np.bincount(kind.codes, minlength=1) > 1)[kind.codes]]
+            for several in [recurring(kind.codes)]
         ]
         label = np.arange(self._size)
         while True:
@@ -163,6 +163,11 @@ def sentences(words: pyarrow.Array) -> pyarrow.Array:
     return compute.if_else(
         compute.greater_equal(compute.count_substring(words, " "), MIN_SENTENCE_WORDS - 1), words, ""
     )
+
+
+def recurring(codes: np.ndarray) -> np.ndarray:
+    """(entries,) bool, which of ``codes`` (entries,) occur more than once."""
+    return (np.bincount(codes, minlength=1) > 1)[codes]
 
 
 def _followed(label: np.ndarray) -> np.ndarray:

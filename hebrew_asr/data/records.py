@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import pyarrow
 
-from hebrew_asr.data.clips import compute
+from hebrew_asr.data.clips import compute, only_chunk
 
 _AT_ONCE = 4096
 _TYPES = {"int": "int64", "float": "double", "bool": "bool"}
@@ -64,8 +64,7 @@ class Records(Generic[T]):
 
     def column(self, name: str) -> pyarrow.Array:
         """The values of a field."""
-        column = self._table[name]
-        return column.chunk(0) if column.num_chunks else pyarrow.array([], column.type)
+        return only_chunk(self._table[name])
 
     def equal(self, name: str, value: str) -> np.ndarray:
         """(objects,) bool, which have this value in a field."""

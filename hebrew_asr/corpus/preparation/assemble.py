@@ -16,7 +16,7 @@ from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.parts import Record, in_columns
 from hebrew_asr.corpus.split import HeldOut, reaches_share, split_leak_free, split_random, that_matter
 from hebrew_asr.data.clips import compute
-from hebrew_asr.data.keys import Keys, sentence_key, sentences
+from hebrew_asr.data.keys import Keys, recurring, sentence_key, sentences
 from hebrew_asr.data.records import Records
 from hebrew_asr.errors import DataError
 
@@ -66,8 +66,8 @@ def assemble(records: Records[Record] | Iterable[Record], options: PrepareOption
         split: dict[str, Any] = {"method": "random", "leaky": True, "drawn": drawn}
     else:
         on_eval, split = _leak_free_sides(keys, strata, dropped, options)
-    whole = keys if split.get("held_out_whole", "source") == "source" else keys.without("source")
-    known = is_kept | is_test
+    whole = _narrowed(keys, split.get("held_out_whole", "source"))
+    known, says_nothing = is_kept | is_test, ~keys.having(_SAY_WHO)
     sizes = np.bincount(whole.components)
     split |= {
         "eval_fraction": options.eval_fraction,
@@ -75,8 +75,8 @@ def assemble(records: Records[Record] | Iterable[Record], options: PrepareOption
         "components": int(np.count_nonzero(sizes)),
         "largest_component_clips": int(sizes.max()),
         "groups": dict(zip(names, whole.groups_of(on_eval, strata), strict=True)),
-        "clips_without_group": int(np.count_nonzero(~keys.having(_SAY_WHO))),
-        "groups_by_name": _proposed(kept.where(~keys.having(_SAY_WHO))),
+        "clips_without_group": int(np.count_nonzero(says_nothing)),
+        "groups_by_name": _proposed(kept.where(says_nothing)),
         "keys_in_train_and_eval": keys.num_shared(on_eval),
         "keys_in_set_and_public_tests": _keys_of(records.where(known)).num_shared(is_test[known]),
     }
@@ -195,8 +195,7 @@ def _drop_duplicates(records: Records[Record]) -> None:
         kind = keys.kind(name)
         if kind is not None:
             counted = counts[kind.items]
-            codes = kind.codes[counted]
-            shares[kind.items[counted][(np.bincount(codes, minlength=1) > 1)[codes]]] = True
+            shares[kind.items[counted][recurring(kind.codes[counted])]] = True
     seen: dict[str, str] = {}
     dropped = {}
     found = kept.where(shares)
@@ -241,7 +240,7 @@ def _leak_free_sides(
         return np.zeros(len(keys), bool), {"method": "none", "leaky": False}
     attempts: list[tuple[int, str, np.ndarray]] = []
     for hold_out in ("source", "episode") if options.hold_out == "source" else ("episode",):
-        narrowed = keys if hold_out == "source" else keys.without("source")
+        narrowed = _narrowed(keys, hold_out)
         for fewest in (1, _FEWEST_GROUPS):  # as they are drawn; else none so large that it leaves no room for others
             on_eval = split_leak_free(
                 narrowed, eval_fraction=options.eval_fraction, seed=options.seed, strata=strata, fewest=fewest
@@ -272,10 +271,14 @@ def _best(attempts: list[tuple[int, str, np.ndarray]], keys: Keys) -> tuple[np.n
     """
     most = max(groups for groups, _, _ in attempts)
     _, hold_out, on_eval = [attempt for attempt in attempts if attempt[0] == most][-1] if most else attempts[-2]
-    narrowed = keys if hold_out == "source" else keys.without("source")
-    held_out = len(np.unique(narrowed.components[on_eval]))
+    held_out = len(np.unique(_narrowed(keys, hold_out).components[on_eval]))
     whole = hold_out if keys.kind(hold_out) is not None else "group"
     return on_eval, {"method": "leak-free", "leaky": False, "held_out_whole": whole, "held_out_groups": held_out}
+
+
+def _narrowed(keys: Keys, hold_out: str) -> Keys:
+    """Without the keys of whole sources, unless those are held out."""
+    return keys if hold_out == "source" else keys.without("source")
 
 
 def _assert_no_leak(assembly: Assembly) -> None:
