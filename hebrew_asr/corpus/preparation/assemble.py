@@ -239,7 +239,8 @@ def _leak_free_sides(
     if options.eval_fraction == 0:
         return np.zeros(len(keys), bool), {"method": "none", "leaky": False}
     attempts: list[tuple[int, str, np.ndarray]] = []
-    for hold_out in ("source", "episode") if options.hold_out == "source" else ("episode",):
+    finer = ["episode"] if options.hold_out == "episode" or keys.kind("episode") is not None else []
+    for hold_out in ["source", *finer] if options.hold_out == "source" else finer:
         narrowed = _narrowed(keys, hold_out)
         for fewest in (1, _FEWEST_GROUPS):  # as they are drawn; else none so large that it leaves no room for others
             on_eval = split_leak_free(
@@ -288,6 +289,6 @@ def _assert_no_leak(assembly: Assembly) -> None:
     if assembly.split["leaky"]:
         return
     shared = dict(assembly.split["keys_in_train_and_eval"])
-    if assembly.split.get("held_out_whole") == "episode":
+    if assembly.split.get("held_out_whole", "source") != "source":
         shared.pop("source", None)  # reported, since hosts recur, but not promised
     assert not any(shared.values()), f"the leak-free split leaks: {shared}"

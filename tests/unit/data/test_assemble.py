@@ -160,3 +160,10 @@ def test_a_split_says_of_how_many_clips_it_knows_no_speaker():
     assert assemble(known, PrepareOptions()).split["groups_by_name"] == {}
     parquet = [dataclasses.replace(record(n), id=f"set/00000-{n:06d}") for n in range(50)]
     assert assemble(parquet, PrepareOptions()).split["groups_by_name"] == {}
+
+
+@pytest.mark.parametrize(("hold_out", "whole", "on_both"), [("source", "source", 0), ("episode", "group", 4)])
+def test_sources_without_episodes_are_held_out_whole_unless_asked_otherwise(hold_out, whole, on_both):
+    records = [record(row, f"source:s{row % 4}") for row in range(80)]
+    split = assemble(records, PrepareOptions(hold_out=hold_out, eval_fraction=0.2)).split
+    assert (split["held_out_whole"], split["keys_in_train_and_eval"]["source"]) == (whole, on_both)
