@@ -34,14 +34,12 @@ def locate(
     if (origin := origin_of(folder)) is not None:
         return _elsewhere(batch, origin)
     locator = _Locator(folder, check_audio, allow_outside)
-    codes, heads = values_of(batch["folder"].indices), map(as_path, batch["folder"].dictionary.to_pylist())
-    order = np.argsort(codes, kind="stable")
+    codes, heads = values_of(batch["folder"].indices), list(map(as_path, batch["folder"].dictionary.to_pylist()))
+    order, sizes = np.argsort(codes, kind="stable"), np.bincount(codes, minlength=len(heads))
     prefixes: list[str] = []
     problems: dict[int, str] = {}
-    stop = 0
-    for code, head in enumerate(heads):
-        start, stop = stop, int(np.searchsorted(codes, code, side="right", sorter=order))
-        rows = order[start:stop]
+    for head, size, stop in zip(heads, sizes, np.cumsum(sizes), strict=True):
+        rows = order[stop - size : stop]
         try:
             prefixes.append(locator.prefix(head))
             doubtful = rows[locator.in_doubt(head, batch["name"].take(array_of(rows, pyarrow.int64())))]

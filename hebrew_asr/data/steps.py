@@ -89,7 +89,9 @@ class Steps:
             slowest = slowest_speeds(self._samples(indices), self._speed_factors, self._longest_samples)
             played_s = np.concatenate([played_s, self._clips.durations_s[indices] / slowest])
             found = np.concatenate([found, indices])
-            kept = np.argsort(-played_s, kind="stable")[:_LONGEST_CLIPS]
+            count = min(_LONGEST_CLIPS, len(found))
+            near = np.flatnonzero(played_s >= np.partition(played_s, -count)[-count])
+            kept = near[np.argsort(-played_s[near], kind="stable")][:count]
             found, played_s = found[kept], played_s[kept]
         return found
 
