@@ -217,13 +217,19 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def quiet_decoders() -> Generator[None, None, None]:
-    """Mute what libmpg123 writes to file descriptor 2 about odd frames; a fault is told by its error."""
-    sys.stderr.flush()
+    """Mute what libmpg123 writes to file descriptor 2 about odd frames; a fault is told by its error.
+
+    What is printed to ``sys.stderr`` goes on to where it went.
+    """
+    own = sys.stderr
+    own.flush()
     saved = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w") as nowhere, open(saved, "w", 1, own.encoding, own.errors) as unmuted:
         os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
+        sys.stderr = unmuted if own is sys.__stderr__ else own
+        try:
+            yield
+        finally:
+            sys.stderr = own
+            unmuted.flush()
+            os.dup2(saved, 2)

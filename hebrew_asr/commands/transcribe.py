@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from itertools import chain
@@ -149,7 +150,7 @@ class Command:
         from hebrew_asr.inference.progress import sound_progress
 
         for error in errors:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {_on_a_line(str(error))}", file=sys.stderr)
         if not inputs:
             return len(errors)
         failed, lasts_s = 0, 0.0
@@ -181,7 +182,7 @@ class Command:
         from hebrew_asr.inference.formats import as_values, formatted
 
         if isinstance(outcome, Exception):
-            progress.tell(f"error: {outcome}")
+            progress.tell(f"error: {_on_a_line(str(outcome))}")
             return True
         for form, path in zip(self._forms, paths, strict=False):  # no paths where nothing is written
             try:
@@ -191,9 +192,14 @@ class Command:
         if paths:
             return False
         if self.json or (self.format == "json" and several):
-            print(json.dumps(as_values(outcome, name), ensure_ascii=False), flush=True)
+            progress.write(f"{json.dumps(as_values(outcome, name), ensure_ascii=False)}\n")
         elif self.format == "txt":
-            print(f"{name}\t{outcome.text}" if several else outcome.text, flush=True)
+            progress.write(f"{_on_a_line(name)}\t{outcome.text}\n" if several else f"{outcome.text}\n")
         else:
-            print(formatted(outcome, self._forms[0], name), end="", flush=True)
+            progress.write(formatted(outcome, self._forms[0], name))
         return False
+
+
+def _on_a_line(text: str) -> str:
+    """A name of a file may hold anything: control characters are written as Python writes them."""
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], text)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hebrew_asr.audio.decode import quiet_decoders
+
 
 class SoundProgress:
     """What :func:`sound_progress` gives."""
@@ -33,11 +35,21 @@ class SoundProgress:
         """A line on its own, above the bar."""
         self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def write(self, text: str) -> None:
+        """To standard output as it is, wherever that goes; the bar makes way."""
+        self._bar.stop()
+        print(text, end="", flush=True)
+        self._bar.start()
+
 
 @contextmanager
 def sound_progress(total_s: float | None) -> Iterator[SoundProgress]:
-    """A bar on standard error; no bar where that is no terminal, but lines that are told."""
+    """A bar on standard error, where decoders write nothing meanwhile; no bar where no terminal can draw one.
+
+    Unless forbidden, rich prints what is written to standard output where its bar is: on standard error.
+    """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[pace]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    bar = Progress(*columns, console=console, disable=not console.is_interactive, transient=True, redirect_stdout=False)
+    with quiet_decoders(), bar:
         yield SoundProgress(bar, total_s)

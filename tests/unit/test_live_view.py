@@ -65,6 +65,39 @@ print("stopped after step 600", file=sys.stderr)
 """
 
 
+def test_what_is_asked_for_goes_where_standard_output_does_and_a_bar_to_the_terminal(tmp_path):
+    from tests.support.tiny_task import environment
+
+    script = (
+        "import os, sys\n"
+        "from hebrew_asr.inference.progress import sound_progress\n"
+        "with sound_progress(10) as progress:\n"
+        "    progress.add(5)\n"
+        "    progress.write('a.mp3\\t' + 'שלום ' * 40 + '\\n')\n"
+        "    os.write(2, b'[src/libmpg123/layer3.c] error: big_values too large!\\n')\n"
+        "    print('a warning', file=sys.stderr)\n"
+        "    progress.tell('1 recording')\n"
+        "print('the end', file=sys.stderr)\n"
+    )
+    shown = {}
+    for name, ending in (("file", f">{tmp_path / 'text'}"), ("terminal", ""), ("dumb", "")):
+        terminal = Terminal(
+            ["sh", "-c", f'"{sys.executable}" -c "$SCRIPT" {ending}'],
+            environment=environment() | {"SCRIPT": script, "TERM": "dumb" if name == "dumb" else "xterm"},
+            folder=ROOT,
+        )
+        assert terminal.process.wait(timeout=30) == 0, terminal.text
+        terminal.drain()
+        shown[name] = terminal.text
+    assert (tmp_path / "text").read_text() == "a.mp3\t" + "שלום " * 40 + "\n"
+    assert "שלום" not in shown["file"] and "decoding" in shown["file"]
+    assert "a.mp3\t" + "שלום " * 40 + "\n" in shown["terminal"]
+    assert shown["dumb"] == "a.mp3\t" + "שלום " * 40 + "\na warning\n1 recording\nthe end\n"
+    for text in shown.values():
+        assert [line for line in screen(text) if line][-3:] == ["a warning", "1 recording", "the end"]
+        assert "libmpg123" not in text and "decoding" not in "".join(screen(text))
+
+
 def test_what_stands_on_a_terminal():
     from tests.support.tiny_task import environment, wait_for  # loads torch, which the script would load with this file
 
