@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,24 +10,33 @@ from typing import Any
 
 import numpy as np
 
-from hebrew_asr.audit.checks import (
-    PROBLEM_KINDS,
-    Problem,
+from hebrew_asr.audit.checks import PROBLEM_KINDS, Problem, describe
+from hebrew_asr.audit.columns import (
+    Measured,
     Suspect,
+    chars_per_s,
     charset,
-    describe,
     find_problems,
     find_suspects,
+    measure_all,
     shared_of,
 )
-from hebrew_asr.audit.clips import Measured, measure_all
-from hebrew_asr.data.manifest import has_manifest, read_manifest
+from hebrew_asr.data.clips import Clips, compute, values_of
+from hebrew_asr.data.manifest import has_manifest, open_manifest
 from hebrew_asr.errors import DataError
 from hebrew_asr.files import sha256_of
 from hebrew_asr.remote.cache import set_folder
 from hebrew_asr.remote.paths import NotThere, RemotePath, path_of
 
 SIDES = ("train", "eval")
+_UNDECODED = {
+    "audio": "no clip was decoded, so whether every file decodes is not known",
+    "duration": "no clip was decoded, so nothing says whether durations are as the manifest says",
+    "duplicate audio": "no clip was decoded, so a recording may occur twice under two names",
+    "two texts": "no clip was decoded, so equal recordings may have two texts",
+    "leak": "training and evaluation share no group, sentence or name of a recording; no sound was compared",
+}
+"""What an audit without decoding cannot tell."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class Audit:
     """Everything that was found."""
 
     folder: Path
-    clips: list[Measured]
+    measured: Measured
     problems: list[Problem]
     suspects: list[Suspect]
     charset: list[tuple[str, int, str]]
@@ -53,18 +61,15 @@ class Audit:
         """Nothing was found that must not be there. Suspects are no problems."""
         return not self.problems
 
-    def side(self, name: str) -> list[Measured]:
-        """Clips of ``train`` or ``eval``."""
-        return [clip for clip in self.clips if clip.side == name]
 
-
-def audit(place: str | Path, *, processes: int | None = None, suspects: int = 40) -> Audit:
+def audit(place: str | Path, *, processes: int | None = None, suspects: int = 40, decodes: bool = True) -> Audit:
     """Decode and check all clips of ``train.jsonl`` and, if there is one, ``eval.jsonl``.
 
     Args:
         place: folder or URL of the set.
         processes: worker processes; one per usable core by default.
         suspects: how many odd clips to list.
+        decodes: without it, only what manifests say is checked, and no sound is read.
 
     Raises:
         DataError: a manifest is missing, or some of its lines are wrong (the first five are named).
@@ -72,20 +77,20 @@ def audit(place: str | Path, *, processes: int | None = None, suspects: int = 40
     """
     folder = set_folder(place)
     sides = {
-        side: read_manifest(folder / f"{side}.jsonl", check_audio=False, allow_outside=True)
+        side: open_manifest(folder / f"{side}.jsonl", check_audio=False, allow_outside=True)
         for side in SIDES
         if side == "train" or _holds_clips(folder / f"{side}.jsonl")
     }
-    clips = measure_all(sides, processes)
-    manifest, shared = _manifest_of(folder), shared_of(clips)
+    measured = measure_all(sides, processes, decodes=decodes)
+    manifest, shared = _manifest_of(folder), shared_of(measured)
     return Audit(
         folder=folder,
-        clips=clips,
-        problems=[*_file_problems(path_of(str(place)), folder, manifest), *find_problems(clips, shared)],
-        suspects=find_suspects(clips, suspects),
-        charset=charset(clips),
+        measured=measured,
+        problems=[*_file_problems(path_of(str(place)), folder, manifest), *find_problems(measured, shared)],
+        suspects=find_suspects(measured, suspects),
+        charset=charset(measured),
         shared={kind: len(values) for kind, values in shared.items()},
-        unchecked=_unchecked(clips, manifest),
+        unchecked=_unchecked(measured, manifest),
         manifest=manifest,
     )
 
@@ -95,18 +100,27 @@ def _holds_clips(path: Path) -> bool:
     return path.stat().st_size > 0 if path.is_file() else has_manifest(path)
 
 
-def _unchecked(clips: Sequence[Measured], manifest: dict[str, Any]) -> dict[str, str]:
+def _unchecked(measured: Measured, manifest: dict[str, Any]) -> dict[str, str]:
     unknown = {} if manifest else {"files": "there is no manifest.json, so nothing says which files prepare wrote"}
-    alone = sum(clip.clip.group in ("", clip.clip.id) for clip in clips)
+    unknown |= {} if measured.is_decoded else _UNDECODED
+    alone = sum(_alone(clips) for clips in measured.sides.values())
     alone = manifest.get("split", {}).get("clips_without_group", alone)
-    if not any(clip.side == "eval" for clip in clips):
+    if "eval" not in measured.sides:
         unknown["leak"] = "there are no evaluation clips, so training and evaluation cannot share anything"
     elif alone:
+        shared = "no recording and no sentence" if measured.is_decoded else "no sentence and no name of a recording"
         unknown["leak"] = (
-            "training and evaluation share no recording and no sentence, but may share a speaker: nothing says who "
-            f"speaks in {alone:,} of {len(clips):,} clips (a speaker, session or source column, or a sub-folder each)"
+            f"training and evaluation share {shared}, but may share a speaker: nothing says who "
+            f"speaks in {alone:,} of {len(measured.found.rows):,} clips (a speaker, session or source column, or a "
+            "sub-folder each)"
         )
     return unknown
+
+
+def _alone(clips: Clips) -> int:
+    """How many clips have no group but their own id."""
+    group, identity = clips.column("group"), clips.column("id")
+    return int(values_of(compute.or_(compute.equal(group, ""), compute.equal(group, identity))).sum())
 
 
 def _manifest_of(folder: Path) -> dict[str, Any]:
@@ -137,45 +151,59 @@ def as_json(found: Audit) -> dict[str, Any]:
     """The figures and every problem, for programs to read."""
     return {
         "clean": found.clean,
-        "sides": {side: _statistics(found.side(side)) for side in SIDES},
+        "sides": {side: _statistics(found.measured, side) for side in SIDES},
         "problem_counts": {kind: sum(p.kind == kind for p in found.problems) for kind in PROBLEM_KINDS},
         "problems": [{"kind": p.kind, "id": p.clip_id, "detail": p.detail} for p in found.problems],
         "unchecked": found.unchecked,
         "keys_in_train_and_eval": found.shared,
         "suspects": [
-            {"id": s.measured.clip.id, "audio": s.measured.clip.audio, "score": round(s.score, 3), "reasons": s.reasons}
+            {"id": s.clip.id, "audio": s.clip.audio, "score": round(s.score, 3), "reasons": s.reasons}
             for s in found.suspects
         ],
         "charset": [
             {"character": character, "name": describe(character), "count": count, "first": first}
             for character, count, first in found.charset
         ],
-        "formats": {
-            f"{rate} Hz, {channels} channels": count
-            for (rate, channels), count in Counter(
-                (clip.sound.rate_hz, clip.sound.channels) for clip in found.clips if not clip.sound.fault
-            ).items()
-        },
+        "formats": _formats(found.measured),
     }
 
 
-def _statistics(clips: Sequence[Measured]) -> dict[str, Any]:
-    whole = [clip for clip in clips if not clip.sound.fault]
+def _formats(measured: Measured) -> dict[str, int]:
+    """How many clips have which rate and channels, in the order in which they occur first."""
+    rows = measured.found.rows
+    rows = rows[rows["decodes"] & (rows["rate_hz"] > 0)][["rate_hz", "channels"]]
+    kinds, first, counts = np.unique(rows, return_index=True, return_counts=True)
     return {
-        "clips": len(clips),
-        "hours": round(sum(clip.sound.duration_s for clip in whole) / 3600, 4),
-        "groups": len({clip.clip.group for clip in clips}),
-        "words": sum(len(clip.words.split()) for clip in clips),
-        "duration_s": quantiles([clip.sound.duration_s for clip in whole]),
-        "chars_per_s": quantiles([clip.chars_per_s for clip in whole]),
-        "level_db": quantiles([clip.sound.level_db for clip in whole]),
-        "speech_share": quantiles([clip.sound.speech_s / max(clip.sound.duration_s, 1e-3) for clip in whole]),
+        f"{kinds[kind]['rate_hz']} Hz, {kinds[kind]['channels']} channels": int(counts[kind])
+        for kind in np.argsort(first).tolist()
     }
 
 
-def quantiles(values: Sequence[float]) -> dict[str, float]:
+def _statistics(measured: Measured, side: str) -> dict[str, Any]:
+    rows = measured.side(side)
+    whole = rows[rows["decodes"]]
+    heard = whole if measured.is_decoded else whole[:0]
+    return {
+        "clips": len(rows),
+        "hours": round(float(whole["duration_s"].sum()) / 3600, 4),
+        "groups": num_groups(measured, side),
+        "words": int(rows["words"].sum()),
+        "duration_s": quantiles(whole["duration_s"]),
+        "chars_per_s": quantiles(chars_per_s(whole)),
+        "level_db": quantiles(heard["level_db"]),
+        "speech_share": quantiles(heard["speech_s"] / np.maximum(heard["duration_s"], 1e-3)),
+    }
+
+
+def num_groups(measured: Measured, side: str) -> int:
+    """How many groups a side has; clips without one are one of them."""
+    clips = measured.sides.get(side)
+    return 0 if clips is None else compute.count_distinct(clips.column("group")).as_py()
+
+
+def quantiles(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     """Minimum, 5 %, median, 95 % and maximum; empty without values."""
-    if not values:
+    if not len(values):
         return {}
     points = np.quantile(values, [0, 0.05, 0.5, 0.95, 1])
     return {name: round(float(v), 3) for name, v in zip(("min", "p05", "median", "p95", "max"), points, strict=True)}

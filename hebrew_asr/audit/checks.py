@@ -1,29 +1,24 @@
-"""What is wrong with a set of clips, and which of them deserve a listen."""
+"""What is wrong with a clip, and what about it deserves a listen."""
 
 from __future__ import annotations
 
-import math
+import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from statistics import median
 
-import numpy as np
-import pyarrow
+from hebrew_asr.audit.clips import Sound
+from hebrew_asr.data.clips import Clip
 
-from hebrew_asr.audit.clips import Measured
-from hebrew_asr.data.keys import Keys, sentences
-
-_MAD_TO_SIGMA = 1.4826  # of a normal distribution
+QUIET_DB = -50.0
 _ODD_SIGMAS = 4.0
-_QUIET_DB = -50.0
 _CLIPPED = 0.01
 _OVER = 1.1  # mp3 and resampling overshoot by less
 _CUT_SIGMAS = 2.0
 _LITTLE_SPEECH = 0.25
 _REPEATS = 4
+_HEBREW = re.compile("[א-ת]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +28,6 @@ class Problem:
     kind: str
     clip_id: str
     detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Suspect:
-    """A clip that may be right but looks odd."""
-
-    measured: Measured
-    score: float
-    """How odd; comparable between reasons."""
-    reasons: tuple[str, ...]
-    """In words, each starting with its kind before a colon."""
 
 
 PROBLEM_KINDS = {
@@ -60,39 +44,23 @@ PROBLEM_KINDS = {
 """Kinds of problem, each with what holds in its absence."""
 
 
-def find_problems(clips: Sequence[Measured], shared: dict[str, pyarrow.Array]) -> list[Problem]:
-    """Every violation, in the order of the clips; leaks (``shared``, from :func:`shared_of`) last."""
-    problems: list[Problem] = []
-    seen_ids: set[str] = set()
-    seen_audio: dict[str, Measured] = {}
-    for clip in clips:
-        identity, fingerprint = clip.clip.id, clip.sound.fingerprint
-        problems += [Problem(kind, identity, detail) for kind, detail in _faults_of(clip)]
-        if identity in seen_ids:
-            problems.append(Problem("repeated id", identity, clip.side))
-        seen_ids.add(identity)
-        first = seen_audio.setdefault(fingerprint, clip) if fingerprint else clip
-        if first is not clip:
-            problems.append(Problem("duplicate audio", identity, f"the same samples as {first.clip.id} ({first.side})"))
-            if first.words != clip.words:
-                texts = f"{clip.clip.transcript[:60]!r}, and of {first.clip.id} {first.clip.transcript[:60]!r}"
-                problems.append(Problem("two texts", identity, texts))
-    leaks = sorted(f"{kind}:{value}" for kind, values in shared.items() for value in values.to_pylist())
-    return problems + [
-        Problem("leak", key.partition(":")[2], f"{key.partition(':')[0]} on both sides") for key in leaks
-    ]
+def faults_of(clip: Clip, transcript: str, target: str, sound: Sound | None) -> Iterator[Problem]:
+    """Every violation that a clip shows by itself.
 
-
-def _faults_of(clip: Measured) -> Iterator[tuple[str, str]]:
-    if clip.sound.fault:
-        yield "audio", clip.sound.fault
-    elif abs(clip.sound.duration_s - clip.clip.duration_s) > clip.sound.tolerance_s:
-        yield "duration", f"{clip.clip.duration_s:.2f} s stated, {clip.sound.duration_s:.2f} s decoded"
-    transcript = clip.clip.transcript
-    if clip.target != transcript:
-        yield "text", _first_difference(transcript, clip.target)
-    if not any("א" <= character <= "ת" for character in clip.target):
-        yield "no Hebrew", transcript[:60]
+    Args:
+        clip: as its manifest has it.
+        transcript: of the clip.
+        target: the transcript in the target normal form, which it should have already.
+        sound: None where it was not decoded.
+    """
+    if sound is not None and sound.fault:
+        yield Problem("audio", clip.id, sound.fault)
+    elif sound is not None and abs(sound.duration_s - clip.duration_s) > sound.tolerance_s:
+        yield Problem("duration", clip.id, f"{clip.duration_s:.2f} s stated, {sound.duration_s:.2f} s decoded")
+    if target != transcript:
+        yield Problem("text", clip.id, _first_difference(transcript, target))
+    if not _HEBREW.search(target):
+        yield Problem("no Hebrew", clip.id, transcript[:60])
 
 
 def _first_difference(text: str, normal: str) -> str:
@@ -103,74 +71,48 @@ def _first_difference(text: str, normal: str) -> str:
     return f"{describe(found)} at character {position}" if found else "text is missing at the end"
 
 
-def keys_of(clips: Sequence[Measured]) -> Keys:
-    """What may not be on both sides."""
-    return Keys.of(
-        [()] * len(clips),
-        recording=pyarrow.array([_recording_of(clip) for clip in clips], pyarrow.large_string()),
-        group=pyarrow.array([clip.clip.group for clip in clips], pyarrow.large_string()),
-        audio=pyarrow.array([clip.sound.fingerprint for clip in clips], pyarrow.large_string()),
-        sentence=sentences(pyarrow.array([clip.words for clip in clips], pyarrow.large_string())),
-    )
-
-
-def _recording_of(clip: Measured) -> str:
+def recording_of(clip: Clip) -> str:
     """The id without the number by which ``prepare`` tells clips of one recording apart, and a manifest its lines.
 
     Any other ``#`` is part of a name. The number of a clip is in the name of its file too.
     """
-    whole, _, number = clip.clip.id.rpartition("#")
-    path = PurePath(clip.clip.audio)
-    numbered = number.isdecimal() and (path.stem.endswith(f"-{number}") or whole.endswith(path.name))
-    return whole if numbered else clip.clip.id
+    whole, _, number = clip.id.rpartition("#")
+    if not number.isdecimal():
+        return clip.id
+    path = PurePath(clip.audio)
+    return whole if path.stem.endswith(f"-{number}") or whole.endswith(path.name) else clip.id
 
 
-def shared_of(clips: Sequence[Measured]) -> dict[str, pyarrow.Array]:
-    """By kind of key, those that are on both sides."""
-    return keys_of(clips).shared(np.array([clip.side == "eval" for clip in clips], bool))
-
-
-def find_suspects(clips: Sequence[Measured], count: int) -> list[Suspect]:
-    """The ``count`` oddest clips, each kind of oddity in turn, the oddest first."""
-    sound = [clip for clip in clips if not clip.sound.fault and clip.sound.duration_s > 0]
-    pace = {clip.clip.id: math.log(_pace(clip)) for clip in sound}
-    middle = median(pace.values()) if pace else 0.0
-    spread = _MAD_TO_SIGMA * median(abs(value - middle) for value in pace.values()) if pace else 1.0
-    suspects = []
-    for clip in sound:
-        odd = list(_oddities(clip, (pace[clip.clip.id] - middle) / max(spread, 0.05)))
-        if odd:
-            suspects.append(Suspect(clip, max(score for score, _ in odd), tuple(reason for _, reason in odd)))
-    return _by_turns(sorted(suspects, key=lambda suspect: (-suspect.score, suspect.measured.clip.id)))[:count]
-
-
-def _by_turns(suspects: Sequence[Suspect]) -> list[Suspect]:
-    """The worst of each kind, then the second worst of each, so that one common fault does not hide the others."""
-    turn: Counter[str] = Counter()
-    ranked = []
-    for position, suspect in enumerate(suspects):
-        kind = suspect.reasons[0].partition(":")[0]
-        ranked.append((turn[kind], position))
-        turn[kind] += 1
-    return [suspects[position] for _, position in sorted(ranked)]
-
-
-def _pace(clip: Measured) -> float:
+def pace_of(transcript: str, speech_s: float) -> float:
     """Characters per second of speech; short clips are given half a second and two characters of grace."""
-    return (len(clip.clip.transcript) + 2) / (clip.sound.speech_s + 0.5)
+    return (len(transcript) + 2) / (speech_s + 0.5)
 
 
-def _oddities(clip: Measured, sigmas: float) -> Iterator[tuple[float, str]]:
-    sound, letters = clip.sound, [c for c in clip.clip.transcript if c.isalpha()]
-    if abs(sigmas) > _ODD_SIGMAS and sound.level_db >= _QUIET_DB:
+def odd_pace(sigmas: float, characters: int, speech_s: float, *, ends_loud: bool) -> Iterator[tuple[float, str]]:
+    """How odd the pace of a clip that is not quiet is, and why; ``sigmas``: beyond the middle of all clips."""
+    rate = characters / max(speech_s, 0.02)
+    if abs(sigmas) > _ODD_SIGMAS:
         what = "more text than speech" if sigmas > 0 else "more speech than text"
-        rate = len(clip.clip.transcript) / max(sound.speech_s, 0.02)
         yield abs(sigmas) / _ODD_SIGMAS, f"{what}: {rate:.0f} characters per second of speech"
-    elif sigmas > _CUT_SIGMAS and sound.ends_loud and sound.level_db >= _QUIET_DB:
-        rate = len(clip.clip.transcript) / max(sound.speech_s, 0.02)
+    elif sigmas > _CUT_SIGMAS and ends_loud:
         yield sigmas / _CUT_SIGMAS, f"sound may end before its text: loud to its end, {rate:.0f} characters per second"
-    if sound.level_db < _QUIET_DB:
-        yield 1 + (_QUIET_DB - sound.level_db) / 20, f"very quiet: {sound.level_db:.0f} dB"
+
+
+def oddities(transcript: str, sound: Sound | None) -> Iterator[tuple[float, str]]:
+    """What is odd about a clip by itself: how odd, and why, in words that start with their kind before a colon."""
+    if sound is not None:
+        yield from _odd_sound(sound)
+    letters, hebrew = sum(map(str.isalpha, transcript)), len(transcript) - len(_HEBREW.sub("", transcript))
+    if letters and hebrew < letters / 2:
+        yield 1.5 - hebrew / letters, f"mostly another script: {hebrew} of {letters} letters are Hebrew"
+    repeats = _longest_repeat(transcript.split())
+    if repeats >= _REPEATS:
+        yield repeats / _REPEATS, f"repetition: a word {repeats} times in a row"
+
+
+def _odd_sound(sound: Sound) -> Iterator[tuple[float, str]]:
+    if sound.level_db < QUIET_DB:
+        yield 1 + (QUIET_DB - sound.level_db) / 20, f"very quiet: {sound.level_db:.0f} dB"
     elif sound.speech_s < _LITTLE_SPEECH * sound.duration_s:
         share = sound.speech_s / sound.duration_s
         yield 1 + (_LITTLE_SPEECH - share) * 4, f"mostly silence: speech in {100 * share:.0f} % of it"
@@ -180,12 +122,6 @@ def _oddities(clip: Measured, sigmas: float) -> Iterator[tuple[float, str]]:
         yield sound.peak, f"over full scale: its peak is {sound.peak:.2f}, and 16 bits end at 1"
     elif sound.clipped > _CLIPPED:
         yield 1 + sound.clipped, f"clipped: {100 * sound.clipped:.1f} % of samples at full scale"
-    hebrew = sum("א" <= letter <= "ת" for letter in letters)
-    if letters and hebrew < len(letters) / 2:
-        yield 1.5 - hebrew / len(letters), f"mostly another script: {hebrew} of {len(letters)} letters are Hebrew"
-    repeats = _longest_repeat(clip.clip.transcript.split())
-    if repeats >= _REPEATS:
-        yield repeats / _REPEATS, f"repetition: a word {repeats} times in a row"
 
 
 def _longest_repeat(words: Sequence[str]) -> int:
@@ -194,19 +130,6 @@ def _longest_repeat(words: Sequence[str]) -> int:
         run = run + 1 if index and word == words[index - 1] else 1
         longest = max(longest, run)
     return longest
-
-
-def charset(clips: Iterable[Measured]) -> list[tuple[str, int, str]]:
-    """Each character of the transcripts with its count and the id of its first clip, the most frequent first."""
-    counts: Counter[str] = Counter()
-    first: dict[str, str] = {}
-    for clip in clips:
-        counts.update(clip.clip.transcript)
-        for character in set(clip.clip.transcript):
-            first.setdefault(character, clip.clip.id)
-    return [
-        (character, count, first[character]) for character, count in sorted(counts.items(), key=lambda i: (-i[1], i[0]))
-    ]
 
 
 def describe(character: str) -> str:

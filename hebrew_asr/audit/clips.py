@@ -1,27 +1,17 @@
-"""Measure clips for an audit: decode each one, and say how long, how loud and how full of speech it is."""
+"""Measure the sound of a clip for an audit: decode it, and say how long, how loud and how full of speech it is."""
 
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
-from hebrew_asr.audio.decode import LONGEST_S, SAMPLE_RATE_HZ, joined, quiet_decoders, to_int16
+from hebrew_asr.audio.decode import LONGEST_S, SAMPLE_RATE_HZ, joined, to_int16
 from hebrew_asr.audio.decode import Sound as Decoded
 from hebrew_asr.audio.source import AudioError, Source
-from hebrew_asr.cores import usable_cores
-from hebrew_asr.corpus.preparation.workers import start_worker
-from hebrew_asr.data.clip_audio import read_ahead
-from hebrew_asr.data.clips import Clip
 from hebrew_asr.errors import EnvironmentProblem, first_line
-from hebrew_asr.text.normalize import normalize
 
-_CLIPS_PER_TASK = 200
 _FRAME = SAMPLE_RATE_HZ // 50  # 20 ms
 _SPEECH_BELOW_LOUDEST_DB = 35.0
 _SPEECH_ABOVE_DB = -60.0
@@ -56,54 +46,6 @@ class Sound:
     """The last 60 ms are within 15 dB of the loudest: nobody stops there."""
     speech_s: float = 0.0
     """Time in 20 ms frames that are near the loudest ones: pauses and silence do not count."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A line of a manifest and what its audio is like."""
-
-    side: str
-    """``train`` or ``eval``."""
-    clip: Clip
-    sound: Sound
-    words: str
-    """Transcript in the strict normal form."""
-    target: str
-    """Transcript in the target normal form, which it should have already."""
-
-    @property
-    def chars_per_s(self) -> float:
-        """Characters of the transcript per second of the clip."""
-        return len(self.clip.transcript) / max(self.sound.duration_s, 1e-3)
-
-
-def measure_all(sides: dict[str, list[Clip]], processes: int | None) -> list[Measured]:
-    """Decode every clip in worker processes; results in the order of the manifests."""
-    clips = [(side, clip) for side, own in sides.items() for clip in own]
-    tasks = [clips[start : start + _CLIPS_PER_TASK] for start in range(0, len(clips), _CLIPS_PER_TASK)]
-    if len(tasks) == 1:  # not worth a process
-        return measure_clips(clips)
-    workers = min(processes or len(usable_cores()), len(tasks))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=start_worker) as pool:
-        results = track(pool.map(measure_clips, tasks), "auditing", len(tasks), console=Console(stderr=True))
-        return [clip for task in results for clip in task]
-
-
-def measure_clips(clips: list[tuple[str, Clip]]) -> list[Measured]:
-    """Measure some clips, each with the name of its side, in their order."""
-    read_ahead(clip for _, clip in clips)
-    with quiet_decoders():
-        return [
-            Measured(
-                side,
-                clip,
-                measure(clip.sound),
-                normalize(clip.transcript, "strict"),
-                normalize(clip.transcript, "target"),
-            )
-            for side, clip in clips
-        ]
 
 
 def measure(recording: Source) -> Sound:

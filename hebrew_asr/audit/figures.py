@@ -51,7 +51,12 @@ class Scale:
 
 
 def histogram(
-    title: str, unit: str, train: Sequence[float], held: Sequence[float], *, limits: tuple[float, float] | None = None
+    title: str,
+    unit: str,
+    train: Sequence[float] | np.ndarray,
+    held: Sequence[float] | np.ndarray,
+    *,
+    limits: tuple[float, float] | None = None,
 ) -> Markup:
     """Training as bars, evaluation as a line over them, each in shares of its own side; few values as a mark each.
 
@@ -60,7 +65,7 @@ def histogram(
         limits: ends of the axis; the 0.1 and 99.9 percentiles of all values by default. What lies beyond is counted in
             the first or last bar.
     """
-    everything = np.asarray([*train, *held])
+    everything = np.concatenate([train, held])
     low, high = limits or (float(np.quantile(everything, 0.001)), float(np.quantile(everything, 0.999)))
     x = Scale(low, max(high, low + 1e-6), _LEFT, _RIGHT)
     bins = min(_MOST_BINS, max(_FEWEST_BINS, 2 * math.isqrt(len(everything))))
@@ -81,10 +86,10 @@ def histogram(
         drawn += [element("path", d=f"M{x(value):.1f} {_BOTTOM + 1}v-16", class_="line c2") for value in held]
     keys = [("train", _BAR_KEY)] if "train" in shares else []
     keys += [("eval", _MARK_KEY if marked else _LINE_KEY)] if len(held) else []
-    return _figure(title, unit, drawn, [*train, *held], keys)
+    return _figure(title, unit, drawn, everything, keys)
 
 
-def _shares(values: Sequence[float], edges: np.ndarray) -> np.ndarray:
+def _shares(values: Sequence[float] | np.ndarray, edges: np.ndarray) -> np.ndarray:
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     return counts / max(len(values), 1)
 
@@ -123,9 +128,7 @@ def _bottom_axis(x: Scale, unit: str) -> list[Markup]:
     return drawn
 
 
-def _figure(
-    title: str, unit: str, drawn: list[Markup], values: Sequence[float], keys: list[tuple[str, Markup]]
-) -> Markup:
+def _figure(title: str, unit: str, drawn: list[Markup], values: np.ndarray, keys: list[tuple[str, Markup]]) -> Markup:
     low, middle, high = (quantity(float(v)) for v in np.quantile(values, [0.05, 0.5, 0.95]))
     label = f"{title}: median {middle} {unit}, nine in ten between {low} and {high}"
     legend = [
@@ -144,14 +147,16 @@ def _figure(
 
 
 def text_against_duration(
-    points: Sequence[tuple[float, int]], odd: Sequence[tuple[float, int]], limits: tuple[float, float] | None
+    durations: np.ndarray,
+    lengths: np.ndarray,
+    odd: Sequence[tuple[float, int]],
+    limits: tuple[float, float] | None,
 ) -> Markup:
     """How many clips have which duration (s) and number of characters; odd ones circled.
 
     Args:
         limits: lowest and highest pace (characters per second) that preparation let through, drawn as lines.
     """
-    durations, lengths = (np.asarray(values, dtype=float) for values in zip(*points, strict=True))
     x = Scale(0, float(durations.max()) * 1.02, _LEFT, _RIGHT)
     y = Scale(0, float(lengths.max()) * 1.05, _BOTTOM, _TOP)
     columns, rows = 64, 34

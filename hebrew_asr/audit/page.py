@@ -5,19 +5,20 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
 from itertools import groupby
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
+
 from hebrew_asr.audio.decode import decode
 from hebrew_asr.audio.source import opened
-from hebrew_asr.audit.audit import SIDES, Audit, as_json
-from hebrew_asr.audit.checks import PROBLEM_KINDS, Suspect, describe
-from hebrew_asr.audit.clips import Measured
+from hebrew_asr.audit.audit import SIDES, Audit, as_json, num_groups
+from hebrew_asr.audit.checks import PROBLEM_KINDS, describe
+from hebrew_asr.audit.columns import Suspect, chars_per_s
 from hebrew_asr.audit.figures import histogram, share_bar, text_against_duration, waveform
-from hebrew_asr.data.clips import Clip
+from hebrew_asr.data.clips import Clip, compute, values_of
 from hebrew_asr.files import write_atomically, write_json
 from hebrew_asr.pages.document import document
 from hebrew_asr.pages.markup import Markup, element, join, table
@@ -91,27 +92,24 @@ def render_page(found: Audit, page_folder: Path) -> str:
     return document(f"{name}: data audit", join(body), style=_STYLE, policy=_POLICY)
 
 
-def _seconds(clips: Sequence[Measured]) -> float:
-    return sum(clip.sound.duration_s for clip in clips)
-
-
 def _headline(found: Audit, name: str) -> Markup:
     state = "clean" if found.clean else count(len(found.problems), "problem")
     pill = element("span", state, class_="state" if found.clean else "state unfinished")
     rates = []
     for side in SIDES:
-        clips = found.side(side)
-        about = f"{side}: {count(len(clips), 'clip')}, {count(len({clip.clip.group for clip in clips}), 'group')}"
-        rates.append(element("div", element("b", duration(_seconds(clips))), element("span", about)))
-    words = sum(len(clip.words.split()) for clip in found.clips)
-    mean_s = _seconds(found.clips) / max(len(found.clips), 1)
+        rows = found.measured.side(side)
+        about = f"{side}: {count(len(rows), 'clip')}, {count(num_groups(found.measured, side), 'group')}"
+        rates.append(element("div", element("b", duration(float(rows["duration_s"].sum()))), element("span", about)))
+    rows = found.measured.found.rows
+    words = int(rows["words"].sum())
+    mean_s = float(rows["duration_s"].sum()) / max(len(rows), 1)
     dropped = sum(tally["clips"] for tally in found.manifest.get("dropped", {}).values())
     tiles = [
-        ("words", f"{words:,}", f"{quantity(words / max(len(found.clips), 1))} in a clip"),
+        ("words", f"{words:,}", f"{quantity(words / max(len(rows), 1))} in a clip"),
         (
             "mean clip",
             f"{quantity(mean_s)}\u202fs",
-            f"longest {quantity(max(c.sound.duration_s for c in found.clips))}\u202fs",
+            f"longest {quantity(float(rows['duration_s'].max()))}\u202fs",
         ),
         ("characters", f"{len(found.charset):,}", "different ones in the texts"),
         ("to listen to", f"{len(found.suspects):,}", "the oddest clips, further down"),
@@ -125,13 +123,13 @@ def _headline(found: Audit, name: str) -> Markup:
                 "in preparation, each with its reason" if dropped else "no clip was, in preparation",
             ),
         )
-    rows = [element("div", element("dt", n), element("dd", v, element("small", more))) for n, v, more in tiles]
+    shown = [element("div", element("dt", n), element("dd", v, element("small", more))) for n, v, more in tiles]
     return element(
         "header",
         element("div", "data audit", class_="eyebrow"),
         element("h1", name, " ", pill),
         element("div", rates, class_="rates"),
-        element("dl", rows, class_="tiles"),
+        element("dl", shown, class_="tiles"),
     )
 
 
@@ -171,19 +169,21 @@ def _problems(found: Audit) -> Markup | None:
 
 
 def _figures(found: Audit) -> Markup | None:
-    clips = [clip for clip in found.clips if not clip.sound.fault]
-    if not clips:
+    rows = found.measured.found.rows
+    whole = rows[rows["decodes"]]
+    if not len(whole):
         return None
-    train, held = ([clip for clip in clips if clip.side == side] for side in SIDES)
+    train, held = (side[side["decodes"]] for side in map(found.measured.side, SIDES))
     options = found.manifest.get("options", {})
     limits = (options["min_chars_per_s"], options["max_chars_per_s"]) if options else None
-    odd = [(s.measured.sound.duration_s, len(s.measured.clip.transcript)) for s in found.suspects]
+    odd = [(float(s.row["duration_s"]), int(s.row["characters"])) for s in found.suspects]
     charts = [
-        histogram("Duration", "seconds", *([c.sound.duration_s for c in side] for side in (train, held))),
-        histogram("Pace", "characters per second", *([c.chars_per_s for c in side] for side in (train, held))),
-        text_against_duration([(c.sound.duration_s, len(c.clip.transcript)) for c in clips], odd, limits),
-        histogram("Level", "dB below full scale", *([c.sound.level_db for c in side] for side in (train, held))),
+        histogram("Duration", "seconds", train["duration_s"], held["duration_s"]),
+        histogram("Pace", "characters per second", chars_per_s(train), chars_per_s(held)),
+        text_against_duration(whole["duration_s"], whole["characters"].astype(float), odd, limits),
     ]
+    if found.measured.is_decoded:
+        charts.append(histogram("Level", "dB below full scale", train["level_db"], held["level_db"]))
     intro = (
         "Bars are shares of the training clips, lines of the evaluation clips (marks, where those are few): where they "
         "agree, so do the sides."
@@ -219,20 +219,23 @@ def _split_and_drops(found: Audit) -> Markup:
 
 def _groups(found: Audit) -> Markup:
     """The largest groups: one that dominates a side is what that side measures."""
-    seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
-    clips: Counter[tuple[str, str]] = Counter()
-    for clip in found.clips:
-        seconds[clip.clip.group or clip.clip.id, clip.side] += clip.sound.duration_s
-        clips[clip.clip.group or clip.clip.id, clip.side] += 1
+    largest = []
+    for side, clips in found.measured.sides.items():
+        group = clips.column("group")
+        coded = compute.if_else(compute.equal(group, ""), clips.column("id"), group).dictionary_encode()
+        codes = values_of(coded.indices)
+        seconds, counts = np.bincount(codes, found.measured.side(side)["duration_s"]), np.bincount(codes)
+        for code in np.argsort(-seconds, kind="stable")[:_SHOWN_GROUPS].tolist():
+            largest.append((float(seconds[code]), coded.dictionary[code].as_py(), side, int(counts[code])))
     rows = [
         element(
             "tr",
             element("td", group, class_="id", dir="auto"),
             element("td", side),
-            element("td", f"{clips[group, side]:,}", class_="number"),
+            element("td", f"{number:,}", class_="number"),
             element("td", duration(total), class_="number"),
         )
-        for (group, side), total in sorted(seconds.items(), key=lambda item: -item[1])[:_SHOWN_GROUPS]
+        for total, group, side, number in sorted(largest, key=lambda item: -item[0])[:_SHOWN_GROUPS]
     ]
     names = ("largest groups", "side", "clips", "audio")
     return element("div", table(names, rows, numbers=names[2:], class_="wide"))
@@ -262,7 +265,7 @@ def _listen(found: Audit, page_folder: Path) -> Markup | None:
     if not found.suspects:
         return None
     intro = "Odd is not wrong: listen, then drop the clip, correct its text, or leave it. The oddest come first."
-    cards = [_card(suspect, page_folder) for suspect in found.suspects]
+    cards = [_card(suspect, page_folder, is_decoded=found.measured.is_decoded) for suspect in found.suspects]
     return element(
         "section",
         element("h2", "Listen to these"),
@@ -271,21 +274,21 @@ def _listen(found: Audit, page_folder: Path) -> Markup | None:
     )
 
 
-def _card(suspect: Suspect, page_folder: Path) -> Markup:
-    clip, sound = suspect.measured.clip, suspect.measured.sound
-    source = _address(clip, page_folder)
-    pace = f"{suspect.measured.chars_per_s:.1f} characters a second"
-    speech = f"speech {percent(sound.speech_s / max(sound.duration_s, 1e-3), 0)}"
-    facts = f"{sound.duration_s:.2f}\u202fs, {pace}, {speech}, {sound.level_db:.0f}\u202fdB"
+def _card(suspect: Suspect, page_folder: Path, *, is_decoded: bool) -> Markup:
+    clip, row = suspect.clip, suspect.row
+    facts = [f"{row['duration_s']:.2f}\u202fs", f"{chars_per_s(row):.1f} characters a second"]
+    sound: list[Markup] = []
+    if is_decoded:
+        facts.append(f"speech {percent(float(row['speech_s'] / max(row['duration_s'], 1e-3)), 0)}")
+        facts.append(f"{row['level_db']:.0f}\u202fdB")
+        source = _address(clip, page_folder)
+        sound = [waveform(decode(clip.sound)), element("audio", controls="", preload="none", src=source)]
     return element(
         "article",
-        element(
-            "div", element("b", "; ".join(suspect.reasons)), element("span", suspect.measured.side), class_="reason"
-        ),
+        element("div", element("b", "; ".join(suspect.reasons)), element("span", suspect.side), class_="reason"),
         element("blockquote", clip.transcript, lang="he", dir="rtl"),
-        waveform(decode(clip.sound)),
-        element("audio", controls="", preload="none", src=source),
-        element("small", facts),
+        *sound,
+        element("small", ", ".join(facts)),
         element("small", clip.id, dir="auto"),
         class_="card",
     )

@@ -29,6 +29,8 @@ class Command:
     """Worker processes; by default one per usable core."""
     suspects: Count = 40
     """How many of the oddest clips to show."""
+    decode: bool = True
+    """With --no-decode only texts, names and the split are checked: of a set that takes days to hear."""
 
     def run(self) -> int:
         from hebrew_asr.audit.audit import audit
@@ -41,7 +43,7 @@ class Command:
         out = self.out or Path("." if is_url(self.folder) else self.folder)
         refuse_overwriting(out / "audit.html", ": data audit</title>")
         refuse_overwriting(out / "audit.json", '"problem_counts"')
-        found = audit(self.folder, processes=self.processes, suspects=self.suspects)
+        found = audit(self.folder, processes=self.processes, suspects=self.suspects, decodes=self.decode)
         page = write_audit(found, out)
         for kind, holds in PROBLEM_KINDS.items():
             problems = [problem for problem in found.problems if problem.kind == kind]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
@@ -21,6 +22,7 @@ from hebrew_asr.audit.page import write_audit
 from hebrew_asr.commands.audit import Command
 from hebrew_asr.data.manifest import Clip, write_manifest
 from hebrew_asr.errors import DataError
+from hebrew_asr.text.normalize import normalize
 from hebrew_asr.text.prompt import build_target
 from tests.support import corpora
 
@@ -173,7 +175,7 @@ def test_what_is_odd_about_the_sound_is_heard(tmp_path):
     found = audited(tmp_path, train, held)
     assert [(problem.kind, problem.clip_id) for problem in found.problems] == [("audio", "set/3")]
     assert "where 1 is full scale" in found.problems[0].detail
-    reasons = {suspect.measured.clip.id: " ".join(suspect.reasons) for suspect in found.suspects}
+    reasons = {suspect.clip.id: " ".join(suspect.reasons) for suspect in found.suspects}
     assert set(reasons) == {"set/0", "set/1", "set/2"}
     assert "channels cancel" in reasons["set/0"] and "over full scale" in reasons["set/1"]
     assert "sound may end before its text" in reasons["set/2"]
@@ -189,7 +191,7 @@ def test_odd_clips_are_listed_by_turns(tmp_path):
     train[4] = replaced(train[4], text=build_target(f"{corpora.sentence(4)} " * 6))
     train[5] = replaced(train[5], text=build_target("international conference בכנס"))
     found = audited(tmp_path, train, held)
-    kinds = {suspect.measured.clip.id: suspect.reasons[0].partition(":")[0] for suspect in found.suspects}
+    kinds = {suspect.clip.id: suspect.reasons[0].partition(":")[0] for suspect in found.suspects}
     assert kinds == {
         "set/0": "very quiet",
         "set/1": "mostly silence",
@@ -224,6 +226,36 @@ def test_exit_code_and_output(tmp_path, capsys):
     assert not written["clean"] and written["problem_counts"]["audio"] == 1
     with pytest.raises(DataError, match="manifest not found"):
         audit(tmp_path / "nowhere")
+
+
+def test_what_manifests_say_is_checked_without_any_sound(tmp_path, capsys):
+    """More clips than one task takes, so a worker measures them and numbers go on from task to task."""
+    sides = [
+        [Clip(f"gone/{i}.flac", build_target(corpora.sentence(i)), f"set/{i}", 2.0, f"g{i}") for i in numbers]
+        for numbers in (range(420), range(420, 500))
+    ]
+    sides[0][250] = replaced(sides[0][250], text=build_target("שָׁלוֹם"))
+    sides[0][410] = replaced(sides[0][410], text=build_target("כן " * 9 + "כן"))
+    sides[1][20] = replaced(sides[1][20], group="g300", text=sides[0][399].text)
+    for name, side in zip(("train", "eval"), sides, strict=True):
+        write_manifest(tmp_path / f"{name}.jsonl", side)
+    assert Command(str(tmp_path), processes=1, decode=False).run() == 1
+    shown = capsys.readouterr().out
+    assert "?        no clip was decoded, so whether every file decodes is not known" in shown
+    told = json.loads((tmp_path / "audit.json").read_text())
+    assert [(problem["kind"], problem["id"]) for problem in told["problems"]] == [
+        ("text", "set/250"),
+        ("leak", "g300"),
+        ("leak", normalize(corpora.sentence(399), "strict")),
+    ]
+    assert [suspect["id"] for suspect in told["suspects"]] == ["set/410"]
+    assert told["keys_in_train_and_eval"] == {"group": 1, "recording": 0, "sentence": 1}
+    assert (told["sides"]["eval"]["clips"], told["sides"]["eval"]["hours"]) == (80, round(160 / 3600, 4))
+    assert told["formats"] == {} and told["sides"]["train"]["level_db"] == {}
+    counts = Counter("".join(clip.transcript for side in sides for clip in side))
+    assert {entry["character"]: entry["count"] for entry in told["charset"]} == dict(counts)
+    page = (tmp_path / "audit.html").read_text()
+    assert page.count("<figure") == 3 and "<audio" not in page and "set/410" in page
 
 
 def test_page_is_whole_and_safe(tmp_path):
