@@ -129,7 +129,7 @@ def test_commands_take_a_url_and_name_what_is_wrong_with_it(task, own_cache, tmp
         assert main(["audit", address, "--out", str(tmp_path), "--processes", "1"]) in (0, 1)
         assert f"{len(read_manifest(task / 'set' / 'train.jsonl'))} clips" in (tmp_path / "audit.html").read_text()
         assert not json.loads((tmp_path / "audit.json").read_text())["problem_counts"]["audio"]
-        (tmp_path / "files").mkdir()
+        assert main(["plan", "--ds", "a100x8", "--data", address]) == 0
         for command in (["audit", f"{address}/none"], ["audit", address.replace("//", "//user:secret@")]):
             assert main(command) == 2
             told = capsys.readouterr().err

@@ -16,7 +16,7 @@ from hebrew_asr.cli import main
 from hebrew_asr.commands.plan import as_json
 from hebrew_asr.config.profiles import Profile, derive_batching, load_profile
 from hebrew_asr.config.recipe import RECIPES_DIR, load_recipe
-from hebrew_asr.data.manifest import Clip, write_manifest
+from hebrew_asr.data.manifest import Clip, index_manifest, write_manifest
 from hebrew_asr.data.shapes import Shape
 from hebrew_asr.demo.tiny import save_tiny
 from hebrew_asr.errors import CheckpointError, UsageError
@@ -220,6 +220,9 @@ def test_the_data_folder_decides_where_there_is_one(tiny, tmp_path, capsys):
     assert values["lengths_from_data"] and (values["clips"], values["steps_per_epoch"]) == (40, 3)
     assert values["shapes"][-1]["audio_tokens"] > 16 * 29 * 12
     assert values["phases"][1]["peak"] > values["phases"][0]["peak"] > 0
+    index_manifest(tmp_path / "data" / "train.jsonl")
+    (tmp_path / "data" / "train.jsonl").unlink()
+    assert main([*command, "--json"]) == 0 and json.loads(capsys.readouterr().out) == values
     for line in ("fits:", "16 clips per step = 1 rank", "40 clips (lengths of", "switch to phase A after step 6"):
         assert line in told
     assert values["time"]["steps_s"] == 5 * 3 * 16 / 2 and values["eval_clips"] == 0
