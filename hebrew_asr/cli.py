@@ -7,7 +7,8 @@ import os
 import re
 import sys
 
-from hebrew_asr.errors import exit_code_of, nearest
+from hebrew_asr.errors import EnvironmentProblem, exit_code_of, nearest
+from hebrew_asr.files import disk_fault
 from hebrew_asr.streams import speak_utf8
 
 COMMANDS = {
@@ -87,11 +88,17 @@ def _typeset(argv: list[str]) -> str | None:
 
 def _run(name: str, rest: list[str]) -> int:
     from hebrew_asr.config.misplaced import refuse_recipe_keys
-    from hebrew_asr.config.values import parse_options
+    from hebrew_asr.config.options import parse_options
 
     command = importlib.import_module(f"hebrew_asr.commands.{name.replace('-', '_')}").Command
     refuse_recipe_keys(command, rest)
-    return parse_options(command, f"hebrew-asr {name}", rest).run() or 0
+    options = parse_options(command, f"hebrew-asr {name}", rest)
+    try:
+        return options.run() or 0
+    except OSError as error:
+        if (refused := disk_fault(error)) is None:
+            raise
+        raise EnvironmentProblem(refused) from error
 
 
 def _versions() -> str:

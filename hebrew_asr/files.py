@@ -37,6 +37,10 @@ def atomic(path: str | Path) -> Generator[BinaryIO, None, None]:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # as of a full disk
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
@@ -66,12 +70,26 @@ def as_os_error(error: Exception) -> OSError:
         return OSError(error.errno, f"{error.strerror}{where}")
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     number = re.search(r"\(os error (\d+)\)", text)
-    return OSError(int(number[1]) if number else errno.EIO, text)
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(errno.EIO, text)
+
+
+def disk_fault(error: OSError) -> str | None:
+    """What to say of an error by which a disk or its owner refused; None for any other."""
+    said = as_os_error(error).strerror
+    if is_full(error):
+        return f"{said}; make room there, or give another place"
+    refused = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.EFBIG)
+    return f"{said}; give another place, or what this user may use" if error.errno in refused else None
 
 
 def is_full(error: OSError) -> bool:
     """Whether there was no room, on the disk or in a quota."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_taken(path: Path) -> bool:
+    """Whether a new folder would lie on something: ``path`` is no empty folder, and exists."""
+    return os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir()))
 
 
 def nearest_existing(path: Path) -> Path:

@@ -1,11 +1,17 @@
-"""Standard output and error: UTF-8 whatever the locale, and writes that never fail whatever becomes of the terminal."""
+"""Standard output and error: UTF-8 whatever the locale, and writes that never fail whatever becomes of the terminal.
+
+Tables that fit it.
+"""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 class _Lasting(io.FileIO):
@@ -47,3 +53,21 @@ def _lasting(stream: TextIO) -> TextIO:
     stream.flush()
     raw = io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False))
     return io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=True)
+
+
+def print_table(table: Table) -> None:
+    """Print a table, or a line a cell where the terminal is too narrow for its words."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    console = Console()
+    if Measurement.get(console, console.options.update(width=10_000), table).minimum <= console.width:
+        console.print(table)
+        return
+    if table.title:
+        print(f"{table.title}\n")
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        for column, cell in zip(table.columns, row, strict=True):
+            if cell:
+                print(f"{column.header}: {str(cell).strip()}" if column.header else cell)
+        print()

@@ -15,7 +15,7 @@ if __name__ == "__main__":  # run as a file: its folder must not shadow other pa
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from hebrew_asr.config.misplaced import refuse_recipe_keys
-from hebrew_asr.config.values import parse_options
+from hebrew_asr.config.options import parse_options
 from hebrew_asr.errors import HebrewASRError, Preempted, Unsaved, exit_code_of, exit_process
 from hebrew_asr.launching.job import Job
 from hebrew_asr.launching.stopping import StopRequest, nothing_to_save

@@ -44,7 +44,6 @@ class Command:
         refuse_overwriting(out / "audit.html", ": data audit</title>")
         refuse_overwriting(out / "audit.json", '"problem_counts"')
         found = audit(self.folder, processes=self.processes, suspects=self.suspects, decodes=self.decode)
-        page = write_audit(found, out)
         for kind, holds in PROBLEM_KINDS.items():
             problems = [problem for problem in found.problems if problem.kind == kind]
             if not problems:
@@ -53,5 +52,6 @@ class Command:
             print(f"PROBLEM  {kind}: {len(problems):,}")
             for problem in problems[:3]:
                 print(f"         {problem.clip_id}: {problem.detail}")
+        page = write_audit(found, out)
         print(f"{count(len(found.suspects), 'odd clip')} to listen to: {page}")
         return 0 if found.clean else 1

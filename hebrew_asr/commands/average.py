@@ -47,9 +47,10 @@ class Command:
     def run(self) -> int:
         from hebrew_asr.checkpoints.models import candidates, kept_checkpoints, model_of, of_last_phase
         from hebrew_asr.errors import UsageError
+        from hebrew_asr.files import is_taken
         from hebrew_asr.inference.export import save_native
 
-        if self.out.is_file() or (self.out.is_dir() and any(self.out.iterdir())):
+        if is_taken(self.out):
             raise UsageError(f"{self.out} is there already and not empty; give --out another name")
         kept = kept_checkpoints(self.run_dir)
         averaged = self._asked(kept) if self.steps else of_last_phase(kept)

@@ -131,8 +131,9 @@ def _ratios(figures: dict[str, Any]) -> dict[str, float]:
 
 
 def _print_phases(figures: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from hebrew_asr.streams import print_table
 
     table = Table(
         title=f"{figures['num_ranks']} × {figures['device']}, profile {figures['profile']}", title_justify="left"
@@ -158,7 +159,7 @@ def _print_phases(figures: dict[str, Any]) -> None:
         table.add_column(phase["phase"], justify="right")
     for title, (key, form) in rows.items():
         table.add_row(title, *(format(phase[key], form) for phase in figures["phases"]))
-    Console().print(table)
+    print_table(table)
     stops = figures["interruptions"]
     print(
         f"evaluating {stops['evaluated_clips']} clips stops training for {stops['evaluation_s']:.1f} s "

@@ -153,11 +153,11 @@ def _train(folder: Path, data: Path, recipe: str) -> int:
 
 def _table(folder: Path, *, on_training: bool) -> None:
     """The run in one table: every epoch's end, and the switch between them."""
-    from rich.console import Console
     from rich.table import Table
 
     from hebrew_asr.report.gather import read_run
     from hebrew_asr.report.records import PhaseRecord
+    from hebrew_asr.streams import print_table
 
     run = read_run(folder)
     title = "WER on the recordings it trained on" if on_training else "WER on unseen sentences by unseen voices"
@@ -178,7 +178,8 @@ def _table(folder: Path, *, on_training: bool) -> None:
         before = [step for step in run.steps if step.step <= record.step][-1:]
         cells = [(f"{step.epoch}", step.phase, f"{step.loss:.3f}") for step in before] or [("0", "before training", "")]
         table.add_row(str(record.step), *cells[0], f"{record.wer:.1%}", f"{record.cer:.1%}")
-    Console().print("\n", table)
+    print("\n")
+    print_table(table)
 
 
 def _hear_some(folder: Path) -> None:

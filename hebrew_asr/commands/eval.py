@@ -53,6 +53,7 @@ class Command:
     """Print the figures as one JSON object."""
 
     def run(self) -> int:
+        from hebrew_asr.commands.ours import make_folder
         from hebrew_asr.errors import DataError, UsageError
         from hebrew_asr.inference.evaluating import LONG, UNREADABLE, heard
         from hebrew_asr.inference.load import load_transcriber
@@ -62,6 +63,8 @@ class Command:
         if bool(self.data) == bool(self.set):
             raise UsageError("give --data, a manifest, or --set, one or more sets of the leaderboard")
         utterances, total_s = self._utterances()
+        if self.out is not None:
+            make_folder(self.out)
         transcribe = load_transcriber(self.model, self.language)
         sounds: dict[str, str] = {}
         with sound_progress(total_s) as progress:

@@ -41,9 +41,11 @@ class Command:
 
     def run(self) -> int:
         from hebrew_asr.errors import UsageError
-        from hebrew_asr.inference.published import check_export
+        from hebrew_asr.files import is_taken
 
         if self.check:
+            from hebrew_asr.inference.published import check_export
+
             check_export(Path(self.model))
             print(f"{self.model}: every file is as it was written, and both folders load to the same model")
             if self.push:
@@ -51,6 +53,8 @@ class Command:
             return 0
         if self.out is None:
             raise UsageError("give --out, the folder to make; or --check, to check an export that lies there")
+        if is_taken(self.out):  # told before the model is loaded
+            raise UsageError(f"{self.out} is there already and not empty; give --out another name, or remove it first")
         self._export(self.out)
         if self.push:
             self._push(self.out)

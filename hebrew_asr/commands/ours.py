@@ -51,6 +51,20 @@ def refuse_overwriting(path: Path, mark: str) -> None:
     raise UsageError(f"{path} exists and was not made by this command: it stays as it is; choose another name")
 
 
+def make_folder(out: Path) -> None:
+    """Make a command's --out, and find before its hours of work that it can be written.
+
+    Raises:
+        EnvironmentProblem: it cannot.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot make the folder --out {out}: {error.strerror}") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise EnvironmentProblem(f"cannot write to --out {out}: it is read-only, or another user's")
+
+
 def claim_demo_folder(folder: Path, made_from: dict[str, Any], *, fresh: bool) -> None:
     """Make ``folder`` the place of a demo run, or find that it is the place of this one.
 

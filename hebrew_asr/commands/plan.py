@@ -102,8 +102,9 @@ def as_json(plan: RunPlan, clock: Clock | None, price_per_hour: float | None) ->
 
 
 def _print_memory(plan: RunPlan) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from hebrew_asr.streams import print_table
 
     profile = plan.profile
     sharding = f"ZeRO-{profile.zero_stage}, {profile.precision}"
@@ -114,7 +115,7 @@ def _print_memory(plan: RunPlan) -> None:
         table.add_column(phase.phase, justify="right")
     for name, values in _rows(plan.phases).items():
         table.add_row(name, *values)
-    Console().print(table)
+    print_table(table)
     verdict = "fits" if plan.fits else "DOES NOT FIT"
     room = plan.memory_gib - plan.needed_gib
     print(

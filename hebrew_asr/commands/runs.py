@@ -71,10 +71,10 @@ def _row(folder: Path) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from hebrew_asr.pages.words import duration
+    from hebrew_asr.streams import print_table
 
     table = Table()
     for name in ("run", "step", "WER", "measured on", "time", "cost", "devices"):
@@ -90,6 +90,6 @@ def _print(rows: list[dict[str, Any]]) -> None:
         hardware = ", ".join(f"{devices.count(name)} × {name}" for name in dict.fromkeys(devices))
         took = "" if row["seconds"] is None else duration(row["seconds"])
         table.add_row(row["run"], done, wer, row["wer_of"] or "", took, cost, hardware)
-    Console().print(table)
+    print_table(table)
     if any(row.get("is_finished") is False for row in rows):
         print("time of a run that is not finished is that of its steps alone")

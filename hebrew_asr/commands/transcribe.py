@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from dataclasses import dataclass
@@ -87,6 +86,7 @@ class Command:
     """Print one JSON object a file on stdout, a line each: file, text, language, duration_s, segments."""
 
     def run(self) -> int:
+        from hebrew_asr.commands.ours import make_folder
         from hebrew_asr.errors import DataError, UsageError
         from hebrew_asr.inference.inputs import find_inputs
         from hebrew_asr.text.languages import language_name
@@ -105,7 +105,8 @@ class Command:
         paths = self._paths(inputs)
         if self.skip_existing:
             inputs = [one for one in inputs if not all(path.exists() for path in paths[one.name])]
-        self._check_out(inputs)
+        if self.out is not None and inputs:
+            make_folder(Path(self.out))
         return DataError.exit_code if self._transcribe(inputs, paths, errors, several) else 0
 
     @property
@@ -129,19 +130,6 @@ class Command:
                 f"replaces them"
             )
         return paths
-
-    def _check_out(self, inputs: list[Input]) -> None:
-        """Before hours of decoding, that their text can be written; the folder is made."""
-        from hebrew_asr.errors import EnvironmentProblem
-
-        if self.out is None or not inputs:
-            return
-        try:
-            Path(self.out).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise EnvironmentProblem(f"cannot make the folder --out {self.out}: {error.strerror}") from error
-        if not os.access(self.out, os.W_OK | os.X_OK):
-            raise EnvironmentProblem(f"cannot write to --out {self.out}: it is read-only, or another user's")
 
     def _transcribe(self, inputs: list[Input], paths: dict[str, tuple[Path, ...]], errors: list, several: bool) -> int:
         """How many names and recordings failed."""
@@ -177,7 +165,6 @@ class Command:
         """Print or write one outcome; returns whether it is a failure."""
         import json
 
-        from hebrew_asr.errors import EnvironmentProblem
         from hebrew_asr.files import write_atomically
         from hebrew_asr.inference.formats import as_values, formatted
 
@@ -185,10 +172,7 @@ class Command:
             progress.tell(f"error: {_on_a_line(str(outcome))}")
             return True
         for form, path in zip(self._forms, paths, strict=False):  # no paths where nothing is written
-            try:
-                write_atomically(path, formatted(outcome, form, name))
-            except OSError as error:
-                raise EnvironmentProblem(f"cannot write {path}: {error.strerror}") from error
+            write_atomically(path, formatted(outcome, form, name))
         if paths:
             return False
         if self.json or (self.format == "json" and several):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hebrew_asr.config.values import OTHER_NAMES, dotted_keys, option_names
+from hebrew_asr.config.options import option_names
+from hebrew_asr.config.values import OTHER_NAMES, dotted_keys
 from hebrew_asr.errors import UsageError
 
 _HARDWARE = {

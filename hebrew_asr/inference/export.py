@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import GenerationConfig, Qwen3ASRFeatureExtractor, Qwen3ASRProcessor
 
-from hebrew_asr.files import sync_folder
+from hebrew_asr.files import as_os_error, sync_folder
 from hebrew_asr.model.layouts import TokenIds
 from hebrew_asr.text.prompt import CHAT_TEMPLATE
 
@@ -25,7 +26,7 @@ def save_native(folder: Path, asr: Any, tokenizer: Any) -> None:
     What else somebody has put into an earlier ``folder`` stays in it.
 
     Raises:
-        OSError or safetensors.SafetensorError: the disk; a folder that was there before is as it was.
+        OSError: the disk; a folder that was there before is as it was.
     """
     with whole_folder(folder) as temporary:
         write_native(temporary, asr, tokenizer)
@@ -81,8 +82,11 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         if folder.exists():
             folder.rename(before)
         temporary.rename(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, SafetensorError):  # its words lack the name
+            found = as_os_error(error)
+            raise OSError(found.errno, found.strerror, str(folder)) from error
         raise
     sync_folder(folder.parent)
     shutil.rmtree(before, ignore_errors=True)

@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForMultimodalLM, AutoProcessor, GenerationConfig
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
 from hebrew_asr.config.recipe import Model
 from hebrew_asr.errors import CheckpointError, EnvironmentProblem, UsageError
-from hebrew_asr.files import as_os_error, sha256_of
+from hebrew_asr.files import is_taken, sha256_of
 from hebrew_asr.inference.export import whole_folder, write_native
 from hebrew_asr.inference.thinker import write_thinker
 from hebrew_asr.model.folder import open_weights, read_config, read_generation_config
@@ -44,7 +43,7 @@ def export(folder: Path, asr: Any, tokenizer: Any, cards: dict[str, str], base: 
         CheckpointError: the model cannot be written so that others load the same, or was not.
         EnvironmentProblem: the disk.
     """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    if is_taken(folder):
         raise UsageError(f"{folder} is there already and not empty; give --out another name, or remove it first")
     if asr.config.tie_word_embeddings and not has_tied_head(asr):
         raise CheckpointError("the model has a head of its own, and its config says that it is the input embedding")
@@ -60,9 +59,9 @@ def export(folder: Path, asr: Any, tokenizer: Any, cards: dict[str, str], base: 
                 (temporary / name / CARD).write_text(cards[name], encoding="utf-8")
             _check_layouts(temporary, asr, tokenizer)
             _check_greedy(temporary / HF, asr)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise EnvironmentProblem(
-            f"the export could not be written to {folder} ({as_os_error(error).strerror}); nothing is left of it"
+            f"the export could not be written to {folder} ({error.strerror}); nothing is left of it"
         ) from error
 
 

@@ -16,8 +16,8 @@ from typing import NoReturn
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from hebrew_asr.config.options import parse_options
 from hebrew_asr.config.recipe import Recipe
-from hebrew_asr.config.values import parse_options
 from hebrew_asr.data.loader import StepBatch
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.engine import StepResult

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from hebrew_asr.checkpoints.store import CheckpointStore, Outcome
 from hebrew_asr.files import as_os_error, is_full, write_json
 from hebrew_asr.inference.export import save_native
@@ -137,7 +135,7 @@ def _in_place_of_checkpoints(run: Run, size: int, write: Callable[[], None]) -> 
             run.checkpoints.make_room(size)
             write()
             return None
-        except (OSError, SafetensorError) as failure:
+        except OSError as failure:
             error = as_os_error(failure)
             if not (is_full(error) and run.checkpoints.drop_oldest()):
                 return error.strerror

@@ -157,7 +157,7 @@ def main() -> None:
 
 def _start_once() -> None:
     """Go as far as a rank goes by itself: what its libraries make and keep at their first call takes half a second."""
-    from hebrew_asr.config.values import parse_options
+    from hebrew_asr.config.options import parse_options
     from hebrew_asr.training.arguments import TrainArguments
     from hebrew_asr.training.check import check
     from hebrew_asr.training.setup import load_model, load_tokenizer

@@ -13,9 +13,10 @@ from hebrew_asr.cli import COMMANDS, main
 from hebrew_asr.commands.bench import Command as Benching
 from hebrew_asr.commands.export import Command as Exporting
 from hebrew_asr.config.misplaced import refuse_recipe_keys
-from hebrew_asr.config.values import parse_options
-from hebrew_asr.errors import DataError, exit_code_of
+from hebrew_asr.config.options import parse_options
+from hebrew_asr.errors import DataError, UsageError, exit_code_of
 from hebrew_asr.training.arguments import TrainArguments, as_argv
+from tests.support.disks import fill, small_disk
 
 COMMANDS_DIR = Path(__file__).parents[2] / "hebrew_asr" / "commands"
 
@@ -150,11 +151,44 @@ def test_a_bare_resume_means_auto(given, meant):
 
 
 @pytest.mark.parametrize("given", [["maybe"], ["auto", "never"]])
-def test_a_resume_of_another_kind_is_refused(given, capsys):
-    with pytest.raises(SystemExit) as left:
+def test_a_resume_of_another_kind_is_refused(given):
+    with pytest.raises(UsageError, match="auto, never, or nothing"):
         parse_options(TrainArguments, "train.py", ["--ds", "x.json", "--resume", *given])
-    assert left.value.code == 2
-    assert "auto, never, or nothing" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("columns", ["80", "20"])
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("plan --ds cpu --price-per-hour 12,5", "--price-per-hour must be a number, such as 12.5, not '12,5'"),
+        ("plan --ds cpu --price-per-hour=free", "--price-per-hour must be a number, such as 12.5, not 'free'"),
+        ("serve --model x --port http", "--port must be a whole number, not 'http'"),
+        (
+            "average x --out y --steps 10 1,5",
+            "Error parsing --steps: Could not find valid parse for arguments: ['10', '1,",
+        ),
+        ("transcribe x.mp3", "Missing from hebrew-asr transcribe: -m STR, --model STR (see hebrew-asr transcribe"),
+        ("transcribe x --model", "Missing value for argument '-m/--model'. Expected 1 value (see"),
+        ("eval --mode hard", "invalid choice 'hard' for argument '--mode'. Expected one of ('strict', "),
+        ("runs a b", "Unrecognized options: b (see hebrew-asr runs --help)"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_in_a_line(typed, told, columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(typed.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {told}") and error.count("\n") == 1
+
+
+def test_a_disk_that_refuses_is_the_machines_fault(tmp_path, capsys):
+    (tmp_path / "said.txt").write_text("שלום עולם\n")
+    typed = ["score", str(tmp_path / "said.txt"), str(tmp_path / "said.txt"), "--out"]
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        fill(disk)
+        assert main([*typed, str(disk / "heard")]) == 4
+        told = capsys.readouterr().err
+        where = f"{disk}/heard/hypotheses.jsonl"
+        assert told == f"error: No space left on device: {where}; make room there, or give another place\n"
 
 
 def test_options_survive_the_launcher():

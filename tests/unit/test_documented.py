@@ -12,8 +12,8 @@ import pytest
 
 from hebrew_asr.cli import COMMANDS, main
 from hebrew_asr.config.misplaced import refuse_recipe_keys
+from hebrew_asr.config.options import option_names, parse_options
 from hebrew_asr.config.profiles import load_profile
-from hebrew_asr.config.values import option_names, parse_options
 from hebrew_asr.training.arguments import TrainArguments
 from tests.support.documented import PAGES, ROOT, blocks, spans, words_of
 

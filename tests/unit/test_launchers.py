@@ -16,8 +16,8 @@ import yaml
 
 from hebrew_asr.commands.doctor import Command as Doctor
 from hebrew_asr.commands.train import Command as Train
+from hebrew_asr.config.options import parse_options
 from hebrew_asr.config.profiles import load_profile
-from hebrew_asr.config.values import parse_options
 from hebrew_asr.training.arguments import TrainArguments
 
 ROOT = Path(__file__).parents[2]

@@ -371,6 +371,9 @@ def test_runs_of_a_folder_are_listed_the_broken_one_too(tmp_path, capsys, monkey
     assert "is not JSON" in rows["broken-run"]["problem"]
     assert main(["runs", str(tmp_path)]) == 0
     assert "20.0%" in capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "20")
+    assert main(["runs", str(tmp_path)]) == 0
+    assert f"run: {tmp_path}/one-run\nstep: 8\nWER: 20.0%\n" in capsys.readouterr().out
     monkeypatch.chdir(tmp_path)
     assert main(["runs"]) == 3
     assert "no run in runs" in (told := capsys.readouterr().err) and "two-run lies here: hebrew-asr runs ." in told

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import pytest
 
 from hebrew_asr.cli import COMMANDS, main
+from hebrew_asr.config.options import check_options
 from hebrew_asr.config.profiles import DeepSpeedKeys, Hardware
 from hebrew_asr.config.recipe import Recipe, load_recipe
-from hebrew_asr.config.values import check_options, entries, parse
+from hebrew_asr.config.values import entries, parse
 from hebrew_asr.errors import UsageError
 
 WRONG = [float("nan"), float("inf"), -float("inf"), -(10**9), -1e9, 10**30, 1e30]

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Interval, MinLen
 
-from hebrew_asr.config.values import NonNegativeFloat, PositiveFloat, PositiveInt, option_problems
+from hebrew_asr.config.options import option_problems
+from hebrew_asr.config.values import NonNegativeFloat, PositiveFloat, PositiveInt
 from hebrew_asr.errors import UsageError
 
 RECIPE_SOURCES = ("ivrit-ai/crowd-transcribe-v5", "ivrit-ai/crowd-recital-whisper-training")

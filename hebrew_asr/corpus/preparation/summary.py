@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from hebrew_asr.corpus.preparation.disk import DiskNeed, gib
 from hebrew_asr.sources import Source
+from hebrew_asr.streams import print_table
 
 _SIDES = {"train": "train on", "eval": "evaluate on"}
 
@@ -29,7 +29,6 @@ def print_plan(sources: list[Source], need: DiskNeed, folder: Path) -> None:
 
 def print_result(manifest: dict[str, Any], folder: Path) -> None:
     """The drop table, the split with its leak report, and what to do next."""
-    console = Console()
     table = Table("", "clips", "hours")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -42,7 +41,7 @@ def print_result(manifest: dict[str, Any], folder: Path) -> None:
     table.add_section()
     for reason, tally in manifest["dropped"].items():
         table.add_row(f"dropped: {reason}", f"{tally['clips']:,}", f"{tally['hours']:,.2f}" if tally["hours"] else "-")
-    console.print(table)
+    print_table(table)
     print(_split_line(manifest["split"]))
     for line in _group_lines(manifest):
         print(line)

@@ -1,0 +1,121 @@
+"""Command lines: a command's dataclass of options, checked; each mistake is one line.
+
+Types, bounds and other names stand beside each field, as tyro's and pydantic's annotations.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+from hebrew_asr.config.values import complaint, entries
+from hebrew_asr.errors import UsageError, nearest
+
+Kind = TypeVar("Kind")
+_NUMBERS = {"INT": "a whole number", "FLOAT": "a number, such as 12.5"}
+
+
+def parse_options(options: type[Kind], program: str, argv: list[str]) -> Kind:
+    """A command's dataclass of options from its command line, within the bounds beside its fields.
+
+    Raises:
+        UsageError: some option does not exist or is out of bounds, or one of several values is given twice.
+    """
+    import tyro
+
+    _refuse_unknown(options, program, argv)
+    for option in _options_of_several_values(options):
+        if argv.count(option) > 1:
+            raise UsageError(f"{option} is given twice, and only the last would count: name all after one {option}")
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            parsed = tyro.cli(options, prog=program, args=argv)
+    except SystemExit as end:
+        if not end.code:  # --help
+            raise
+        raise UsageError(_without_box(told.getvalue(), program)) from None
+    check_options(parsed)
+    return parsed
+
+
+def _without_box(box: str, program: str) -> str:
+    """What tyro says in a box of ten lines, in one; the box is of blanks where stdout is not UTF-8."""
+    plain = re.sub("\x1b\\[[0-9;]*m", "", box)
+    rows = [row[2:-1].rstrip() for row in plain.splitlines()[1:]]  # below its title
+    text = " ".join(row.strip() for row in rows if not row.startswith(" " * 8))  # so far in stands an option's help
+    parts = [part.strip() for part in re.split("[─-]{5,}", text) if part.strip()]
+    parsing = re.match(r"Error parsing (?:\S*/)?(\S+): .*?('.*?')", parts[0])
+    kind = re.search(r" (?:\{None\}\|)?(INT|FLOAT)\b", text)
+    if parsing and kind:
+        return f"{parsing[1]} must be {_NUMBERS[kind[1]]}, not {parsing[2]}"
+    said = "; ".join(part for part in parts if not part.startswith(("For full helptext", "Argument helptext")))
+    return f"{said.removesuffix('.').replace('1 values', '1 value')} (see {program} --help)"
+
+
+def _refuse_unknown(options: type, program: str, argv: list[str]) -> None:
+    """tyro names the nearest option only where no other is missing, and in a box of ten lines.
+
+    A command's ``ELSEWHERE`` says what stands for options of other tools, by their names with underscores.
+    """
+    known = {"help", *option_names(options)}
+    known |= {f"no-{entry.name.replace('_', '-')}" for entry in entries(options) if entry.hint is bool}
+    for word in argv[: argv.index("--") if "--" in argv else None]:
+        name = word[2:].partition("=")[0].replace("_", "-")
+        if word.startswith("--") and name not in known:
+            elsewhere = getattr(options, "ELSEWHERE", {}).get(name.replace("-", "_"))
+            if elsewhere:
+                raise UsageError(f"{program} has no option --{name}: {elsewhere}")
+            close = nearest(name, known)
+            hint = f"did you mean --{close}?" if close else f"see {program} --help"
+            raise UsageError(f"{program} has no option --{name} ({hint})")
+
+
+def option_names(options: type) -> Iterator[str]:
+    """How the fields of a command's dataclass are spelled after ``--``, with their other names."""
+    for entry in entries(options):
+        own = next((name for mark in entry.marks if (name := getattr(mark, "name", None))), None)
+        yield own or entry.name.replace("_", "-")
+        for mark in entry.marks:
+            yield from (name[2:] for name in getattr(mark, "aliases", None) or () if name.startswith("--"))
+
+
+def _options_of_several_values(options: type) -> Iterator[str]:
+    """Those that take all their values at once, as ``--source a b``."""
+    import tyro
+
+    for name, hint in get_type_hints(options, include_extras=True).items():
+        kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        is_several = any(get_origin(one) in (list, tuple) for one in (kind, *get_args(kind)))
+        if is_several and tyro.conf.UseAppendAction not in marks:
+            yield f"--{name.replace('_', '-')}"
+
+
+def check_options(options: Any) -> None:
+    """Check the fields of a command's dataclass against the bounds beside them.
+
+    Raises:
+        UsageError: naming every option that is out of bounds.
+    """
+    problems = option_problems(options)
+    if problems:
+        raise UsageError("; ".join(problems))
+
+
+def option_problems(options: Any) -> list[str]:
+    """What ``check_options`` would raise, an option an entry."""
+    from pydantic import TypeAdapter, ValidationError
+
+    problems = []
+    for name, hint in get_type_hints(type(options), include_extras=True).items():
+        if name not in {field.name for field in fields(options)}:
+            continue
+        try:
+            TypeAdapter(hint, config={"allow_inf_nan": False}).validate_python(getattr(options, name))
+        except ValidationError as error:
+            problems += [f"--{name.replace('_', '-')} {complaint(item)}" for item in error.errors()]
+    return problems
