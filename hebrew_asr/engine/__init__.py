@@ -3,14 +3,18 @@
 Imports config, launching, data and model.
 """
 
+import contextlib
 import logging
 import os
 from pathlib import Path
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hebrew_asr" / "inductor"
-# What is compiled goes there, not into /tmp, which rented machines lose or share. torch._dynamo settles it when it is
-# imported, so this comes before everything that does so.
-os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_CACHE))
+# What is compiled goes there, and into /tmp, which rented machines lose or share, only where it cannot be written.
+# torch._dynamo settles it when it is imported, so this comes before everything that does so.
+with contextlib.suppress(OSError):
+    _CACHE.mkdir(parents=True, exist_ok=True)
+    if os.access(_CACHE, os.W_OK | os.X_OK):
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_CACHE))
 
 import torch  # noqa: E402
 

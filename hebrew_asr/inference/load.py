@@ -18,7 +18,7 @@ def load_transcriber(model: str, language: str, *, device: str = "auto", dtype: 
     """Load a model for inference.
 
     Args:
-        model: folder or hub id, either layout; of the folder of a run, its ``final/``.
+        model: folder or hub id, either layout; of the folder of a run, its ``final/``; of an export, its ``hf/``.
         language: name or code of the language that is spoken, or ``auto`` to let the model name it.
         device: such as ``cpu``, ``cuda`` or ``cuda:1``; ``auto`` is a GPU where there is one.
         dtype: one of ``DTYPES``; ``auto`` is bf16 on a GPU, fp32 on a CPU.
@@ -59,7 +59,7 @@ def _device(asked: str) -> Any:
 
 
 def model_folder(model: str) -> str:
-    """``model`` itself, or the ``final/`` of the run that it is the folder of.
+    """``model`` itself, the ``final/`` of the run that it is the folder of, or the ``hf/`` of the export.
 
     Raises:
         CheckpointError: it is a run that has no ``final/`` yet.
@@ -67,8 +67,10 @@ def model_folder(model: str) -> str:
     folder = Path(model)
     if not folder.is_dir() or (folder / "config.json").exists():
         return model
-    if (folder / "final").is_dir():
-        return str(folder / "final")
+    from hebrew_asr.inference.published import HF
+
+    if (inside := next((folder / name for name in ("final", HF) if (folder / name).is_dir()), None)) is not None:
+        return str(inside)
     if (folder / "recipe.json").exists():
         raise CheckpointError(
             f"{model} is a run without a final/ in it: training has not ended; wait, resume it, or export one of "

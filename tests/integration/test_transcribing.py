@@ -321,7 +321,9 @@ def test_output_names_never_collide():
     assert all(path.is_relative_to("out") and ".." not in path.parts for path in paths)
 
 
-def test_run_folder_stands_for_its_final(tmp_path):
+def test_run_folder_stands_for_its_final_and_that_of_an_export_for_its_hf(tmp_path):
+    (tmp_path / "export" / "hf").mkdir(parents=True)
+    assert model_folder(str(tmp_path / "export")) == str(tmp_path / "export" / "hf")
     (tmp_path / "recipe.json").write_text('{"data": {"max_duration_s": 12}}')
     with pytest.raises(CheckpointError, match="without a final"):
         model_folder(str(tmp_path))
