@@ -8,11 +8,10 @@ import fcntl
 import json
 import os
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any, TextIO
-
-import psutil
 
 from hebrew_asr.errors import EnvironmentProblem, UsageError
 from hebrew_asr.logs import log
@@ -126,7 +125,7 @@ class FolderLock:
             raise _busy(what, self.holder() or {})
 
     def _sign(self, stream: TextIO) -> None:
-        command = " ".join(psutil.Process().cmdline()[:3])
+        command = " ".join(sys.orig_argv[:3])
         who = {"host": socket.gethostname(), "pid": os.getpid(), "command": command, "job": job()}
         with contextlib.suppress(OSError):  # a full disk: the lock is held, its file does not say by whom
             os.ftruncate(stream.fileno(), 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 
 from hebrew_asr.audio.source import Opened
@@ -49,7 +50,7 @@ class _Run:
 
 def _headers() -> Iterator[tuple[bytes, tuple[int, _Kind]]]:
     """Second and third byte of every possible header, with the bytes of its frame and its kind."""
-    kinds: dict[tuple[int, int], _Kind] = {}
+    kind_of = cache(_Kind)  # one object for each kind: they are compared by identity
     for version, layer, protected, bits, rate, padding, private in product(
         (0, 2, 3), (1, 2, 3), (0, 1), range(1, 15), range(3), (0, 1), (0, 1)
     ):
@@ -60,8 +61,7 @@ def _headers() -> Iterator[tuple[bytes, tuple[int, _Kind]]]:
         slot = 4 if layer == 1 else 1
         size = (samples // 8 // slot * kbit * 1000 // rate_hz + padding) * slot
         second = 0xE0 | version << 3 | (4 - layer) << 1 | protected
-        kind = kinds.setdefault((samples, rate_hz), _Kind(samples, rate_hz))
-        yield bytes((second, bits << 4 | rate << 2 | padding << 1 | private)), (size, kind)
+        yield bytes((second, bits << 4 | rate << 2 | padding << 1 | private)), (size, kind_of(samples, rate_hz))
 
 
 _HEADERS = dict(_headers())

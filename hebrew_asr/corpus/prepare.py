@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from hebrew_asr.corpus.preparation import summary
-from hebrew_asr.corpus.preparation.assemble import Assembly, assemble
+from hebrew_asr.corpus.preparation.assemble import Assembly, assemble, in_columns
 from hebrew_asr.corpus.preparation.cluster import Cluster
 from hebrew_asr.corpus.preparation.disk import require_disk
 from hebrew_asr.corpus.preparation.options import PrepareOptions
@@ -30,7 +30,7 @@ from hebrew_asr.corpus.preparation.output import (
     write_dropped,
     write_set,
 )
-from hebrew_asr.corpus.preparation.parts import Record, in_columns, part_path, read_part
+from hebrew_asr.corpus.preparation.parts import Record, part_path, read_part
 from hebrew_asr.corpus.preparation.pool import convert_all
 from hebrew_asr.corpus.preparation.progress import Progress
 from hebrew_asr.corpus.preparation.workers import Workers

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 import pyarrow
 
-from hebrew_asr.data.clips import compute
+from hebrew_asr.data.clips import array_of, compute, values_of
 
 MIN_SENTENCE_WORDS = 6
 """Shorter sentences ("yes", "thank you very much") are said by everybody and link nobody."""
@@ -33,10 +33,10 @@ class Kind:
     @classmethod
     def of(cls, values: pyarrow.Array, items: np.ndarray | None = None) -> Kind:
         """A value for each of ``items`` (each clip in turn by default); an empty one is none."""
-        present = compute.greater(compute.binary_length(values), 0)
-        items = np.flatnonzero(present) if items is None else items[present.to_numpy(zero_copy_only=False)]
-        coded = values.filter(present).cast(pyarrow.large_string()).dictionary_encode()
-        return cls(items, coded.indices.to_numpy(), coded.dictionary)
+        present = values_of(compute.binary_length(values)) > 0
+        items = np.flatnonzero(present) if items is None else items[present]
+        coded = _marked(values, present).cast(pyarrow.large_string()).dictionary_encode()
+        return cls(items, values_of(coded.indices), coded.dictionary)
 
     def on(self, side: np.ndarray) -> np.ndarray:
         """(values,) bool, which occur among the clips that ``side`` (clips,) marks."""
@@ -62,15 +62,15 @@ class Keys:
             others: by kind, a value for each clip more; '' is none.
         """
         if not isinstance(groups, pyarrow.Array):
-            groups = pyarrow.array([list(own) for own in groups], pyarrow.list_(pyarrow.large_string()))
-        items, coded = compute.list_parent_indices(groups).to_numpy(), groups.flatten().dictionary_encode()
-        codes, names = coded.indices.to_numpy(), coded.dictionary
+            groups = array_of(list(groups), pyarrow.list_(pyarrow.large_string()))
+        items, coded = values_of(compute.list_parent_indices(groups)), groups.flatten().dictionary_encode()
+        codes, names = values_of(coded.indices), coded.dictionary
         kinds = {kind: Kind.of(values) for kind, values in others.items()}
         of_names = compute.replace_substring_regex(names, "(?s):.*", "").dictionary_encode()
         for number, kind in enumerate(of_names.dictionary.to_pylist()):
-            own = of_names.indices.to_numpy() == number
+            own = values_of(of_names.indices) == number
             entries, renumbered = own[codes], np.cumsum(own, dtype=np.int32) - 1
-            values = compute.utf8_slice_codeunits(names.filter(pyarrow.array(own)), len(kind) + 1)
+            values = compute.utf8_slice_codeunits(_marked(names, own), len(kind) + 1)
             kinds[kind] = Kind(items[entries], renumbered[codes[entries]], values)
         return cls(len(groups), kinds)
 
@@ -121,13 +121,14 @@ class Keys:
         missing = np.zeros(self._size, bool)
         missing[first] = True
         for name, kind in self._kinds.items():
-            entries = missing[label[kind.items]]
-            values = kind.values.take(pyarrow.array(kind.codes[entries]))
-            table = pyarrow.table({"component": label[kind.items[entries]], "value": values})
-            least = table.group_by("component").aggregate([("value", "min")])
-            missing[least["component"].to_numpy()] = False
-            pairs = zip(least["component"].to_pylist(), least["value_min"].to_pylist(), strict=True)
-            found |= {component: f"{name}:{value}" for component, value in pairs}
+            ordered = values_of(compute.sort_indices(kind.values))
+            rank, least = np.empty(len(ordered), np.int64), np.full(self._size, len(ordered))
+            rank[ordered] = np.arange(len(ordered))
+            np.minimum.at(least, label[kind.items], rank[kind.codes])
+            own = np.flatnonzero(missing & (least < len(ordered)))
+            missing[own] = False
+            values = kind.values.take(array_of(ordered[least[own]], pyarrow.int64())).to_pylist()
+            found |= {component: f"{name}:{value}" for component, value in zip(own.tolist(), values, strict=True)}
         return [found[component] for component in first.tolist()]
 
     def groups_of(self, side: np.ndarray, strata: np.ndarray) -> list[dict[str, int]]:
@@ -143,10 +144,7 @@ class Keys:
 
     def shared(self, side: np.ndarray) -> dict[str, pyarrow.Array]:
         """By kind, the values that occur both among the clips that ``side`` (clips,) marks and among the others."""
-        return {
-            name: kind.values.filter(pyarrow.array(kind.on(side) & kind.on(~side)))
-            for name, kind in self._kinds.items()
-        }
+        return {name: _marked(kind.values, kind.on(side) & kind.on(~side)) for name, kind in self._kinds.items()}
 
     def num_shared(self, side: np.ndarray) -> dict[str, int]:
         """How many values :meth:`shared` gives of each kind."""
@@ -160,14 +158,18 @@ def sentence_key(words: str) -> str | None:
 
 def sentences(words: pyarrow.Array) -> pyarrow.Array:
     """The values of all :func:`sentence_key`, '' for a short one."""
-    return compute.if_else(
-        compute.greater_equal(compute.count_substring(words, " "), MIN_SENTENCE_WORDS - 1), words, ""
-    )
+    is_long = values_of(compute.count_substring(words, " ")) >= MIN_SENTENCE_WORDS - 1
+    return compute.if_else(array_of(is_long, pyarrow.bool_()), words, array_of([""], words.type)[0])
 
 
 def recurring(codes: np.ndarray) -> np.ndarray:
     """(entries,) bool, which of ``codes`` (entries,) occur more than once."""
     return (np.bincount(codes, minlength=1) > 1)[codes]
+
+
+def _marked(values: pyarrow.Array, chosen: np.ndarray) -> pyarrow.Array:
+    """Those that ``chosen`` (values,) bool marks."""
+    return values.filter(array_of(chosen, pyarrow.bool_()))
 
 
 def _followed(label: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import pyarrow
 
-from hebrew_asr.data.clips import compute, only_chunk
+from hebrew_asr.data.clips import array_of, compute, only_chunk, values_of
 
 _AT_ONCE = 4096
 _TYPES = {"int": "int64", "float": "double", "bool": "bool"}
@@ -35,10 +35,11 @@ class Records(Generic[T]):
             for field in fields(kind)  # type: ignore[arg-type]
         }
         schema, rest = pyarrow.schema(types), iter(objects)
-        tables = [schema.empty_table()]
-        while some := list(islice(rest, _AT_ONCE)):
+        some, tables = list(islice(rest, _AT_ONCE)), []
+        while some or not tables:
             columns = ([getattr(one, name) for one in some] for name in schema.names)
-            tables.append(pyarrow.table(list(map(pyarrow.array, columns, schema.types)), schema=schema))
+            tables.append(pyarrow.table(list(map(array_of, columns, schema.types)), schema=schema))
+            some = list(islice(rest, _AT_ONCE))
         self._kind, self._table = kind, pyarrow.concat_tables(tables).combine_chunks()
         self.numbers = np.arange(len(self._table))
         """(objects,) int64, the place of each among those that the first columns were made of."""
@@ -68,13 +69,13 @@ class Records(Generic[T]):
 
     def equal(self, name: str, value: str) -> np.ndarray:
         """(objects,) bool, which have this value in a field."""
-        return compute.equal(self.column(name), value).to_numpy(zero_copy_only=False)
+        return values_of(compute.equal(self.column(name), array_of([value], pyarrow.large_string())[0]))
 
     def where(self, chosen: np.ndarray) -> Records[T]:
         """Those that ``chosen`` (objects,) bool marks."""
         other = object.__new__(Records)
         other._kind, other.numbers = self._kind, self.numbers[chosen]
-        other._table = self._table.filter(pyarrow.array(chosen)).combine_chunks()
+        other._table = self._table.filter(array_of(chosen, pyarrow.bool_())).combine_chunks()
         return other
 
     def replace(self, rows: list[int], **values: Any) -> None:
@@ -83,6 +84,6 @@ class Records(Generic[T]):
         places[rows] = len(self) + np.arange(len(rows))
         for name, own in values.items():
             column = self.column(name)
-            held = pyarrow.array([own] * len(rows) if isinstance(own, str) else own, column.type)
-            changed = pyarrow.concat_arrays([column, held]).take(pyarrow.array(places))
+            held = array_of([own] * len(rows) if isinstance(own, str) else own, column.type)
+            changed = pyarrow.concat_arrays([column, held]).take(array_of(places, pyarrow.int64()))
             self._table = self._table.set_column(self._table.column_names.index(name), name, changed)

@@ -117,15 +117,21 @@ def test_files_and_rooms_stay_readable():
 def test_what_needs_no_torch_does_not_load_it(tmp_path):
     """It takes seconds: help, versions, lists of runs and the checks of a machine without GPUs come at once.
 
-    So do conversion's workers, without pydantic, and manifests, without pandas.
+    So do conversion's workers, without pydantic and pyarrow.compute, and the split and manifests, without pandas.
     """
     (tmp_path / "m.jsonl").write_text('{"audio": "a", "text": "language Hebrew<asr_text>a b", "duration_s": 1}')
     script = """
 import contextlib, sys
 from pathlib import Path
 import hebrew_asr.corpus.preparation.convert
-if "pydantic" in sys.modules:
-    sys.exit("a worker of prepare loads pydantic")
+if {"pydantic", "pyarrow.compute"} & {*sys.modules}:
+    sys.exit("a worker of prepare loads pydantic or pyarrow.compute")
+from hebrew_asr.corpus.preparation.assemble import Record, assemble
+from hebrew_asr.corpus.preparation.options import PrepareOptions
+groups = [("uuid:same", f"episode:{n}")[n > 1 :] for n in range(40)]
+kept = (Record("kept", f"a/{n}", 0, n, fingerprint=f"{n}", groups=own) for n, own in enumerate(groups))
+if not assemble(kept, PrepareOptions()).eval or "pandas" in sys.modules:
+    sys.exit("the split loads pandas")
 from hebrew_asr.data.manifest import index_manifest, open_manifest
 clips = open_manifest(index_manifest(Path("m.jsonl")), check_audio=False)
 if "pandas" in sys.modules or clips[::-1].durations_s.tolist() != [1]:

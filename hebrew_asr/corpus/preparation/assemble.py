@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow
 
 from hebrew_asr.corpus.preparation.options import PrepareOptions
-from hebrew_asr.corpus.preparation.parts import Record, in_columns
+from hebrew_asr.corpus.preparation.parts import Record
 from hebrew_asr.corpus.split import HeldOut, reaches_share, split_leak_free, split_random, that_matter
-from hebrew_asr.data.clips import compute
+from hebrew_asr.data.clips import compute, values_of
 from hebrew_asr.data.keys import Keys, recurring, sentence_key, sentences
 from hebrew_asr.data.records import Records
 from hebrew_asr.errors import DataError
@@ -41,6 +41,11 @@ class Assembly:
     """How the split was made, and what it leaks, for manifest.json."""
 
 
+def in_columns(records: Iterable[Record]) -> Records[Record]:
+    """Records in columns; these themselves if they are."""
+    return records if isinstance(records, Records) else Records(Record, records)
+
+
 def assemble(records: Records[Record] | Iterable[Record], options: PrepareOptions) -> Assembly:
     """Decide the fate of every clip, and write it into ``records`` if these are ``Records``.
 
@@ -60,7 +65,7 @@ def assemble(records: Records[Record] | Iterable[Record], options: PrepareOption
     if not len(kept):
         raise DataError(f"no clip is left to train on, out of {len(records)}: {_reasons(records)}")
     keys, datasets = _keys_of(kept), _datasets_of(kept).dictionary_encode()
-    strata, names = datasets.indices.to_numpy(), datasets.dictionary.to_pylist()
+    strata, names = values_of(datasets.indices), datasets.dictionary.to_pylist()
     if options.split == "random":
         on_eval, drawn = _random_sides(kept, records, options)
         split: dict[str, Any] = {"method": "random", "leaky": True, "drawn": drawn}
@@ -189,7 +194,7 @@ def _drop_duplicates(records: Records[Record]) -> None:
     A clip that shares neither with another is not looked at.
     """
     kept = records.where(records.equal("fate", "kept"))
-    is_whole = kept.column("whole").to_numpy(zero_copy_only=False)
+    is_whole = values_of(kept.column("whole"))
     keys, shares = _keys_of(kept), np.zeros(len(kept), bool)
     for name, counts in (("uuid", is_whole), ("audio", np.ones(len(kept), bool))):
         kind = keys.kind(name)

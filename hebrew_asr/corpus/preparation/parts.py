@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from hebrew_asr.data.records import Records
 from hebrew_asr.errors import DataError
 from hebrew_asr.files import write_atomically
 
@@ -48,11 +47,6 @@ class Record:
     """The clip is a whole recording, not cut from a longer one."""
     retake: bool = False
     """A second transcription of the same recording."""
-
-
-def in_columns(records: Iterable[Record]) -> Records[Record]:
-    """Records in columns; these themselves if they are."""
-    return records if isinstance(records, Records) else Records(Record, records)
 
 
 def part_path(work: Path, unit_name: str) -> Path:

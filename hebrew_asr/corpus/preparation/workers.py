@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from hebrew_asr.cores import usable_cores
+from hebrew_asr.cores import keep_freed_memory, usable_cores
 from hebrew_asr.corpus.preparation.crashes import crash_of, forget_notes, set_aside
 from hebrew_asr.errors import EnvironmentProblem
 
@@ -51,7 +51,6 @@ class Workers:
         """
         if self._pool is None:
             forget_notes(self._work)
-            os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # Arrow's own keeps up to a tenth more
             # Not forked: the caller may hold threads, and a GPU.
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self._processes, context, initializer=start_worker)
@@ -88,6 +87,7 @@ class Workers:
 def start_worker() -> None:
     """Leave interrupts to the parent, and end with it even when it is killed and cannot say so."""
     gc.freeze()  # the modules stay: looking through them for garbage takes 2 % of the time of decoding
+    keep_freed_memory()  # giving it back at once costs hundreds of page faults for a clip
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
