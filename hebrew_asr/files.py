@@ -97,6 +97,11 @@ def nearest_existing(path: Path) -> Path:
     return next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())
 
 
+def give_usual_mode(path: Path) -> None:
+    """Let those read a file who may read its folder: safetensors writes for this user alone."""
+    path.chmod(path.parent.stat().st_mode & 0o666)
+
+
 def sha256_of(path: Any) -> str:
     """SHA-256 of a file, as hex. ``path``: what opens as a ``pathlib.Path`` does."""
     with path.open("rb") as stream:

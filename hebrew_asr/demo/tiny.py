@@ -27,6 +27,7 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.qwen3_asr.modeling_qwen3_asr import Qwen3ASREncoder
 from transformers.utils import logging as transformers_logging
 
+from hebrew_asr.files import give_usual_mode
 from hebrew_asr.text.prompt import ASR_TEXT, AUDIO_PAD, CHAT_TEMPLATE, END_OF_TURN, build_target
 
 _END_OF_TEXT = "<|endoftext|>"
@@ -90,6 +91,8 @@ def save_tiny(folder: str | Path, spec: TinySpec, transcripts: Iterable[str], se
     model, tokenizer = build_tiny(spec, transcripts, seed)
     transformers_logging.disable_progress_bar()  # of one file, written at once
     model.save_pretrained(folder)
+    for weights in Path(folder).glob("*.safetensors"):
+        give_usual_mode(weights)
     processor = Qwen3ASRProcessor(
         feature_extractor=Qwen3ASRFeatureExtractor(), tokenizer=tokenizer, chat_template=CHAT_TEMPLATE
     )

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from hebrew_asr.engine.zero import Fragment, Partition, adam_state
 from hebrew_asr.errors import CheckpointError
+from hebrew_asr.files import give_usual_mode
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 KINDS = ("master", *MOMENTS)
@@ -79,6 +80,7 @@ def save_partitions(path: Path, states: list[PartitionState]) -> None:
         tensors |= {f"{index}.{kind}": tensor for kind, tensor in item.tensors.items()}
         layout.append({"group": item.group, "step": item.step, "fragments": [asdict(f) for f in item.fragments]})
     save_file(tensors, path, metadata={"layout": json.dumps(layout)})
+    give_usual_mode(path)
 
 
 class StateReader(ExitStack):
@@ -100,6 +102,7 @@ class StateReader(ExitStack):
             raise CheckpointError(f"{folder} holds no optimizer state")
         for path in paths:
             try:
+                path.open("rb").close()  # of a file that may not be read safetensors says that there is none
                 file = self.enter_context(safe_open(path, framework="pt"))
                 layout = json.loads(file.metadata()["layout"])
             except Exception as error:

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import GenerationConfig, Qwen3ASRFeatureExtractor, Qwen3ASRProcessor
 
-from hebrew_asr.files import as_os_error, sync_folder
+from hebrew_asr.files import as_os_error, give_usual_mode, sync_folder
 from hebrew_asr.model.layouts import TokenIds
 from hebrew_asr.text.prompt import CHAT_TEMPLATE
 
@@ -59,18 +59,16 @@ def generation_config(asr: Any, tokenizer: Any) -> GenerationConfig:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A folder to write into that takes the place of ``folder`` when it is whole, and is gone if anything is raised.
 
-    All files get the mode that the user's umask gives to new ones. What is in an earlier ``folder``, and is not written
-    anew, stays in it.
+    All files get the usual mode. What is in an earlier ``folder``, and is not written anew, stays in it.
     """
     temporary, before = folder.with_name(f".tmp-{folder.name}"), folder.with_name(f".old-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        mode = temporary.stat().st_mode & 0o666
         for file in temporary.rglob("*"):
             if file.is_file():
-                file.chmod(mode)  # safetensors' own can be read by this user alone
+                give_usual_mode(file)
                 with file.open("rb") as stream:
                     os.fsync(stream.fileno())
         for old in (before, folder):

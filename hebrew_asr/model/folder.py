@@ -280,7 +280,7 @@ def _opened(file: Path) -> Any:
 def _require_file(file: Path) -> None:
     if not file.is_file():
         raise CheckpointError(f"{file} is {'not a file' if os.path.lexists(file) else 'missing'}; download it again")
-    with file.open("rb") as stream:
+    with blamed_on(file, "cannot be read"), file.open("rb") as stream:
         if stream.read(len(_LFS)) == _LFS:
             raise CheckpointError(f"{file} is a Git LFS pointer, not the file itself: run git lfs pull, or download it")
 
