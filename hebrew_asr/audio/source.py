@@ -29,11 +29,13 @@ class Part:
 
     def read(self, label: str) -> bytes:
         """Its content. Raises AudioError, which names it ``label``."""
+        descriptor = _regular_file(self.path, label)
         try:
-            with _regular_file(self.path, label) as file:
-                content = os.pread(file.fileno(), self.size_bytes, self.offset_bytes)
+            content = os.pread(descriptor, self.size_bytes, self.offset_bytes)
         except OSError as error:
             raise AudioError(label, error.strerror or str(error)) from error
+        finally:
+            os.close(descriptor)
         if len(content) < self.size_bytes:
             raise AudioError(label, "the file ends before it: is it whole?")
         return content
@@ -139,15 +141,16 @@ def opened(source: Source, label: str) -> Generator[Opened, None, None]:
         content = source.read(label)
         yield Opened(io.BytesIO(content), len(content), label)
     elif isinstance(source, str | Path):
-        with _regular_file(source, label) as file:
+        # Unbuffered, so that a decoder that takes its descriptor finds it where it was sought to.
+        with os.fdopen(_regular_file(source, label), "rb", buffering=0) as file:
             yield Opened(file, os.fstat(file.fileno()).st_size, label)
     else:
         with _copied(source, label) as file:
             yield Opened(file, file.seek(0, os.SEEK_END), label)
 
 
-def _regular_file(path: str | Path, label: str) -> IO[bytes]:
-    """Unbuffered, so that a decoder that takes its descriptor finds it where it was sought to."""
+def _regular_file(path: str | Path, label: str) -> int:
+    """A descriptor that reads it."""
     try:
         # O_NONBLOCK: opening a pipe would otherwise wait for whoever writes to it.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -159,7 +162,7 @@ def _regular_file(path: str | Path, label: str) -> IO[bytes]:
         raise AudioError(label, f"no file can have this name: {error}") from error
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
-        return os.fdopen(descriptor, "rb", buffering=0)
+        return descriptor
     os.close(descriptor)
     kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "something else")
     raise AudioError(label, f"it is {kind}, not a regular file")

@@ -45,7 +45,7 @@ none."""
 
 
 @dataclass(slots=True)
-class Part:
+class Findings:
     """What was found of neighboring clips, each by its number among them."""
 
     rows: np.ndarray
@@ -76,7 +76,7 @@ class Measured:
     """A set, measured; rows are its clips in the order of their manifests, training first."""
 
     sides: dict[str, Clips]
-    found: Part
+    found: Findings
     is_decoded: bool
 
     def side(self, name: str) -> np.ndarray:
@@ -104,9 +104,9 @@ def measure_all(sides: dict[str, Clips], processes: int | None, *, decodes: bool
         decodes: decode each clip; otherwise only what the manifests say is looked at.
     """
     sizes = [len(clips) for clips in sides.values()]
-    whole = Part(np.zeros(sum(sizes), _ROW))
+    whole = Findings(np.zeros(sum(sizes), _ROW))
     tasks = map(list, chain.from_iterable(clips.parts(_CLIPS_PER_TASK) for clips in sides.values()))
-    work = partial(measure_part, decodes=decodes)
+    work = partial(measure_some, decodes=decodes)
     count = sum(-(-size // _CLIPS_PER_TASK) for size in sizes)
     if sum(sizes) <= _CLIPS_PER_TASK:  # not worth a process
         _add_all(whole, map(work, tasks))
@@ -120,10 +120,10 @@ def measure_all(sides: dict[str, Clips], processes: int | None, *, decodes: bool
 
 
 def _in_turn(
-    pool: ProcessPoolExecutor, work: Callable[[list[Clip]], Part], tasks: Iterable[list[Clip]], ahead: int
-) -> Iterator[Part]:
+    pool: ProcessPoolExecutor, work: Callable[[list[Clip]], Findings], tasks: Iterable[list[Clip]], ahead: int
+) -> Iterator[Findings]:
     """As ``pool.map``, with so many tasks at a time: it would make all of them at once."""
-    begun: deque[Future[Part]] = deque()
+    begun: deque[Future[Findings]] = deque()
     for task in tasks:
         begun.append(pool.submit(work, task))
         if len(begun) > ahead:
@@ -132,7 +132,7 @@ def _in_turn(
         yield begun.popleft().result()
 
 
-def _add_all(whole: Part, parts: Iterable[Part]) -> None:
+def _add_all(whole: Findings, parts: Iterable[Findings]) -> None:
     start = 0
     for part in parts:
         whole.rows[start : start + len(part.rows)] = part.rows
@@ -143,9 +143,9 @@ def _add_all(whole: Part, parts: Iterable[Part]) -> None:
         start += len(part.rows)
 
 
-def measure_part(clips: list[Clip], *, decodes: bool) -> Part:
+def measure_some(clips: list[Clip], *, decodes: bool) -> Findings:
     """Measure some clips."""
-    part = Part(np.zeros(len(clips), _ROW))
+    part = Findings(np.zeros(len(clips), _ROW))
     if decodes:
         read_ahead(clips)
     with quiet_decoders():
@@ -154,7 +154,7 @@ def measure_part(clips: list[Clip], *, decodes: bool) -> Part:
     return part
 
 
-def _measured(part: Part, row: int, clip: Clip, sound: Sound | None) -> tuple:
+def _measured(part: Findings, row: int, clip: Clip, sound: Sound | None) -> tuple:
     """The values of a row; the rest is added to ``part``."""
     transcript = clip.transcript
     words = normalize(transcript, "strict")

@@ -17,6 +17,7 @@ from hebrew_asr.audio.decode import to_int16
 from hebrew_asr.audio.frames import SAMPLE_RATE_HZ, EncoderGeometry
 from hebrew_asr.config.profiles import Batching
 from hebrew_asr.config.recipe import Recipe
+from hebrew_asr.cores import keep_freed_memory
 from hebrew_asr.data.clip_audio import Unreadable, read_ahead, read_clip
 from hebrew_asr.data.clips import Clip
 from hebrew_asr.data.collate import Example, PackedBatch, pack
@@ -147,6 +148,7 @@ def _settle_worker(_: int) -> None:
     They end with the trainer however it ends: a worker that is stuck in a read could not notice by itself.
     """
     torch.set_num_threads(1)
+    keep_freed_memory()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     end_with_the_parent()

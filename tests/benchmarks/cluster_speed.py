@@ -1,97 +1,73 @@
-"""What a Dask cluster takes from ``prepare``'s speed: processor time of a clip, against the pool of one machine.
+"""What a Dask cluster takes from ``prepare``'s speed: processor time of the same units in a worker of either kind.
 
-    python -m tests.benchmarks.cluster_speed [--clips 2000] [--rounds 2]
+    python -m tests.benchmarks.cluster_speed [--clips 400] [--rounds 6]
 
-Both have two worker processes on this machine, and rounds are interleaved. The pool starts its workers anew each round,
-and the cluster's stay.
+Each has one worker process on this machine, and units are converted in turns, so that other load meets both alike. The
+processor time of a worker is that of all its threads while it converts. Scheduler and nanny are processes apart.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
-import shutil
-import subprocess
-import sys
+import resource
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import psutil
+import distributed
+import numpy as np
 
-from hebrew_asr.launching.processes import free_port
+from hebrew_asr.corpus.preparation.cluster import on_worker
+from hebrew_asr.corpus.preparation.convert import convert_unit
+from hebrew_asr.corpus.preparation.options import PrepareOptions
+from hebrew_asr.corpus.preparation.workers import start_worker
+from hebrew_asr.sources import Unit, open_source
 from tests.benchmarks.prepare_speed import build_corpus
-from tests.support.tiny_task import ROOT
-
-_WORKERS = 2
 
 
-def cpu_s(of: list[subprocess.Popen[bytes]]) -> tuple[float, float]:
-    """User and system time of the processes that convert, and of scheduler and nannies."""
-    own = [psutil.Process(one.pid) for one in of]
-    below = [process for one in own for process in one.children(recursive=True)]
-    working, others = (sum(sum(process.cpu_times()[:2]) for process in some) for some in (below, own))
-    return working, others
-
-
-_PREPARE = """
-import os, sys
-from hebrew_asr.cli import main
-if __name__ == "__main__":
-    code = main(["prepare", *sys.argv[2:]])
-    times = os.times()
-    with open(sys.argv[1], "w") as told:
-        print(times.children_user + times.children_system, times.user + times.system, file=told)
-    sys.exit(code)
-"""
-
-
-def prepared(corpus: Path, out: Path, *more: str) -> tuple[float, float, float]:
-    """Wall seconds of ``prepare``, and processor seconds of the workers that it starts and its own."""
-    script, told = out.with_suffix(".py"), out.with_suffix(".told")
-    script.write_text(_PREPARE)
-    command = [sys.executable, str(script), str(told), "--source", str(corpus), "--out", str(out), *more]
-    started = time.monotonic()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    shutil.rmtree(out)
-    workers_s, own_s = map(float, told.read_text().split())
-    return time.monotonic() - started, workers_s, own_s
+def converted(unit: Unit, folder: Path) -> np.ndarray:
+    """For each row of a unit, of the process: CPU ms of all threads and of the one that converts, and page faults."""
+    before = (time.process_time(), time.thread_time(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+    done = convert_unit(unit, PrepareOptions(), folder, folder / "work")
+    after = (time.process_time(), time.thread_time(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+    return (np.array(after) - np.array(before)) / done.rows * (1e3, 1e3, 1)
 
 
 def main() -> None:
-    """Print a line for each round and way."""
+    """Print a line for either kind, and how they compare."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--clips", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--clips", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=6)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # as Workers does
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), start_worker) as pool,
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
         folder = Path(temporary)
+        (folder / "work" / "parts").mkdir(parents=True)
         build_corpus(folder / "v5", arguments.clips)
-        address = f"tcp://127.0.0.1:{free_port()}"
-        dask = [sys.executable, "-m", "dask"]
-        worker = [*dask, "worker", address, "--nthreads", "1", "--no-dashboard", "--local-directory", temporary]
-        scheduler = [*dask, "scheduler", "--host", address, "--no-dashboard"]
-        cluster = [
-            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            for command in [scheduler, *[worker] * _WORKERS]
-        ]
-        try:
-            print("| round | way | seconds | CPU ms for a clip, workers | all else |\n|---|---|---|---|---|")
-            for number in range(arguments.rounds + 1):  # the first, in which the cluster imports, does not count
-                wall_s, workers_s, else_s = prepared(folder / "v5", folder / "here", "--processes", str(_WORKERS))
-                before = cpu_s(cluster)
-                other = prepared(folder / "v5", folder / "there", "--workers-on", address)
-                spent = [after - then for after, then in zip(cpu_s(cluster), before, strict=True)]
-                lines = {"pool": (wall_s, workers_s, else_s), "Dask": (other[0], spent[0], sum(other[1:]) + spent[1])}
-                for way, (wall, *used) in lines.items():
-                    told = " | ".join(f"{1e3 * used_s / arguments.clips:.2f}" for used_s in used)
-                    print(f"| {number or 'not counted'} | {way} | {wall:.1f} | {told} |", flush=True)
-        finally:
-            for process in cluster:
-                for one in [*psutil.Process(process.pid).children(recursive=True), process]:
-                    one.kill()
-                process.wait()
+        units = [unit for shard in open_source(str(folder / "v5")).shards for unit in shard.units()]
+        found = np.array(
+            [
+                [
+                    pool.submit(converted, unit, folder).result(),
+                    client.submit(on_worker, converted, unit, folder, pure=False).result(),
+                ]
+                for _ in range(arguments.rounds + 1)  # the first, in which both import, does not count
+                for unit in units
+            ]
+        )[len(units) :]
+    print("| worker | CPU ms for a clip | of the thread that converts | page faults |\n|---|---|---|---|")
+    for way, values in zip(("pool", "Dask"), np.median(found, axis=0), strict=True):
+        print(f"| {way} | {values[0]:.2f} | {values[1]:.2f} | {values[2]:.1f} |")
+    ratios = np.median(found[:, 0] / found[:, 1], axis=0)
+    print(f"clips per CPU second on Dask, of those in the pool, median of {len(found)} units in turns: {ratios[0]:.3f}")
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ class Workers:
 def start_worker() -> None:
     """Leave interrupts to the parent, and end with it even when it is killed and cannot say so."""
     gc.freeze()  # the modules stay: looking through them for garbage takes 2 % of the time of decoding
-    keep_freed_memory()  # giving it back at once costs hundreds of page faults for a clip
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
