@@ -112,10 +112,8 @@ class WandbSink:
                 self._give_up(error)
 
     def _finish(self) -> None:
-        import wandb
-
         self._run.finish()
-        wandb.teardown()  # else it would be waited for as the interpreter ends, without a limit
+        _teardown()  # else it would be waited for as the interpreter ends, without a limit
 
     def _give_up(self, error: _WandbError) -> None:
         self._run = None
@@ -123,7 +121,15 @@ class WandbSink:
             with contextlib.suppress(psutil.Error):
                 if child.name().startswith(_SERVICE):
                     child.kill()  # stuck, it would be waited for as the interpreter ends
+        with contextlib.suppress(_WandbError):
+            _within(_ANSWER_S, _teardown)  # which raises now, and else as the interpreter ends
         log.warning("wandb failed (%s); training goes on, metrics.jsonl has everything", error)
+
+
+def _teardown() -> None:
+    import wandb
+
+    wandb.teardown()
 
 
 def _start(options: dict[str, Any]) -> tuple[Any, str | None]:
