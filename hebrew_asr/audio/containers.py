@@ -68,7 +68,7 @@ def pcm_files(source: Opened) -> tuple[list[int], int | None]:
     """
     starts = [0]
     while len(starts) < _MOST_CHUNKS:
-        file = source.since(starts[-1])
+        file = source.since(starts[-1]) if starts[-1] else source
         end = _pcm_end(file)
         if end is None:
             return starts, None

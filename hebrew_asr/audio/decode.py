@@ -8,6 +8,7 @@ whatever was written live) may be cut without a trace: then what there is of it 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import sys
 from collections.abc import Generator, Iterator
@@ -103,7 +104,7 @@ class Sound:
 
     def _check_values(self, samples: np.ndarray) -> None:
         peak = float(max(samples.max(), -samples.min()))  # NaN wherever there is one
-        if not np.isfinite(peak):
+        if not math.isfinite(peak):
             raise AudioError(self.label, "it holds NaN or infinite samples")
         if peak > _OVERSCALE:
             raise AudioError(

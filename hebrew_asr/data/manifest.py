@@ -17,7 +17,7 @@ import re
 from array import array
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ _MAX_S = 1_000_000
 _MAX_TOLD = 5
 _WIDE = (b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{", b"\0\0\0{", b"\0\0\xfe\xff")
 """What a manifest starts with in UTF-16 or UTF-32, with and without a byte order mark."""
+_FIELDS = [field.name for field in fields(Clip)]
+_FIELDS_OF_FILES = [name for name in _FIELDS if name not in ("offset_bytes", "size_bytes")]
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -298,8 +300,7 @@ def write_manifest(path: str | Path, clips: Iterable[Clip]) -> None:
 
 def row_of(clip: Clip) -> dict[str, Any]:
     """A clip as a line of a manifest has it."""
-    row = asdict(clip)
-    return row if clip.size_bytes else {name: row[name] for name in row if name not in ("offset_bytes", "size_bytes")}
+    return {name: getattr(clip, name) for name in (_FIELDS if clip.size_bytes else _FIELDS_OF_FILES)}
 
 
 def index_manifest(path: str | Path) -> Path:

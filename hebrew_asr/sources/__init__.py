@@ -11,7 +11,6 @@ from pathlib import Path
 
 from hebrew_asr.errors import DataError, UsageError, did_you_mean
 from hebrew_asr.remote.paths import RemotePath, is_url
-from hebrew_asr.sources.folder import open_folder
 from hebrew_asr.sources.hub import HUB_ID, open_hub
 from hebrew_asr.sources.listings import LISTING_SUFFIXES
 from hebrew_asr.sources.parquet import open_parquet
@@ -111,6 +110,8 @@ def _open_url(path: RemotePath, name: str, held_out: bool) -> Source:
 
 
 def _open_local(path: Path, name: str, held_out: bool) -> Source:
+    from hebrew_asr.sources.folder import open_folder  # a worker that reads parquet does without what texts are in
+
     try:
         if path.is_dir():
             shards = [found for found in files_in(path) if found.suffix == ".parquet"]

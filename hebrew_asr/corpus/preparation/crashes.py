@@ -33,21 +33,22 @@ def rows_noted(unit: Unit, work: Path) -> Iterator[tuple[int, Row]]:
         DataError: the source itself cannot be read.
         OSError: the disk is full or not writable.
     """
-    crashed = _crashed_rows(work, unit_name(unit))
+    name, note = unit_name(unit), _note_of(work)
+    crashed = _crashed_rows(work, name)
     for position, row in unit.rows():
         if position in crashed:
             row = replace(row, problem=("undecodable audio", f"decoding it ends the process ({crashed[position]})"))
-        _note(work, unit_name(unit), position)
+        os.pwrite(note, f"{name}/{position}".encode().ljust(_NOTE_BYTES), 0)
         yield position, row
 
 
-def _note(work: Path, unit_name: str, position: int) -> None:
-    """Say which row this process is at."""
+def _note_of(work: Path) -> int:
+    """The descriptor by which this process says which row it is at."""
     folder = work / "at"
     if folder not in _notes:
         folder.mkdir(exist_ok=True)
         _notes[folder] = os.open(_note_path(work, os.getpid()), os.O_WRONLY | os.O_CREAT, 0o644)
-    os.pwrite(_notes[folder], f"{unit_name}/{position}".encode().ljust(_NOTE_BYTES), 0)
+    return _notes[folder]
 
 
 def _note_path(work: Path, pid: int) -> Path:

@@ -13,6 +13,7 @@ from hebrew_asr.sources import Row
 FREE_SILENCE_S = 2.0
 """A short word may stand in this much silence before its clip counts as incompletely transcribed."""
 
+_HEAD = 4096  # samples, of which one is not zero in nearly all recordings
 _HEBREW_LETTER = re.compile("[\u05d0-\u05ea]")
 _LONGER_S = 1.0  # of audio than its listing states, besides what rounding explains
 _SHARE_HEARD = 0.8  # of the stated duration; rounding and mp3 padding stay far above, half a file far below
@@ -37,7 +38,7 @@ def audio_fault(row: Row, samples: np.ndarray) -> tuple[str, str] | None:
         return "truncated audio", f"{duration_s:.2f} s, and {stated_s:.2f} s are stated"
     if row.states_all and stated_s and duration_s > stated_s / _SHARE_HEARD + _LONGER_S:
         return "longer than stated", f"{duration_s:.2f} s, and the listing says {stated_s:.2f} s"
-    return None if samples.any() else ("silent audio", "")
+    return None if samples[:_HEAD].any() or samples.any() else ("silent audio", "")
 
 
 def length_fault(duration_s: float, transcript: str, options: PrepareOptions) -> str | None:

@@ -86,8 +86,8 @@ def write_set(
     digests[DROPPED] = write_dropped(folder, assembly.dropped)
     manifest = _manifest(assembly, sources, options.audio, asked) | {"sha256": digests}
     write_json(folder / "manifest.json", manifest)
-    root = folder.resolve()
-    _delete_unnamed(folder, {os.path.relpath(root / clip.audio, root) for clips in sides.values() for clip in clips})
+    root = f"{folder.resolve()}/"
+    _delete_unnamed(folder, {clip.audio.removeprefix(root) for clips in sides.values() for clip in clips})
     return manifest
 
 
@@ -215,11 +215,12 @@ def _delete_unnamed(folder: Path, named: set[str]) -> None:
 
 def delete_clips(folder: Path, kept: set[str]) -> None:
     """Delete clips and shards that ``prepare`` made but those ``kept``, by path in ``folder``, and empty folders."""
-    roots = [root for root in (folder / "clips", folder / "data") if root.is_dir()]
-    for path in (path for root in roots for path in [*sorted(root.rglob("*"), reverse=True), root]):  # files first
-        relative = path.relative_to(folder).as_posix()
-        if path.is_dir() and not path.is_symlink():
-            if not any(path.iterdir()):
-                path.rmdir()
-        elif relative not in kept and is_of_prepare(relative):
-            path.unlink()
+    for root in (folder / "clips", folder / "data"):
+        for place, folders, files in os.walk(root, topdown=False):
+            above = Path(place).relative_to(folder).as_posix()
+            links = [name for name in folders if Path(place, name).is_symlink()]
+            for relative in (f"{above}/{name}" for name in (*files, *links)):
+                if relative not in kept and is_of_prepare(relative):
+                    (folder / relative).unlink()
+            if not any(Path(place).iterdir()) and not Path(place).is_symlink():
+                Path(place).rmdir()
