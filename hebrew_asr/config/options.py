@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import fields
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from operator import ge, gt, le, lt
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Interval, MinLen
 
 from hebrew_asr.config.values import complaint, entries
 from hebrew_asr.errors import UsageError, nearest
@@ -108,14 +114,44 @@ def check_options(options: Any) -> None:
 
 def option_problems(options: Any) -> list[str]:
     """What ``check_options`` would raise, an option an entry."""
-    from pydantic import TypeAdapter, ValidationError
+    hints, problems = get_type_hints(type(options), include_extras=True), []
+    names = {field.name for field in fields(options)}
+    doubtful = [name for name in hints if name in names and not _surely_holds(hints[name], getattr(options, name))]
+    if not doubtful:
+        return []
+    from pydantic import TypeAdapter, ValidationError  # a tenth of a second, which most commands do without
 
-    problems = []
-    for name, hint in get_type_hints(type(options), include_extras=True).items():
-        if name not in {field.name for field in fields(options)}:
-            continue
+    for name in doubtful:
+        hint = hints[name]
         try:
             TypeAdapter(hint, config={"allow_inf_nan": False}).validate_python(getattr(options, name))
         except ValidationError as error:
             problems += [f"--{name.replace('_', '-')} {complaint(item)}" for item in error.errors()]
     return problems
+
+
+def _surely_holds(hint: Any, value: Any) -> bool:
+    """Whether a value has its type and keeps its bounds; False also where only pydantic can say."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind is Annotated:
+        return _surely_holds(parts[0], value) and all(_keeps(mark, value) for mark in parts[1:])
+    if kind in (Union, UnionType):
+        return any(_surely_holds(part, value) for part in parts)
+    if kind is tuple:
+        return type(value) is tuple and parts[1:] == (...,) and all(_surely_holds(parts[0], item) for item in value)
+    if kind is Literal:
+        return type(value) is str and value in parts
+    if hint is str:
+        return type(value) is str and value.isascii()  # others may be no Unicode
+    if hint is float:
+        return type(value) is float and math.isfinite(value)
+    return isinstance(value, Path) if hint is Path else hint in (bool, int, NoneType) and type(value) is hint
+
+
+def _keeps(mark: Any, value: Any) -> bool:
+    if isinstance(mark, MinLen):
+        return len(value) >= mark.min_length
+    if not isinstance(mark, Interval):
+        return type(mark).__module__.startswith("tyro.")  # how it is written, not what it may be
+    bounds = ((gt, mark.gt), (ge, mark.ge), (lt, mark.lt), (le, mark.le))
+    return all(bound is None or holds(value, bound) for holds, bound in bounds)
