@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import resource
 import tempfile
 import time
@@ -42,7 +41,6 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=6)
     arguments = parser.parse_args()
-    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # as Workers does
     with (
         tempfile.TemporaryDirectory() as temporary,
         ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), start_worker) as pool,

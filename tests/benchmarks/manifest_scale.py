@@ -1,10 +1,11 @@
-"""What a manifest of millions of clips costs each rank: seconds until it can train, memory, and the time of a deal.
+"""What a manifest of millions of clips costs: each rank until it trains, the split, the audit, a plan.
 
     python -m tests.benchmarks.manifest_scale --clips 200000 1000000 5000000 --ranks 1 2 8 [--model DIR]
 
-The manifest is drawn: sentences of words from 500,000 (frequencies after Zipf), lengths as in the crowd corpora. Ranks
-are processes that do with it what a training rank does before its first step; there is no audio, and no model.
-``--split`` draws as many records of prepared clips instead, and splits them as ``prepare`` does.
+The manifest is drawn: sentences of words from 500,000 (frequencies after Zipf), lengths as in the crowd corpora, and a
+hundredth as many clips to evaluate on. There is no audio, and no model. Ranks are processes that do with it what a
+training rank does before its first step. The split is that of as many records of prepared clips. The audit decodes
+nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -35,7 +37,19 @@ _HEADER = (
     "| clips | JSON lines, Arrow | ranks | ready, s (CPU) | of which open, shapes, vocabulary | deal, ms "
     "| own MiB (peak) | shared MiB |"
 )
-_SPLIT_HEADER = "| clips | read, CPU s | split, CPU s | records, own MiB | peak own MiB | components | eval clips |"
+_OTHERS = {
+    "split": "| clips | read, s (CPU) | split, s (CPU) | records, own MiB | peak own MiB | components | eval clips |",
+    "audit": "| clips | audit, s (CPU of all its processes) | own MiB peak | problems |",
+    "plan": "| clips | plan, s (CPU) | own MiB peak |",
+}
+"""What is measured beside ranks, with the head of its table."""
+
+
+def draw_set(folder: Path, count: int) -> None:
+    """Write both manifests of a set of ``count`` clips to train on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_manifest(folder / "train.jsonl", count)
+    draw_manifest(folder / "eval.jsonl", count // 100, seed=1)
 
 
 def draw_manifest(path: Path, count: int, seed: int = 0) -> None:
@@ -51,11 +65,12 @@ def draw_manifest(path: Path, count: int, seed: int = 0) -> None:
     rows = np.arange(count)
     names = _joined(pyarrow.array(rows), ".flac")
     codes = (rows // _CLIPS_PER_FOLDER).astype(np.int32)
-    folders = pyarrow.array([f"clips/crowd/{code:05d}/" for code in range(int(codes[-1]) + 1)], pyarrow.large_string())
+    head = f"clips/crowd{seed or ''}"
+    folders = pyarrow.array([f"{head}/{code:05d}/" for code in range(int(codes[-1]) + 1)], pyarrow.large_string())
     paths = _joined(folders.take(pyarrow.array(codes)), names)
     ids = _joined("crowd/", paths)
     seconds = np.round(rng.gamma(1.9, 4.65 / 1.9, count).clip(0.5, 15.0), 4)
-    groups = _joined("speaker-", pyarrow.array(rng.integers(0, 20_000, count)))
+    groups = _joined(f"speaker{seed or ''}-", pyarrow.array(rng.integers(0, 20_000, count)))
     _write_lines(path, paths, texts, ids, seconds, groups)
     folder = pyarrow.DictionaryArray.from_arrays(pyarrow.array(codes), folders.cast(pyarrow.large_binary()))
     whole = pyarrow.array(np.zeros(count, np.int64))
@@ -177,14 +192,38 @@ def rank_main(path: Path, rank: int, ranks: int, model: str) -> None:
     )
 
 
-def split_main(path: Path) -> None:
-    """Split records of the clips of a manifest; prints a line of the table."""
-    from hebrew_asr.corpus.preparation.assemble import assemble
-    from hebrew_asr.corpus.preparation.options import PrepareOptions
-    from hebrew_asr.corpus.preparation.parts import Record, in_columns
+class _Cost:
+    """What this process and its children take from now on."""
 
-    clips = open_manifest(path, check_audio=False)
-    memory, started = _Memory(), time.process_time()
+    def __init__(self) -> None:
+        self.memory, self._then = _Memory(), self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        used = os.times()
+        return time.monotonic(), used.user + used.system + used.children_user + used.children_system
+
+    def told(self) -> str:
+        """Wall and CPU seconds since this was asked last."""
+        now = self._now()
+        wall_s, cpu_s = (after - before for after, before in zip(now, self._then, strict=True))
+        self._then = now
+        return f"{wall_s:.1f} ({cpu_s:.1f})"
+
+    @property
+    def peak_mib(self) -> float:
+        """Most that was added to the memory of this process."""
+        return (max(self.memory.peak, self.memory.own()) - self.memory.before) / _MIB
+
+
+def measure_split(folder: Path) -> str:
+    """Split records of the clips of a manifest, as ``prepare`` does."""
+    from hebrew_asr.corpus.preparation.assemble import assemble, in_columns
+    from hebrew_asr.corpus.preparation.options import PrepareOptions
+    from hebrew_asr.corpus.preparation.parts import Record
+
+    clips = open_manifest(folder / "train.jsonl", check_audio=False)
+    cost = _Cost()
     records = in_columns(
         Record(
             "kept",
@@ -200,40 +239,69 @@ def split_main(path: Path) -> None:
         )
         for row, clip in enumerate(clips)
     )
-    read, held = time.process_time() - started, memory.own() - memory.before
+    read, held_mib = cost.told(), (cost.memory.own() - cost.memory.before) / _MIB
     found = assemble(records, PrepareOptions())
-    took = time.process_time() - started - read
-    sizes = f"{held / _MIB:,.0f} | {(memory.peak - memory.before) / _MIB:,.0f}"
+    took = cost.told()
     counts = f"{found.split['components']:,} | {len(found.eval):,}"
-    print(f"| {len(clips):,} | {read:.1f} | {took:.1f} | {sizes} | {counts} |", flush=True)
+    return f"{read} | {took} | {held_mib:,.0f} | {cost.peak_mib:,.0f} | {counts}"
+
+
+def measure_audit(folder: Path) -> str:
+    """Audit a set without decoding, and write the page."""
+    from hebrew_asr.audit.audit import audit
+    from hebrew_asr.audit.page import write_audit
+
+    cost = _Cost()
+    found = audit(folder, decodes=False)
+    with tempfile.TemporaryDirectory() as temporary:
+        write_audit(found, Path(temporary))
+    return f"{cost.told()} | {cost.peak_mib:,.0f} | {len(found.problems)}"
+
+
+def measure_plan(folder: Path) -> str:
+    """Plan a run on a set."""
+    from hebrew_asr.config.profiles import load_profile
+    from hebrew_asr.config.recipe import load_recipe
+    from hebrew_asr.planning.plan import make_plan
+
+    cost = _Cost()
+    make_plan(load_recipe("round2", [f"data.folder={folder}"]), load_profile("a100x8"), 8)
+    return f"{cost.told()} | {cost.peak_mib:,.0f}"
 
 
 def main() -> None:
-    """Print a table, a line for each number of clips and of ranks."""
+    """Print the tables, a line for each number of clips and of ranks."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--clips", type=int, nargs="+", default=[200_000, 1_000_000, 5_000_000])
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 8])
+    parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2, 8])
+    parser.add_argument("--others", nargs="*", choices=_OTHERS, default=[*_OTHERS], help="measured too")
     parser.add_argument("--model", default="", help="folder whose tokenizer is used; a tiny one unless given")
-    parser.add_argument("--folder", type=Path, help="keeps the manifests here, and takes those that are there")
+    parser.add_argument("--folder", type=Path, help="keeps the sets here, and takes those that are there")
     parser.add_argument("--rank", type=int, nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--split", action="store_true", help="time the split instead")
+    parser.add_argument("--here", choices=_OTHERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.rank:
         return rank_main(arguments.folder, *arguments.rank, arguments.model)
+    if arguments.here:
+        measure = {"split": measure_split, "audit": measure_audit, "plan": measure_plan}[arguments.here]
+        print(measure(arguments.folder))
+        return None
     with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.folder or Path(temporary)
-        print(_SPLIT_HEADER if arguments.split else _HEADER)
-        print("|---" * (7 if arguments.split else 8) + "|")
-        for count in arguments.clips:
-            path = folder / f"{count}.jsonl"
-            if not mapped_path(path).is_file():
-                folder.mkdir(exist_ok=True)
-                draw_manifest(path, count)
-            if arguments.split:
-                split_main(path)
-                continue
-            for ranks in arguments.ranks:
-                print(_line(path, count, ranks, arguments.model), flush=True)
+        sets = {count: (arguments.folder or Path(temporary)) / str(count) for count in arguments.clips}
+        for count, folder in sets.items():
+            if not mapped_path(folder / "eval.jsonl").is_file():
+                draw_set(folder, count)
+        for name in ["ranks", *arguments.others]:
+            header = _OTHERS.get(name, _HEADER)
+            print(f"{header}\n{'|---' * (header.count('|') - 1)}|", flush=True)
+            for count, folder in sets.items():
+                if name == "ranks":
+                    for ranks in arguments.ranks:
+                        print(_line(folder / "train.jsonl", count, ranks, arguments.model), flush=True)
+                else:  # in a process of its own, whose memory is its alone
+                    command = [sys.executable, "-m", __spec__.name, "--folder", str(folder), "--here", name]
+                    told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+                    print(f"| {count:,} | {told} |", flush=True)
     return None
 
 

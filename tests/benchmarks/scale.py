@@ -12,7 +12,7 @@ import argparse
 
 CLIPS_PER_HOUR = 196_000 / 234
 """Of the Round 2 corpora."""
-PREPARE_CPU_MS_PER_CLIP = 12.1
+PREPARE_CPU_MS_PER_CLIP = 10.3
 """Of the pool, cluster_speed.py, mp3 of 44.1 kHz, 4.6 s on average; on busy cores, so an upper bound."""
 STORE_MB_PER_HOUR = 3600 * 16_000 * 2 * 0.5 / 1e6
 """flac of 16 kHz and 16 bits at half the size of its samples."""
@@ -20,7 +20,7 @@ TABLE_BYTES_PER_CLIP = (1372 + 1235) * 2**20 / 5e6
 """JSON lines and Arrow, manifest_scale.py."""
 PARENT_BYTES_PER_ROW = (393 - 121) * 2**20 / 190_000
 """Of the process that assembles the set, prepare_memory.py, from 10,000 to 200,000 rows."""
-MAPPED_CPU_S_PER_CLIP = 1.2e-6
+MAPPED_CPU_S_PER_CLIP = 0.84 / 5e6
 """Of opening a manifest on each rank, manifest_scale.py: its text and its columns are hashed."""
 EPOCHS, CLIPS_PER_S = (2, 3), (548, 510)
 """Phase B and phase A, one H200."""

@@ -4,6 +4,7 @@
 
 The clips are noise in flac, 4.6 s on average. Only reading is timed, in CPU and wall seconds for each 1,000 clips: in
 random order, as training does, and in the order of the store. Cold: after dropping the page cache, which needs root.
+Then clips are read and decoded, from files and from shards in turns: what the store is worth to a loader's process.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 
+from hebrew_asr.audio.decode import decode
 from hebrew_asr.audio.source import Part, opened
+from hebrew_asr.cores import keep_freed_memory
 from hebrew_asr.corpus.preparation.shards import pack, packed_clips, shards_of
 from hebrew_asr.data.manifest import read_manifest
 from hebrew_asr.planning.bench_corpus import make_corpus
@@ -45,8 +48,28 @@ def timed(name: str, clips: int, work: Callable[[], object], cold: bool) -> None
     )
 
 
+def decoded(ways: dict[str, list], pages: list[str], rounds: int, cold: bool) -> None:
+    """Print how many clips are read and decoded in a second from shards, of those from files, by rounds in turns."""
+    rng, found = np.random.default_rng(1), []
+    for number in range(rounds):
+        order, row = rng.permutation(len(ways["files"]))[:200].tolist(), {}
+        for name in list(ways)[:: 1 if number % 2 else -1]:
+            for path in pages if cold else ():
+                with open(path, "rb") as file:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            started, used = time.monotonic(), time.process_time()
+            for index in order:
+                decode(ways[name][index])
+            row[name] = (time.process_time() - used, time.monotonic() - started)
+        found.append([row["files"], row["shards"]])
+    cpu, wall = np.median(np.array(found)[:, 0] / np.array(found)[:, 1], axis=0)
+    ms = np.median(np.array(found)[:, :, 0], axis=0) * 5
+    told = f"{ms[0]:.2f} and {ms[1]:.2f} CPU ms for a clip of files and shards; in a CPU second {cpu:.3f} times as many"
+    print(f"decoded, {'cold' if cold else 'warm'}: {told} from shards, in a second {wall:.3f} times", flush=True)
+
+
 def main() -> None:
-    """Make the stores and print the table."""
+    """Make the stores, print the table, and how the two stores of ``prepare`` compare."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--clips", type=int, default=20_000)
@@ -96,6 +119,10 @@ def main() -> None:
             lambda: [b.num_rows for b in parquet.iter_batches(256, columns=["audio"])],
             cold,
         )
+    keep_freed_memory()  # as a loader's process does
+    ways = {"files": [clip.audio for clip in files], "shards": places}
+    for cold in (False, True):
+        decoded(ways, [*ways["files"], *dict.fromkeys(place.path for place in places)], 40, cold)
 
 
 if __name__ == "__main__":
