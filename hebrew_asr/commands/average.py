@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from hebrew_asr.config.values import PositiveInt
+from hebrew_asr.pages.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +82,7 @@ class Command:
         measured = {candidate.title: self._measured(candidate, settings, clips) for candidate in found}
         for title, rates in measured.items():
             wer = f"{rates['wer']:.2%} ({rates['wer_low_95']:.2%} to {rates['wer_high_95']:.2%})"
-            print(f"{title:<24} WER {wer}, {rates['wer_mode']} normalizer, {rates['clips']} clips")
+            print(f"{title:<24} WER {wer}, {rates['wer_mode']} normalizer, {count(rates['clips'], 'clip')}")
         best = min(found, key=lambda candidate: measured[candidate.title]["wer"])  # the first of equals
         save_native(self.out, *model_of(self.run_dir, best.checkpoints))
         write_json(self.out / "choice.json", {"chosen": best.title, "candidates": measured})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hebrew_asr.config.values import PositiveFloat, PositiveInt
+from hebrew_asr.pages.words import count
 from hebrew_asr.training.arguments import DataArguments
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _print_memory(plan: RunPlan) -> None:
 
     profile = plan.profile
     sharding = f"ZeRO-{profile.zero_stage}, {profile.precision}"
-    title = f"{profile.name}: {sharding}, GiB on each of {plan.batching.num_ranks} cards"
+    title = f"{profile.name}: {sharding}, GiB on each of {count(plan.batching.num_ranks, 'card')}"
     table = Table(title=title, title_justify="left")
     table.add_column("phase")
     for phase in plan.phases:
@@ -147,8 +148,8 @@ def _print_run(plan: RunPlan) -> None:
     largest = plan.shapes[-1]
     print(f"{plan.batching}; largest batch {largest.tokens:,} tokens, {largest.labels:,} labels")
     print(
-        f"{plan.num_clips:,} clips ({lengths}): {plan.steps_per_epoch:,} steps per epoch, "
-        f"{plan.total_steps:,} in {recipe.epochs} epochs"
+        f"{count(plan.num_clips, 'clip')} ({lengths}): {count(plan.steps_per_epoch, 'step')} per epoch, "
+        f"{plan.total_steps:,} in {count(recipe.epochs, 'epoch')}"
     )
     for phase, start in zip(recipe.phases[1:], plan.phase_starts[1:], strict=True):
         print(f"switch to phase {phase.name} after step {start:,}")

@@ -45,6 +45,7 @@ class Command:
 def _row(folder: Path) -> dict[str, Any]:
     """What a run directory says, as plain values; of one that cannot be read, why."""
     from hebrew_asr.errors import HebrewASRError
+    from hebrew_asr.pages.words import count
     from hebrew_asr.report.gather import read_run
 
     try:
@@ -62,7 +63,7 @@ def _row(folder: Path) -> dict[str, Any]:
         "step": run.last_step,
         "steps": run.planned_steps,
         "wer": last and last.wer,
-        "wer_of": last and f"{last.clips} clips of {last.split}, {last.wer_mode}",
+        "wer_of": last and f"{count(last.clips, 'clip')} of {last.split}, {last.wer_mode}",
         "wer_step": last and last.step,
         "seconds": seconds,
         "cost": price * seconds / 3600 if price and seconds is not None else None,

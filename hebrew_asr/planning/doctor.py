@@ -276,8 +276,9 @@ def _disk_speed(need: DiskNeed | None, folder: Path) -> Outcome:
 
 
 def _cores(recipe: Recipe, ranks: int) -> Outcome:
-    have, wanted = len(usable_cores()), ranks * (recipe.data.workers + 1)
-    says = f"{have} for {ranks} ranks with {recipe.data.workers} workers each"
+    workers = recipe.data.workers
+    have, wanted = len(usable_cores()), ranks * (workers + 1)
+    says = f"{have} for {ranks} rank{'s' * (ranks > 1)} with {workers} worker{'s' * (workers != 1)} each"
     if have >= wanted:
         return "ok", says, ""
     fewer = max(0, have // ranks - 1)

@@ -11,6 +11,7 @@ import json
 import os
 from pathlib import Path
 
+from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.files import write_atomically
 from hebrew_asr.logs import log
 from hebrew_asr.report.records import Record, as_row
@@ -47,7 +48,15 @@ class MetricsFile:
         self._trouble = _Trouble("records", path)
 
     def write(self, record: Record) -> None:
-        """Append a record, after those that could not be written yet."""
+        """Append a record, after those that could not be written yet.
+
+        Raises:
+            EnvironmentProblem: somebody removed the file, and most likely the run directory with it.
+        """
+        if not os.fstat(self._handle).st_nlink and not self._path.exists():  # else an editor put another in its place
+            raise EnvironmentProblem(
+                f"{self._path} was removed while it was written; a run cannot go on without its records: start again"
+            )
         self._waiting.append(json.dumps(as_row(record), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
         self._write_waiting()
 

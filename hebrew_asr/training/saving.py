@@ -69,7 +69,8 @@ def unsaved(store: CheckpointStore, step: int, failure: str) -> str:
     if store.sealed_step is None:
         left = f"there is no checkpoint: all {step} steps are lost"
     else:
-        left = f"the newest checkpoint is of step {store.sealed_step}: {step - store.sealed_step} steps are lost"
+        lost = step - store.sealed_step
+        left = f"the newest checkpoint is of step {store.sealed_step} and lacks {lost} step{'s' * (lost > 1)}"
     return f"its state could not be saved ({failure}); {left}. Mend the disk or make room, then --resume auto"
 
 

@@ -83,7 +83,7 @@ def test_a_stop_without_room_says_what_is_lost_and_the_next_start_goes_on(task, 
     saved.verify()
     stopped = int(error.split("stopped after step ")[1].split(",")[0])
     assert saved.step >= newest
-    assert f"the newest checkpoint is of step {saved.step}: {stopped - saved.step} steps are lost" in error
+    assert f"the newest checkpoint is of step {saved.step} and lacks {stopped - saved.step} step" in error
     ballast.unlink()
     changes.append(f"max_steps={saved.step + 3}")
     done = warm.finish(train_arguments(task, run, *changes, resume="auto"), port=free_port())

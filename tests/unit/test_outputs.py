@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.report.outputs import MetricsFile, PatientFiles
 from hebrew_asr.report.records import FaultRecord, MachineRecord, as_row
 from hebrew_asr.report.sinks import as_curves
@@ -68,6 +70,18 @@ def test_a_resume_cuts_what_is_made_again_even_on_a_full_disk(disk):
     path.write_bytes(whole[:-100])
     MetricsFile(path, 7).close()
     assert steps(path) == list(range(1, 8))
+
+
+def test_a_run_directory_that_is_removed_ends_the_run(tmp_path):
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.parent.mkdir()
+    metrics = MetricsFile(path)
+    metrics.write(record(1))
+    shutil.rmtree(path.parent)
+    with pytest.raises(EnvironmentProblem, match=r"run/metrics\.jsonl was removed while it was written"):
+        metrics.write(record(1))
+    metrics.close()
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("damage", [b"{torn\n", b"\xff\xfe\n", b"\n", b"[]\n", b'"\xd7"\n'])
