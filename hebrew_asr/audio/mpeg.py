@@ -7,7 +7,7 @@ there is no tag, or where files were joined. Counting the frames takes 1 % of th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
 
@@ -31,6 +31,8 @@ class _Kind:
     samples: int
     """In a frame, of one channel."""
     rate_hz: int
+    sizes: dict[bytes, int] = field(default_factory=dict)
+    """Bytes of a frame by the first three bytes of its header."""
 
     @property
     def frame_s(self) -> float:
@@ -61,7 +63,9 @@ def _headers() -> Iterator[tuple[bytes, tuple[int, _Kind]]]:
         slot = 4 if layer == 1 else 1
         size = (samples // 8 // slot * kbit * 1000 // rate_hz + padding) * slot
         second = 0xE0 | version << 3 | (4 - layer) << 1 | protected
-        yield bytes((second, bits << 4 | rate << 2 | padding << 1 | private)), (size, kind_of(samples, rate_hz))
+        header, kind = bytes((second, bits << 4 | rate << 2 | padding << 1 | private)), kind_of(samples, rate_hz)
+        kind.sizes[b"\xff" + header] = size
+        yield header, (size, kind)
 
 
 _HEADERS = dict(_headers())
@@ -154,26 +158,21 @@ def frames_of(source: Opened) -> Mpeg:
 
 def _follow(window: _Window, position: int, run: _Run) -> int:
     """Count frames of one kind that lie end to end; returns where they end."""
-    kind, mono, size = run.kind, run.mono, window.source.size
+    size_of, mono, size = run.kind.sizes.get, run.mono, window.source.size
     frames = 0
     while position + 4 <= size:
         index = window.at(position)
         content, start = window.bytes, window.start
-        last = len(content) - _NEED_BYTES
+        last, end = len(content) - _NEED_BYTES, size - start
         while True:
-            header = _HEADERS.get(content[index + 1 : index + 3])
-            if (
-                header is None
-                or content[index] != 0xFF
-                or header[1] is not kind
-                or (content[index + 3] >= 0xC0) != mono
-            ):
+            frame_bytes = size_of(content[index : index + 3])
+            if frame_bytes is None or (content[index + 3] >= 0xC0) != mono:
                 run.frames = frames
                 return start + index
-            if start + index + header[0] > size:
+            if index + frame_bytes > end:
                 run.frames, run.is_cut = frames, True
                 return start + index if frames == 0 else size
-            index += header[0]
+            index += frame_bytes
             frames += 1
             if index > last:
                 break
