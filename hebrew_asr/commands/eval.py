@@ -57,7 +57,7 @@ class Command:
         from hebrew_asr.errors import DataError, UsageError
         from hebrew_asr.inference.evaluating import LONG, UNREADABLE, heard
         from hebrew_asr.inference.load import load_transcriber
-        from hebrew_asr.inference.progress import sound_progress
+        from hebrew_asr.inference.progress import loading, sound_progress
         from hebrew_asr.text.scoring import figures
 
         if bool(self.data) == bool(self.set):
@@ -65,7 +65,8 @@ class Command:
         utterances, total_s = self._utterances()
         if self.out is not None:
             make_folder(self.out)
-        transcribe = load_transcriber(self.model, self.language)
+        with loading():
+            transcribe = load_transcriber(self.model, self.language)
         sounds: dict[str, str] = {}
         with sound_progress(total_s) as progress:
             found = list(heard(transcribe, _noting(utterances, sounds), self.batch, progress.add, progress.tell))

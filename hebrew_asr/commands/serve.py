@@ -28,7 +28,7 @@ class Command:
     """
 
     model: str
-    """Folder or hub id of a Qwen3-ASR model, or the folder of a run, such as demo-run."""
+    """Folder or hub id of a Qwen3-ASR model, or the folder of a run, such as demo-run, or of an export."""
     host: str = "127.0.0.1"
     """Address to listen at; 0.0.0.0 lets other machines in, so give --token too."""
     port: Port = 8000
@@ -56,12 +56,15 @@ class Command:
             return self._serve(listening)
 
     def _serve(self, listening: socket.socket) -> int:
-        from hebrew_asr.inference.load import load_transcriber
-        from hebrew_asr.serving.app import Limits, create_app
-        from hebrew_asr.serving.line import Line
-        from hebrew_asr.serving.running import serve
+        from hebrew_asr.inference.progress import loading
 
-        transcriber = load_transcriber(self.model, self.language, device=self.device, dtype=self.dtype)
+        with loading():
+            from hebrew_asr.inference.load import load_transcriber
+            from hebrew_asr.serving.app import Limits, create_app
+            from hebrew_asr.serving.line import Line
+            from hebrew_asr.serving.running import serve
+
+            transcriber = load_transcriber(self.model, self.language, device=self.device, dtype=self.dtype)
         line = Line(transcriber, most_waiting=self.waiting, batch_pieces=self.batch)
         name = Path(self.model).resolve()
         shown = f"{name.parent.name}/{name.name}" if name.name == "final" else name.name

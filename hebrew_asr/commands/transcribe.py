@@ -59,7 +59,7 @@ class Command:
     files: Annotated[list[str], tyro.conf.Positional]
     """Files, folders (with all audio and video below), patterns such as '*.mp3', or - for standard input."""
     model: Annotated[str, tyro.conf.arg(aliases=["-m"])]
-    """Folder or hub id of a Qwen3-ASR model, or the folder of a run, such as demo-run."""
+    """Folder or hub id of a Qwen3-ASR model, or the folder of a run, such as demo-run, or of an export."""
     format: Annotated[
         Literal["txt", "srt", "vtt", "tsv", "json", "all"], tyro.conf.arg(aliases=["-f", "--output-format"])
     ] = "txt"
@@ -133,16 +133,18 @@ class Command:
 
     def _transcribe(self, inputs: list[Input], paths: dict[str, tuple[Path, ...]], errors: list, several: bool) -> int:
         """How many names and recordings failed."""
-        from hebrew_asr.inference.load import load_transcriber
-        from hebrew_asr.inference.long_form import Options, transcribe_all
-        from hebrew_asr.inference.progress import sound_progress
+        from hebrew_asr.inference.progress import loading, sound_progress
 
         for error in errors:
             print(f"error: {_on_a_line(str(error))}", file=sys.stderr)
         if not inputs:
             return len(errors)
         failed, lasts_s = 0, 0.0
-        transcriber = load_transcriber(self.model, self.language, device=self.device, dtype=self.dtype)
+        with loading():
+            from hebrew_asr.inference.load import load_transcriber
+            from hebrew_asr.inference.long_form import Options, transcribe_all
+
+            transcriber = load_transcriber(self.model, self.language, device=self.device, dtype=self.dtype)
         options = Options(self.prompt, self.condition_on_previous, self.batch)
         recordings = ((one.name, one.blocks()) for one in inputs)
         with sound_progress(None) as progress:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -40,6 +40,14 @@ class SoundProgress:
         self._bar.stop()
         print(text, end="", flush=True)
         self._bar.start()
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Says on a terminal what takes the seconds, or minutes, before the first sound."""
+    console = Console(stderr=True)
+    with console.status("loading the model") if console.is_interactive else nullcontext():
+        yield
 
 
 @contextmanager

@@ -70,7 +70,9 @@ def test_what_is_asked_for_goes_where_standard_output_does_and_a_bar_to_the_term
 
     script = (
         "import os, sys\n"
-        "from hebrew_asr.inference.progress import sound_progress\n"
+        "from hebrew_asr.inference.progress import loading, sound_progress\n"
+        "with loading():\n"
+        "    pass\n"
         "with sound_progress(10) as progress:\n"
         "    progress.add(5)\n"
         "    progress.write('a.mp3\\t' + 'שלום ' * 40 + '\\n')\n"
@@ -95,7 +97,8 @@ def test_what_is_asked_for_goes_where_standard_output_does_and_a_bar_to_the_term
     assert shown["dumb"] == "a.mp3\t" + "שלום " * 40 + "\na warning\n1 recording\nthe end\n"
     for text in shown.values():
         assert [line for line in screen(text) if line][-3:] == ["a warning", "1 recording", "the end"]
-        assert "libmpg123" not in text and "decoding" not in "".join(screen(text))
+        assert "libmpg123" not in text and not {"decoding", "loading"} & set("".join(screen(text)).split())
+    assert "loading the model" in shown["file"] and "loading the model" in shown["terminal"]
 
 
 def test_what_stands_on_a_terminal():
