@@ -43,11 +43,11 @@ class StepFigures:
 class StepResult:
     """Figures of one optimizer step on their way to the host, which meanwhile queues the next step."""
 
-    def __init__(self, loss: torch.Tensor, num_labels: torch.Tensor, norm: torch.Tensor | float, applied: bool):
+    def __init__(self, loss: torch.Tensor, num_labels: int, norm: torch.Tensor | float, applied: bool):
         """Tensors of one element, on the device."""
-        self._applied, self._event = applied, None
+        self._num_labels, self._applied, self._event = num_labels, applied, None
         norm = norm.to(loss.device) if isinstance(norm, torch.Tensor) else torch.full_like(loss, norm)
-        values = torch.stack([part.double().reshape(()) for part in (loss, num_labels, norm)])
+        values = torch.stack([part.double().reshape(()) for part in (loss, norm)])
         self._values = values.to("cpu", non_blocking=True)
         if loss.is_cuda:
             self._event = torch.cuda.Event()
@@ -57,9 +57,9 @@ class StepResult:
         """Waits for the device to end this step, if it has not."""
         if self._event is not None:
             self._event.synchronize()
-        loss, num_labels, norm = self._values.tolist()
+        loss, norm = self._values.tolist()
         applied = self._applied and math.isfinite(norm)
-        return StepFigures(loss, int(num_labels), norm, applied)
+        return StepFigures(loss, self._num_labels, norm, applied)
 
 
 class MicroBatchTooLarge(Exception):
@@ -132,7 +132,7 @@ class TrainEngine:
         """
         states = self._take_apart()
         self.groups = set_phase(self.asr, self._recipe, self._recipe.phases[index])
-        self._absent.hold()
+        self._absent.hold(self.module)
         if resume is not None:
             resume.load_weights(dict(self.asr.named_parameters()))
         self._assemble(states, resume)
@@ -153,6 +153,7 @@ class TrainEngine:
         """Let go of the engine, if there is one; returns all optimizer state of this rank."""
         if self._engine is None:
             return []
+        self.module.seam.wait()
         states = capture(self._engine, zero.partitions(self._engine, self.asr))
         engine, self._engine = self._engine, None
         zero.release(engine)
@@ -163,7 +164,10 @@ class TrainEngine:
 
     def _assemble(self, states: list[PartitionState], resume: StateReader | None) -> None:
         options, compiled = self._recipe.optimizer, self._profile.compiles
-        self._engine = zero.build(self.module, self.groups, self._config, options, compiled=compiled)
+        self.module.find_seam()
+        self._engine = zero.build(
+            self.module, self.groups, self._config, options, compiled=compiled, seam=self.module.seam
+        )
         partitions = zero.partitions(self._engine, self.asr)
         for partition in partitions:
             zero.adam_state(self._engine, partition)  # step 0, unless a state is carried over or read below
@@ -177,6 +181,7 @@ class TrainEngine:
         """Mean L2 norm of the head's rows, of tokens ``present`` in training and of ``absent`` ones; collective."""
         import deepspeed
 
+        self.module.seam.wait()
         weight = self.asr.lm_head.weight
         with deepspeed.zero.GatheredParameters([weight], enabled=self._profile.zero_stage == 3):
             return self._absent.row_norms(weight)
@@ -199,25 +204,29 @@ class TrainEngine:
         zero.set_learning_rates(self._engine, {group.name: learning_rates[group.module_group] for group in self.groups})
         device = self.ranks.device
         own_labels = sum(micro_batch.num_labels for micro_batch in micro_batches)
-        # Filled on the device: a copy from the host would wait for all that is queued there.
-        labels = self.ranks.sum(torch.full((1,), own_labels, dtype=torch.float64, device=device))
-        per_token = self.ranks.size / labels.clamp(min=1)
+        labels = int(self.ranks.sum(torch.tensor(own_labels)))  # on the host, where nothing has to be waited for
+        per_token = self.ranks.size / max(labels, 1)
         total = torch.zeros(1, dtype=torch.float64, device=device)
         if not self.asr.training:  # an evaluation ran; walking all modules at every step would cost a millisecond
             self._engine.train()
+        self.module.needs_hooks = self._proof is not None
+        if self._proof is not None:
+            self.module.seam.wait()
         with nullcontext() if self._proof is None else self._proof.watch(self._engine):
             for micro_batch in micro_batches:
                 loss_sum = self._bounded("forward", self._engine, micro_batch.packed, micro_batch.mel_CBF)
-                weighted = loss_sum * (per_token[0] if micro_batch.num_labels else 0.0)
+                weighted = loss_sum.double() * (per_token if micro_batch.num_labels else 0.0)
                 total += loss_sum.detach() * bool(micro_batch.num_labels)
                 self._bounded("backward", self._engine.backward, weighted.to(loss_sum.dtype), scale_wrt_gas=False)
                 with self._part("backward"):
                     zero.reduce_micro_batch(self._engine)
+        # Before the step: behind it, this would wait until weights have arrived that the next pass reads late.
+        loss = self.ranks.sum(total) / max(labels, 1)
         with self._part("step"):
             self._engine.step()
         norm = self._engine.get_global_grad_norm()
         applied = bool(self._engine.was_step_applied())
-        result = StepResult(self.ranks.sum(total) / labels.clamp(min=1), labels, norm, applied)
+        result = StepResult(loss, labels, norm, applied)
         if self._last is not None:
             self._last.figures()
         self._last = result
@@ -265,6 +274,7 @@ class TrainEngine:
         """
         if self._proof is None or self._last is None or not self._last.figures().applied:
             return None
+        self.module.seam.wait()
         proof, self._proof = self._proof, None
         return proof.conclude(self._engine)
 
@@ -272,6 +282,7 @@ class TrainEngine:
 
     def host_state(self) -> list[PartitionState]:
         """This rank's optimizer state, copied to host memory; the next call overwrites it."""
+        self.module.seam.wait()
         return self._host_memory.copy(self._saved_state())
 
     def _saved_state(self) -> list[PartitionState]:
@@ -287,6 +298,7 @@ class TrainEngine:
         ZeRO-3 gathers weights layer by layer, on all ranks together, so ranks that decode different clips would wait
         for each other for ever. There it is a copy without the engine's hooks, for as long as the context lasts.
         """
+        self.module.seam.wait()
         if self._profile.zero_stage < 3:
             yield self.asr
             return
@@ -304,6 +316,7 @@ class TrainEngine:
 
     def close(self) -> None:
         """Let go of the engine."""
+        self.module.seam.wait()
         if self._engine is not None:
             engine, self._engine = self._engine, None
             zero.release(engine)

@@ -4,12 +4,14 @@ Both lay the weights of a param group end to end and give each rank one slice of
 0.19.8 then takes the norm tensor by tensor, and makes pass after pass over gradients, masters and weights. Here a step
 is: the norm of this rank's gradients, AdamW with clipping and the bf16 copy compiled to one kernel, and the new weights
 to every rank, one group's while AdamW is at work on the next. Nothing waits for the device: whether the norm is finite
-is decided there, so the host is free to queue the next step.
+is decided there, so the host is free to queue the next step. Groups of weights that are read late in a recorded pass
+(``model/seam.py``) are updated and sent on a stream of their own, under the beginning of the next pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
 from hebrew_asr.fallbacks import note_fallback
+from hebrew_asr.model.seam import Seam
 
 
 def update(
@@ -73,10 +76,18 @@ class FlatAdamW:
     _update: Callable[..., None] | None
     """:func:`update`, compiled."""
 
-    def _convert(self, *, compiled: bool) -> None:
-        """``compiled``: if AdamW is not, torch's fused one runs, and another pass copies the weights."""
-        self._holds_gradients = False
+    _seam: Seam
+    _aside: torch.cuda.Stream | None
+    """For what may run beside a pass; None on a CPU, or if nothing is above the seam."""
+
+    def _convert(self, *, compiled: bool, seam: Seam) -> None:
+        """``compiled``: if AdamW is not, torch's fused one runs, and another pass copies the weights.
+
+        ``seam``: of the passes that read the weights.
+        """
+        self._holds_gradients, self._seam = False, seam
         self._update = torch.compile(update, fullgraph=True, dynamic=True) if compiled else None
+        self._aside = torch.cuda.Stream() if seam.weights and self._masters()[0].is_cuda else None
 
     def _masters(self) -> list[Tensor]:
         """(weights,) fp32 of every param group: this rank's slice."""
@@ -84,6 +95,10 @@ class FlatAdamW:
 
     def _own_gradients(self) -> list[Tensor]:
         """(weights,) fp32 of every param group: the mean over ranks, of this rank's slice."""
+        raise NotImplementedError
+
+    def _parameters(self) -> list[list[Tensor]]:
+        """Of every param group."""
         raise NotImplementedError
 
     def _weights(self) -> list[tuple[Tensor, list[Tensor]]]:
@@ -120,17 +135,42 @@ class FlatAdamW:
     def _step_compiled(
         self, update: Callable[..., None], gradients: list[Tensor], grad_scale: Tensor, found_inf: Tensor
     ) -> None:
+        is_late = [self._aside is not None and self._seam.weights.issuperset(group) for group in self._parameters()]
+        self._update_groups(update, gradients, grad_scale, found_inf, [not late for late in is_late])
+        if any(is_late):
+            with self._under_the_next_pass([grad_scale, found_inf, *gradients]):
+                self._update_groups(update, gradients, grad_scale, found_inf, is_late)
+
+    def _update_groups(
+        self,
+        update: Callable[..., None],
+        gradients: list[Tensor],
+        grad_scale: Tensor,
+        found_inf: Tensor,
+        chosen: list[bool],
+    ) -> None:
+        """AdamW, and the new weights to every rank, for the chosen param groups."""
         rank, sent = torch_dist.get_rank(self.dp_process_group), []
-        groups = zip(self.optimizer.param_groups, self._masters(), gradients, self._weights(), strict=True)
-        for options, master, gradient, (flat, slices) in groups:
-            state = self.optimizer.state[master]
-            update(
-                *(master, gradient, state["exp_avg"], state["exp_avg_sq"], state["step"], slices[rank]),
-                *(torch.full_like(grad_scale, options["lr"]), grad_scale, found_inf),
-                *(options["betas"], options["eps"], options["weight_decay"]),
-            )
-            sent.append(self._share(flat, slices[rank]))
+        groups = zip(self.optimizer.param_groups, self._masters(), gradients, self._weights(), chosen, strict=True)
+        for options, master, gradient, (flat, slices), is_chosen in groups:
+            if is_chosen:
+                state = self.optimizer.state[master]
+                update(
+                    *(master, gradient, state["exp_avg"], state["exp_avg_sq"], state["step"], slices[rank]),
+                    *(torch.full_like(grad_scale, options["lr"]), grad_scale, found_inf),
+                    *(options["betas"], options["eps"], options["weight_decay"]),
+                )
+                sent.append(self._share(flat, slices[rank]))
         _wait(sent)
+
+    @contextmanager
+    def _under_the_next_pass(self, read: list[Tensor]) -> Iterator[None]:
+        """What is queued within may run while the next pass is below the seam. ``read``: what of a step it needs."""
+        assert self._aside is not None
+        self._aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._aside):
+            yield
+        self._seam.updates_are_queued(self._aside, read)
 
     def _step_fused(self, gradients: list[Tensor], grad_scale: Tensor, found_inf: Tensor) -> None:
         rank, masters, sent = torch_dist.get_rank(self.dp_process_group), self._masters(), []

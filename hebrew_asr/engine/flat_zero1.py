@@ -16,23 +16,27 @@ from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from torch import Tensor
 
 from hebrew_asr.engine.flat_adamw import FlatAdamW
+from hebrew_asr.model.seam import Seam
 
 
 class FlatZeRO1(FlatAdamW, BF16_Optimizer):
     """``BF16_Optimizer`` over its own flat buffers: gradients of a group lie end to end, a slice to every rank."""
 
     @staticmethod
-    def convert(optimizer: Any, *, compiled: bool) -> None:
+    def convert(optimizer: Any, *, compiled: bool, seam: Seam) -> None:
         """Turn a fresh ``BF16_Optimizer`` into this: DeepSpeed offers no way to pass one in."""
         assert not optimizer.immediate_grad_update, "its hooks would accumulate every gradient a second time"
         optimizer.__class__ = FlatZeRO1
-        optimizer._convert(compiled=compiled)
+        optimizer._convert(compiled=compiled, seam=seam)
 
     def _masters(self) -> list[Tensor]:
         return self.fp32_groups_flat_partition
 
     def _own_gradients(self) -> list[Tensor]:
         return self.fp32_groups_gradient_flat_partition
+
+    def _parameters(self) -> list[list[Tensor]]:
+        return self.bf16_groups
 
     def _weights(self) -> list[tuple[Tensor, list[Tensor]]]:
         return list(zip(self.bf16_groups_flat, self.bf16_partitioned_groups, strict=True))
@@ -43,7 +47,7 @@ class FlatZeRO1(FlatAdamW, BF16_Optimizer):
     @torch.no_grad()
     def update_hp_grads(self, clear_lp_grads: bool = False) -> None:
         """After each micro-batch: put its gradients into the fp32 buffers, or add them to what is there."""
-        parameters = [parameter for group in self.bf16_groups for parameter in group]
+        parameters = [parameter for group in self._parameters() for parameter in group]
         self._take(parameters, [buffer for group in self.fp32_groups_gradients for buffer in group])
 
     @torch.no_grad()

@@ -6,7 +6,8 @@ to run beside, and it costs copies and launches. The layout of weights and maste
 gradients are reduced in buckets, of ``reduce_bucket_size`` elements as in DeepSpeed: a bucket takes the same columns of
 every rank's slice, so that one copy to fp32 fills it, and one reduce-scatter brings each rank the sum of what it owns.
 With ``overlap_comm`` there are two, and one is filled while the other travels. ``contiguous_gradients``,
-``reduce_scatter`` and ``allgather_bucket_size`` change nothing here.
+``reduce_scatter`` and ``allgather_bucket_size`` change nothing here. Buckets of weights above the seam of a recorded
+pass (``model/seam.py``) come first, and travel while backward goes on below it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor
 
 from hebrew_asr.engine.flat_adamw import FlatAdamW
+from hebrew_asr.model.seam import Seam
 
 _ALIGNMENT = 4
 """fp32 elements in 16 bytes: param groups and buckets begin at such addresses, which kernels read and write whole."""
@@ -57,6 +59,9 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
     _offsets: list[int]
     """First element of every param group within this rank's slice; at the end, how long the slice is."""
     _buckets: list[Bucket]
+    """In the order of their reduction, the same on all ranks."""
+    _num_above: int
+    """How many of them, the first ones, hold nothing but weights above the seam."""
     _gradients: Tensor | None
     """(slice,) fp32: this rank's share of the gradients' mean over ranks; there from a step's first backward to its
     end."""
@@ -64,13 +69,13 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
     """Memory of the buckets that are being reduced: from the end of a backward pass to the end of its reduction."""
 
     @staticmethod
-    def convert(optimizer: Any, *, compiled: bool) -> None:
+    def convert(optimizer: Any, *, compiled: bool, seam: Seam) -> None:
         """Turn a fresh ``DeepSpeedZeroOptimizer`` into this: DeepSpeed offers no way to pass one in."""
         for hook in optimizer._grad_acc_hooks:
             hook.remove()
         optimizer._grad_acc_hooks.clear()
         optimizer.__class__ = FlatZeRO2
-        optimizer._convert(compiled=compiled)
+        optimizer._convert(compiled=compiled, seam=seam)
         optimizer._lay_out()
 
     def _lay_out(self) -> None:
@@ -84,23 +89,32 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
             else min(whole, max(_ALIGNMENT, self.reduce_bucket_size // ranks // _ALIGNMENT * _ALIGNMENT))
         )
         self._buckets = [Bucket(first, min(width, whole - first)) for first in range(0, whole, width)]
-        groups = zip(self.round_robin_bit16_groups, self.round_robin_bit16_offsets, strict=True)
+        groups = zip(self._parameters(), self.round_robin_bit16_offsets, strict=True)
         for offset, master, (parameters, starts) in zip(self._offsets, self._masters(), groups, strict=False):
             for parameter, start in zip(parameters, starts, strict=True):
                 self._deal(parameter, start, master.numel(), offset, width)
+        self._buckets.sort(key=self._is_above, reverse=True)  # otherwise as they lie
+        self._num_above = sum(map(self._is_above, self._buckets))
+        seen: set[Tensor] = set()
+        for bucket in reversed(self._buckets):
+            last = {piece.parameter for piece in bucket.pieces} - seen
+            bucket.ends.extend(last)
+            seen |= last
         self._gradients, self._buffers = None, []
+
+    def _is_above(self, bucket: Bucket) -> bool:
+        return bool(bucket.pieces) and self._seam.weights.issuperset(piece.parameter for piece in bucket.pieces)
 
     def _deal(self, parameter: Tensor, start: int, share: int, offset: int, width: int) -> None:
         """Cut a parameter into pieces of buckets; it begins at ``start`` of a group of ``share`` elements a rank."""
-        done, last = 0, 0
+        done = 0
         while done < parameter.numel():
             rank, inside = divmod(start + done, share)
             index, column = divmod(offset + inside, width)
             length = min(parameter.numel() - done, share - inside, width - column)
             bucket = self._buckets[index]
             bucket.pieces.append(_Piece(parameter, done, length, rank * bucket.columns + column))
-            done, last = done + length, max(last, index)
-        self._buckets[last].ends.append(parameter)
+            done += length
 
     def _masters(self) -> list[Tensor]:
         return self.single_partition_of_fp32_groups
@@ -110,8 +124,19 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
         pairs = zip(self._offsets, self._masters(), strict=False)
         return [self._gradients.narrow(0, offset, master.numel()) for offset, master in pairs]
 
+    def _parameters(self) -> list[list[Tensor]]:
+        return self.round_robin_bit16_groups
+
     def _weights(self) -> list[tuple[Tensor, list[Tensor]]]:
         return list(zip(self.bit16_groups_flat, self.parallel_partitioned_bit16_groups, strict=True))
+
+    def backward_prologue(self) -> None:
+        """If the reduction may begin while backward goes on: take its memory now.
+
+        The stream that it runs on follows this one only up to the seam. Memory taken later might still be in use here.
+        """
+        if self._aside is not None:
+            self._take_memory()
 
     def overlapping_partition_gradients_reduce_epilogue(self) -> None:
         """At the end of each backward pass: take the memory of its reduction, so that only this can run out of it.
@@ -119,34 +144,51 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
         The engine calls it where DeepSpeed ends its reduction. Ours begins when the ranks know of each other that they
         came so far: :meth:`reduce_micro_batch`.
         """
+        self._take_memory()
+
+    def _take_memory(self) -> None:
         device, ranks = self._masters()[0].device, self.num_ranks
         if self._gradients is None:
             self._gradients = torch.empty(self._offsets[-1], device=device)
-        if ranks > 1:
-            size = ranks * self._buckets[0].columns
+        if ranks > 1 and not self._buffers:
+            size = ranks * max(bucket.columns for bucket in self._buckets)
             self._buffers = [torch.empty(size, device=device) for _ in range(1 + bool(self.overlap_comm))]
 
     @torch.no_grad()
     def reduce_micro_batch(self) -> None:
         """Add the mean over ranks of a micro-batch's gradients to this rank's slice, and drop them; collective."""
         assert self._gradients is not None
+        early = self._seam.take_gradients()
         if self.num_ranks == 1:
             self._take_whole(self._gradients)
             return
+        above, others = self._buckets[: self._num_above], self._buckets[self._num_above :]
+        if early is None or self._aside is None:
+            self._reduce([*above, *others], self._gradients)
+        else:
+            current = torch.cuda.current_stream()
+            with torch.cuda.stream(self._aside):
+                self._aside.wait_event(early)
+                self._reduce(above, self._gradients)
+                self._aside.wait_stream(current)
+                self._reduce(others, self._gradients)
+            current.wait_stream(self._aside)
+        self._holds_gradients, self._buffers = True, []
+
+    def _reduce(self, buckets: list[Bucket], gradients: Tensor) -> None:
         rank = torch_dist.get_rank(self.dp_process_group)
         under_way: deque[tuple[torch_dist.Work | None, Tensor, Tensor]] = deque()
-        for number, bucket in enumerate(self._buckets):
+        for number, bucket in enumerate(buckets):
             if len(under_way) == len(self._buffers):
                 _arrive(*under_way.popleft())
             whole = self._buffers[number % len(self._buffers)][: self.num_ranks * bucket.columns]
             _fill(whole, bucket)
-            own = self._gradients.narrow(0, bucket.first, bucket.columns)
+            own = gradients.narrow(0, bucket.first, bucket.columns)
             mean = whole.narrow(0, rank * bucket.columns, bucket.columns) if self._holds_gradients else own
             work = self._mean_to_owners(mean, whole, async_op=len(self._buffers) > 1)
             under_way.append((work, mean, own))
         while under_way:
             _arrive(*under_way.popleft())
-        self._holds_gradients, self._buffers = True, []
 
     def _take_whole(self, gradients: Tensor) -> None:
         """One rank owns everything: each parameter's gradient has its place in the slice."""

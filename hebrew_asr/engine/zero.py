@@ -29,6 +29,7 @@ from hebrew_asr.engine.flat_zero1 import FlatZeRO1
 from hebrew_asr.engine.flat_zero2 import FlatZeRO2
 from hebrew_asr.model.layered import LayeredASR
 from hebrew_asr.model.phases import ParameterGroup
+from hebrew_asr.model.seam import Seam
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,13 @@ class Partition:
 
 
 def build(
-    module: nn.Module, groups: list[ParameterGroup], config: dict[str, Any], optimizer: Any, *, compiled: bool
+    module: nn.Module,
+    groups: list[ParameterGroup],
+    config: dict[str, Any],
+    optimizer: Any,
+    *,
+    compiled: bool,
+    seam: Seam,
 ) -> Any:
     """``deepspeed.initialize`` with one named torch param group for each of ``groups``.
 
@@ -63,6 +70,7 @@ def build(
         config: the DeepSpeed dict of ``profiles.deepspeed_config``.
         optimizer: the recipe's Optimizer section.
         compiled: whether what is ours of the optimizer is compiled.
+        seam: of the module's passes.
     """
     torch_groups = [
         {
@@ -85,9 +93,9 @@ def build(
         engine = deepspeed.initialize(model=module, optimizer=adamw, config=config)[0]
     zero = engine.optimizer
     if type(zero) is BF16_Optimizer:
-        FlatZeRO1.convert(zero, compiled=compiled)
+        FlatZeRO1.convert(zero, compiled=compiled, seam=seam)
     elif type(zero) is DeepSpeedZeroOptimizer and _is_flat_stage2(zero):
-        FlatZeRO2.convert(zero, compiled=compiled)
+        FlatZeRO2.convert(zero, compiled=compiled, seam=seam)
     elif isinstance(zero, FP16_UnfusedOptimizer):
         # It takes a step without gradients while it is built: at a rate of 0 that moves nothing, but it counts.
         inner_optimizer(engine).state.clear()

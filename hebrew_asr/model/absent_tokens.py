@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hebrew_asr.model.packed import PackedASR
+
 
 class AbsentTokens:
     """What a native model's head holds beyond the training vocabulary."""
@@ -27,21 +29,27 @@ class AbsentTokens:
         rows = getattr(weight, "ds_shape", weight.shape)[0]
         assert present_V.shape == (rows,), f"{tuple(present_V.shape)} tokens, the head has {rows} rows"
         self._asr, self._present_V, self._frozen = asr, present_V, frozen
-        self._absent_A = (~present_V).nonzero()[:, 0].to(device)
+        self._absent_V1 = ~present_V[:, None].to(device)
         self._hook: Any = None
 
-    def hold(self) -> None:
-        """Keep the rows from here on, if they are to be kept and the head trains; anew after each change of phase."""
+    def hold(self, module: PackedASR) -> None:
+        """Keep the rows from here on, if they are to be kept and the head trains; anew after each change of phase.
+
+        ``module``: whose passes make the gradients.
+        """
+        weight = self._asr.lm_head.weight
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
-        if self._frozen and self._asr.lm_head.weight.requires_grad:
-            self._hook = self._asr.lm_head.weight.register_hook(self._zero)
+        module.kept_rows = {}
+        if self._frozen and weight.requires_grad:
+            self._hook = weight.register_hook(self._zero)
+            module.kept_rows = {weight: self._absent_V1}
 
     def _zero(self, gradient_VH: Tensor | None) -> None:
         """In place: autograd has just added up what the head and the embedding gave, and hands it to nobody else."""
         if gradient_VH is not None:  # as a compiled pass hands it over for a head that the loss does not depend on
-            gradient_VH.index_fill_(0, self._absent_A, 0.0)
+            gradient_VH.masked_fill_(self._absent_V1, 0.0)
 
     def row_norms(self, weight_VH: Tensor) -> dict[str, float | None]:
         """Mean L2 norm of the rows of ``present`` and of ``absent`` tokens; None of no rows."""

@@ -71,7 +71,7 @@ class CompiledASR(PackedASR):
         """``recorded``: replay kernels instead of launching them; only for who drops gradients after each backward."""
         super().__init__(asr)
         self._parts = CompiledParts(backend)
-        self._recorded = RecordedPasses(super().forward, asr) if recorded else None
+        self._recorded = RecordedPasses(super().forward, asr, self.seam) if recorded else None
 
     @property
     def is_compiled(self) -> bool:
@@ -80,13 +80,24 @@ class CompiledASR(PackedASR):
 
     def forward(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
         """As :meth:`PackedASR.forward`; the first call in a phase compiles."""
+        self.seam.take_gradients()  # of a pass that came to nothing
         if self._recorded is not None and self.is_compiled and torch.is_grad_enabled():
-            return self._recorded(batch, mel_CBF)
+            return self._recorded(batch, mel_CBF, plainly=self.needs_hooks, kept_rows=self.kept_rows)
+        self.seam.wait()
         return super().forward(batch, mel_CBF)
 
     def call(self, part: Callable[..., Tensor], module: Any, *inputs: Any) -> Tensor:
         """Compiled."""
         return self._parts(part, module, *inputs)
+
+    def enter(self, layer: nn.Module, hidden_TH: Tensor) -> Tensor:
+        """A recording is cut at the seam."""
+        return hidden_TH if self._recorded is None else self._recorded.enter(layer, hidden_TH)
+
+    def find_seam(self) -> None:
+        """Where recordings are cut."""
+        if self._recorded is not None:
+            self.seam.find(self.asr)
 
     def release(self) -> None:
         """Forget the recordings, and give their memory back."""

@@ -25,6 +25,7 @@ from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
 from hebrew_asr.data.collate import PackedBatch
 from hebrew_asr.model.attention import varlen_attention
+from hebrew_asr.model.seam import Seam
 
 
 class PackedASR(nn.Module):
@@ -33,6 +34,11 @@ class PackedASR(nn.Module):
     def __init__(self, asr: Qwen3ASRForConditionalGeneration) -> None:
         super().__init__()
         self.asr = asr
+        self.seam = Seam()
+        self.kept_rows: dict[Tensor, Tensor] = {}
+        """Weights, and of each the rows, (rows, 1) bool, whose gradients a hook makes 0; a pass without hooks must."""
+        self.needs_hooks = False
+        """Whether the next passes must run the hooks on weights."""
 
     def forward(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
         """Sum of the cross-entropies of all supervised tokens.
@@ -55,11 +61,12 @@ class PackedASR(nn.Module):
         rotary = language_model.rotary_emb(hidden_TH[None], batch.position_ids_T[None])
         cos_TD, sin_TD = (part[0] for part in rotary)
         segments = (batch.clip_cu_seqlens_N1, batch.max_clip_tokens)
-        *lower, last = language_model.layers
-        for layer in lower:
-            hidden_TH = self.call(decoder_layer, layer, hidden_TH, cos_TD, sin_TD, segments)
-        hidden_LH = self.call(decoder_layer, last, hidden_TH, cos_TD, sin_TD, segments, batch.supervised_positions_L)
-        return self.call(apply, language_model.norm, hidden_LH)
+        last = language_model.layers[-1]
+        for layer in language_model.layers:
+            keep = (batch.supervised_positions_L,) if layer is last else ()
+            hidden_TH = self.enter(layer, hidden_TH)
+            hidden_TH = self.call(decoder_layer, layer, hidden_TH, cos_TD, sin_TD, segments, *keep)
+        return self.call(apply, language_model.norm, hidden_TH)
 
     def audio_embeddings(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
         """Projected encoder outputs of all clips, end to end: (A, H).
@@ -80,6 +87,13 @@ class PackedASR(nn.Module):
     def call(self, part: Callable[..., Tensor], module: Any, *inputs: Any) -> Tensor:
         """``part(module, *inputs)``, for one of the functions below; how that is run is for a subclass to say."""
         return part(module, *inputs)
+
+    def enter(self, layer: nn.Module, hidden_TH: Tensor) -> Tensor:
+        """What a decoder layer reads; a subclass may cut the pass here."""
+        return hidden_TH
+
+    def find_seam(self) -> None:
+        """To be called when what trains has changed. Here no pass is ever cut."""
 
     def release(self) -> None:
         """Let go of what is tied to where the weights lie: they are about to move. Here nothing is."""

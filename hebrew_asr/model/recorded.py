@@ -1,13 +1,14 @@
-"""A training pass as two CUDA graphs, forward and backward, recorded once for each shape of batch and then replayed.
+"""A training pass as CUDA graphs, recorded once for each shape of batch and then replayed.
 
 ``torch.cuda.make_graphed_callables`` does the same for one shape, and keeps the gradients of each one's graph: 1.8 GB
 for every shape. Here all shapes share one memory pool: what a pass leaves there is used up before the next one runs.
+Forward and backward are two graphs each, cut at the seam (``seam.py``), or one where nothing trains on one side of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from hebrew_asr.data.collate import PackedBatch
 from hebrew_asr.fallbacks import note_fallback
+from hebrew_asr.model.seam import Seam
 
 _READ = (
     *("conv_positions_A", "window_cu_seqlens_W1", "input_ids_T", "position_ids_T", "audio_positions_A"),
@@ -33,8 +35,10 @@ class _Recording:
     inputs: list[Tensor]
     upstream: Tensor
     """Scalar: the gradient of the loss."""
-    forward: torch.cuda.CUDAGraph
-    backward: torch.cuda.CUDAGraph
+    forward: list[torch.cuda.CUDAGraph]
+    """What is above the seam comes last."""
+    backward: list[torch.cuda.CUDAGraph]
+    """What is above the seam comes first."""
     loss: Tensor
     gradients: list[Tensor | None]
     """Of the weights that train, None of those that the loss does not depend on."""
@@ -43,60 +47,77 @@ class _Recording:
 class RecordedPasses:
     """``forward`` of a model, replayed where a batch of the same shape was seen since weights last moved.
 
-    A gradient must be used and dropped before the next pass, which overwrites it.
+    A replayed pass puts gradients where autograd would, in ``grad``, and runs no hooks on weights. They must be used
+    and dropped before the next pass, which overwrites them.
     """
 
-    def __init__(self, forward: Callable[[PackedBatch, Tensor], Tensor], asr: nn.Module):
-        """``forward`` gives a scalar loss, never waits for the device, and draws no random numbers."""
-        self._forward, self._asr = forward, asr
+    def __init__(self, forward: Callable[[PackedBatch, Tensor], Tensor], asr: nn.Module, seam: Seam):
+        """``forward`` gives a scalar loss, never waits for the device, draws no random numbers, and calls ``enter``."""
+        self._forward, self._asr, self._seam = forward, asr, seam
         self._weights = tuple(asr.parameters())  # finding them takes two milliseconds
         self._recordings: dict[tuple[Any, ...], _Recording] = {}
         self._state: tuple[Any, ...] = ()
         self._trained: list[Tensor] = []
         self._pool: Any = None
         self._is_given_up = False
+        self._cross: Callable[[Tensor], Tensor] | None = None
 
-    def __call__(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
-        """As ``forward``; plainly for the first batch after a change, in which libraries set up what they need."""
+    def __call__(
+        self, batch: PackedBatch, mel_CBF: Tensor, *, plainly: bool, kept_rows: Mapping[Tensor, Tensor]
+    ) -> Tensor:
+        """As ``forward``; plainly for the first batch after a change, in which libraries set up what they need.
+
+        Args:
+            batch: as ``forward`` has it.
+            mel_CBF: likewise.
+            plainly: do not replay this time.
+            kept_rows: weights, and of each the rows, (rows, 1) bool, in which its gradient is to be 0.
+        """
         state = tuple((weight.data_ptr(), weight.requires_grad) for weight in self._weights)
         if state != self._state or self._is_given_up:
             self.release()
-            self._state = state
+            self._state, plainly = state, True
             self._trained = [weight for weight in self._weights if weight.requires_grad]
+        if plainly:
+            self._seam.wait()
             return self._forward(batch, mel_CBF)
         inputs = [mel_CBF, *(getattr(batch, name) for name in _READ)]
         shape = (*(part.shape for part in inputs), batch.max_window_tokens, batch.max_clip_tokens)
         if shape not in self._recordings:
-            recording = self._record(batch, inputs)
+            self._seam.wait()
+            recording = self._record(batch, inputs, kept_rows)
             if recording is None:
                 return self._forward(batch, mel_CBF)
             self._recordings[shape] = recording
         recording = self._recordings[shape]
         for held, given in zip(recording.inputs, inputs, strict=True):
             held.copy_(given)
-        loss: Any = _Replay.apply(recording, *self._trained)
+        root = torch.ones_like(recording.loss, requires_grad=True)  # so that there is a backward pass
+        loss: Any = _Replay.apply(root, recording, self._trained, self._seam)
         return loss
+
+    def enter(self, layer: nn.Module, hidden: Tensor) -> Tensor:
+        """``hidden``, as a decoder layer reads it; in a recording it crosses the seam here."""
+        return hidden if self._cross is None or layer is not self._seam.layer else self._cross(hidden)
 
     def release(self) -> None:
         """Forget all recordings; their memory is free when the next one is made."""
         self._recordings.clear()
         self._state, self._pool = (), None
 
-    def _record(self, batch: PackedBatch, inputs: list[Tensor]) -> _Recording | None:
+    def _record(
+        self, batch: PackedBatch, inputs: list[Tensor], kept_rows: Mapping[Tensor, Tensor]
+    ) -> _Recording | None:
         """None if it failed for another reason than memory, which is noted: then nothing is recorded any more."""
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         held = [part.clone() for part in inputs]
         read: dict[str, Any] = dict(zip(_READ, held[1:], strict=True))
         still = replace(batch, waveform_S=batch.waveform_S.new_empty(0), **read)
-        forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         try:
             with _fresh_leaves(self._asr) as trained:
-                with recording(forward, self._pool):
-                    loss = self._forward(still, held[0])
+                forward, loss, crossed = self._record_forward(still, held[0])
                 upstream = torch.ones_like(loss)
-                with recording(backward, self._pool):
-                    found = torch.autograd.grad(loss, trained, upstream, allow_unused=True)
-                    gradients: list[Tensor | None] = [part if part is None else part.contiguous() for part in found]
+                backward, gradients = self._record_backward(loss, upstream, crossed, trained, kept_rows)
             unheld: list[Tensor | None] = [part if part is None else _same_memory(part) for part in gradients]
         except torch.OutOfMemoryError:
             raise
@@ -105,6 +126,67 @@ class RecordedPasses:
             note_fallback("every kernel of a training step is launched anew, which small steps wait for", error)
             return None
         return _Recording(held, upstream, forward, backward, loss.detach(), unheld)
+
+    def _record_forward(
+        self, batch: PackedBatch, mel_CBF: Tensor
+    ) -> tuple[list[torch.cuda.CUDAGraph], Tensor, list[Tensor]]:
+        """Graphs, the loss, and the hidden state at the seam: as it comes from below, and as it is read above."""
+        graphs, crossed = [torch.cuda.CUDAGraph()], []
+        with ExitStack() as part:
+
+            def cross(hidden: Tensor) -> Tensor:
+                part.close()
+                graphs.append(torch.cuda.CUDAGraph())
+                part.enter_context(recording(graphs[-1], self._pool))
+                crossed.extend([hidden, hidden.detach().requires_grad_(hidden.requires_grad)])
+                return crossed[-1]
+
+            part.enter_context(recording(graphs[0], self._pool))
+            self._cross = cross
+            try:
+                loss = self._forward(batch, mel_CBF)
+            finally:
+                self._cross = None
+        return graphs, loss, crossed
+
+    def _record_backward(
+        self,
+        loss: Tensor,
+        upstream: Tensor,
+        crossed: list[Tensor],
+        trained: list[Tensor],
+        kept_rows: Mapping[Tensor, Tensor],
+    ) -> tuple[list[torch.cuda.CUDAGraph], list[Tensor | None]]:
+        """Graphs, and the gradients of ``trained``: those of the seam's weights are complete after the first graph."""
+        goes_on = bool(crossed) and crossed[0].requires_grad
+        graphs = [torch.cuda.CUDAGraph() for _ in range(1 + goes_on)]
+        kept = [kept_rows.get(weight) for weight in self._trained]
+        early = [not goes_on or weight in self._seam.weights for weight in self._trained]
+        with recording(graphs[0], self._pool):
+            wanted = [*trained, *crossed[1 : 1 + goes_on]]
+            found: list[Tensor | None] = [*torch.autograd.grad(loss, wanted, upstream, allow_unused=True)]
+            incoming = found.pop() if goes_on else None
+            gradients = [
+                _finished(part, None, rows if is_early else None)
+                for part, rows, is_early in zip(found, kept, early, strict=True)
+            ]
+        if goes_on:
+            with recording(graphs[1], self._pool):
+                below = torch.autograd.grad(crossed[0], trained, incoming, allow_unused=True)
+                gradients = [
+                    _finished(part, more, None if was_early else rows)
+                    for part, more, rows, was_early in zip(gradients, below, kept, early, strict=True)
+                ]
+        return graphs, gradients
+
+
+def _finished(part: Tensor | None, more: Tensor | None, kept_rows: Tensor | None) -> Tensor | None:
+    """A gradient's two parts as one, contiguous, and 0 in some rows."""
+    parts = [one for one in (part, more) if one is not None]
+    if not parts:
+        return None
+    total = (parts[0].add_(parts[1]) if len(parts) == 2 else parts[0]).contiguous()
+    return total if kept_rows is None else total.masked_fill_(kept_rows, 0.0)
 
 
 @contextmanager
@@ -131,19 +213,32 @@ class _Replay(torch.autograd.Function):
     """Forward and backward pass of a recording, as autograd sees them."""
 
     @staticmethod
-    def forward(ctx: Any, recording: _Recording, *weights: Tensor) -> Tensor:  # type: ignore[override]
-        ctx.recording = recording
-        recording.forward.replay()
+    def forward(  # type: ignore[override]
+        ctx: Any, root: Tensor, recording: _Recording, trained: list[Tensor], seam: Seam
+    ) -> Tensor:
+        ctx.recording, ctx.trained, ctx.seam = recording, trained, seam
+        *below, above = recording.forward
+        for graph in below:
+            graph.replay()
+        seam.wait()
+        above.replay()
         return recording.loss.clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Any:  # type: ignore[override]
-        recording = ctx.recording
+        recording: _Recording = ctx.recording
         recording.upstream.copy_(upstream)
-        recording.backward.replay()
-        # A tensor that nobody else holds becomes ``weight.grad`` without a copy.
-        return None, *(part if part is None else part.detach() for part in recording.gradients)
+        above, *below = recording.backward
+        above.replay()
+        ctx.seam.gradients_are_queued()
+        for graph in below:
+            graph.replay()
+        # Not through autograd: on the host, a node and its hooks for each weight take longer than small steps do.
+        for weight, part in zip(ctx.trained, recording.gradients, strict=True):
+            assert weight.grad is None, "the last pass's gradients were not dropped"
+            weight.grad = part
+        return None, None, None, None
 
 
 class _Address:

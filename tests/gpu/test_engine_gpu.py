@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from hebrew_asr.config.profiles import Hardware
-from hebrew_asr.engine import dist
+from hebrew_asr.engine import dist, zero
 from hebrew_asr.engine.host_memory import HostMemory
 from hebrew_asr.engine.optimizer_state import KINDS, PartitionState
+from hebrew_asr.fallbacks import take_fallbacks
 from tests.support import engine_worker, proof_worker
 from tests.support.gpu_task import SPEC, no_host_sync
 from tests.support.tiny_task import make_task
@@ -76,6 +77,43 @@ def test_the_compiled_update_is_torchs(tmp_path, ranks, stage):
         for name, tensor in expected.tensors.items():
             apart = (found.tensors[name] - tensor).abs().mean() / tensor.abs().mean()
             assert apart < 1e-4, (found.group, name, apart)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_recorded_step_is_a_launched_one(tmp_path, ranks, stage):
+    """In both phases, cut at the seam; and whoever reads weights between steps finds those of the last one."""
+    task = make_task(tmp_path, spec=replace(SPEC, encoder_layers=2, num_hidden_layers=3))
+    losses: list[list[float]] = [[], []]
+    take_fallbacks()
+    for is_recorded, seen in enumerate(losses):
+        hardware = Hardware("cuda", compile=True, cuda_graphs=bool(is_recorded))
+        given = engine_worker.set_up(task, ranks, replace(engine_worker.profile(stage, True, 4), hardware=hardware))
+        engine, module = given.engine, given.engine.module
+        for phase in (0, 1):
+            engine.enter_phase(phase)
+            for step in range(8):
+                result = engine.step(given.micro_batches(step % 2), engine_worker.RATES)
+                engine.prove_phase()
+                if step % 3 == 2:  # at once: the last step's weights may be on their way
+                    with engine.whole_model() as asr:
+                        weights = {name: weight.detach().flatten().clone() for name, weight in asr.named_parameters()}
+                    for partition in zero.partitions(engine._engine, asr):
+                        for part in partition.fragments:
+                            master = partition.master.narrow(0, part.offset, part.length)
+                            assert torch.equal(
+                                weights[part.parameter][part.start : part.start + part.length], master.bfloat16()
+                            ), (step, part)
+                seen.append(result.figures().loss)
+            if is_recorded:
+                recordings = module._recorded._recordings.values()
+                assert module.seam.weights and recordings
+                assert all(len(each.forward) == len(each.backward) == 2 for each in recordings)
+        engine.close()
+    assert not take_fallbacks()
+    launched, recorded = losses
+    apart = max(abs(a - b) for a, b in zip(launched, recorded, strict=True))
+    print(f"losses {launched[0]:.3f} to {launched[-1]:.3f}, at most {apart:.4f} apart")
+    assert launched[-1] < launched[0] - 0.5 and recorded == pytest.approx(launched, abs=0.05)
 
 
 def test_a_checkpoints_copy_is_page_locked(ranks):

@@ -54,7 +54,7 @@ def test_every_phase_gets_its_own_gradients(monkeypatch):
         model.requires_grad_(False)
         for module in modules:
             module.requires_grad_(True)
-        absent.hold()  # a hook that the graph must not lose, nor be compiled again for
+        absent.hold(compiled)  # a hook that the graph must not lose, nor be compiled again for
         # As the proof of phase sees gradients arrive: in a phase's first step, and in the last phase's no more.
         hooks = [
             parameter.register_hook(lambda _, name=name: seen.append(name))

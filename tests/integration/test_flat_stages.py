@@ -15,6 +15,12 @@ SPECS = [{"stage": 1, "micro_batches": count} for count in (1, 4)] + [
     for count in (1, 2, 4)
     for size, more in ((1, {}), (50, {"overlap_comm": True}), (50, {"round_robin_gradients": True}), (10**6, {}))
 ]
+SPECS += [
+    {"stage": stage, "micro_batches": 2, "zero": {"reduce_bucket_size": 50, "overlap_comm": stage == 2}, "above": above}
+    for stage in (1, 2)
+    for above in (["one", "bias"], ["large", "one", "bias"])
+]
+"""Weights above the seam: a whole group, which is updated late, and what lies in buckets with weights that are not."""
 """A bucket of one element becomes one of four a rank; 50 elements are no multiple of that on 1, 2 or 3 ranks."""
 
 

@@ -20,6 +20,7 @@ from hebrew_asr.engine import dist, zero
 from hebrew_asr.engine.flat_zero1 import FlatZeRO1
 from hebrew_asr.engine.flat_zero2 import FlatZeRO2
 from hebrew_asr.model.phases import ParameterGroup
+from hebrew_asr.model.seam import Seam
 from tests.support.engine_worker import profile
 from tests.support.gpu_task import no_host_sync
 
@@ -97,9 +98,11 @@ def run(ranks: dist.Ranks, spec: dict) -> None:
         for group, shapes in SHAPES.items()
     ]
     given = profile(spec["stage"], True, 1, **spec.get("zero", {}))
+    seam = Seam()
+    seam.weights = frozenset(module.get_parameter(name) for name in spec.get("above", ()))
     batching = Batching(ranks.size * spec["micro_batches"], ranks.size, spec["micro_batches"], 1)
     config = deepspeed_config(given, recipe, batching)
-    engine = zero.build(module, groups, config, recipe.optimizer, compiled=spec.get("compiled", False))
+    engine = zero.build(module, groups, config, recipe.optimizer, compiled=spec.get("compiled", False), seam=seam)
     assert type(engine.optimizer) is FLAT[spec["stage"]]
     zero.set_learning_rates(engine, dict.fromkeys(SHAPES, RATE))
     partitions = zero.partitions(engine, module)
@@ -107,7 +110,8 @@ def run(ranks: dist.Ranks, spec: dict) -> None:
         zero.adam_state(engine, partition)
     for step in range(STEPS):
         expected = means(step, spec["micro_batches"], ranks.size)
-        own = train(engine, spec, step, ranks)
+        own = train(engine, spec, step, ranks, seam)
+        seam.wait()
         if spec["stage"] == 2:
             for fragment, piece in pieces(partitions, own):
                 same_as(piece, part_of(expected, fragment), 0, f"{spec}: gradient of {fragment}")
@@ -135,7 +139,7 @@ def plain_adamw(masters: dict[str, Tensor], options: Optimizer) -> torch.optim.O
     return torch.optim.AdamW(groups, lr=RATE, betas=(options.beta1, options.beta2), eps=options.eps)
 
 
-def train(engine: Any, spec: dict, step: int, ranks: dist.Ranks) -> list[Tensor]:
+def train(engine: Any, spec: dict, step: int, ranks: dist.Ranks, seam: Seam) -> list[Tensor]:
     """One step; returns this rank's gradients by param group, as they are before it. ZeRO-1's are not reduced then."""
     given = [gradients_of(step, micro_batch, ranks.rank) for micro_batch in range(spec["micro_batches"])]
     given = [{name: value.to(ranks.device) for name, value in micro_batch.items()} for micro_batch in given]
@@ -143,6 +147,8 @@ def train(engine: Any, spec: dict, step: int, ranks: dist.Ranks) -> list[Tensor]
         for micro_batch in given:
             loss = engine(micro_batch) * 1.0  # not its very output, as DeepSpeed needs
             engine.backward(loss, scale_wrt_gas=False)
+            if seam.weights and ranks.device.type == "cuda":
+                seam.gradients_are_queued()  # as a recorded pass says earlier
             zero.reduce_micro_batch(engine)
             assert all(p.grad is None for p in engine.module.parameters()), "bf16 gradients were kept"
         own = [gradient.clone() for gradient in engine.optimizer._own_gradients()]  # AdamW scales them in place

@@ -41,10 +41,11 @@ def gradients(asr, tokenizer, frozen: str) -> tuple[list[torch.Tensor], torch.Te
     absent, batch, found = AbsentTokens(asr, present_V, asr.device, frozen=frozen == "frozen"), batch_of(tokenizer), []
     for phase in recipe.phases:
         groups = set_phase(asr, recipe, phase)
-        absent.hold()
+        module = PackedASR(asr)
+        absent.hold(module)
         assert [group.decays for group in groups if group.module_group == "head"] == [frozen == "trained"]
         for _ in range(2):  # micro-batches add up
-            PackedASR(asr)(batch, LogMel()(batch)).backward()
+            module(batch, LogMel()(batch)).backward()
         found.append(asr.lm_head.weight.grad)
         asr.zero_grad(set_to_none=True)
     return found, present_V

@@ -1,0 +1,70 @@
+"""Where a pass is cut in two, so that neither the reduction of gradients nor the optimizer has to wait for all of it.
+
+The seam lies before the first decoder layer that trains. Backward is done with the weights above it while it goes on
+below, so their gradients can be reduced meanwhile; and the next pass reads these weights last, so they can be updated
+and sent to the other ranks while it runs below. Only a recorded pass is cut (``recorded.py``): any other waits for all
+weights before it begins, and says nothing of gradients before it is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Seam:
+    """What passes and the optimizer tell each other. They queue work on two streams; nothing here waits on the host."""
+
+    def __init__(self) -> None:
+        """Nowhere: nothing is above."""
+        self.layer: nn.Module | None = None
+        """The first decoder layer that trains."""
+        self.weights: frozenset[Tensor] = frozenset()
+        """Those that train and are read above the seam alone: a head that is the embedding too is not among them."""
+        self._has_gradients: Any = None
+        self._is_updated: Any = None
+        self._held: Sequence[Tensor] = ()
+
+    def find(self, asr: Any) -> None:
+        """Place the seam in a native model, after what trains there has changed."""
+        model = asr.model.language_model
+        layers = list(model.layers)
+        first = next((at for at, layer in enumerate(layers) if _trains(layer)), None)
+        self.layer, self.weights = None, frozenset()
+        if first is not None:
+            self.layer = layers[first]
+            above = nn.ModuleList([*layers[first:], model.norm, asr.lm_head]).parameters()
+            self.weights = frozenset(part for part in above if part.requires_grad) - {model.embed_tokens.weight}
+
+    # ---- gradients: the pass tells the optimizer
+
+    def gradients_are_queued(self) -> None:
+        """The gradients of ``weights`` are complete when the current stream comes to this point."""
+        self._has_gradients = torch.cuda.current_stream().record_event()
+
+    def take_gradients(self) -> torch.cuda.Event | None:
+        """When the gradients of ``weights`` are complete; None if no sooner than the others, or if asked before."""
+        event, self._has_gradients = self._has_gradients, None
+        return event
+
+    # ---- new weights: the optimizer tells the pass
+
+    def updates_are_queued(self, stream: torch.cuda.Stream, read: Sequence[Tensor]) -> None:
+        """``weights`` are the new ones when ``stream`` comes to this point.
+
+        ``read``: what is read there, from memory of the current stream. It is kept until that one has waited.
+        """
+        self._is_updated, self._held = stream.record_event(), read
+
+    def wait(self) -> None:
+        """From here on the current stream finds the new weights. For all that reads them but a pass cut at the seam."""
+        if self._is_updated is not None:
+            torch.cuda.current_stream().wait_event(self._is_updated)
+        self._is_updated, self._held = None, ()
+
+
+def _trains(module: nn.Module) -> bool:
+    return any(weight.requires_grad for weight in module.parameters())
