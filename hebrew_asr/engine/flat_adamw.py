@@ -135,11 +135,15 @@ class FlatAdamW:
     def _step_compiled(
         self, update: Callable[..., None], gradients: list[Tensor], grad_scale: Tensor, found_inf: Tensor
     ) -> None:
-        is_late = [self._aside is not None and self._seam.weights.issuperset(group) for group in self._parameters()]
-        self._update_groups(update, gradients, grad_scale, found_inf, [not late for late in is_late])
-        if any(is_late):
+        late = self._read_late()
+        self._update_groups(update, gradients, grad_scale, found_inf, [not is_late for is_late in late])
+        if any(late):
             with self._under_the_next_pass([grad_scale, found_inf, *gradients]):
-                self._update_groups(update, gradients, grad_scale, found_inf, is_late)
+                self._update_groups(update, gradients, grad_scale, found_inf, late)
+
+    def _read_late(self) -> list[bool]:
+        """Of every param group, whether all its weights are read above the seam alone."""
+        return [self._aside is not None and self._seam.weights.issuperset(group) for group in self._parameters()]
 
     def _update_groups(
         self,
@@ -178,7 +182,9 @@ class FlatAdamW:
         for master, gradient in zip(masters, gradients, strict=True):
             master.grad = gradient
         self.optimizer.step()
-        for master, (flat, slices) in zip(masters, self._weights(), strict=True):
+        groups = zip(self._read_late(), masters, self._weights(), strict=True)
+        # In the order of the compiled update: on another rank that may have been compiled.
+        for _, master, (flat, slices) in sorted(groups, key=lambda group: group[0]):
             master.grad = None
             slices[rank].copy_(master)
             sent.append(self._share(flat, slices[rank]))
