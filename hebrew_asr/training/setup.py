@@ -137,8 +137,9 @@ def _build(
     engine = TrainEngine(module, asr, recipe, profile, spec.batching, ranks, present_V)
     files = PatientFiles(spec.folder)
     tracker, console = Tracker(), None
+    devices = ranks.gather(torch.cuda.get_device_name() if ranks.device.type == "cuda" else "cpu")
     if ranks.is_main:
-        facts = describe(spec, base, schedule, weights_by_phase, present_V)
+        facts = describe(spec, base, schedule, weights_by_phase, present_V, devices)
         tracker, console = _outputs(spec, files, schedule, state, facts, request)
         if space_warning is not None:
             console.say(space_warning)
@@ -270,8 +271,9 @@ def describe(
     schedule: Schedule,
     weights_by_phase: dict[str, dict[str, int]],
     present_V: torch.Tensor,
+    devices: list[str],
 ) -> dict[str, Any]:
-    """Facts of a run that its numbers depend on."""
+    """Facts of a run that its numbers depend on. ``devices``: of each rank."""
     return {
         "hebrew_asr": hebrew_asr.__version__,
         "python": platform.python_version(),
@@ -280,7 +282,7 @@ def describe(
         "base_model": base.to_dict(),
         "profile": spec.profile.name,
         "num_ranks": spec.batching.num_ranks,
-        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
+        "devices": devices,
         "batching": str(spec.batching),
         "train_clips": len(spec.train_clips),
         "train_hours": round(float(spec.train_clips.durations_s.sum()) / 3600, 3),

@@ -65,7 +65,8 @@ def test_the_run_is_the_same_anywhere(task, warm, whole, tmp_path, parts):
         arguments = arguments_of(task, run, stage, f"max_steps={stop}")
         codes = warm.run(arguments, ranks=ranks, port=free_port(), output=output)
         assert codes == [0] * ranks, output.read_text()
-        assert json.loads((run / "run.json").read_text())["num_ranks"] == ranks
+        facts = json.loads((run / "run.json").read_text())
+        assert facts["num_ranks"] == ranks and facts["devices"] == ["cpu"] * ranks
     assert output.read_text().count("resuming from") == len(parts) - 1
     ours, theirs = events(run, "train"), events(whole, "train")
     for key in ("step", "clips", "audio_s", "tokens", "phase", "lr"):
