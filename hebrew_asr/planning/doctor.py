@@ -31,6 +31,7 @@ from hebrew_asr.errors import EnvironmentProblem, HebrewASRError, UsageError, fi
 from hebrew_asr.files import nearest_existing
 from hebrew_asr.launching.place import collective_timeout_s
 from hebrew_asr.model.sizes import sizes_at
+from hebrew_asr.pages.words import count
 from hebrew_asr.planning.all_reduce import reduction
 from hebrew_asr.planning.cards import Card, profile_for, visible_cards
 from hebrew_asr.planning.doctor_access import Outcome, State, clock, repository, wandb_login
@@ -278,7 +279,7 @@ def _disk_speed(need: DiskNeed | None, folder: Path) -> Outcome:
 def _cores(recipe: Recipe, ranks: int) -> Outcome:
     workers = recipe.data.workers
     have, wanted = len(usable_cores()), ranks * (workers + 1)
-    says = f"{have} for {ranks} rank{'s' * (ranks > 1)} with {workers} worker{'s' * (workers != 1)} each"
+    says = f"{have} for {count(ranks, 'rank')} with {count(workers, 'worker')} each"
     if have >= wanted:
         return "ok", says, ""
     fewer = max(0, have // ranks - 1)
