@@ -54,7 +54,7 @@ class StepResult:
             self._event.record()
 
     def figures(self) -> StepFigures:
-        """Waits for the device to end this step, if it has not."""
+        """Waits for the device to end this step, if it has not, but for weights that the next pass reads late."""
         if self._event is not None:
             self._event.synchronize()
         loss, norm = self._values.tolist()

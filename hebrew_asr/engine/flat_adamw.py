@@ -5,7 +5,8 @@ Both lay the weights of a param group end to end and give each rank one slice of
 is: the norm of this rank's gradients, AdamW with clipping and the bf16 copy compiled to one kernel, and the new weights
 to every rank, one group's while AdamW is at work on the next. Nothing waits for the device: whether the norm is finite
 is decided there, so the host is free to queue the next step. Groups of weights that are read late in a recorded pass
-(``model/seam.py``) are updated and sent on a stream of their own, under the beginning of the next pass.
+(``model/seam.py``) are updated by the compiled AdamW and sent on a stream of their own, under the beginning of the next
+pass.
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ class FlatAdamW:
     _seam: Seam
     _aside: torch.cuda.Stream | None
     """For what may run beside a pass; None on a CPU, or if nothing is above the seam."""
+    _late: list[bool]
+    """Of every param group, whether all its weights are read above the seam alone, and it can wait until then."""
 
     def _convert(self, *, compiled: bool, seam: Seam) -> None:
         """``compiled``: if AdamW is not, torch's fused one runs, and another pass copies the weights.
@@ -88,6 +91,7 @@ class FlatAdamW:
         self._holds_gradients, self._seam = False, seam
         self._update = torch.compile(update, fullgraph=True, dynamic=True) if compiled else None
         self._aside = torch.cuda.Stream() if seam.weights and self._masters()[0].is_cuda else None
+        self._late = [self._aside is not None and seam.weights.issuperset(group) for group in self._parameters()]
 
     def _masters(self) -> list[Tensor]:
         """(weights,) fp32 of every param group: this rank's slice."""
@@ -127,7 +131,7 @@ class FlatAdamW:
             try:
                 self._step_compiled(self._update, gradients, grad_scale, found_inf)
                 return
-            except TorchDynamoException as error:  # in the first call, before anything changed
+            except TorchDynamoException as error:  # in the first call, before anything changed; later would be too late
                 self._update = None
                 note_fallback("AdamW could not be compiled and takes more passes over memory", error)
         self._step_fused(gradients, grad_scale, found_inf)
@@ -135,15 +139,10 @@ class FlatAdamW:
     def _step_compiled(
         self, update: Callable[..., None], gradients: list[Tensor], grad_scale: Tensor, found_inf: Tensor
     ) -> None:
-        late = self._read_late()
-        self._update_groups(update, gradients, grad_scale, found_inf, [not is_late for is_late in late])
-        if any(late):
+        self._update_groups(update, gradients, grad_scale, found_inf, [not is_late for is_late in self._late])
+        if any(self._late):
             with self._under_the_next_pass([grad_scale, found_inf, *gradients]):
-                self._update_groups(update, gradients, grad_scale, found_inf, late)
-
-    def _read_late(self) -> list[bool]:
-        """Of every param group, whether all its weights are read above the seam alone."""
-        return [self._aside is not None and self._seam.weights.issuperset(group) for group in self._parameters()]
+                self._update_groups(update, gradients, grad_scale, found_inf, self._late)
 
     def _update_groups(
         self,
@@ -182,7 +181,7 @@ class FlatAdamW:
         for master, gradient in zip(masters, gradients, strict=True):
             master.grad = gradient
         self.optimizer.step()
-        groups = zip(self._read_late(), masters, self._weights(), strict=True)
+        groups = zip(self._late, masters, self._weights(), strict=True)
         # In the order of the compiled update: on another rank that may have been compiled.
         for _, master, (flat, slices) in sorted(groups, key=lambda group: group[0]):
             master.grad = None

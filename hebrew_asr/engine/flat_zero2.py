@@ -66,7 +66,8 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
     """(slice,) fp32: this rank's share of the gradients' mean over ranks; there from a step's first backward to its
     end."""
     _buffers: list[Tensor]
-    """Memory of the buckets that are being reduced: from the end of a backward pass to the end of its reduction."""
+    """Memory of the buckets that are being reduced: to the end of the reduction, and from the end of the backward pass,
+    or from its beginning where the passes have a seam."""
 
     @staticmethod
     def convert(optimizer: Any, *, compiled: bool, seam: Seam) -> None:
@@ -139,7 +140,7 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
             self._take_memory()
 
     def overlapping_partition_gradients_reduce_epilogue(self) -> None:
-        """At the end of each backward pass: take the memory of its reduction, so that only this can run out of it.
+        """At the end of each backward pass: take the memory of its reduction, if its beginning has not.
 
         The engine calls it where DeepSpeed ends its reduction. Ours begins when the ranks know of each other that they
         came so far: :meth:`reduce_micro_batch`.
@@ -204,7 +205,10 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """As :class:`FlatAdamW`; gradients are let go of, so that the next forward pass has their memory."""
+        """As :class:`FlatAdamW`; gradients are let go of, so that the next forward pass has their memory.
+
+        If some weights are updated meanwhile, the seam keeps them until that pass has come to it.
+        """
         super().step(closure)
         self._gradients = None
 

@@ -2,7 +2,8 @@
 
 ``torch.cuda.make_graphed_callables`` does the same for one shape, and keeps the gradients of each one's graph: 1.8 GB
 for every shape. Here all shapes share one memory pool: what a pass leaves there is used up before the next one runs.
-Forward and backward are two graphs each, cut at the seam (``seam.py``), or one where nothing trains on one side of it.
+Forward and backward are two graphs each, cut at the seam (``seam.py``). Without a decoder layer that trains there is no
+seam, and each is one graph; so is backward where nothing trains below.
 """
 
 from __future__ import annotations

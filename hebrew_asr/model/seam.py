@@ -1,9 +1,10 @@
 """Where a pass is cut in two, so that neither the reduction of gradients nor the optimizer has to wait for all of it.
 
 The seam lies before the first decoder layer that trains. Backward is done with the weights above it while it goes on
-below, so their gradients can be reduced meanwhile; and the next pass reads these weights last, so they can be updated
-and sent to the other ranks while it runs below. Only a recorded pass is cut (``recorded.py``): any other waits for all
-weights before it begins, and says nothing of gradients before it is over.
+below, so their gradients can be reduced meanwhile, as ZeRO-2 does on several ranks; and the next pass reads these
+weights last, so they can be updated and sent to the other ranks while it runs below, if AdamW is compiled. Only a
+recorded pass is cut (``recorded.py``): any other waits for all weights before it begins, and says nothing of gradients
+before it is over.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ class Seam:
         self._is_updated, self._held = stream.record_event(), read
 
     def wait(self) -> None:
-        """From here on the current stream finds the new weights. For all that reads them but a pass cut at the seam."""
+        """From here on the current stream finds the new weights. A pass that is cut calls it at the seam.
+
+        To be called on the stream of the passes alone: what their update reads is let go of.
+        """
         if self._is_updated is not None:
             torch.cuda.current_stream().wait_event(self._is_updated)
         self._is_updated, self._held = None, ()
