@@ -39,7 +39,7 @@ _TOUCH_S = 60.0
 _AT_ONCE = 16
 _GIB = "HEBREW_ASR_CACHE_GIB"
 _DEFAULT_GIB = 100.0
-_SPARE = 1 / 20
+SPARE = 1 / 20
 """Share of its disk that the cache leaves free."""
 _SLOT_BYTES, _DIGEST_BYTES = 1024, 16
 """A clip's digest stands at the place that its first byte has in its shard, 64 times as near to the start. Of two clips
@@ -262,7 +262,7 @@ def _has_room(lock: int, need: int) -> bool:
     folder = cache_folder() / "sound"
     limit = int(float(os.environ.get(_GIB, _DEFAULT_GIB)) * (1 << 30))
     disk = shutil.disk_usage(folder)
-    limit_now = disk.free - int(disk.total * _SPARE)
+    limit_now = disk.free - int(disk.total * SPARE)
     counted = os.pread(lock, 20, 0)
     used = int(counted) if counted else limit
     if need > limit_now or used + need > limit:
@@ -276,6 +276,8 @@ def _has_room(lock: int, need: int) -> bool:
             sums.with_suffix("").unlink(missing_ok=True)
             used, limit_now = used - sizes[sums], limit_now + sizes[sums]
     has_room = used + need <= limit and need <= limit_now
+    if need > limit_now:
+        _tell_once(f"what is read from URLs is not kept in {folder}: less than {SPARE:.0%} of its disk is free")
     os.pwrite(lock, b"%-20d" % (used + need * has_room), 0)
     return has_room
 

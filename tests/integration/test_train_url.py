@@ -56,6 +56,7 @@ def own_cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HEBREW_ASR_CACHE_GIB", "1")
     monkeypatch.setattr(paths, "PAUSE_S", 0.01)
+    monkeypatch.setattr(cache, "SPARE", 0.0)  # so that these tests also pass on a disk that is nearly full
     return cache_folder()
 
 
@@ -140,3 +141,15 @@ def test_commands_take_a_url_and_name_what_is_wrong_with_it(task, own_cache, tmp
     shutil.rmtree(own_cache / "sound")
     with pytest.raises(EnvironmentProblem, match="cannot be read, 8 tries failed"):
         read_clip(clip)  # not a fault of the clip, which would be left out
+
+
+def test_a_nearly_full_disk_is_left_alone_and_that_is_told(task, own_cache, caplog, monkeypatch):
+    monkeypatch.setattr(cache, "SPARE", 1.0)
+    with served(task / "set", requests=100) as (address, handler):
+        clip = open_manifest(set_folder(address) / "eval.jsonl")[0]
+        count = handler.requests
+        assert np.array_equal(read_clip(clip), read_clip(clip)) and handler.requests == count + 2
+    assert kept_bytes(own_cache) < 2 * cache._BLOCK_BYTES, "no more than its count"
+    assert [record.message for record in caplog.records if "of its disk" in record.message] == [
+        f"what is read from URLs is not kept in {own_cache / 'sound'}: less than 100% of its disk is free"
+    ]
