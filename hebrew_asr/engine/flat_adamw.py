@@ -5,8 +5,7 @@ Both lay the weights of a param group end to end and give each rank one slice of
 is: the norm of this rank's gradients, AdamW with clipping and the bf16 copy compiled to one kernel, and the new weights
 to every rank, one group's while AdamW is at work on the next. Nothing waits for the device: whether the norm is finite
 is decided there, so the host is free to queue the next step. Groups of weights that are read late in a recorded pass
-(``model/seam.py``) are updated by the compiled AdamW and sent on a stream of their own, under the beginning of the next
-pass.
+(``model/seam.py``) are updated and sent on a stream of their own, under the beginning of the next pass.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from typing import Any
 import torch
 import torch.distributed as torch_dist
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
 from hebrew_asr.fallbacks import note_fallback
+from hebrew_asr.model.compiled import CANNOT_COMPILE
 from hebrew_asr.model.seam import Seam
 
 
@@ -127,67 +126,53 @@ class FlatAdamW:
         # As with torch.amp.GradScaler, AdamW divides by the one, and leaves everything alone if the other is 1.
         grad_scale = (norm / self.clip_grad).clamp(min=1) if self.clip_grad > 0 else torch.ones_like(norm)
         found_inf = norm.isfinite().logical_not().float()
-        if self._update is not None:
-            try:
-                self._step_compiled(self._update, gradients, grad_scale, found_inf)
-                return
-            except TorchDynamoException as error:  # in the first call, before anything changed; later would be too late
-                self._update = None
-                note_fallback("AdamW could not be compiled and takes more passes over memory", error)
-        self._step_fused(gradients, grad_scale, found_inf)
-
-    def _step_compiled(
-        self, update: Callable[..., None], gradients: list[Tensor], grad_scale: Tensor, found_inf: Tensor
-    ) -> None:
-        self._update_groups(update, gradients, grad_scale, found_inf, [not is_late for is_late in self._late])
+        self._update_groups(gradients, grad_scale, found_inf, late=False)
         if any(self._late):
             with self._under_the_next_pass([grad_scale, found_inf, *gradients]):
-                self._update_groups(update, gradients, grad_scale, found_inf, self._late)
+                self._update_groups(gradients, grad_scale, found_inf, late=True)
 
-    def _update_groups(
-        self,
-        update: Callable[..., None],
-        gradients: list[Tensor],
-        grad_scale: Tensor,
-        found_inf: Tensor,
-        chosen: list[bool],
-    ) -> None:
-        """AdamW, and the new weights to every rank, for the chosen param groups."""
+    def _update_groups(self, gradients: list[Tensor], grad_scale: Tensor, found_inf: Tensor, *, late: bool) -> None:
+        """AdamW, and the new weights to every rank, for the param groups that are late or for the others."""
         rank, sent = torch_dist.get_rank(self.dp_process_group), []
-        groups = zip(self.optimizer.param_groups, self._masters(), gradients, self._weights(), chosen, strict=True)
-        for options, master, gradient, (flat, slices), is_chosen in groups:
-            if is_chosen:
-                state = self.optimizer.state[master]
-                update(
-                    *(master, gradient, state["exp_avg"], state["exp_avg_sq"], state["step"], slices[rank]),
+        groups = zip(self.optimizer.param_groups, gradients, self._weights(), self._late, strict=True)
+        for options, gradient, (flat, slices), is_late in groups:
+            if is_late == late:
+                self._update_group(options, gradient, slices[rank], grad_scale, found_inf)
+                sent.append(self._share(flat, slices[rank]))
+        _wait(sent)
+
+    def _update_group(
+        self, options: dict[str, Any], gradient: Tensor, weights: Tensor, grad_scale: Tensor, found_inf: Tensor
+    ) -> None:
+        (master,) = options["params"]
+        if self._update is not None:
+            state = self.optimizer.state[master]
+            try:
+                self._update(
+                    *(master, gradient, state["exp_avg"], state["exp_avg_sq"], state["step"], weights),
                     *(torch.full_like(grad_scale, options["lr"]), grad_scale, found_inf),
                     *(options["betas"], options["eps"], options["weight_decay"]),
                 )
-                sent.append(self._share(flat, slices[rank]))
-        _wait(sent)
+                return
+            except CANNOT_COMPILE as error:  # before anything of this group changed
+                self._update = None
+                note_fallback("AdamW could not be compiled and takes more passes over memory", error)
+        self.optimizer.grad_scale, self.optimizer.found_inf = grad_scale, found_inf  # type: ignore[attr-defined]
+        master.grad = gradient
+        self.optimizer.step()  # of this group alone: no other has a gradient
+        master.grad = None
+        weights.copy_(master)
 
     @contextmanager
     def _under_the_next_pass(self, read: list[Tensor]) -> Iterator[None]:
         """What is queued within may run while the next pass is below the seam. ``read``: what of a step it needs."""
         assert self._aside is not None
         self._aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._aside):
-            yield
-        self._seam.updates_are_queued(self._aside, read)
-
-    def _step_fused(self, gradients: list[Tensor], grad_scale: Tensor, found_inf: Tensor) -> None:
-        rank, masters, sent = torch_dist.get_rank(self.dp_process_group), self._masters(), []
-        self.optimizer.grad_scale, self.optimizer.found_inf = grad_scale, found_inf  # type: ignore[attr-defined]
-        for master, gradient in zip(masters, gradients, strict=True):
-            master.grad = gradient
-        self.optimizer.step()
-        groups = zip(self._late, masters, self._weights(), strict=True)
-        # In the order of the compiled update: on another rank that may have been compiled.
-        for _, master, (flat, slices) in sorted(groups, key=lambda group: group[0]):
-            master.grad = None
-            slices[rank].copy_(master)
-            sent.append(self._share(flat, slices[rank]))
-        _wait(sent)
+        try:
+            with torch.cuda.stream(self._aside):
+                yield
+        finally:
+            self._seam.updates_are_queued(self._aside, read)
 
     def _take(self, parameters: list[Tensor], buffers: list[Tensor]) -> None:
         """Put a micro-batch's gradients into fp32 buffers, one per parameter, or add them to these; then drop them."""

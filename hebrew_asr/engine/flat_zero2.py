@@ -67,7 +67,7 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
     end."""
     _buffers: list[Tensor]
     """Memory of the buckets that are being reduced: to the end of the reduction, and from the end of the backward pass,
-    or from its beginning where the passes have a seam."""
+    or from its beginning if the pass is cut."""
 
     @staticmethod
     def convert(optimizer: Any, *, compiled: bool, seam: Seam) -> None:
@@ -132,11 +132,11 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
         return list(zip(self.bit16_groups_flat, self.parallel_partitioned_bit16_groups, strict=True))
 
     def backward_prologue(self) -> None:
-        """If the reduction may begin while backward goes on: take its memory now.
+        """If the reduction begins while this backward goes on: take its memory now.
 
         The stream that it runs on follows this one only up to the seam. Memory taken later might still be in use here.
         """
-        if self._aside is not None:
+        if self._seam.is_cut and self.num_ranks > 1:
             self._take_memory()
 
     def overlapping_partition_gradients_reduce_epilogue(self) -> None:

@@ -21,7 +21,7 @@ from hebrew_asr.fallbacks import note_fallback
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.recorded import RecordedPasses
 
-_CANNOT_COMPILE = (TorchDynamoException, FailOnRecompileLimitHit)
+CANNOT_COMPILE = (TorchDynamoException, FailOnRecompileLimitHit)
 """What torch raises before it has run anything of a function that it cannot compile whole."""
 _OPTIONS: dict[str, Any] = {"triton.mix_order_reduction_non_strict_mode": True}
 """Otherwise inductor fuses the backward of a norm for 4,096 rows or more only, and compiles all anew for fewer."""
@@ -46,7 +46,7 @@ class CompiledParts:
             try:
                 _let_sizes_vary(inputs)
                 return self._get(part)(_what_trains(inputs), *inputs)
-            except _CANNOT_COMPILE as error:
+            except CANNOT_COMPILE as error:
                 self.is_compiled = False
                 note_fallback("the training step could not be compiled and runs eagerly, several times slower", error)
         return part(*inputs)
@@ -80,9 +80,11 @@ class CompiledASR(PackedASR):
 
     def forward(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
         """As :meth:`PackedASR.forward`; the first call in a phase compiles."""
-        self.seam.take_gradients()  # of a pass that came to nothing
-        if self._recorded is not None and self.is_compiled and torch.is_grad_enabled():
-            return self._recorded(batch, mel_CBF, plainly=self.needs_hooks, kept_rows=self.kept_rows)
+        self.seam.begin_pass(is_cut=False)
+        if self._recorded is not None and torch.is_grad_enabled():
+            if self.is_compiled:
+                return self._recorded(batch, mel_CBF, plainly=self.needs_hooks, kept_rows=self.kept_rows)
+            self._recorded.release()
         self.seam.wait()
         return super().forward(batch, mel_CBF)
 

@@ -219,6 +219,7 @@ class _Replay(torch.autograd.Function):
     ) -> Tensor:
         ctx.recording, ctx.trained, ctx.seam = recording, trained, seam
         *below, above = recording.forward
+        seam.begin_pass(is_cut=bool(below))
         for graph in below:
             graph.replay()
         seam.wait()

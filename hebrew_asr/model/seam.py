@@ -25,9 +25,13 @@ class Seam:
         """The first decoder layer that trains."""
         self.weights: frozenset[Tensor] = frozenset()
         """Those that train and are read above the seam alone: a head that is the embedding too is not among them."""
+        self.is_cut = False
+        """Whether the pass that began last is cut here."""
         self._has_gradients: Any = None
         self._is_updated: Any = None
         self._held: Sequence[Tensor] = ()
+        self._stream: torch.cuda.Stream | None = None
+        """Of the passes, where an update is under way."""
 
     def find(self, asr: Any) -> None:
         """Place the seam in a native model, after what trains there has changed."""
@@ -41,6 +45,10 @@ class Seam:
             self.weights = frozenset(part for part in above if part.requires_grad) - {model.embed_tokens.weight}
 
     # ---- gradients: the pass tells the optimizer
+
+    def begin_pass(self, *, is_cut: bool) -> None:
+        """Forget what a pass that came to nothing has said."""
+        self.is_cut, self._has_gradients = is_cut, None
 
     def gradients_are_queued(self) -> None:
         """The gradients of ``weights`` are complete when the current stream comes to this point."""
@@ -58,15 +66,15 @@ class Seam:
 
         ``read``: what is read there, from memory of the current stream. It is kept until that one has waited.
         """
-        self._is_updated, self._held = stream.record_event(), read
+        self._is_updated, self._held, self._stream = stream.record_event(), read, torch.cuda.current_stream()
 
     def wait(self) -> None:
-        """From here on the current stream finds the new weights. A pass that is cut calls it at the seam.
-
-        To be called on the stream of the passes alone: what their update reads is let go of.
-        """
-        if self._is_updated is not None:
-            torch.cuda.current_stream().wait_event(self._is_updated)
+        """From here on the stream of the passes, which is current, finds the new weights. A cut pass calls it here."""
+        if self._is_updated is None:
+            return
+        current = torch.cuda.current_stream()
+        assert current == self._stream, "the passes would not wait, and what the update reads would be overwritten"
+        current.wait_event(self._is_updated)
         self._is_updated, self._held = None, ()
 
 

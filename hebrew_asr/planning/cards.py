@@ -10,7 +10,7 @@ from pathlib import Path
 from hebrew_asr.config.profiles import Profile, load_profile, shipped_profiles
 from hebrew_asr.units import GIB
 
-_NEEDED_GIB = {1: 42.0, 2: 24.0, 4: 16.0, 8: 13.0}
+_NEEDED_GIB = {1: 42.0, 2: 27.0, 4: 17.0, 8: 13.0}
 """What ``plan`` says a card needs under ZeRO-2 with 64 clips per step, by rank count."""
 _OFFLOADED_GIB = 16.0
 """Likewise with the optimizer on the host, in micro-batches of 16 clips."""

@@ -253,9 +253,11 @@ def _moments(held: Footprint, zero: ZeroMemory, profile: Profile, batching: Batc
     gradients = zero.all_at_once if profile.compiles else zero.one_at_a_time
     # From the second micro-batch on, the partition of gradients is there while forward runs. Where gradients are
     # reduced one by one, an eager backward fills its bucket from the first one on, the logits' own, when the
-    # activations are still whole.
-    at_the_end = profile.compiles or profile.is_flat
-    beside = (zero.step_gradients if batching.accumulation > 1 else 0) + (0 if at_the_end else zero.step_buckets)
+    # activations are still whole. A recorded pass takes all of that before backward.
+    is_cut = profile.uses_cuda_graphs and batching.num_ranks > 1
+    at_the_end = (profile.compiles or profile.is_flat) and not is_cut
+    beside = zero.step_gradients if batching.accumulation > 1 or is_cut else 0
+    beside += 0 if at_the_end else zero.step_buckets
     return {
         "forward and backward": zero.always + beside + _activations(held, profile),
         "end of backward": zero.always + gradients + zero.step_gradients + zero.step_buckets,

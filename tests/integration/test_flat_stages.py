@@ -21,6 +21,8 @@ SPECS += [
     for above in (["one", "bias"], ["large", "one", "bias"])
 ]
 """Weights above the seam: a whole group, which is updated late, and what lies in buckets with weights that are not."""
+SPECS += [{"stage": stage, "micro_batches": 1, "fails_at": group} for stage in (1, 2) for group in (0, 1, 2)]
+"""AdamW that cannot be compiled for any group, for the second, and in the second step."""
 """A bucket of one element becomes one of four a rank; 50 elements are no multiple of that on 1, 2 or 3 ranks."""
 
 

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from hebrew_asr.config.profiles import Batching, deepspeed_config
 from hebrew_asr.config.recipe import Optimizer, load_recipe
 from hebrew_asr.engine import dist, zero
+from hebrew_asr.engine.flat_adamw import update
 from hebrew_asr.engine.flat_zero1 import FlatZeRO1
 from hebrew_asr.engine.flat_zero2 import FlatZeRO2
+from hebrew_asr.fallbacks import take_fallbacks
 from hebrew_asr.model.phases import ParameterGroup
 from hebrew_asr.model.seam import Seam
 from tests.support.engine_worker import profile
@@ -100,10 +104,13 @@ def run(ranks: dist.Ranks, spec: dict) -> None:
     given = profile(spec["stage"], True, 1, **spec.get("zero", {}))
     seam = Seam()
     seam.weights = frozenset(module.get_parameter(name) for name in spec.get("above", ()))
+    take_fallbacks()
     batching = Batching(ranks.size * spec["micro_batches"], ranks.size, spec["micro_batches"], 1)
     config = deepspeed_config(given, recipe, batching)
     engine = zero.build(module, groups, config, recipe.optimizer, compiled=spec.get("compiled", False), seam=seam)
     assert type(engine.optimizer) is FLAT[spec["stage"]]
+    if "fails_at" in spec:
+        engine.optimizer._update = compiled_up_to(spec["fails_at"], str(spec))
     zero.set_learning_rates(engine, dict.fromkeys(SHAPES, RATE))
     partitions = zero.partitions(engine, module)
     for partition in partitions:
@@ -127,7 +134,20 @@ def run(ranks: dist.Ranks, spec: dict) -> None:
             torch.testing.assert_close(found, masters[name].detach(), rtol=2**-8, atol=1e-6)
     if spec["stage"] == 2:
         assert engine.optimizer._gradients is None and not engine.optimizer._buffers, "memory was kept after the step"
+    assert len(take_fallbacks()) == ("fails_at" in spec)
     zero.release(engine)
+
+
+def compiled_up_to(call: int, reason: str) -> Callable[..., None]:
+    """As ``torch.compile`` gives it, where it comes to a group that it cannot compile: nothing of that has changed."""
+    calls = count()
+
+    def run_or_fail(*given: Any) -> None:
+        if next(calls) >= call:
+            raise FailOnRecompileLimitHit(reason)
+        update(*given)
+
+    return run_or_fail
 
 
 def plain_adamw(masters: dict[str, Tensor], options: Optimizer) -> torch.optim.Optimizer:
@@ -145,9 +165,10 @@ def train(engine: Any, spec: dict, step: int, ranks: dist.Ranks, seam: Seam) -> 
     given = [{name: value.to(ranks.device) for name, value in micro_batch.items()} for micro_batch in given]
     with no_host_sync() if step and ranks.device.type == "cuda" else nullcontext():
         for micro_batch in given:
+            seam.begin_pass(is_cut=bool(seam.weights) and ranks.device.type == "cuda")
             loss = engine(micro_batch) * 1.0  # not its very output, as DeepSpeed needs
             engine.backward(loss, scale_wrt_gas=False)
-            if seam.weights and ranks.device.type == "cuda":
+            if seam.is_cut:
                 seam.gradients_are_queued()  # as a recorded pass says earlier
             zero.reduce_micro_batch(engine)
             assert all(p.grad is None for p in engine.module.parameters()), "bf16 gradients were kept"

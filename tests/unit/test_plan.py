@@ -110,10 +110,23 @@ def test_peaks_are_those_measured_on_a_gpu(stage, ranks, clips, shape, measured_
     profile = load_profile(PROFILES / "h200x1.json")
     zero = {"stage": stage, "overlap_comm": True, "reduce_bucket_size": 100_000_000}
     profile = replace(profile, config={**profile.config, "zero_optimization": zero})
+    profile = replace(profile, hardware=replace(profile.hardware, cuda_graphs=False))  # no pass was cut at the seam
     recipe = load_recipe("round2", [f"clips_per_step={clips}"])
     plan = derive_batching(profile, recipe, ranks)
     foretold = _phase_memory(PUBLISHED[HUB_IDS_1_7B[0]], recipe, recipe.phases[0], profile, plan, shape).peak / GIB
     assert foretold == pytest.approx(measured_gib, rel=0.05)
+
+
+def test_a_pass_that_is_cut_holds_its_reductions_memory_throughout():
+    recipe, sizes = load_recipe("round2"), PUBLISHED[HUB_IDS_1_7B[0]]
+    for name, is_cut in (("h200x1", False), ("a100x2", True)):
+        cut = profile_of(name)
+        whole = replace(cut, hardware=replace(cut.hardware, cuda_graphs=False))
+        shape, batching = MEASURED[2 * is_cut][3], derive_batching(cut, recipe, cut.hardware.num_ranks)
+        a, b = (_phase_memory(sizes, recipe, recipe.phases[0], each, batching, shape) for each in (cut, whole))
+        more = a.zero.step_gradients + a.zero.step_buckets
+        assert cut.uses_cuda_graphs and a.peak_at == "forward and backward"
+        assert a.training - b.training == (pytest.approx(more, abs=more / 2) if is_cut else 0), name
 
 
 @pytest.mark.parametrize(("name", "memory_gib"), [("a100x8", 40), ("rtx4090x1", 22.5), ("a10gx4", 22.5)])
