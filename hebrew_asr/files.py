@@ -87,11 +87,6 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def is_taken(path: Path) -> bool:
-    """Whether a new folder would lie on something: ``path`` is no empty folder, and exists."""
-    return os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir()))
-
-
 def nearest_existing(path: Path) -> Path:
     """``path``, or the nearest folder above it that there is."""
     return next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())

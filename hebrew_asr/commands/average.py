@@ -46,13 +46,11 @@ class Command:
     """Clips decoded together."""
 
     def run(self) -> int:
-        from hebrew_asr.checkpoints.models import candidates, kept_checkpoints, model_of, of_last_phase
+        from hebrew_asr.checkpoints.models import candidates, kept_checkpoints, of_last_phase
+        from hebrew_asr.commands.ours import refuse_if_taken
         from hebrew_asr.errors import UsageError
-        from hebrew_asr.files import is_taken
-        from hebrew_asr.inference.export import save_native
 
-        if is_taken(self.out):
-            raise UsageError(f"{self.out} is there already and not empty; give --out another name")
+        refuse_if_taken(self.out)
         kept = kept_checkpoints(self.run_dir)
         averaged = self._asked(kept) if self.steps else of_last_phase(kept)
         if len(averaged) < 2 and not self.choose:
@@ -60,7 +58,7 @@ class Command:
         if self.choose:
             self._choose(candidates(self.run_dir, averaged))
         else:
-            save_native(self.out, *model_of(self.run_dir, averaged))
+            self._save(averaged)
             print(f"{self.out}: the mean of steps {', '.join(str(checkpoint.step) for checkpoint in averaged)}")
         return 0
 
@@ -74,9 +72,7 @@ class Command:
         return [by_step[step] for step in sorted(set(self.steps))]
 
     def _choose(self, found: list[Candidate]) -> None:
-        from hebrew_asr.checkpoints.models import model_of
         from hebrew_asr.files import write_json
-        from hebrew_asr.inference.export import save_native
 
         settings, clips = self._split(found[0])
         measured = {candidate.title: self._measured(candidate, settings, clips) for candidate in found}
@@ -84,9 +80,16 @@ class Command:
             wer = f"{rates['wer']:.2%} ({rates['wer_low_95']:.2%} to {rates['wer_high_95']:.2%})"
             print(f"{title:<24} WER {wer}, {rates['wer_mode']} normalizer, {count(rates['clips'], 'clip')}")
         best = min(found, key=lambda candidate: measured[candidate.title]["wer"])  # the first of equals
-        save_native(self.out, *model_of(self.run_dir, best.checkpoints))
+        self._save(best.checkpoints)
         write_json(self.out / "choice.json", {"chosen": best.title, "candidates": measured})
         print(f"{self.out}: {best.title}")
+
+    def _save(self, averaged: Sequence[Checkpoint]) -> None:
+        from hebrew_asr.checkpoints.models import model_of
+        from hebrew_asr.inference.export import save_native
+        from hebrew_asr.inference.load import cutting_of_run
+
+        save_native(self.out, *model_of(self.run_dir, averaged), cutting_of_run(self.run_dir))
 
     def _split(self, last: Candidate) -> tuple[Evaluation, Sequence[Clip]]:
         """How the run evaluated at its last checkpoint, and the clips of the whole split."""

@@ -38,7 +38,8 @@ class Command:
     """A set of the Hebrew leaderboard: eval-d1, eval-whatsapp, saspeech, fleurs, common-voice, hebrew-speech-kan; or
     NAME=PATH, or PATH of a copy here (parquet). May be given again."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Folder for hypotheses.jsonl, figures.json, clips.csv and clips.html."""
+    """Folder for hypotheses.jsonl, figures.json, clips.csv and clips.html. What it holds of the same model on the same
+    clips is written anew; of anything else it stays, and another folder has to be named."""
     mode: Literal["strict", "ivrit", "lenient"] = "strict"
     """Normalizer of the rates that --json gives outside "modes"."""
     language: str = "Hebrew"
@@ -53,7 +54,7 @@ class Command:
     """Print the figures as one JSON object."""
 
     def run(self) -> int:
-        from hebrew_asr.commands.ours import make_folder
+        from hebrew_asr.commands.ours import make_folder, refuse_other_results
         from hebrew_asr.errors import DataError, UsageError
         from hebrew_asr.inference.evaluating import LONG, UNREADABLE, heard
         from hebrew_asr.inference.load import load_transcriber
@@ -63,7 +64,9 @@ class Command:
         if bool(self.data) == bool(self.set):
             raise UsageError("give --data, a manifest, or --set, one or more sets of the leaderboard")
         utterances, total_s = self._utterances()
+        of = {"model": self.model, "data": self.data or self.set, "language": self.language}
         if self.out is not None:
+            refuse_other_results(self.out, of)
             make_folder(self.out)
         with loading():
             transcribe = load_transcriber(self.model, self.language)
@@ -78,7 +81,7 @@ class Command:
         own_mode = {key: value for key, value in counted["modes"][self.mode].items() if key != "slices"}
         long, unreadable = ([t for t in found if t.note.startswith(begins)] for begins in (LONG, UNREADABLE))
         told: dict[str, Any] = {
-            **{"model": self.model, "data": self.data or self.set, "language": self.language},
+            **of,
             **{**counted, "wer_mode": self.mode, **own_mode},
             **{"longer_than_30_s": len(long), "unreadable": len(unreadable)},
         }
@@ -121,11 +124,12 @@ class Command:
                 write_atomically(path, as_json_lines(found))
 
     def _tell(self, found: list[Transcript], told: dict[str, Any], sounds: dict[str, str]) -> None:
+        from hebrew_asr.commands.ours import FIGURES
         from hebrew_asr.files import write_atomically, write_json
         from hebrew_asr.report.clip_page import clips_csv, clips_page, figures_text
 
         if self.out is not None:
-            write_json(self.out / "figures.json", told)
+            write_json(self.out / FIGURES, told)
             write_atomically(self.out / "clips.csv", clips_csv(found))
             title = f"{self.model} on {self.data or ', '.join(self.set)}"
             addresses = {key: _address(file, self.out) for key, file in sounds.items()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
+    from hebrew_asr.inference.pieces import Cutting
     from hebrew_asr.report.gather import RunHistory
 
 
@@ -40,8 +41,8 @@ class Command:
     """With --push: upload it, into private repositories where there are none yet."""
 
     def run(self) -> int:
+        from hebrew_asr.commands.ours import refuse_if_taken
         from hebrew_asr.errors import UsageError
-        from hebrew_asr.files import is_taken
 
         if self.check:
             from hebrew_asr.inference.published import check_export
@@ -53,8 +54,7 @@ class Command:
             return 0
         if self.out is None:
             raise UsageError("give --out, the folder to make; or --check, to check an export that lies there")
-        if is_taken(self.out):  # told before the model is loaded
-            raise UsageError(f"{self.out} is there already and not empty; give --out another name, or remove it first")
+        refuse_if_taken(self.out)  # told before the model is loaded
         self._export(self.out)
         if self.push:
             self._push(self.out)
@@ -64,7 +64,8 @@ class Command:
         from hebrew_asr.inference.card import model_card
         from hebrew_asr.inference.published import HF, THINKER, export
 
-        asr, tokenizer, run, step = self._source()
+        source = self._source()
+        asr, run = source.asr, source.run
         if self.dtype != "same":
             import torch
 
@@ -72,20 +73,19 @@ class Command:
         dtype = str(asr.dtype).removeprefix("torch.")
         name = self.name or (run.name if run else Path(self.model).resolve().name)
         cards = {
-            folder: model_card(run, name=name, repo=repo, step=step, thinker=folder == THINKER, dtype=dtype)
+            folder: model_card(run, name=name, repo=repo, step=source.step, thinker=folder == THINKER, dtype=dtype)
             for folder, repo in self._repos(out).items()
         }
         base = self._base(run)
-        export(out, asr, tokenizer, cards, base)
+        export(out, asr, source.tokenizer, source.cutting, cards, base)
         print(f"{out / HF}: for transformers; {out / THINKER}: for qwen-asr and vLLM; {dtype}, loaded again and equal")
 
-    def _source(self) -> tuple[Any, Any, RunHistory | None, int | None]:
-        """Model and tokenizer, the run that they are of, and the step if it is not the run's final one."""
+    def _source(self) -> _Source:
         from hebrew_asr.checkpoints.models import model_of
         from hebrew_asr.checkpoints.sealed import SEAL, find_checkpoints
         from hebrew_asr.config.recipe import Model
         from hebrew_asr.errors import CheckpointError
-        from hebrew_asr.inference.load import model_folder
+        from hebrew_asr.inference.load import cutting_of, cutting_of_run, model_folder
         from hebrew_asr.inference.published import stored_dtype
         from hebrew_asr.model.load import load_model, load_tokenizer, local_folder
         from hebrew_asr.report.gather import read_run
@@ -97,12 +97,13 @@ class Command:
             if checkpoint is None:
                 raise CheckpointError(f"{path} is a checkpoint that cannot be read; export another one of its run")
             asr, tokenizer = model_of(run_folder, [checkpoint])
-            has_record = (run_folder / "metrics.jsonl").is_file()
-            return asr, tokenizer, read_run(run_folder) if has_record else None, checkpoint.step
+            run = read_run(run_folder) if (run_folder / "metrics.jsonl").is_file() else None
+            return _Source(asr, tokenizer, cutting_of_run(run_folder), run, checkpoint.step)
         folder = local_folder(model_folder(self.model))
         run_folder = folder.parent if folder.name == "final" and (folder.parent / "metrics.jsonl").is_file() else None
         asr = load_model(Model(str(folder)), dtype=stored_dtype(folder))
-        return asr, load_tokenizer(str(folder)), read_run(run_folder) if run_folder else None, None
+        run = read_run(run_folder) if run_folder else None
+        return _Source(asr, load_tokenizer(str(folder)), cutting_of(folder), run, None)
 
     def _base(self, run: RunHistory | None) -> Path | None:
         from hebrew_asr.errors import UsageError
@@ -128,6 +129,19 @@ class Command:
 
         for folder, repo in self._repos(out).items():
             push(out / folder, repo, really=self.really)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is exported."""
+
+    asr: Any
+    tokenizer: Any
+    cutting: Cutting
+    run: RunHistory | None
+    """That the model is of."""
+    step: int | None
+    """Of the model, if it is not the run's final one."""
 
 
 def _folder_at_hand(model: str) -> Path | None:

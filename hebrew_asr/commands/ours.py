@@ -12,18 +12,22 @@ from typing import Any
 from hebrew_asr.corpus.preparation.output import is_of_prepare
 from hebrew_asr.errors import EnvironmentProblem, UsageError
 from hebrew_asr.files import write_json
+from hebrew_asr.text.transcripts import HYPOTHESES
 from hebrew_asr.training.arguments import lock_of
 
 DEMO_MARK = "demo.json"
 """Says that a folder is a run of the demo, and what it was made from."""
+
+FIGURES = "figures.json"
+"""Of what was heard, beside the hypotheses."""
 
 _MARK_BYTES = 1 << 16
 _DEMO_FILES = re.compile(
     "|".join(
         (
             r"(demo|recipe|deepspeed|run|summary)\.json|metrics\.jsonl|report\.html|STOP|lock",
-            r"(\.(tmp|old)-)?(base|final)/((config|generation_config|processor_config|tokenizer|tokenizer_config)\.json"
-            r"|chat_template\.jinja|model\.safetensors)",
+            r"(\.(tmp|old)-)?(base|final)/((config|generation_config|pieces|processor_config|tokenizer|tokenizer_config)"
+            r"\.json|chat_template\.jinja|model\.safetensors)",
             r"data/(train|eval)\.jsonl",
             r"samples/step-\d+-(eval|sample|best|mean)\.jsonl",
             r"checkpoints/(\.tmp-)?step-\d+(\.damaged\d*)?/(optimizer-rank\d+\.safetensors|(state|COMPLETE|eval)\.json)",
@@ -49,6 +53,34 @@ def refuse_overwriting(path: Path, mark: str) -> None:
             if mark.encode() in stream.read(_MARK_BYTES):
                 return
     raise UsageError(f"{path} exists and was not made by this command: it stays as it is; choose another name")
+
+
+def refuse_if_taken(out: Path) -> None:
+    """Let a command make ``out`` where nothing is yet, or an empty folder.
+
+    Raises:
+        UsageError: there is something else.
+    """
+    if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError(f"{out} is there already and not empty; give --out another name, or remove it first")
+
+
+def refuse_other_results(out: Path, of: dict[str, Any]) -> None:
+    """Let a command write what was heard anew, but not over what was heard of something else.
+
+    Args:
+        out: folder of hypotheses and ``FIGURES``.
+        of: what the figures must say of themselves; None is what they do not say.
+
+    Raises:
+        UsageError: they say something else, or there are hypotheses without figures.
+    """
+    if not (out / HYPOTHESES).exists():
+        return
+    told = _values(out / FIGURES)
+    if not told or any(told.get(key) != value for key, value in of.items()):
+        whose = f"of {told['model']} on {told.get('data')}" if "model" in told else "of something else"
+        raise UsageError(f"{out} holds results {whose}, which stay; give --out another name, or remove them")
 
 
 def make_folder(out: Path) -> None:
@@ -97,13 +129,18 @@ def claim_demo_folder(folder: Path, made_from: dict[str, Any], *, fresh: bool) -
 
 
 def _demo_mark(folder: Path) -> dict[str, Any]:
-    try:
-        mark = json.loads((folder / DEMO_MARK).read_text(encoding="utf-8"))
-        if isinstance(mark, dict) and "data" in mark:
-            return mark
-    except (OSError, ValueError):
-        pass
+    if "data" in (mark := _values(folder / DEMO_MARK)):
+        return mark
     raise UsageError(f"{folder} is not a run of the demo (no readable {DEMO_MARK} in it): choose another --out")
+
+
+def _values(file: Path) -> dict[str, Any]:
+    """Of a JSON object; none if it cannot be read."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _empty(folder: Path) -> None:

@@ -31,6 +31,7 @@ class Command:
     """Print the figures as one JSON object."""
 
     def run(self) -> int:
+        from hebrew_asr.commands.ours import FIGURES, refuse_other_results
         from hebrew_asr.files import write_atomically, write_json
         from hebrew_asr.report.clip_page import clips_csv, clips_page, figures_text
         from hebrew_asr.text.scoring import figures
@@ -38,10 +39,11 @@ class Command:
 
         found = read_pairs(self.reference, self.hypothesis)
         if self.out is not None:
+            refuse_other_results(self.out, {"model": None})
             write_atomically(self.out / HYPOTHESES, as_json_lines(found))
         counted = figures(found)
         if self.out is not None:
-            write_json(self.out / "figures.json", counted)
+            write_json(self.out / FIGURES, counted)
             write_atomically(self.out / "clips.csv", clips_csv(found))
             page = clips_page(found, counted, f"{self.hypothesis or self.reference}", {})
             write_atomically(self.out / "clips.html", page.encode("utf-8", "replace"))

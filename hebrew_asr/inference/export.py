@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import GenerationConfig, Qwen3ASRFeatureExtractor, Qwen3ASRProcessor
 
 from hebrew_asr.files import as_os_error, give_usual_mode, sync_folder
+from hebrew_asr.inference.pieces import Cutting
 from hebrew_asr.model.layouts import TokenIds
 from hebrew_asr.text.prompt import CHAT_TEMPLATE
 
@@ -20,16 +23,28 @@ MAX_NEW_TOKENS = 512
 """As in the published native model. transformers stops after 20 where no number is given; 30 s of speech take 376."""
 
 
-def save_native(folder: Path, asr: Any, tokenizer: Any) -> None:
+PIECES = "pieces.json"
+"""How long recordings are cut for the model, as :class:`hebrew_asr.inference.pieces.Cutting` has it."""
+
+
+def save_native(folder: Path, asr: Any, tokenizer: Any, cutting: Cutting | None = None) -> None:
     """Write weights, config, generation config, tokenizer and processor; the folder appears when it is whole.
 
     What else somebody has put into an earlier ``folder`` stays in it.
+
+    Args:
+        folder: to write.
+        asr: native model.
+        tokenizer: of the model.
+        cutting: likewise, if it is known.
 
     Raises:
         OSError: the disk; a folder that was there before is as it was.
     """
     with whole_folder(folder) as temporary:
         write_native(temporary, asr, tokenizer)
+        if cutting is not None:
+            write_cutting(temporary, cutting)
 
 
 def write_native(folder: Path, asr: Any, tokenizer: Any) -> None:
@@ -39,6 +54,11 @@ def write_native(folder: Path, asr: Any, tokenizer: Any) -> None:
     generation_config(asr, tokenizer).save_pretrained(folder)
     processor = Qwen3ASRProcessor(Qwen3ASRFeatureExtractor(), tokenizer, chat_template=CHAT_TEMPLATE)
     processor.save_pretrained(folder)
+
+
+def write_cutting(folder: Path, cutting: Cutting) -> None:
+    """Into a model folder, from which a copy of it elsewhere is cut for as it is beside its run."""
+    (folder / PIECES).write_text(json.dumps(asdict(cutting), indent=2) + "\n", encoding="utf-8")
 
 
 def generation_config(asr: Any, tokenizer: Any) -> GenerationConfig:

@@ -30,16 +30,16 @@ def load_transcriber(model: str, language: str, *, device: str = "auto", dtype: 
     import torch
 
     from hebrew_asr.config.recipe import Model
-    from hebrew_asr.model.load import load_model, load_tokenizer
+    from hebrew_asr.model.load import load_model, load_tokenizer, local_folder
 
     name, place = language_name(language), _device(device)
     if dtype not in DTYPES:
         raise UsageError(f"no dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
     kind = ("float32" if place.type == "cpu" else "bfloat16") if dtype == "auto" else dtype
-    folder = model_folder(model)
-    tokenizer = load_tokenizer(folder)
-    asr: Any = load_model(Model(path=folder), dtype=getattr(torch, kind))
-    return Transcriber(asr.to(place).eval(), tokenizer, Decoding(language=name), cutting_of(Path(folder)))
+    folder = local_folder(model_folder(model))
+    tokenizer = load_tokenizer(str(folder))
+    asr: Any = load_model(Model(path=str(folder)), dtype=getattr(torch, kind))
+    return Transcriber(asr.to(place).eval(), tokenizer, Decoding(language=name), cutting_of(folder))
 
 
 def _device(asked: str) -> Any:
@@ -80,16 +80,30 @@ def model_folder(model: str) -> str:
 
 
 def cutting_of(folder: Path) -> Cutting:
-    """Pieces like the clips that a run trained its model on; the defaults where no run lies around the model."""
-    recipe, run = (_values(folder.parent / name) for name in ("recipe.json", "run.json"))
+    """Pieces for a model: as its folder says, or the run that it lies in; the defaults where neither says it."""
+    from hebrew_asr.inference.export import PIECES
+
+    said = _values(folder / PIECES)
+    if not said:
+        return cutting_of_run(folder.parent)
+    return _cutting(*(_number(said.get(name)) for name in ("max_s", "typical_s", "whole_s")))
+
+
+def cutting_of_run(folder: Path) -> Cutting:
+    """Pieces like the clips that a run trains on."""
+    recipe, run = (_values(folder / name) for name in ("recipe.json", "run.json"))
     data = recipe.get("data")
     most = _number(data.get("max_duration_s") if isinstance(data, dict) else None)
     clips, hours, longest = (_number(run.get(f"train_{name}")) for name in ("clips", "hours", "longest_s"))
+    return _cutting(most, hours * 3600 / clips if clips else 0.0, longest)
+
+
+def _cutting(max_s: float, typical_s: float, whole_s: float) -> Cutting:
+    """Within what the encoder hears; 0 is unknown."""
     default = Cutting()
-    max_s = min(max(most, 1.0), default.max_s) if most else default.max_s
-    typical_s = max(hours * 3600 / clips, 1.0) if clips and hours else default.typical_s
-    typical_s = min(typical_s, max_s / 2)
-    return Cutting(max_s, typical_s, min(longest or 3 * typical_s, max_s))
+    max_s = min(max(max_s, 1.0), default.max_s) if max_s else default.max_s
+    typical_s = min(max(typical_s, 1.0) if typical_s else default.typical_s, max_s / 2)
+    return Cutting(max_s, typical_s, min(whole_s or 3 * typical_s, max_s))
 
 
 def _values(file: Path) -> dict[str, Any]:

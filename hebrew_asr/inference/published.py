@@ -15,9 +15,10 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor, GenerationConf
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
 from hebrew_asr.config.recipe import Model
-from hebrew_asr.errors import CheckpointError, EnvironmentProblem, UsageError
-from hebrew_asr.files import is_taken, sha256_of
-from hebrew_asr.inference.export import whole_folder, write_native
+from hebrew_asr.errors import CheckpointError, EnvironmentProblem
+from hebrew_asr.files import sha256_of
+from hebrew_asr.inference.export import whole_folder, write_cutting, write_native
+from hebrew_asr.inference.pieces import Cutting
 from hebrew_asr.inference.thinker import write_thinker
 from hebrew_asr.model.folder import open_weights, read_config, read_generation_config
 from hebrew_asr.model.layouts import thinker_name
@@ -28,23 +29,23 @@ _TEXTS = ("language Hebrew<asr_text>שלום, עולם! צה״ל ב־2024 (OK)",
 _TOKENS = 8
 
 
-def export(folder: Path, asr: Any, tokenizer: Any, cards: dict[str, str], base: Path | None = None) -> None:
+def export(
+    folder: Path, asr: Any, tokenizer: Any, cutting: Cutting, cards: dict[str, str], base: Path | None = None
+) -> None:
     """Write both folders and check them; ``folder`` appears when all is right.
 
     Args:
         folder: does not exist, or is empty.
         asr: native model on the host, in the precision that is to be written.
         tokenizer: of the model.
+        cutting: likewise.
         cards: text of ``README.md`` by folder.
         base: see :func:`hebrew_asr.inference.thinker.write_thinker`.
 
     Raises:
-        UsageError: there is something in ``folder``.
         CheckpointError: the model cannot be written so that others load the same, or was not.
         EnvironmentProblem: the disk.
     """
-    if is_taken(folder):
-        raise UsageError(f"{folder} is there already and not empty; give --out another name, or remove it first")
     if asr.config.tie_word_embeddings and not has_tied_head(asr):
         raise CheckpointError("the model has a head of its own, and its config says that it is the input embedding")
     try:
@@ -54,6 +55,7 @@ def export(folder: Path, asr: Any, tokenizer: Any, cards: dict[str, str], base: 
             write_native(temporary / HF, asr, tokenizer)
             write_thinker(temporary / THINKER, asr, tokenizer, base)
             for name in (HF, THINKER):
+                write_cutting(temporary / name, cutting)
                 sums = (f"{sha256_of(file)}  {file.name}\n" for file in sorted((temporary / name).iterdir()))
                 (temporary / name / SUMS).write_text("".join(sums), encoding="utf-8")
                 (temporary / name / CARD).write_text(cards[name], encoding="utf-8")

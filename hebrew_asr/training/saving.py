@@ -9,6 +9,7 @@ from typing import Any
 from hebrew_asr.checkpoints.store import CheckpointStore, Outcome
 from hebrew_asr.files import as_os_error, is_full, write_json
 from hebrew_asr.inference.export import save_native
+from hebrew_asr.inference.load import cutting_of_run
 from hebrew_asr.report.records import CheckpointRecord, FaultRecord
 from hebrew_asr.training.arguments import SUMMARY
 from hebrew_asr.training.setup import Run
@@ -121,7 +122,8 @@ def write_model(run: Run, asr: Any) -> str | None:
         Why it could not be written, if it could not.
     """
     size = sum(parameter.numel() * parameter.element_size() for parameter in asr.parameters())
-    return _in_place_of_checkpoints(run, size, lambda: save_native(run.folder / "final", asr, run.tokenizer))
+    cutting = cutting_of_run(run.folder)
+    return _in_place_of_checkpoints(run, size, lambda: save_native(run.folder / "final", asr, run.tokenizer, cutting))
 
 
 def write_summary(run: Run, summary: dict[str, Any]) -> str | None:

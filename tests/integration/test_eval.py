@@ -55,7 +55,7 @@ def test_eval_is_score_of_what_it_heard(run_folder, tmp_path, capfd):
     arguments = ["eval", "--model", str(run_folder), "--data", str(manifest.parent), "--batch", "3"]
     assert main([*arguments, "-o", str(out), "--json"]) == 0
     told = capfd.readouterr()
-    found = json.loads(told.out)
+    found, results = json.loads(told.out), [file.read_bytes() for file in sorted(out.iterdir())]
     assert found["wer"] == found["modes"]["strict"]["wer"] and found["clips"] == 4
     assert found["longer_than_30_s"] == 1 and "clip3: longer than 30 s (31.0 s): transcribed as a" in told.err
     heard = {row["id"]: row["hypothesis"] for row in map(json.loads, (out / "hypotheses.jsonl").open(encoding="utf-8"))}
@@ -76,6 +76,10 @@ def test_eval_is_score_of_what_it_heard(run_folder, tmp_path, capfd):
     page = (out / "clips.html").read_text(encoding="utf-8")
     assert 'src="../a%20%26%20b%200.wav"' in page and page.count("<audio") == 4
     assert (out / "clips.csv").read_bytes().startswith(b"\xef\xbb\xbf")
+    for other in (["score", str(out)], [*arguments, "--language", "auto"]):
+        capfd.readouterr()
+        assert main([*other, "--out", str(out)]) == 2 and f"results of {run_folder} on" in capfd.readouterr().err
+    assert [file.read_bytes() for file in sorted(out.iterdir())] == results, "hours of decoding"
     # Batch mates change nothing, and neither does the order.
     assert main([*arguments[:-1], "1", "--hypotheses", str(tmp_path / "h.jsonl")]) == 0
     assert (tmp_path / "h.jsonl").read_text() == (out / "hypotheses.jsonl").read_text()

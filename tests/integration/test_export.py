@@ -17,7 +17,9 @@ from hebrew_asr.cli import main
 from hebrew_asr.config.recipe import Model
 from hebrew_asr.demo.tiny import build_tiny
 from hebrew_asr.errors import CheckpointError
-from hebrew_asr.inference.export import save_native
+from hebrew_asr.inference.export import save_native, write_cutting
+from hebrew_asr.inference.load import cutting_of
+from hebrew_asr.inference.pieces import Cutting
 from hebrew_asr.inference.published import check_export
 from hebrew_asr.model.layouts import mrope_section
 from hebrew_asr.model.load import load_model, load_tokenizer
@@ -206,10 +208,12 @@ def test_a_model_of_the_published_base_is_not_cut_after_20_tokens(exported, tmp_
     assert written["max_new_tokens"] == 512 and len(written["eos_token_id"]) == 2
 
 
-def test_precision_and_card(models, tmp_path):
-    out = tmp_path / "out"
-    assert main(["export", str(models["tied"]), "--out", str(out), "--dtype", "bfloat16", "--name", "mine"]) == 0
+def test_precision_pieces_and_card(models, tmp_path):
+    out, model, own = tmp_path / "out", shutil.copytree(models["tied"], tmp_path / "model"), Cutting(11.0, 2.5, 9.25)
+    write_cutting(model, own)
+    assert main(["export", str(model), "--out", str(out), "--dtype", "bfloat16", "--name", "mine"]) == 0
     for layout in ("hf", "qwen_asr"):
+        assert cutting_of(out / layout) == own
         assert {tensor.dtype for tensor in load_file(out / layout / WEIGHTS).values()} == {torch.bfloat16}
         card = (out / layout / "README.md").read_text(encoding="utf-8")
         assert card.startswith("---\nlanguage: he\n") and "# mine" in card and "None are known" in card

@@ -14,6 +14,8 @@ import torch
 from hebrew_asr.checkpoints.models import model_of
 from hebrew_asr.checkpoints.sealed import find_checkpoints
 from hebrew_asr.commands.ours import files_below, is_of_demo
+from hebrew_asr.inference.load import cutting_of, cutting_of_run
+from hebrew_asr.inference.pieces import Cutting
 from hebrew_asr.report.gather import read_run
 from hebrew_asr.report.page import write_report
 from hebrew_asr.text.prompt import build_target
@@ -85,6 +87,8 @@ def test_the_final_model_is_the_best_one(warm, tmp_path, shards):
     assert rates[BEST] < rates[LAST] == summary["full"]["wer"]
     assert f"{BEST} {rates[BEST]:.2%}" in done.stdout
     assert final_is(run, weights_of(run, 6))
+    moved = shutil.copytree(run / "final", tmp_path / "elsewhere" / "final")
+    assert cutting_of(moved) == cutting_of_run(run) != Cutting(), "it cuts recordings as it does beside its run"
     history = read_run(run)
     assert history.chosen is not None and history.chosen.wer == rates[BEST]
     assert history.samples[history.chosen.key] and history.evaluations[-1].split == "eval"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from silero_vad import load_silero_vad
 from hebrew_asr.demo.synthesis import Voice, full_sentences, speak
 from hebrew_asr.errors import CheckpointError, DataError, UsageError
 from hebrew_asr.inference import long_form, speech
+from hebrew_asr.inference.export import write_cutting
 from hebrew_asr.inference.formats import formatted
 from hebrew_asr.inference.guards import find_loop, suspicion, without_loops
 from hebrew_asr.inference.inputs import Input, blocks_of_any, find_inputs, output_paths
@@ -335,6 +337,11 @@ def test_run_folder_stands_for_its_final_and_that_of_an_export_for_its_hf(tmp_pa
     assert cutting_of(tmp_path / "final") == Cutting(12.0, 3.6, 8.5)
     (tmp_path / "run.json").write_text("[")
     assert cutting_of(tmp_path / "final") == Cutting(12.0, 5.0, 12.0)
+    own = Cutting(11.0, 2.5, 9.25)
+    write_cutting(tmp_path / "final", own)
+    assert cutting_of(tmp_path / "final") == cutting_of(shutil.copytree(tmp_path / "final", tmp_path / "copy")) == own
+    (tmp_path / "copy" / "pieces.json").write_text('{"max_s": 900, "typical_s": "long", "whole_s": -1}')
+    assert cutting_of(tmp_path / "copy") == Cutting(30.0, 5.0, 15.0), "no more than the encoder hears"
 
 
 SEGMENTS = (
