@@ -22,6 +22,8 @@ _STATES_LENGTH = {"mov": True, "matroska": True, "asf": True, "wv": False, "tta"
 formats FFmpeg gives an estimate."""
 _ENCRYPTED_TAGS = {"enca", "drms", "aavd"}
 _INTEGERS = {"u8": 128.0, "s16": 32_768.0, "s32": 2_147_483_648.0, "s64": 9_223_372_036_854_775_808.0}
+_MOST_PLANES = 7
+"""PyAV looks for the end of eight planes or more where nothing marks it, and reads from wherever that points."""
 _LOST_SHARE, _LOST_S = 0.02, 0.15
 _SHORT_S, _SHORT_SHARE = 0.15, 0.01
 
@@ -119,6 +121,8 @@ def _samples(frame: Any, reading: Reading) -> np.ndarray:
     """(frames, channels) float32 within [-1, 1], as libsndfile scales them."""
     channels = frame.layout.nb_channels
     reading.check(channels, frame.sample_rate)
+    if frame.format.is_planar and channels > _MOST_PLANES:
+        (frame,) = av.AudioResampler(frame.format.packed).resample(frame)
     values = frame.to_ndarray()
     values = values.T if frame.format.is_planar else values.reshape(-1, channels)
     full_scale = _INTEGERS.get(frame.format.name.rstrip("p"))

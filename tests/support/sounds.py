@@ -52,8 +52,8 @@ def by_ffmpeg(
     """Encode samples, (frames,) or (frames, channels). Further tracks hold silence."""
     folder = tempfile.TemporaryDirectory()
     out: Any = Pipe() if piped else str(Path(folder.name) / "x")  # by name: FFmpeg moves an index by reading it again
-    layout = "mono" if samples.ndim == 1 else {2: "stereo", 6: "5.1"}[samples.shape[1]]
-    planes = np.ascontiguousarray(np.atleast_2d(samples.T).astype(np.float32))
+    layout = "mono" if samples.ndim == 1 else {2: "stereo", 6: "5.1", 8: "7.1"}[samples.shape[1]]
+    packed = samples.astype(np.float32).reshape(1, -1)
     with folder, av.open(out, "w", format=container, options=muxer or {}) as file:
         streams = []
         for _ in range(tracks):
@@ -66,7 +66,7 @@ def by_ffmpeg(
             streams.append(stream)
         for number, stream in enumerate(streams):
             context = stream.codec_context
-            frame = av.AudioFrame.from_ndarray(planes * (number == 0), format="fltp", layout=layout)
+            frame = av.AudioFrame.from_ndarray(packed * (number == 0), format="flt", layout=layout)
             frame.rate, frame.pts = rate_hz, 0
             resampler = av.AudioResampler(context.format, layout, rate_hz, frame_size=context.frame_size or 1024)
             for part in [*resampler.resample(frame), *resampler.resample(None), None]:

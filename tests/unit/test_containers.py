@@ -301,6 +301,16 @@ def test_channels_that_nearly_cancel_and_those_that_do_not():
         np.testing.assert_allclose(got, left if cancels else (left + right) / 2, atol=1e-6)
 
 
+@pytest.mark.parametrize(("container", "codec"), [("ipod", "aac"), ("webm", "libopus"), ("ogg", "libopus")])
+@pytest.mark.parametrize("channels", [6, 8])
+def test_sound_around_the_listener_is_heard(channels, container, codec):
+    """PyAV itself ends the process at eight planes: a film in 7.1."""
+    around = np.stack([voice(48_000)] * channels, axis=1)
+    got = decode(by_ffmpeg(around, 48_000, container, codec))
+    assert len(got) / SAMPLE_RATE_HZ == pytest.approx(LASTS_S, abs=0.05)
+    assert likeness(got, voice(SAMPLE_RATE_HZ)) > 0.9
+
+
 @pytest.mark.parametrize("scale", [127.0, 32_768.0, 2.0**23, 2.0**31])
 def test_samples_in_units_of_integers_are_refused_by_name(scale):
     with pytest.raises(AudioError, match="where 1 is full scale"):
