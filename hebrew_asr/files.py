@@ -8,7 +8,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -56,6 +56,17 @@ def encoded(text: str) -> bytes:
 def write_json(path: str | Path, value: Any) -> None:
     """Write readable JSON atomically."""
     write_atomically(path, as_json(value))
+
+
+def write_lines(path: str | Path, rows: Iterable[Any]) -> str:
+    """Write JSON lines atomically; returns their SHA-256, as hex."""
+    digest = hashlib.sha256()
+    with atomic(path) as stream:
+        for row in rows:
+            line = encoded(f"{json.dumps(row, ensure_ascii=False)}\n")
+            digest.update(line)
+            stream.write(line)
+    return digest.hexdigest()
 
 
 def as_json(value: Any) -> str:

@@ -248,7 +248,7 @@ def _assembled(units: list[Unit], options: PrepareOptions, folder: Path, work: P
             sizes.append(len(of_part))
             yield from of_part
 
-    records = in_columns(found())
+    records = in_columns(found(), work / "records.arrow")
     try:
         assembly = assemble(records, options)
     except DataError as error:

@@ -6,7 +6,6 @@ A connected component of that graph goes to one side whole, so no key can be on 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
 
@@ -42,13 +41,14 @@ def split_leak_free(
     pairs, counts = np.unique(component * num_strata + strata, return_counts=True)
     starts = np.searchsorted(pairs, np.arange(len(first) + 1) * num_strata).tolist()
     names, counts = (pairs % num_strata).tolist(), counts.tolist()
-    draws = [_draw(seed, key) for key in keys.smallest]
-    order = sorted(range(len(first)), key=draws.__getitem__)
+    order = np.argsort(keys.draws(seed), kind="stable")
     room = [math.ceil(eval_fraction * size) for size in np.bincount(strata).tolist()]
     most = [math.ceil(size / fewest) for size in room]
     chosen = np.zeros(len(first), bool)
     left = len(first)
-    for number in order:
+    for number in order.tolist():
+        if not any(room):
+            break
         content = [(names[at], counts[at]) for at in range(starts[number], starts[number + 1])]
         if left > 1 and all(count <= min(room[name], most[name]) for name, count in content):
             chosen[number] = True  # something must be left to train on
@@ -56,8 +56,7 @@ def split_leak_free(
             for name, count in content:
                 room[name] -= count
     if not chosen.any() and eval_fraction > 0 and len(order) > 1:
-        sizes = np.bincount(component).tolist()
-        chosen[min(order, key=sizes.__getitem__)] = True  # the first drawn of the smallest
+        chosen[order[np.argmin(np.bincount(component)[order])]] = True  # the first drawn of the smallest
     return chosen[component]
 
 
@@ -107,7 +106,3 @@ class HeldOut:
 def _runs_of(words: str) -> list[tuple[str, ...]]:
     split = words.split()
     return [tuple(split[i : i + MIN_SENTENCE_WORDS]) for i in range(len(split) - MIN_SENTENCE_WORDS + 1)]
-
-
-def _draw(seed: int, key: str) -> bytes:
-    return hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=8).digest()

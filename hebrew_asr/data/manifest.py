@@ -31,7 +31,7 @@ from hebrew_asr.data.locate import locate
 from hebrew_asr.data.mapped import NotBelieved, digest_of, is_mapped, mapped_path, open_mapped, write_mapped
 from hebrew_asr.errors import DataError, UsageError, shortened
 from hebrew_asr.fallbacks import note_fallback
-from hebrew_asr.files import write_atomically
+from hebrew_asr.files import write_lines
 from hebrew_asr.text.prompt import find_marker, parse_target
 
 _MAX_LINE_BYTES = 1 << 20
@@ -289,13 +289,13 @@ def write_manifest(path: str | Path, clips: Iterable[Clip]) -> None:
     """Write a manifest atomically; audio paths inside its folder become relative to it."""
     path = Path(path)
     folder = path.parent.resolve()
-    rows = []
-    for clip in clips:
+
+    def placed(clip: Clip) -> Clip:
         audio = Path(clip.audio)
-        if audio.is_absolute() and audio.is_relative_to(folder):
-            clip = replace(clip, audio=str(audio.relative_to(folder)))
-        rows.append(json.dumps(row_of(clip), ensure_ascii=False))
-    write_atomically(path, "".join(f"{row}\n" for row in rows))
+        inside = audio.is_absolute() and audio.is_relative_to(folder)
+        return replace(clip, audio=str(audio.relative_to(folder))) if inside else clip
+
+    write_lines(path, (row_of(placed(clip)) for clip in clips))
 
 
 def row_of(clip: Clip) -> dict[str, Any]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from itertools import islice
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow
 
-from hebrew_asr.data.clips import array_of, compute, only_chunk, values_of
+from hebrew_asr.data.clips import array_of, compute, values_of
 
 _AT_ONCE = 4096
 _TYPES = {"int": "int64", "float": "double", "bool": "bool"}
@@ -22,10 +23,16 @@ T = TypeVar("T")
 class Records(Generic[T]):
     """Objects in their order. Changing one changes no column."""
 
-    def __init__(self, kind: type[T], objects: Iterable[T]):
+    def __init__(self, kind: type[T], objects: Iterable[T], file: Path | None = None):
         """Columns of ``objects``, which may be made one after the other.
 
-        ``kind``: a dataclass whose fields are str (or of such values), int, float, bool or tuple[str, ...].
+        Args:
+            kind: a dataclass whose fields are str (or of such values), int, float, bool or tuple[str, ...].
+            objects: what the columns hold.
+            file: written with the columns, which then lie in it, mapped; by default they lie in memory.
+
+        Raises:
+            OSError: the file cannot be written.
         """
         text = pyarrow.large_string()
         types = {
@@ -34,56 +41,96 @@ class Records(Generic[T]):
             else pyarrow.type_for_alias(_TYPES.get(str(field.type), "large_string"))
             for field in fields(kind)  # type: ignore[arg-type]
         }
-        schema, rest = pyarrow.schema(types), iter(objects)
-        some, tables = list(islice(rest, _AT_ONCE)), []
-        while some or not tables:
-            columns = ([getattr(one, name) for one in some] for name in schema.names)
-            tables.append(pyarrow.table(list(map(array_of, columns, schema.types)), schema=schema))
-            some = list(islice(rest, _AT_ONCE))
-        self._kind, self._table = kind, pyarrow.concat_tables(tables).combine_chunks()
-        self.numbers = np.arange(len(self._table))
-        """(objects,) int64, the place of each among those that the first columns were made of."""
+        schema = pyarrow.schema(types)
+        if file is None:
+            table = pyarrow.Table.from_batches(_batches(objects, schema), schema)
+        else:
+            with file.open("wb") as stream, pyarrow.ipc.new_file(stream, schema) as writer:
+                for batch in _batches(objects, schema):
+                    writer.write_batch(batch)
+            table = pyarrow.ipc.open_file(pyarrow.memory_map(str(file))).read_all()
+        self._kind, self._batches = kind, table.to_batches()
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+        self.numbers = np.arange(len(table))
+        """(objects,) int64, ascending, the place of each among those that the first columns were made of."""
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self.numbers)
 
     def __getitem__(self, index: int) -> T:
-        number = range(len(self))[index]
-        (one,) = self._made(self._table.slice(number, 1))
+        number = self.numbers[index]
+        batch = int(np.searchsorted(self._starts, number, "right")) - 1
+        (one,) = self._made(self._batches[batch].slice(int(number - self._starts[batch]), 1))
         return one
 
     def __iter__(self) -> Iterator[T]:
-        for first in range(0, len(self), _AT_ONCE):
-            yield from self._made(self._table.slice(first, _AT_ONCE))
+        for batch in self._chosen(self._batches):
+            yield from self._made(batch)
 
-    def _made(self, table: pyarrow.Table) -> Iterator[T]:
+    def _made(self, batch: pyarrow.RecordBatch) -> Iterator[T]:
         columns = (
             map(tuple, column.to_pylist()) if pyarrow.types.is_list(column.type) else column.to_pylist()
-            for column in table.columns
+            for column in batch.columns
         )
         return (self._kind(*values) for values in zip(*columns, strict=True))
 
-    def column(self, name: str) -> pyarrow.Array:
-        """The values of a field."""
-        return only_chunk(self._table[name])
+    def _chosen(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Of batches, or of a column of each, the rows that are of these objects."""
+        bounds = np.searchsorted(self.numbers, self._starts).tolist()
+        for batch, start, first, stop in zip(batches, self._starts.tolist(), bounds, bounds[1:], strict=False):
+            if stop - first == len(batch):
+                yield batch
+            elif stop > first:
+                yield batch.take(array_of(self.numbers[first:stop] - start, pyarrow.int64()))
+
+    def parts(self, name: str) -> Iterator[pyarrow.Array]:
+        """The values of a field, some thousand at a time."""
+        return self._chosen(batch[name] for batch in self._batches)
+
+    def values(self, name: str) -> Iterator[Any]:
+        """The values of a field, one after the other."""
+        return (value for part in self.parts(name) for value in part.to_pylist())
+
+    def column(self, name: str) -> np.ndarray:
+        """(objects,) The values of a field of numbers or bools."""
+        return np.concatenate([np.zeros(0, bool), *map(values_of, self.parts(name))])
+
+    def coded(self, name: str, until: str) -> tuple[np.ndarray, list[str]]:
+        """(objects,) int32, the text before ``until`` in a field of each, by number; and these texts by it."""
+        numbers: dict[str, int] = {}
+        found = [numbers.setdefault(value.partition(until)[0], len(numbers)) for value in self.values(name)]
+        return np.array(found, np.int32), list(numbers)
 
     def equal(self, name: str, value: str) -> np.ndarray:
         """(objects,) bool, which have this value in a field."""
-        return values_of(compute.equal(self.column(name), array_of([value], pyarrow.large_string())[0]))
+        wanted = array_of([value], pyarrow.large_string())[0]
+        found = (values_of(compute.equal(part, wanted)) for part in self.parts(name))
+        return np.concatenate([np.zeros(0, bool), *found])
 
     def where(self, chosen: np.ndarray) -> Records[T]:
-        """Those that ``chosen`` (objects,) bool marks."""
+        """Those that ``chosen`` (objects,) bool marks, as they are now; their columns are not copied."""
         other = object.__new__(Records)
-        other._kind, other.numbers = self._kind, self.numbers[chosen]
-        other._table = self._table.filter(array_of(chosen, pyarrow.bool_())).combine_chunks()
+        other._kind, other._batches, other._starts = self._kind, self._batches, self._starts
+        other.numbers = self.numbers[chosen]
         return other
 
-    def replace(self, rows: list[int], **values: Any) -> None:
-        """Give these rows, in ascending order, a value each in some fields; a lone string is for all of them."""
-        places = np.arange(len(self))
-        places[rows] = len(self) + np.arange(len(rows))
-        for name, own in values.items():
-            column = self.column(name)
-            held = array_of([own] * len(rows) if isinstance(own, str) else own, column.type)
-            changed = pyarrow.concat_arrays([column, held]).take(array_of(places, pyarrow.int64()))
-            self._table = self._table.set_column(self._table.column_names.index(name), name, changed)
+    def replace(self, numbers: list[int], **values: Any) -> None:
+        """Give the objects of these ``numbers``, ascending, a value each in some fields; a lone string is for all."""
+        bounds = np.searchsorted(numbers, self._starts).tolist()
+        self._batches = list(self._batches)
+        for at, (start, first, stop) in enumerate(zip(self._starts.tolist(), bounds, bounds[1:], strict=False)):
+            for name, own in values.items() if stop > first else ():
+                batch = self._batches[at]
+                held = [own] * (stop - first) if isinstance(own, str) else own[first:stop]
+                places = np.arange(len(batch))
+                places[np.array(numbers[first:stop]) - start] = len(batch) + np.arange(stop - first)
+                both = pyarrow.concat_arrays([batch[name], array_of(held, batch[name].type)])
+                changed = both.take(array_of(places, pyarrow.int64()))
+                self._batches[at] = batch.set_column(batch.schema.get_field_index(name), name, changed)
+
+
+def _batches(objects: Iterable[Any], schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
+    rest = iter(objects)
+    while some := list(islice(rest, _AT_ONCE)):
+        columns = ([getattr(one, name) for one in some] for name in schema.names)
+        yield pyarrow.record_batch(list(map(array_of, columns, schema.types)), schema=schema)

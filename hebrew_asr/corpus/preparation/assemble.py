@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.parts import Record
 from hebrew_asr.corpus.split import HeldOut, reaches_share, split_leak_free, split_random, that_matter
-from hebrew_asr.data.clips import compute, values_of
+from hebrew_asr.data.clips import array_of, values_of
 from hebrew_asr.data.keys import Keys, recurring, sentence_key, sentences
 from hebrew_asr.data.records import Records
 from hebrew_asr.errors import DataError
@@ -41,9 +42,9 @@ class Assembly:
     """How the split was made, and what it leaks, for manifest.json."""
 
 
-def in_columns(records: Iterable[Record]) -> Records[Record]:
-    """Records in columns; these themselves if they are."""
-    return records if isinstance(records, Records) else Records(Record, records)
+def in_columns(records: Iterable[Record], file: Path | None = None) -> Records[Record]:
+    """Records in columns, mapped from ``file`` if one is named; these themselves if they are in columns."""
+    return records if isinstance(records, Records) else Records(Record, records, file)
 
 
 def assemble(records: Records[Record] | Iterable[Record], options: PrepareOptions) -> Assembly:
@@ -64,8 +65,7 @@ def assemble(records: Records[Record] | Iterable[Record], options: PrepareOption
     kept, dropped = records.where(is_kept), records.where(~is_kept)
     if not len(kept):
         raise DataError(f"no clip is left to train on, out of {len(records)}: {_reasons(records)}")
-    keys, datasets = _keys_of(kept), _datasets_of(kept).dictionary_encode()
-    strata, names = values_of(datasets.indices), datasets.dictionary.to_pylist()
+    keys, (strata, names) = _keys_of(kept), kept.coded("id", until="/")
     if options.split == "random":
         on_eval, drawn = _random_sides(kept, records, options)
         split: dict[str, Any] = {"method": "random", "leaky": True, "drawn": drawn}
@@ -73,6 +73,7 @@ def assemble(records: Records[Record] | Iterable[Record], options: PrepareOption
         on_eval, split = _leak_free_sides(keys, strata, dropped, options)
     whole = _narrowed(keys, split.get("held_out_whole", "source"))
     known, says_nothing = is_kept | is_test, ~keys.having(_SAY_WHO)
+    keys_of_known = _keys_of(records.where(known)) if is_test.any() else keys
     sizes = np.bincount(whole.components)
     split |= {
         "eval_fraction": options.eval_fraction,
@@ -83,7 +84,7 @@ def assemble(records: Records[Record] | Iterable[Record], options: PrepareOption
         "clips_without_group": int(np.count_nonzero(says_nothing)),
         "groups_by_name": _proposed(kept.where(says_nothing)),
         "keys_in_train_and_eval": keys.num_shared(on_eval),
-        "keys_in_set_and_public_tests": _keys_of(records.where(known)).num_shared(is_test[known]),
+        "keys_in_set_and_public_tests": keys_of_known.num_shared(is_test[known]),
     }
     assembly = Assembly(kept.where(~on_eval), kept.where(on_eval), dropped, split)
     _assert_no_leak(assembly)
@@ -93,7 +94,9 @@ def assemble(records: Records[Record] | Iterable[Record], options: PrepareOption
 def _keys_of(records: Records[Record]) -> Keys:
     """Keys by which clips are linked: their groups, their samples, their sentences."""
     return Keys.of(
-        records.column("groups"), audio=records.column("fingerprint"), sentence=sentences(records.column("words"))
+        partial(records.parts, "groups"),
+        audio=partial(records.parts, "fingerprint"),
+        sentence=lambda: map(sentences, records.parts("words")),
     )
 
 
@@ -118,10 +121,6 @@ def says_who(record: Record) -> bool:
     return any(group.partition(":")[0] in _SAY_WHO for group in record.groups)
 
 
-def _datasets_of(records: Records[Record]) -> pyarrow.Array:
-    return compute.replace_substring_regex(records.column("id"), "(?s)/.*", "")
-
-
 def _name_before_number(identity: str) -> str | None:
     """What precedes the running number in the name of a recording."""
     found = _NUMBERED.fullmatch(PurePosixPath(identity.partition("#")[0]).with_suffix("").as_posix())
@@ -143,37 +142,36 @@ def _proposed(unsaid: Records[Record]) -> dict[str, int]:
 
     ``unsaid``: recordings of which nothing says who speaks.
     """
-    names = map(_name_before_number, unsaid.column("id").to_pylist())
+    names = map(_name_before_number, unsaid.values("id"))
     found = Counter(name for name in names if name is not None)
     return dict(found.most_common(_MOST_PROPOSED)) if len(found) > 1 and max(found.values()) > 1 else {}
 
 
 def _reasons(records: Records[Record]) -> str:
     """Why records fell out, with how many of each reason, and what to do about the ones that a user can help."""
-    reasons = Counter(reason for reason in records.column("reason").to_pylist() if reason)
+    reasons = Counter(reason for reason in records.values("reason") if reason)
     table = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     hints = [hint for reason, hint in _HINTS.items() if reason in reasons]
     return ". ".join([table or "the sources are empty", *hints])
 
 
-def _guide_rows(records: Records[Record]) -> dict[tuple[str, int, int], int]:
-    """Number every row of the sources that has text: what the guide's random split shuffles, before any filter."""
-    columns = (records.column(name).to_pylist() for name in ("fate", "reason"))
-    rows: dict[tuple[str, int, int], int] = {}
-    for fate, reason, row in zip(*columns, _rows_of(records), strict=True):
-        if fate != "held out" and reason != "no text":
-            rows.setdefault(row, len(rows))
+def _guide_rows(records: Records[Record]) -> np.ndarray:
+    """(records,) The row of each by number, of all rows that have text: what the guide's random split shuffles.
+
+    That is before any filter. A record that is of no such row has -1.
+    """
+    counts = ~records.equal("fate", "held out") & ~records.equal("reason", "no text")
+    place = records.coded("id", until="/")[0].astype(np.int64)
+    for column in (records.column("shard"), records.column("row")):
+        place = place * (int(column.max(initial=0)) + 1) + column
+    rows = np.full(len(records), -1)
+    rows[counts] = values_of(array_of(place[counts], pyarrow.int64()).dictionary_encode().indices)
     return rows
-
-
-def _rows_of(records: Records[Record]) -> Iterator[tuple[str, int, int]]:
-    columns = _datasets_of(records), records.column("shard"), records.column("row")
-    return zip(*(column.to_pylist() for column in columns), strict=True)
 
 
 def _drop_overlap(records: Records[Record]) -> None:
     tests = records.where(records.equal("fate", "held out"))
-    held_out = HeldOut(map(linking_keys, tests), tests.column("words").to_pylist())
+    held_out = HeldOut(map(linking_keys, tests), tests.values("words"))
     dropped = {
         number: ("overlaps a public test set", f"same {kind}")
         for number, record in enumerate(records if len(tests) else ())
@@ -194,8 +192,8 @@ def _drop_duplicates(records: Records[Record]) -> None:
     A clip that shares neither with another is not looked at.
     """
     kept = records.where(records.equal("fate", "kept"))
-    is_whole = values_of(kept.column("whole"))
-    keys, shares = _keys_of(kept), np.zeros(len(kept), bool)
+    is_whole, shares = kept.column("whole"), np.zeros(len(kept), bool)
+    keys = Keys.of(partial(kept.parts, "groups"), audio=partial(kept.parts, "fingerprint"))
     for name, counts in (("uuid", is_whole), ("audio", np.ones(len(kept), bool))):
         kind = keys.kind(name)
         if kind is not None:
@@ -219,8 +217,8 @@ def _drop_duplicates(records: Records[Record]) -> None:
 def _random_sides(kept: Records[Record], records: Records[Record], options: PrepareOptions) -> tuple[np.ndarray, str]:
     """Draw rows as the guide does; clips where that leaves none to train on, as with one long recording."""
     rows = _guide_rows(records)
-    chosen = split_random(len(rows), eval_fraction=options.eval_fraction, seed=options.seed)
-    on_eval, drawn = chosen[[rows[row] for row in _rows_of(kept)]], "rows"
+    chosen = split_random(int(rows.max()) + 1, eval_fraction=options.eval_fraction, seed=options.seed)
+    on_eval, drawn = chosen[rows[kept.numbers]], "rows"
     if on_eval.all():
         on_eval, drawn = split_random(len(kept), eval_fraction=options.eval_fraction, seed=options.seed), "clips"
     if on_eval.all():

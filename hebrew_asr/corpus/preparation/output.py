@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
 import soxr
 
@@ -24,14 +25,15 @@ from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.parts import Record
 from hebrew_asr.corpus.preparation.shards import pack_all, packed_clips, shards_of
 from hebrew_asr.corpus.preparation.workers import Workers
-from hebrew_asr.data.clips import Clip
+from hebrew_asr.data.clips import Clip, Clips
 from hebrew_asr.data.manifest import index_manifest, row_of
-from hebrew_asr.files import sha256_of, write_atomically, write_json
+from hebrew_asr.files import sha256_of, write_json, write_lines
 from hebrew_asr.sources import Source
 from hebrew_asr.text.normalize import NORMALIZER_VERSION
 from hebrew_asr.text.prompt import build_target
 
 DROPPED = "dropped.jsonl"
+_ROW_BITS = 40
 FORMAT = 1
 """Of manifest.json."""
 
@@ -40,7 +42,7 @@ _CLIP = r"clips/[^/]+/\d{5,}/\d{6,}(-\d{2,})?\.(flac|wav)|clips/[^/]+/\d{5,}/\.\
 _SHARD = r"data/(train|eval)-\d{5}-of-\d{5}\.parquet|data/\.(train|eval)-\d{5}-of-\d{5}\.parquet\.\d+\.tmp"
 _OURS = re.compile(
     rf"(train|eval|dropped)\.jsonl|(train|eval)\.arrow|manifest\.json|_SUCCESS|{_TEMPORARY}|{_CLIP}|{_SHARD}"
-    r"|\.work/(lock|job\.json|_SUCCESS|\.[^/]+\.\d+\.tmp|parts/[^/]+/\.?\d{5,}-\d{7,}\.jsonl(\.\d+\.tmp)?"
+    r"|\.work/(lock|job\.json|_SUCCESS|records\.arrow|\.[^/]+\.\d+\.tmp|parts/[^/]+/\.?\d{5,}-\d{7,}\.jsonl(\.\d+\.tmp)?"
     r"|sounds/[^/]+/\.?\d{5,}-\d{7,}\.flac(\.\d+\.tmp)?|at/[^/]+|seen-[0-9a-f]+|crashed/[^/]+/\d{5,}-\d{7,}/\d+)"
 )
 
@@ -71,7 +73,7 @@ def write_set(
     hold_out = assembly.split.get("held_out_whole", "source")
     absolute = options.audio == "wav"  # the official script resolves paths against wherever it is started
     sides = {
-        side: [_clip(record, hold_out, folder if absolute else None) for record in records]
+        side: Clips.of(_clip(record, hold_out, folder if absolute else None) for record in records)
         for side, records in (("train", assembly.train), ("eval", assembly.eval))
     }
     digests: dict[str, str] = {}
@@ -79,7 +81,7 @@ def write_set(
         sides, digests = _into_shards(folder, assembly, sides, workers)
     for side, clips in sides.items():
         name = f"{side}.jsonl"
-        digests[name] = _write_lines(folder / name, map(row_of, clips))
+        digests[name] = write_lines(folder / name, map(row_of, clips))
         if clips:
             mapped = index_manifest(folder / name)
             digests[mapped.name] = sha256_of(mapped)
@@ -92,8 +94,8 @@ def write_set(
 
 
 def _into_shards(
-    folder: Path, assembly: Assembly, sides: dict[str, list[Clip]], workers: Workers
-) -> tuple[dict[str, list[Clip]], dict[str, str]]:
+    folder: Path, assembly: Assembly, sides: dict[str, Clips], workers: Workers
+) -> tuple[dict[str, Clips], dict[str, str]]:
     """The clips as they lie in shards, and the SHA-256 of each shard by its path."""
     sounds = {
         side: [Part(str(folder / record.held), record.offset_bytes, record.size_bytes) for record in records]
@@ -103,7 +105,7 @@ def _into_shards(
     every = [shard for own in shards.values() for shard in own]
     packed = dict(zip((shard.path for shard in every), pack_all(every, workers), strict=True))
     placed = {
-        side: [clip for shard in own for clip in packed_clips(shard, packed[shard.path], folder)]
+        side: Clips.of(clip for shard in own for clip in packed_clips(shard, packed[shard.path], folder))
         for side, own in shards.items()
     }
     return placed, {path.relative_to(folder).as_posix(): found.sha256 for path, found in packed.items()}
@@ -111,7 +113,7 @@ def _into_shards(
 
 def write_dropped(folder: Path, dropped: Iterable[Record]) -> str:
     """Write dropped.jsonl; returns its SHA-256."""
-    return _write_lines(folder / DROPPED, map(_dropped_row, dropped))
+    return write_lines(folder / DROPPED, map(_dropped_row, dropped))
 
 
 def is_list_of_dropped(path: Path) -> bool:
@@ -139,17 +141,12 @@ def _dropped_row(record: Record) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value}
 
 
-def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> str:
-    content = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()
-    write_atomically(path, content)
-    return hashlib.sha256(content).hexdigest()
-
-
 def _manifest(assembly: Assembly, sources: list[Source], audio: str, asked: dict[str, Any]) -> dict[str, Any]:
     kept = (assembly.train, assembly.eval)
     samples = hashlib.sha256()
     for side in kept:
-        samples.update("".join(side.column("fingerprint").to_pylist()).encode())
+        for fingerprint in side.values("fingerprint"):
+            samples.update(fingerprint.encode())
     return {
         "format": FORMAT,
         "sources": [
@@ -158,9 +155,7 @@ def _manifest(assembly: Assembly, sources: list[Source], audio: str, asked: dict
                 "revision": source.revision,
                 "shards": len(source.shards),
                 "bytes": sum(shard.size_bytes for shard in source.shards),
-                "recordings": len(
-                    {(r.shard, r.row) for r in chain(*kept, assembly.dropped) if r.id.startswith(f"{source.name}/")}
-                ),
+                "recordings": _num_rows(source.name, assembly),
                 **_tally(record for record in chain(*kept) if record.id.startswith(f"{source.name}/")),
             }
             for source in sources
@@ -178,6 +173,16 @@ def _manifest(assembly: Assembly, sources: list[Source], audio: str, asked: dict
         "options": asked,
         "versions": versions(),
     }
+
+
+def _num_rows(source: str, assembly: Assembly) -> int:
+    """Rows of a source, whatever became of them."""
+    places = [np.zeros(0, np.int64)]
+    for records in (assembly.train, assembly.eval, assembly.dropped):
+        numbers, names = records.coded("id", until="/")
+        own = records.where(numbers == names.index(source)) if source in names else None
+        places += [(own.column("shard") << _ROW_BITS) + own.column("row")] if own is not None else []
+    return len(np.unique(np.concatenate(places)))
 
 
 def versions() -> dict[str, str]:

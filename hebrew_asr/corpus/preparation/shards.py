@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -71,7 +71,7 @@ class Packed:
     sha256: str
 
 
-def shards_of(folder: Path, side: str, clips: list[Clip], sounds: list[Part]) -> list[Shard]:
+def shards_of(folder: Path, side: str, clips: Sequence[Clip], sounds: list[Part]) -> list[Shard]:
     """Deal the clips of a side to shards, in order: a function of their sizes alone."""
     bounds, room = [0], SHARD_BYTES
     for index, sound in enumerate(sounds):
@@ -81,7 +81,9 @@ def shards_of(folder: Path, side: str, clips: list[Clip], sounds: list[Part]) ->
             room = SHARD_BYTES - sound.size_bytes
     spans = list(zip(bounds, [*bounds[1:], len(clips)], strict=True)) if clips else []
     return [
-        Shard(folder / f"data/{side}-{number:05d}-of-{len(spans):05d}.parquet", clips[first:stop], sounds[first:stop])
+        Shard(
+            folder / f"data/{side}-{number:05d}-of-{len(spans):05d}.parquet", [*clips[first:stop]], sounds[first:stop]
+        )
         for number, (first, stop) in enumerate(spans)
     ]
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 
-from hebrew_asr.corpus.preparation.assemble import assemble, group_of
+from hebrew_asr.corpus.preparation.assemble import assemble, group_of, in_columns
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.output import drop_table
 from hebrew_asr.corpus.preparation.parts import Record
+from hebrew_asr.data import records as of_records
 from hebrew_asr.errors import DataError
+from tests.support.tiny_task import ROOT
 
 
 def record(row: int, *groups: str, words: str = "", fate: str = "kept", **fields) -> Record:
@@ -167,3 +171,48 @@ def test_sources_without_episodes_are_held_out_whole_unless_asked_otherwise(hold
     records = [record(row, f"source:s{row % 4}") for row in range(80)]
     split = assemble(records, PrepareOptions(hold_out=hold_out, eval_fraction=0.2)).split
     assert (split["held_out_whole"], split["keys_in_train_and_eval"]["source"]) == (whole, on_both)
+
+
+@pytest.mark.parametrize("options", [{}, {"split": "random"}, {"group_by_name": True}])
+def test_a_split_is_the_same_of_columns_in_memory_and_in_a_file_however_they_are_cut(options, tmp_path, monkeypatch):
+    words = "אחת שתיים שלוש ארבע חמש שש"
+    found = podcasts(30, 2, 3)
+    found += [record(row, fingerprint=f"f{row % 190}", words=words if row % 40 == 0 else "") for row in range(180, 220)]
+    found += [record(row, fate="held out", words=words) for row in (220, 221)]
+    found += [dataclasses.replace(record(row), id=f"set/talk_{row}") for row in range(222, 260)]
+    found.insert(100, record(260, fate="dropped", reason="no text"))
+    whole = assemble(found, PrepareOptions(**options))
+    assert {"no text", "overlaps a public test set"} <= {one.reason for one in whole.dropped}
+    monkeypatch.setattr(of_records, "_AT_ONCE", 7)
+    pieces = assemble(in_columns(found, tmp_path / "records"), PrepareOptions(**options))
+    assert pieces.split == whole.split
+    for side in ("train", "eval", "dropped"):
+        assert list(getattr(pieces, side)) == list(getattr(whole, side))
+        assert getattr(pieces, side)[-1] == list(getattr(whole, side))[-1]
+
+
+_SPLIT = """
+import sys
+from hebrew_asr.corpus.preparation.assemble import Record, assemble, in_columns
+from hebrew_asr.corpus.preparation.options import PrepareOptions
+from tests.benchmarks.manifest_scale import Cost
+from pathlib import Path
+
+def clips(count):
+    for n in range(count):
+        text = f"{n} " + "מילה ועוד מילה " * 7
+        yield Record("kept", f"set/{n:09d}", 0, n, 4.6, text, fingerprint=f"{n:032x}", words=text,
+                     groups=(f"speaker:{n % 500}", f"uuid:{n:036x}"))
+
+assemble(clips(1000), PrepareOptions())
+cost = Cost()
+assert assemble(in_columns(clips(50_000), Path(sys.argv[1])), PrepareOptions()).eval
+print(cost.peak_mib)
+"""
+
+
+def test_a_split_takes_a_few_hundred_bytes_of_memory_for_each_clip(tmp_path):
+    """Objects, or columns that are copied, take 3,000 bytes and more."""
+    command = [sys.executable, "-c", _SPLIT, str(tmp_path / "records")]
+    peak_mib = float(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout)
+    assert peak_mib * 2**20 / 50_000 < 1000
