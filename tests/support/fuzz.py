@@ -25,6 +25,8 @@ MEMORY_MIB = 512
 SLOWEST_S = 10.0
 _TIMES_LONGER = 8
 """An Opus packet of 20 ms may say, by one bit, that it holds 120; nothing else may grow by more."""
+_BLOCK_FRAMES = 1_017
+"""libsndfile fills up the last block of ADPCM, of which a cut left a part: the file is called cut off all the same."""
 
 KINDS = (
     *("wav 16 bit", "wav float", "rf64", "w64", "aiff", "au", "caf", "flac", "flac from a pipe", "flac in ogg"),
@@ -91,7 +93,7 @@ def main(seed: int, per_kind: int) -> int:
                 fate, got = heard(wrong)
             slowest = max(slowest, (time.monotonic() - start, name))
             fates[fate] += 1
-            if got > _TIMES_LONGER * max(frames * len(wrong) / len(content), len(wrong)):
+            if got > _TIMES_LONGER * max(frames * len(wrong) / len(content), len(wrong)) + _BLOCK_FRAMES:
                 long.append(f"{name}: {got} frames of {len(wrong)} bytes")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     print(json.dumps({"fates": fates, "slowest": slowest, "long": long, "peak_rss_mib": peak}))
