@@ -189,6 +189,7 @@ def _hear_some(folder: Path) -> None:
     from hebrew_asr.data.manifest import read_manifest
     from hebrew_asr.inference.transcriber import Transcriber
     from hebrew_asr.launching.command import next_commands
+    from hebrew_asr.pages.words import count
     from hebrew_asr.text.wer import count_errors
 
     recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
@@ -201,7 +202,8 @@ def _hear_some(folder: Path) -> None:
     for reference, hypothesis in zip(said, heard, strict=True):
         print(f"said:  {reference}\nheard: {marked(reference, hypothesis)}\n")
     errors = count_errors(said, heard)
-    print(f"WER of these {len(drawn)}: {errors.wer:.1%} ({errors.word_edits} errors in {errors.words} words)\n")
+    wrong = count(errors.word_edits, "error")
+    print(f"WER of these {len(drawn)}: {errors.wer:.1%} ({wrong} in {errors.words} words)\n")
     print(next_commands(folder, str(Path(drawn[0].audio).resolve())), flush=True)
 
 
