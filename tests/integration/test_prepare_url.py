@@ -18,7 +18,7 @@ from tests.support.tiny_task import ROOT
 pytest.importorskip("aiohttp", reason="an extra: pip install 'hebrew-asr[remote]'")
 pytestmark = pytest.mark.integration
 
-_PREPARE = """
+SCRIPT = """
 import sys
 import hebrew_asr.remote.paths as remote
 from hebrew_asr.cli import main
@@ -29,7 +29,7 @@ if __name__ == "__main__":
 
 
 def prepare(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    (tmp_path / "script.py").write_text(_PREPARE)
+    (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, str(tmp_path / "script.py"), "--processes", "2", *arguments]
     return subprocess.run(
         command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=240
