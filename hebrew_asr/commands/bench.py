@@ -75,6 +75,8 @@ class Command(RankArguments):
                 "model.path": self.model,
                 "model.random_weights": "true",
                 "data.folder": folder / "data",
+                "data.weights": "{}",  # drawn clips are of no data set
+                "data.temperature": "{}",
                 "logging.wandb": "false",
                 "logging.report": "false",
             }

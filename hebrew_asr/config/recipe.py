@@ -29,6 +29,7 @@ from hebrew_asr.config.values import (
     completed,
     flatten,
     free_keys,
+    override_value,
     parse,
     read_object,
     value_text,
@@ -67,6 +68,14 @@ class Data:
     was trained on 30 s at most."""
     allow_outside: Annotated[bool, Freedom.PLACE] = False
     """Accept audio files outside the folder, as manifests of other tools name them."""
+    weights: Annotated[dict[str, dict[str, PositiveFloat]], Before({})] = field(default_factory=dict)
+    """By phase, the weight of each data set: its share of an epoch, by the others'. A clip's data set is its id up to
+    the first slash, as ``prepare`` names sources; one without weight takes no part. An epoch has as many steps as
+    without weights. A data set gives all of its clips, in a new order each time, before one comes again, through all
+    epochs of the phase; that clip is augmented anew in a new epoch, and alike in the same."""
+    temperature: Annotated[dict[str, Annotated[float, Field(ge=1, le=1000)]], Before({})] = field(default_factory=dict)
+    """By phase, instead of weights: a data set of n clips weighs n ** (1 / temperature). At 1 each clip comes once an
+    epoch; the higher, the more alike are the shares of large and small sets."""
 
 
 @dataclass(frozen=True)
@@ -263,7 +272,7 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
         path = shipped[name_or_path]
     values = read_object(path, "recipe")
     for override in overrides or []:
-        _override(values, override)
+        override_value(values, override)
     return recipe_from_dict(values, f"{path} with --set" if overrides else str(path))
 
 
@@ -277,7 +286,7 @@ def recipe_from_dict(values: dict[str, Any], source: str) -> Recipe:
     if recipe is not None:
         names = [phase.name for phase in recipe.phases]
         problems = [f"two phases are called {name}" for name in sorted(set(names)) if names.count(name) > 1]
-        problems += _leavers(recipe)
+        problems += _leavers(recipe) + _mixed(recipe)
     if recipe is None or problems:
         raise UsageError(f"recipe {source}: " + "; ".join(problems))
     return recipe
@@ -312,33 +321,6 @@ def as_begun(now: Recipe, before: dict[str, Any] | None) -> Recipe:
     return recipe_from_dict(values, now.name)
 
 
-def _override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UsageError(f"--set takes key=value, for example --set optimizer.weight_decay=0.1, not {override!r}")
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = text
-    node: Any = values
-    *parents, last = key.split(".")
-    for part in parents:
-        node = node[_place(key, part, node)] if isinstance(node, list) else node.setdefault(part, {})
-        if not isinstance(node, dict | list):
-            raise UsageError(f"--set {key}: {part} is a value, it has no parts")
-    if isinstance(node, list):
-        node[_place(key, last, node)] = value
-    else:
-        node[last] = value
-
-
-def _place(key: str, part: str, node: list[Any]) -> int:
-    if not part.isdigit() or int(part) >= len(node):
-        name = key.partition(f".{part}")[0]
-        raise UsageError(f"--set {key}: {name} has no {part}; its parts are {name}.0 to {name}.{len(node) - 1}")
-    return int(part)
-
-
 def _leavers(recipe: Recipe) -> list[str]:
     """Groups that train in one phase and not in the next: their optimizer state would have nowhere to be."""
     return [
@@ -347,4 +329,19 @@ def _leavers(recipe: Recipe) -> list[str]:
         for before, after in pairwise(recipe.phases)
         for group in before.learning_rates
         if group not in after.learning_rates
+    ]
+
+
+def _mixed(recipe: Recipe) -> list[str]:
+    """What is wrong with the phases that weights and temperatures are for."""
+    names, by_phase = {phase.name for phase in recipe.phases}, (recipe.data.weights, recipe.data.temperature)
+    unknown = sorted({*by_phase[0], *by_phase[1]} - names)
+    return [
+        *(f"data.weights and data.temperature name a phase {name}{did_you_mean(name, names)}" for name in unknown),
+        *(
+            f"phase {name} has data.weights and data.temperature: give one"
+            for name in by_phase[0]
+            if name in by_phase[1]
+        ),
+        *(f"data.weights.{name} names no data set" for name, weights in by_phase[0].items() if not weights),
     ]

@@ -267,3 +267,35 @@ def flatten(values: Any, free: Collection[str] = (), above: str = "") -> dict[st
 def value_text(flat: dict[str, Any], key: str) -> str:
     """A value of ``flatten`` as JSON, cut short where it is long; ``nothing`` where there is none."""
     return _cut(json.dumps(flat[key], ensure_ascii=False)) if key in flat else "nothing"
+
+
+def override_value(values: dict[str, Any], override: str) -> None:
+    """Set a key of plain values as ``--set`` says it, ``a.b=value``; the value is JSON, or plain text.
+
+    Raises:
+        UsageError: it says no such thing.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--set takes key=value, for example --set optimizer.weight_decay=0.1, not {override!r}")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    node: Any = values
+    *parents, last = key.split(".")
+    for part in parents:
+        node = node[_place(key, part, node)] if isinstance(node, list) else node.setdefault(part, {})
+        if not isinstance(node, dict | list):
+            raise UsageError(f"--set {key}: {part} is a value, it has no parts")
+    if isinstance(node, list):
+        node[_place(key, last, node)] = value
+    else:
+        node[last] = value
+
+
+def _place(key: str, part: str, node: list[Any]) -> int:
+    if not part.isdigit() or int(part) >= len(node):
+        name = key.partition(f".{part}")[0]
+        raise UsageError(f"--set {key}: {name} has no {part}; its parts are {name}.0 to {name}.{len(node) - 1}")
+    return int(part)

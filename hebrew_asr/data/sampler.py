@@ -8,35 +8,53 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from hebrew_asr.config.profiles import Batching
 
+T = TypeVar("T", bound=Any)
+
 
 class StepSampler:
     """Deals the clips of any step. Pure: calls in any order, on any rank, give the same answer."""
 
-    def __init__(self, costs: Sequence[float] | np.ndarray, batching: Batching, seed: int):
-        """``costs``: relative work of each clip, for example its duration in seconds."""
+    def __init__(
+        self,
+        costs: Sequence[float] | np.ndarray,
+        batching: Batching,
+        seed: int,
+        mixture: Callable[[int], np.ndarray] | None = None,
+    ):
+        """How clips are dealt.
+
+        Args:
+            costs: relative work of each clip, for example its duration in seconds.
+            batching: distributes the clips of a step.
+            seed: of their order.
+            mixture: gives the clips of an epoch (uint32), as many as there are ``costs``; each once by default.
+        """
         self._costs, self._batching, self._seed = np.asarray(costs, dtype=np.float64), batching, seed
+        self._mixture = mixture
         self._epoch, self._order = -1, np.empty(0, dtype=np.uint32)
 
     def with_batching(self, batching: Batching) -> StepSampler:
         """The same clips at every step, in other micro-batches."""
-        return StepSampler(self._costs, batching, self._seed)
+        return StepSampler(self._costs, batching, self._seed, self._mixture)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps that take every clip once; the last may be smaller."""
+        """Steps that take as many clips as there are; the last may be smaller."""
         return math.ceil(len(self._costs) / self._batching.clips_per_step)
 
     def clips_of_step(self, step: int) -> list[int]:
         """Clip indices of optimizer step ``step`` (from 0, over all epochs), in permutation order."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._order = np.arange(len(self._costs), dtype=np.uint32)  # half the memory of ``permutation``'s, as dealt
+            every = np.arange(len(self._costs), dtype=np.uint32)  # half the memory of ``permutation``'s, as dealt
+            self._order = every if self._mixture is None else self._mixture(epoch)
             np.random.default_rng((self._seed, epoch)).shuffle(self._order)
             self._epoch = epoch
         size = self._batching.clips_per_step
@@ -44,16 +62,23 @@ class StepSampler:
 
     def deal(self, step: int) -> list[list[list[int]]]:
         """Clips of a step by [rank][micro-batch]; a micro-batch may be empty when the epoch's last step is small."""
-        chosen, batching = self.clips_of_step(step), self._batching
-        costs = dict(zip(chosen, self._costs[chosen].tolist(), strict=True))
-        by_rank = _balanced(costs, batching.num_ranks, math.ceil(len(chosen) / batching.num_ranks))
+        chosen = self.clips_of_step(step)
+        if len(set(chosen)) == len(chosen):
+            return self._dealt(dict(zip(chosen, self._costs[chosen].tolist(), strict=True)))
+        # A mixture may have a clip twice.
+        costs = dict(zip(enumerate(chosen), self._costs[chosen].tolist(), strict=True))
+        return [[[clip for _, clip in batch] for batch in own] for own in self._dealt(costs)]
+
+    def _dealt(self, costs: dict[T, float]) -> list[list[list[T]]]:
+        batching = self._batching
+        by_rank = _balanced(costs, batching.num_ranks, math.ceil(len(costs) / batching.num_ranks))
         return [list(map(list, _balanced(own, batching.accumulation, batching.max_micro_batch))) for own in by_rank]
 
 
-def _balanced(costs: dict[int, float], bins: int, capacity: int) -> list[dict[int, float]]:
+def _balanced(costs: dict[T, float], bins: int, capacity: int) -> list[dict[T, float]]:
     """Clips with their costs, longest-processing-time first into ``bins`` of at most ``capacity`` clips each."""
     heap = [(0.0, 0, number) for number in range(bins)]
-    filled: list[dict[int, float]] = [{} for _ in range(bins)]
+    filled: list[dict[T, float]] = [{} for _ in range(bins)]
     for clip, cost in sorted(costs.items(), key=lambda item: (-item[1], item[0])):
         load, count, number = heapq.heappop(heap)
         filled[number][clip] = cost

@@ -16,6 +16,7 @@ from hebrew_asr.audio.frames import SAMPLE_RATE_HZ, EncoderGeometry
 from hebrew_asr.config.profiles import Batching
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.data.clips import Clip, Clips, array_of
+from hebrew_asr.data.mixture import Mixture
 from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.data.shapes import NUM_SHAPES, Shape, choose_shapes, needed_shape
 from hebrew_asr.text.prompt import PromptTokens, target_lengths
@@ -31,9 +32,15 @@ class Steps:
     def __init__(
         self, clips: Sequence[Clip], batching: Batching, recipe: Recipe, tokenizer: Any, geometry: EncoderGeometry
     ):
-        """``clips`` in manifest order; ``batching`` distributes them over ranks and micro-batches."""
+        """``clips`` in manifest order; ``batching`` distributes them over ranks and micro-batches.
+
+        Raises UsageError where the recipe weighs data sets that are not there.
+        """
         self._clips, self._seed = Clips.of(clips), recipe.seed
-        self._sampler = StepSampler(self._clips.durations_s, batching, recipe.seed)
+        self.mixture = Mixture.of(self._clips, recipe)
+        """Of data sets; None where each clip comes once an epoch."""
+        drawn = None if self.mixture is None else self.mixture.clips
+        self._sampler = StepSampler(self._clips.durations_s, batching, recipe.seed, drawn)
         self._speed_factors = recipe.augmentation.speed_factors
         self._longest_samples = round(recipe.data.max_duration_s * SAMPLE_RATE_HZ)
         self._tokenizer, self._prompt, self._geometry = tokenizer, PromptTokens.of(tokenizer), geometry
@@ -50,7 +57,7 @@ class Steps:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps that take every clip once."""
+        """Steps that take as many clips as there are."""
         return self._sampler.steps_per_epoch
 
     def fix_shapes(

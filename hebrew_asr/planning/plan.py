@@ -205,6 +205,8 @@ def _shapes(
         from hebrew_asr.model.load import load_tokenizer
 
         tokenizer = load_tokenizer(recipe.model.path)
+    if not from_data:  # drawn clips are of no data set
+        recipe = replace(recipe, data=replace(recipe.data, weights={}, temperature={}))
     steps = Steps(clips, batching, recipe, tokenizer, geometry)
     sampled = {} if from_data else {"sampled_steps": _SAMPLED_STEPS}
     return steps.fix_shapes(recipe.epochs * steps.steps_per_epoch, **sampled)

@@ -38,6 +38,8 @@ class TrainRecord:
     """Global norm before clipping."""
     tokens: int | None = None
     """Supervised tokens of the global batch."""
+    sets: dict[str, int] | None = None
+    """Clips of each data set, where these are mixed by weights or a temperature."""
 
 
 @dataclass(frozen=True)

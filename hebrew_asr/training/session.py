@@ -13,6 +13,7 @@ import torch
 from hebrew_asr.checkpoints.store import Outcome
 from hebrew_asr.data.clips import Clip
 from hebrew_asr.data.loader import StepBatch, load_steps
+from hebrew_asr.data.mixture import counts_by_set
 from hebrew_asr.engine.engine import MicroBatchTooLarge, StepResult
 from hebrew_asr.engine.optimizer_state import StateReader
 from hebrew_asr.errors import Preempted, Unsaved
@@ -68,7 +69,7 @@ class Session:
         if resume is None:
             run.engine.enter_phase(self._phase)
             self.state.head_row_norms = run.engine.head_row_norms()
-            run.say(f"step 0: {run.recipe.phases[self._phase].title}")
+            run.say(f"step 0: {self._title()}")
         else:
             with StateReader(resume.path) as reader:
                 run.engine.enter_phase(self._phase, reader)
@@ -127,9 +128,13 @@ class Session:
         self.state.phase_switch_step = self.state.phase_switch_step or self.state.step
         if run.profile.compiles and self._save_for_good() is None:
             run.stop.request.unsaved = False  # a stop need not wait for the compiler
-        run.say(f"step {self.state.step}: {run.recipe.phases[phase].title}; a small rise of the loss is expected")
+        run.say(f"step {self.state.step}: {self._title()}; a small rise of the loss is expected")
         run.engine.enter_phase(phase)
         self._say_what_takes_time()
+
+    def _title(self) -> str:
+        title, mixture = self.run.recipe.phases[self._phase].title, self.run.dataset.mixture
+        return title if mixture is None else f"{title}; {mixture.told(self._phase)}"
 
     def _say_what_takes_time(self) -> None:
         if self.run.profile.compiles or self.run.profile.compiles_layers:
@@ -196,6 +201,7 @@ class Session:
             lr=run.schedule.rates(step - 1),
             clips=len(clips),
             audio_s=round(sum(clip.duration_s for clip in clips), 3),
+            sets=None if run.dataset.mixture is None else counts_by_set(clips),
             step_s=time.monotonic() - self._step_started,
             data_wait_s=batch.wait_s,
             loss=math.nan,  # the figures of the device are read later
@@ -217,7 +223,7 @@ class Session:
                 self._records.append(record)
                 self._faults.finite()
                 continue
-            self._records.append(replace(record, clips=0, audio_s=0.0))
+            self._records.append(replace(record, clips=0, audio_s=0.0, sets=None))
             self._write_records()
             self.batch = batch  # the evidence, should this be one too many
             self.run.tracker.write(self._faults.non_finite(batch))
