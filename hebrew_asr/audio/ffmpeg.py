@@ -137,10 +137,15 @@ def _samples(frame: Any, reading: Reading) -> np.ndarray:
 
 def _compare(container: Any, end_s: float, reading: Reading) -> None:
     """Notice a container that goes on for longer, by its header, than its last packet of any track."""
-    timed = _STATES_LENGTH.get(container.format.name.split(",")[0])
+    name = container.format.name.split(",")[0]
+    timed = _STATES_LENGTH.get(name)
     if container.duration is None or timed is None or is_live(reading.source):
         return
     stated_s = container.duration / av.time_base
-    end_s = end_s - max((container.start_time or 0) / av.time_base, 0.0) if timed else reading.lasts_s
+    start_s = max((container.start_time or 0) / av.time_base, 0.0)
+    # A last packet may not say how long it lasts.
+    end_s = max(end_s, start_s + reading.lasts_s) if timed else reading.lasts_s
+    if name == "mov":  # FFmpeg tells its length since its first sound, and that of others since zero
+        end_s -= start_s
     if end_s and end_s < stated_s - max(_SHORT_S, _SHORT_SHARE * stated_s):
         reading.cut = f"it states {stated_s:.2f} s, and ends after {end_s:.2f} s"

@@ -45,11 +45,12 @@ def by_ffmpeg(
     piped: bool = False,
     bit_rate: int | None = None,
     tracks: int = 1,
+    delay_s: float = 0.0,
     sample_format: str | None = None,
     muxer: dict[str, str] | None = None,
     **encoder: str,
 ) -> bytes:
-    """Encode samples, (frames,) or (frames, channels). Further tracks hold silence."""
+    """Encode samples, (frames,) or (frames, channels). Further tracks hold silence. ``delay_s``: when they begin."""
     folder = tempfile.TemporaryDirectory()
     out: Any = Pipe() if piped else str(Path(folder.name) / "x")  # by name: FFmpeg moves an index by reading it again
     layout = "mono" if samples.ndim == 1 else {2: "stereo", 6: "5.1", 8: "7.1"}[samples.shape[1]]
@@ -67,7 +68,7 @@ def by_ffmpeg(
         for number, stream in enumerate(streams):
             context = stream.codec_context
             frame = av.AudioFrame.from_ndarray(packed * (number == 0), format="flt", layout=layout)
-            frame.rate, frame.pts = rate_hz, 0
+            frame.rate, frame.pts = rate_hz, round(delay_s * rate_hz)
             resampler = av.AudioResampler(context.format, layout, rate_hz, frame_size=context.frame_size or 1024)
             for part in [*resampler.resample(frame), *resampler.resample(None), None]:
                 if part is not None and not part.samples:

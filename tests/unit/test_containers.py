@@ -260,6 +260,19 @@ def test_a_live_film_is_not_measured_by_its_bit_rate():
     np.testing.assert_allclose(decode(bytes(out.content)), voice(16_000), atol=2.01 / 32768)
 
 
+@pytest.mark.parametrize(
+    ("container", "codec", "delay_s"),
+    [("matroska", "libopus", 1.5), ("asf", "wmav2", 1.5), ("ipod", "aac", 1.5), ("matroska", "wavpack", 0.0)],
+)
+def test_a_late_start_and_a_last_packet_that_states_no_length_are_no_cut(container, codec, delay_s):
+    """What is cut off behind them is one all the same."""
+    sound = voice(48_000)[:-10_000]
+    content = by_ffmpeg(sound, 48_000, container, codec, bit_rate=96_000, delay_s=delay_s)
+    assert len(decode(content)) / SAMPLE_RATE_HZ == pytest.approx(len(sound) / 48_000, abs=0.06)
+    with pytest.raises(AudioError):
+        decode(content[: int(0.7 * len(content))])
+
+
 def test_a_long_packet_that_cannot_be_decoded_is_not_passed_over():
     whole = by_ffmpeg(voice(16_000), 16_000, "matroska", "tta", piped=True)  # its last packet: how long, is not known
     with pytest.raises(AudioError, match="packets of sound cannot be decoded"):
