@@ -109,6 +109,15 @@ def test_interval_holds_the_rate_and_repeats_with_the_seed() -> None:
     assert bootstrap_interval(sample, None, seed=2) != (low, high)
 
 
+@pytest.mark.parametrize("at_once", [1, 250, 300_000])
+def test_an_interval_is_the_same_however_many_groups_are_summed_at_once(monkeypatch, at_once: int) -> None:
+    """Few or many resamples in each piece, one that is shorter than the others, and all in one."""
+    sample = clips(*range(11), *range(11))
+    expected = bootstrap_interval(sample, None, seed=1)
+    monkeypatch.setattr("hebrew_asr.text.wer._DRAWN_AT_ONCE", at_once)
+    assert bootstrap_interval(sample, None, seed=1) == expected
+
+
 def test_interval_matches_the_normal_approximation() -> None:
     """100 clips of rate 0 or 0.4, evenly: standard error 0.2 / √100 = 0.02."""
     low, high = bootstrap_interval(clips(*[0, 4] * 50), None, seed=0)
