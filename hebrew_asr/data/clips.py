@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, overload
 
 import numpy as np
@@ -121,9 +122,9 @@ class Clips(Sequence[Clip]):
         """Clips that somebody holds, in columns."""
         if isinstance(clips, Clips):
             return clips
-        builder = Columns()
+        builder, values = Columns(), attrgetter(*Clip.__slots__)  # astuple copies each value as it would copy a tree
         for clip in clips:
-            builder.add(*astuple(clip))
+            builder.add(*values(clip))
         batch = builder.batch()
         return cls(batch, [as_path(folder) for folder in batch["folder"].dictionary.to_pylist()])
 
