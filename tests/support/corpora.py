@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -129,14 +130,17 @@ def sentence(seed: int, words: int = 7) -> str:
     return " ".join(np.random.default_rng([seed, 7]).choice(_WORDS, words))
 
 
+@lru_cache(maxsize=64)
 def voice(seed: int, duration_s: float, rate_hz: int = 44_100, channels: int = 1) -> np.ndarray:
-    """Noise in syllables, float32 of shape (samples,) or (samples, channels)."""
+    """Noise in syllables, float32 of shape (samples,) or (samples, channels); read-only, as many tests have it."""
     rng = np.random.default_rng([seed, 1])
     time_s = np.arange(round(duration_s * rate_hz)) / rate_hz
     tone = sum(np.sin(2 * np.pi * rng.uniform(120, 3000) * time_s + rng.uniform(0, 6)) for _ in range(4))
     syllables = 0.55 + 0.45 * np.sin(2 * np.pi * rng.uniform(3, 5) * time_s)
     mono = (0.08 * tone * syllables + 0.01 * rng.standard_normal(len(time_s))).astype(np.float32)
-    return mono if channels == 1 else np.stack([mono * (1 - 0.2 * c) for c in range(channels)], axis=1)
+    samples = mono if channels == 1 else np.stack([mono * (1 - 0.2 * c) for c in range(channels)], axis=1)
+    samples.flags.writeable = False
+    return samples
 
 
 def encode(samples: np.ndarray, rate_hz: int = 44_100, audio: str = "mp3") -> bytes:
@@ -148,6 +152,7 @@ def encode(samples: np.ndarray, rate_hz: int = 44_100, audio: str = "mp3") -> by
     return stream.getvalue()
 
 
+@lru_cache(maxsize=512)
 def speech(seed: int, duration_s: float = 2.0, audio: str = "mp3") -> bytes:
     """One encoded utterance."""
     return encode(voice(seed, duration_s), audio=audio)

@@ -6,6 +6,7 @@ import io
 import struct
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +97,11 @@ def with_lengths(wav: bytes, riff: int | None, data: int | None) -> bytes:
 
 
 def _ffmpeg(container: str, codec: str, rate_hz: int = 16_000, **options: Any) -> Callable[[], bytes]:
-    return lambda: by_ffmpeg(voice(rate_hz), rate_hz, container, codec, **options)
+    return cache(lambda: by_ffmpeg(voice(rate_hz), rate_hz, container, codec, **options))
 
 
 def _libsndfile(container: str, subtype: str, rate_hz: int = 16_000, **options: Any) -> Callable[[], bytes]:
-    return lambda: by_libsndfile(voice(rate_hz), rate_hz, container, subtype, **options)
+    return cache(lambda: by_libsndfile(voice(rate_hz), rate_hz, container, subtype, **options))
 
 
 def _streamed_wav(riff: int | None, data: int | None) -> Callable[[], bytes]:

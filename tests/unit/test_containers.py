@@ -9,6 +9,7 @@ import threading
 import time
 import tracemalloc
 import wave
+from functools import cache
 from pathlib import Path
 
 import av
@@ -70,11 +71,11 @@ def test_every_rate(rate_hz):
 
 
 JOINED = {
-    "mp3": lambda rate_hz: by_libsndfile(voice(rate_hz), rate_hz, "MP3", "MPEG_LAYER_III"),
-    "ogg": lambda rate_hz: by_libsndfile(voice(rate_hz), rate_hz, "OGG", "VORBIS"),
-    "opus": lambda rate_hz: by_libsndfile(voice(48_000), 48_000, "OGG", "OPUS"),
-    "aac": lambda rate_hz: by_ffmpeg(voice(rate_hz), rate_hz, "adts", "aac"),
-    "m4a": lambda rate_hz: by_ffmpeg(voice(rate_hz), rate_hz, "ipod", "aac"),
+    "mp3": cache(lambda rate_hz: by_libsndfile(voice(rate_hz), rate_hz, "MP3", "MPEG_LAYER_III")),
+    "ogg": cache(lambda rate_hz: by_libsndfile(voice(rate_hz), rate_hz, "OGG", "VORBIS")),
+    "opus": cache(lambda rate_hz: by_libsndfile(voice(48_000), 48_000, "OGG", "OPUS")),
+    "aac": cache(lambda rate_hz: by_ffmpeg(voice(rate_hz), rate_hz, "adts", "aac")),
+    "m4a": cache(lambda rate_hz: by_ffmpeg(voice(rate_hz), rate_hz, "ipod", "aac")),
 }
 
 

@@ -41,7 +41,7 @@ def decibels(samples: np.ndarray) -> float:
 def test_what_is_not_finite_is_refused(bad, rate_hz, tmp_path):
     import soundfile
 
-    samples = corpora.voice(1, 0.5, rate_hz)
+    samples = corpora.voice(1, 0.5, rate_hz).copy()
     samples[100] = bad
     soundfile.write(tmp_path / "x.wav", samples, rate_hz, subtype="FLOAT")
     with pytest.raises(DataError, match="NaN or infinite"):

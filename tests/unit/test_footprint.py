@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import Qwen3ASRForConditionalGeneration
 
 import hebrew_asr.model.packed as packed_module
 from hebrew_asr.audio.frames import EncoderGeometry
@@ -85,9 +87,14 @@ def test_saved_is_what_autograd_saves(tiny):
     assert counted == pytest.approx(sum(tensor.untyped_storage().nbytes() for tensor in kept.values()), rel=0.02)
 
 
+@cache
+def made(sizes: ModelSizes, dtype: torch.dtype) -> Qwen3ASRForConditionalGeneration:
+    return without_memory(config_of(sizes), dtype)
+
+
 def traced(sizes: ModelSizes, recipe: Recipe, index: int, shape: Shape, width: int) -> tuple[Traced, set[str]]:
     """A real pass without memory, and the names of what trains in it."""
-    asr = without_memory(config_of(sizes), torch.bfloat16 if width == 2 else torch.float32)
+    asr = made(sizes, torch.bfloat16 if width == 2 else torch.float32)
     shapes = weight_shapes(sizes)
     assert list(shapes_of(asr).items()) == list(shapes.items())
     groups = phase_groups(shapes, recipe, recipe.phases[index])
