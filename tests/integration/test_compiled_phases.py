@@ -143,3 +143,15 @@ print(kept.cache_dir())
     environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout.split()[-1] == str(tmp_path / "hebrew_asr" / "inductor"), done.stderr
+
+
+@pytest.mark.parametrize("home", ["home", "file"])
+def test_what_is_compiled_is_kept_at_home_if_that_can_be_written(tmp_path, home):
+    (tmp_path / "file").touch()
+    script = "import os, hebrew_asr.engine, torch._dynamo; print(os.environ.get('TORCHINDUCTOR_CACHE_DIR'))"
+    variables = {key: value for key, value in os.environ.items() if "CACHE" not in key}
+    variables |= {"HOME": str(tmp_path / home), "TMPDIR": str(tmp_path)}
+    line = [sys.executable, "-c", script]
+    done = subprocess.run(line, env=variables, cwd=ROOT, capture_output=True, text=True, check=False)
+    expected = "home/.cache/hebrew_asr/inductor" if home == "home" else "torchinductor_"
+    assert done.stdout.startswith(f"{tmp_path}/{expected}"), done.stderr
