@@ -156,8 +156,9 @@ def _pairs(folder: Path, files: list[Path], listings: list[Path]) -> _Found:
     other = Counter(path.suffix.lower() or path.name for path in files if not (is_audio(path) or path in read))
     for table in listings:
         other[table.suffix.lower()] -= 1
-    passed = ", ".join(f"{count} {suffix}" for suffix, count in other.most_common(8) if count > 0)
-    notes += [f"passed over: {passed}"] if passed else []
+    kinds = [f"{count} {suffix}" for suffix, count in (+other).most_common()]
+    kinds[8:] = [f"and {len(kinds) - 8} other kinds"] if kinds[8:] else []
+    notes += [f"passed over: {', '.join(kinds)}"] if kinds else []
     if any(other[suffix] > 0 for suffix in _TABLES):
         notes.append("tables are read as csv, tsv or JSON: save them so")
     notes += [

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import unicodedata
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ def listed_rows(listing: Path) -> list[Row]:
         DataError: the listing cannot be read.
     """
     folder = listing.parent
+    _names_alike.cache_clear()
     lines = read_listing(listing, lambda value: located(value, folder).is_file())
     _require_columns(listing, lines)
     rows: dict[str, Row] = {}
@@ -44,7 +48,7 @@ def located(audio: str, folder: Path) -> Path:
     """The file that a listing in ``folder`` means, or where it should be.
 
     Tried are the path itself, with Windows' backslashes turned, below the folders where clips usually lie, and with
-    the suffix of audio where it has none.
+    the suffix of audio where it has none; then the only name that differs by case or, as macOS writes them, by accents.
     """
     turned = audio.replace("\\", "/")
     ends = AUDIO_SUFFIXES if Path(turned).suffix.lower() not in AUDIO_SUFFIXES else ()
@@ -54,7 +58,24 @@ def located(audio: str, folder: Path) -> Path:
                 path = folder / below / f"{name}{end}"
                 if os.path.lexists(path) and not path.is_dir():
                     return path
+    for path in (folder / below / turned for below in _FOLDERS):
+        if len(alike := _names_alike(path.parent).get(_folded(path.name), ())) == 1:
+            return path.with_name(alike[0])
     return folder / turned
+
+
+@lru_cache(maxsize=len(_FOLDERS))
+def _names_alike(folder: Path) -> dict[str, list[str]]:
+    """The names in a folder by their folded ones; none where it cannot be read, or is none."""
+    found: dict[str, list[str]] = {}
+    with suppress(OSError, ValueError):
+        for path in folder.iterdir():
+            found.setdefault(_folded(path.name), []).append(path.name)
+    return found
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def in_stretches(rows: Iterable[Row]) -> list[Row]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow
-import pyarrow.parquet
+from pyarrow.parquet import FileMetaData, ParquetFile
 
 from hebrew_asr.errors import DataError
 from hebrew_asr.remote.paths import RemotePath, path_of
@@ -67,15 +67,13 @@ class ParquetUnit:
             raise DataError(f"source {self.dataset}: cannot read {path}: {error}. Fetch the file again") from error
 
 
-def _opened(
-    file: Path | BinaryIO, footer: pyarrow.parquet.FileMetaData, largest_bytes: int
-) -> pyarrow.parquet.ParquetFile:
+def _opened(file: Path | BinaryIO, footer: FileMetaData, largest_bytes: int) -> ParquetFile:
     """A file whose largest row group unpacks to so many bytes; its memory comes from the pool that is set meanwhile."""
     usual = pyarrow.default_memory_pool()
     if largest_bytes > _MOST_KEPT_BYTES:
         pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     try:
-        return pyarrow.parquet.ParquetFile(file, metadata=footer, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+        return ParquetFile(file, metadata=footer, buffer_size=_BUFFER_BYTES, pre_buffer=False)
     finally:
         pyarrow.set_memory_pool(usual)
 
@@ -146,7 +144,7 @@ def _tail_of(path: Path | RemotePath) -> bytes:
         return stream.read()
 
 
-def _columns_of(footer: pyarrow.parquet.FileMetaData) -> list[str]:
+def _columns_of(footer: FileMetaData) -> list[str]:
     """Top-level columns, and the dotted paths of leaves inside structs."""
     leaves = [footer.schema.column(index).path for index in range(len(footer.schema))]
     return list(dict.fromkeys([*footer.schema.to_arrow_schema().names, *leaves]))

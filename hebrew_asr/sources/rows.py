@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from hebrew_asr.errors import DataError
+from hebrew_asr.audio.source import opened
 from hebrew_asr.sources.timestamps import TimedText
 
 ROWS_PER_UNIT = 100
@@ -59,14 +59,8 @@ class Row:
 
     def audio_bytes(self) -> bytes:
         """Content of the audio file. Raises DataError when it cannot be read."""
-        if isinstance(self.audio, bytes):
-            return self.audio
-        try:
-            if not Path(self.audio).is_file():  # a pipe or a device might never end
-                raise DataError(f"cannot read audio {self.audio}: it is not a regular file, or not there")
-            return Path(self.audio).read_bytes()
-        except OSError as error:
-            raise DataError(f"cannot read audio {self.audio}: {error.strerror}") from error
+        with opened(self.audio, str(self.audio)) as source:
+            return source.read_at(0, source.size)
 
 
 class Unit(Protocol):

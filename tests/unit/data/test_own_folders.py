@@ -151,6 +151,16 @@ def test_rows_that_are_wrong_are_named_one_by_one(tmp_path):
     assert "empty audio file" in found and len(rows) == len(lines) + 3
 
 
+def test_a_listing_may_write_case_and_accents_in_another_way(tmp_path):
+    """As macOS, which takes accents apart, and Windows, which knows no case, do; but two such names are nobody's."""
+    files(tmp_path, "wavs/re\u0301sume\u0301.wav", "b.WAV", "C.wav", "c.WAV", "d.flac")
+    names = ("r\u00e9sum\u00e9.wav", "b.wav", "c.wav", "d.wav", "x" * 5000, "no\0/x.wav")
+    write(tmp_path / "m.jsonl", "".join(f"{json.dumps({'audio': name, 'text': 'שלום'})}\n" for name in names))
+    rows = rows_of(tmp_path)
+    assert [Path(str(row.audio)).name for row in rows if not row.problem] == ["re\u0301sume\u0301.wav", "b.WAV"]
+    assert [row.problem[0] for row in rows if row.problem] == ["no audio file"] * 4 + ["not in the listing"] * 3
+
+
 def test_check_boxes_inside_a_listing_count_however_they_are_written(tmp_path):
     files(tmp_path, "a.wav", "b.wav", "c.wav", "d.wav", "e.wav")
     boxes = [{"noisy": True}, json.dumps({"noisy": "true"}), json.dumps(json.dumps({"noisy": 1})), None, "{'noisy'"]
@@ -245,6 +255,8 @@ def test_every_recording_is_taken_or_named(tmp_path):
         "alone.txt": "no recording",
         "win.wav": "unreadable text",
     }
+    files(tmp_path, *(f"notes.x{number}" for number in range(9)))
+    assert any("and 2 other kinds" in note for note in open_source(str(tmp_path)).notes)
     assert any("1 .pdf" in note for note in open_source(str(tmp_path)).notes)
 
 
