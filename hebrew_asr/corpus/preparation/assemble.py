@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -202,7 +203,9 @@ def _drop_duplicates(records: Records[Record]) -> None:
     seen: dict[str, str] = {}
     dropped = {}
     found = kept.where(shares)
-    for number, record in sorted(zip(found.numbers.tolist(), found, strict=True), key=lambda pair: pair[1].retake):
+    is_retake = found.column("retake")
+    ordered = chain(found.where(~is_retake), found.where(is_retake))
+    for number, record in zip(found.numbers[np.argsort(is_retake, kind="stable")].tolist(), ordered, strict=True):
         uuids = [group for group in record.groups if group.startswith("uuid:")] if record.whole else []
         audio = f"audio:{record.fingerprint}"
         for key, reason in (*((uuid, "transcribed twice") for uuid in uuids), (audio, "duplicate audio")):
