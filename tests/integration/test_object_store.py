@@ -61,7 +61,7 @@ def test_what_is_learned_is_the_same_through_a_kill(warm, tmp_path, monkeypatch)
     pack_set(task / "data", tmp_path / "there" / "set")
     changes = ("max_steps=8", "checkpoints.every_steps=2", "data.workers=1", *NO_EVALUATION)
     here, there = tmp_path / "here", tmp_path / "run"
-    arguments = train_arguments(task, here, f"data.folder={tmp_path / 'there' / 'set'}", *changes)
+    arguments = train_arguments(task, here, *changes)  # from files
     assert warm.run(arguments, ranks=1, port=free_port(), output=tmp_path / "here.log") == [0]
     with object_store(tmp_path / "there", stall_s=2.0) as store:
         cache = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HEBREW_ASR_CACHE_GIB": "1"}

@@ -64,10 +64,10 @@ def kept_bytes(folder: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in (folder / "sound").glob("*"))
 
 
-def test_losses_are_those_of_the_local_set_through_a_kill(task, warm, own_cache, tmp_path):
+def test_losses_from_shards_at_a_url_are_those_from_local_files_through_a_kill(task, warm, own_cache, tmp_path):
     changes = ("max_steps=6", "checkpoints.every_steps=2", "data.workers=1", *NO_EVALUATION)
     here, there = tmp_path / "here", tmp_path / "there"
-    arguments = train_arguments(task, here, f"data.folder={task / 'set'}", *changes)
+    arguments = train_arguments(task, here, *changes)
     assert warm.run(arguments, ranks=1, port=free_port(), output=tmp_path / "here.log") == [0]
     with served(task / "set", stall_s=2.0) as (address, handler):
         elsewhere = (f"data.folder={address}", f"data.cache_gib={BOUND_GIB}", *changes)
