@@ -59,7 +59,7 @@ class Row:
 
     def audio_bytes(self) -> bytes:
         """Content of the audio file. Raises DataError when it cannot be read."""
-        with opened(self.audio, str(self.audio)) as source:
+        with opened(self.audio, self.id) as source:
             return source.read_at(0, source.size)
 
 
