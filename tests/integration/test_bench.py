@@ -35,6 +35,7 @@ def test_bench_measures_both_phases(tmp_path, capfd):
         "clips_per_step=4",
         "data.workers=1",
         "evaluation.sample_clips=1",
+        'data.temperature={"A": 2}',
         'unfrozen_layers={"llm_top": 2, "audio_top": 2}',
     ]
     options = ["--steps", "3", "--num-gpus", "1", "--out", str(out), "--also-clips", "2"]
