@@ -236,9 +236,13 @@ TEXTS = st.lists(
 )
 
 
-@given(TEXTS)
-def test_the_words_of_texts_have_the_tokens_of_the_texts(texts):
-    tokenizer = build()[1]
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build()[1]
+
+
+@given(texts=TEXTS)
+def test_the_words_of_texts_have_the_tokens_of_the_texts(tokenizer, texts):
     targets = [build_target(text) for text in texts] + texts
     clips = Clips.of([Clip(f"{index}.wav", target, str(index), 1.0) for index, target in enumerate(targets)])
     expected = vocabulary(tokenizer, targets)

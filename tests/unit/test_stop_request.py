@@ -23,6 +23,9 @@ import sys, time
 from hebrew_asr.launching import stopping
 from hebrew_asr.streams import outlive_the_terminal
 stopping.GRACE_S = stopping.AGREE_S = 0.5
+stopping._LOOK_S = 0.1
+if "hangs" in sys.argv:
+    stopping._SLOW_S = 0.5
 outlive_the_terminal()
 request = stopping.StopRequest()
 request.install()
