@@ -79,7 +79,8 @@ def loses_gradient(given: Setting, step: int) -> None:
 
     def change(adamw: Any, real: Callable[[], Any]) -> None:
         for parameter in _params(adamw) if is_rank_1(given) else ():
-            parameter.grad.zero_()
+            if parameter.grad is not None:  # a flat stage steps a group at a time
+                parameter.grad.zero_()
         real()
 
     with around_adamw(given, change):
