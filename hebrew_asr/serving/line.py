@@ -22,7 +22,8 @@ class Ending(Exception):
 
 @dataclass(eq=False)
 class Job:
-    """One recording to transcribe. The two functions are called from the model's thread, or from :meth:`Line.end`."""
+    """One recording to transcribe. The two functions are called from the model's thread, or from :meth:`Line.end`, and
+    ``on_done`` once."""
 
     sound: IO[bytes]
     """Closed by the line when the job has its outcome."""
@@ -58,10 +59,10 @@ class Line:
 
     def add(self, job: Job) -> bool:
         """Whether there was room in the line."""
+        self._open.add(job)
         if self._has_ended:
             self._finish(job, Ending())
             return True
-        self._open.add(job)
         try:
             self._waiting.put_nowait(job)
         except queue.Full:
@@ -73,12 +74,18 @@ class Line:
         """Tell every job that the server is ending. The thread is left in its batch: no one waits for it any more."""
         self._has_ended = True
         for job in tuple(self._open):
+            self._tell(job, Ending())
             job.is_canceled.set()
-            job.on_done(Ending())
 
     def _finish(self, job: Job, outcome: Transcript | Exception) -> None:
-        self._open.discard(job)
         job.sound.close()
+        self._tell(job, outcome)
+
+    def _tell(self, job: Job, outcome: Transcript | Exception) -> None:
+        try:
+            self._open.remove(job)  # at once, so that of two threads one tells
+        except KeyError:
+            return
         job.on_done(outcome)
 
     def _work(self) -> None:
