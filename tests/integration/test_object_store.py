@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -12,20 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_prepare_url import SCRIPT
-from tests.integration.test_train_url import pack_set
+from tests.integration.test_train_url import pack_set, train_through_a_kill
 from tests.support import corpora
 from tests.support.object_store import SECRET, object_store
-from tests.support.tiny_task import (
-    NO_EVALUATION,
-    ROOT,
-    events,
-    free_port,
-    last_step,
-    make_task,
-    train_arguments,
-    wait_for,
-)
-from tests.support.warm import has_ended
+from tests.support.tiny_task import NO_EVALUATION, ROOT, events, free_port, make_task, train_arguments
 
 pytestmark = [
     pytest.mark.integration,
@@ -65,15 +54,9 @@ def test_what_is_learned_is_the_same_through_a_kill(warm, tmp_path, monkeypatch)
     assert warm.run(arguments, ranks=1, port=free_port(), output=tmp_path / "here.log") == [0]
     with object_store(tmp_path / "there", stall_s=2.0) as store:
         cache = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HEBREW_ASR_CACHE_GIB": "1"}
-        start = {"ranks": 1, "output": tmp_path / "log", "variables": {**cache, **store.variables}}
+        start = {"output": tmp_path / "log", "variables": {**cache, **store.variables}}
         elsewhere = (f"data.folder={store.url}/set", "data.cache_gib=0", *changes)
-        (pid,) = warm.start(train_arguments(task, there, *elsewhere), port=free_port(), **start)
-        wait_for(lambda: last_step(there) > 3, lambda: has_ended([pid]) and start["output"].read_text())
-        os.kill(pid, signal.SIGKILL)
-        warm.wait(pid)
-        told = start["output"].read_text()
-        assert warm.run(train_arguments(task, there, *elsewhere, resume="auto"), port=free_port(), **start) == [0]
-        told += start["output"].read_text()
+        told = train_through_a_kill(warm, task, there, elsewhere, **start)
         assert store.proxy.dropped > 2 and store.proxy.dropped / store.proxy.requests > 0.04
     losses = [[(row["step"], row["loss"], row["grad_norm"]) for row in events(run, "train")] for run in (here, there)]
     assert losses[0] == losses[1] and len(losses[0]) == 8

@@ -64,6 +64,18 @@ def kept_bytes(folder: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in (folder / "sound").glob("*"))
 
 
+def train_through_a_kill(warm, task: Path, run: Path, changes: tuple[str, ...], *, output: Path, variables) -> str:
+    """Train on one rank, kill it after a checkpoint, and resume to the end; returns what both said."""
+    start = {"ranks": 1, "output": output, "variables": variables}
+    (pid,) = warm.start(train_arguments(task, run, *changes), port=free_port(), **start)
+    wait_for(lambda: last_step(run) > 3, lambda: has_ended([pid]) and output.read_text())
+    os.kill(pid, signal.SIGKILL)
+    warm.wait(pid)
+    told = output.read_text()
+    assert warm.run(train_arguments(task, run, *changes, resume="auto"), port=free_port(), **start) == [0]
+    return told + output.read_text()
+
+
 def test_losses_from_shards_at_a_url_are_those_from_local_files_through_a_kill(task, warm, own_cache, tmp_path):
     changes = ("max_steps=6", "checkpoints.every_steps=2", "data.workers=1", *NO_EVALUATION)
     here, there = tmp_path / "here", tmp_path / "there"
@@ -71,14 +83,8 @@ def test_losses_from_shards_at_a_url_are_those_from_local_files_through_a_kill(t
     assert warm.run(arguments, ranks=1, port=free_port(), output=tmp_path / "here.log") == [0]
     with served(task / "set", stall_s=2.0) as (address, handler):
         elsewhere = (f"data.folder={address}", f"data.cache_gib={BOUND_GIB}", *changes)
-        start = {"ranks": 1, "output": tmp_path / "log", "variables": {"XDG_CACHE_HOME": str(tmp_path / "cache")}}
-        (pid,) = warm.start(train_arguments(task, there, *elsewhere), port=free_port(), **start)
-        wait_for(lambda: last_step(there) > 3, lambda: has_ended([pid]) and start["output"].read_text())
-        os.kill(pid, signal.SIGKILL)
-        warm.wait(pid)
-        told = start["output"].read_text()
-        assert warm.run(train_arguments(task, there, *elsewhere, resume="auto"), port=free_port(), **start) == [0]
-        told += start["output"].read_text()
+        start = {"output": tmp_path / "log", "variables": {"XDG_CACHE_HOME": str(tmp_path / "cache")}}
+        told = train_through_a_kill(warm, task, there, elsewhere, **start)
         assert handler.faults > 2 and told.count("reading it again") > 1
         assert kept_bytes(own_cache) <= BOUND_GIB * 2**30 < handler.sent_bytes
     losses = [[(row["step"], row["loss"], row["grad_norm"]) for row in events(run, "train")] for run in (here, there)]
