@@ -58,6 +58,15 @@ def write_json(path: str | Path, value: Any) -> None:
     write_atomically(path, as_json(value))
 
 
+def values_if_readable(path: Path) -> dict[str, Any]:
+    """Of a JSON object; none where there is no such file, or another content."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
 def write_lines(path: str | Path, rows: Iterable[Any]) -> str:
     """Write JSON lines atomically; returns their SHA-256, as hex."""
     digest = hashlib.sha256()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -11,7 +10,7 @@ from typing import Any
 
 from hebrew_asr.corpus.preparation.output import is_of_prepare
 from hebrew_asr.errors import EnvironmentProblem, UsageError
-from hebrew_asr.files import write_json
+from hebrew_asr.files import values_if_readable, write_json
 from hebrew_asr.text.transcripts import HYPOTHESES
 from hebrew_asr.training.arguments import lock_of
 
@@ -77,7 +76,7 @@ def refuse_other_results(out: Path, of: dict[str, Any]) -> None:
     """
     if not (out / HYPOTHESES).exists():
         return
-    told = _values(out / FIGURES)
+    told = values_if_readable(out / FIGURES)
     if not told or any(told.get(key) != value for key, value in of.items()):
         whose = f"of {told['model']} on {told.get('data')}" if "model" in told else "of something else"
         raise UsageError(f"{out} holds results {whose}, which stay; give --out another name, or remove them")
@@ -129,18 +128,9 @@ def claim_demo_folder(folder: Path, made_from: dict[str, Any], *, fresh: bool) -
 
 
 def _demo_mark(folder: Path) -> dict[str, Any]:
-    if "data" in (mark := _values(folder / DEMO_MARK)):
+    if "data" in (mark := values_if_readable(folder / DEMO_MARK)):
         return mark
     raise UsageError(f"{folder} is not a run of the demo (no readable {DEMO_MARK} in it): choose another --out")
-
-
-def _values(file: Path) -> dict[str, Any]:
-    """Of a JSON object; none if it cannot be read."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _empty(folder: Path) -> None:

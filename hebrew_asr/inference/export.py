@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import GenerationConfig, Qwen3ASRFeatureExtractor, Qwen3ASRProcessor
 
-from hebrew_asr.files import as_os_error, give_usual_mode, sync_folder
+from hebrew_asr.files import as_json, as_os_error, give_usual_mode, sync_folder
 from hebrew_asr.inference.pieces import Cutting
 from hebrew_asr.model.layouts import TokenIds
 from hebrew_asr.text.prompt import CHAT_TEMPLATE
@@ -58,7 +57,7 @@ def write_native(folder: Path, asr: Any, tokenizer: Any) -> None:
 
 def write_cutting(folder: Path, cutting: Cutting) -> None:
     """Into a model folder, from which a copy of it elsewhere is cut for as it is beside its run."""
-    (folder / PIECES).write_text(json.dumps(asdict(cutting), indent=2) + "\n", encoding="utf-8")
+    (folder / PIECES).write_text(as_json(asdict(cutting)), encoding="utf-8")
 
 
 def generation_config(asr: Any, tokenizer: Any) -> GenerationConfig:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from hebrew_asr.errors import CheckpointError, UsageError, first_line
+from hebrew_asr.files import values_if_readable
 from hebrew_asr.inference.pieces import Cutting
 from hebrew_asr.inference.transcriber import Decoding, Transcriber
 from hebrew_asr.text.languages import language_name
@@ -83,7 +83,7 @@ def cutting_of(folder: Path) -> Cutting:
     """Pieces for a model: as its folder says, or the run that it lies in; the defaults where neither says it."""
     from hebrew_asr.inference.export import PIECES
 
-    said = _values(folder / PIECES)
+    said = values_if_readable(folder / PIECES)
     if not said:
         return cutting_of_run(folder.parent)
     return _cutting(*(_number(said.get(name)) for name in ("max_s", "typical_s", "whole_s")))
@@ -91,7 +91,7 @@ def cutting_of(folder: Path) -> Cutting:
 
 def cutting_of_run(folder: Path) -> Cutting:
     """Pieces like the clips that a run trains on."""
-    recipe, run = (_values(folder / name) for name in ("recipe.json", "run.json"))
+    recipe, run = (values_if_readable(folder / name) for name in ("recipe.json", "run.json"))
     data = recipe.get("data")
     most = _number(data.get("max_duration_s") if isinstance(data, dict) else None)
     clips, hours, longest = (_number(run.get(f"train_{name}")) for name in ("clips", "hours", "longest_s"))
@@ -104,14 +104,6 @@ def _cutting(max_s: float, typical_s: float, whole_s: float) -> Cutting:
     max_s = min(max(max_s, 1.0), default.max_s) if max_s else default.max_s
     typical_s = min(max(typical_s, 1.0) if typical_s else default.typical_s, max_s / 2)
     return Cutting(max_s, typical_s, min(whole_s or 3 * typical_s, max_s))
-
-
-def _values(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _number(value: Any) -> float:
