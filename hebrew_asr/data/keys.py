@@ -20,6 +20,9 @@ from hebrew_asr.data.clips import array_of, compute, values_of
 MIN_SENTENCE_WORDS = 6
 """Shorter sentences ("yes", "thank you very much") are said by everybody and link nobody."""
 
+_AT_ONCE = 4096
+_NONE = np.zeros(0, np.int32)
+
 Parts = Callable[[], Iterable[pyarrow.Array]]
 """A column that is read some thousand values at a time, as often as it is asked for."""
 
@@ -216,10 +219,6 @@ def sentences(words: pyarrow.Array) -> pyarrow.Array:
 def recurring(codes: np.ndarray) -> np.ndarray:
     """(entries,) bool, which of ``codes`` (entries,) occur more than once."""
     return (np.bincount(codes, minlength=1) > 1)[codes]
-
-
-_AT_ONCE = 4096
-_NONE = np.zeros(0, np.int32)
 
 
 def _encoded(strings: pyarrow.Array) -> list[bytes]:
