@@ -77,7 +77,7 @@ _PLAIN = {
 
 
 def read_object(path: Path, what: str) -> dict[str, Any]:
-    """The JSON object in a file.
+    """The JSON object in a file: UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
     Args:
         path: of a file that exists.
@@ -87,7 +87,7 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
         UsageError: the file is unreadable, not JSON, no object, or gives a key twice.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repeats)
+        values = json.loads(path.read_bytes(), object_pairs_hook=_without_repeats)
     except OSError as error:
         raise UsageError(f"{what} {path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

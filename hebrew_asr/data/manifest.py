@@ -4,13 +4,14 @@ One clip a line, in the schema of the official Qwen3-ASR fine-tuning script (``a
 
     {"audio": "clips/0001.flac", "text": "language Hebrew<asr_text>שלום", "id": "…", "duration_s": 1.5, "group": "…"}
 
-UTF-8, with or without a byte order mark. A manifest is a file of somebody's: every line is checked, and what is wrong
-is told with its number.
+UTF-8, or UTF-16 or UTF-32 with a byte order mark. A manifest is a file of somebody's: every line is checked, and what
+is wrong is told with its number.
 """
 
 from __future__ import annotations
 
 import gc
+import io
 import json
 import math
 import re
@@ -33,12 +34,13 @@ from hebrew_asr.errors import DataError, UsageError, shortened
 from hebrew_asr.fallbacks import note_fallback
 from hebrew_asr.files import write_lines
 from hebrew_asr.text.prompt import find_marker, parse_target
+from hebrew_asr.text.reading import encoding_of
 
 _MAX_LINE_BYTES = 1 << 20
 _MAX_S = 1_000_000
 _MAX_TOLD = 5
-_WIDE = (b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{", b"\0\0\0{", b"\0\0\xfe\xff")
-"""What a manifest starts with in UTF-16 or UTF-32, with and without a byte order mark."""
+_WIDE = (b"{\0", b"\0{", b"\0\0\0{")
+"""What a manifest starts with in UTF-16 or UTF-32 without a byte order mark."""
 _FIELDS = [field.name for field in fields(Clip)]
 _FIELDS_OF_FILES = [name for name in _FIELDS if name not in ("offset_bytes", "size_bytes")]
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -179,17 +181,22 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             head = stream.read(4)
             if head.startswith(_WIDE):
                 raise DataError(
-                    f"manifest {path} seems to be UTF-16 or UTF-32; save it as UTF-8, for example with "
-                    "`iconv -f UTF-16 -t UTF-8`"
+                    f"manifest {path} seems to be UTF-16 or UTF-32 without a byte order mark; save it as UTF-8, for "
+                    "example with `iconv -f UTF-16LE -t UTF-8`"
                 )
-            stream.seek(3 if head.startswith(b"\xef\xbb\xbf") else 0)
-            for number, raw in enumerate(iter(partial(stream.readline, _MAX_LINE_BYTES + 1), b""), 1):
+            encoding = encoding_of(head)
+            stream.seek(3 if encoding == "utf-8-sig" else 0)
+            wide = None if encoding.startswith("utf-8") else io.TextIOWrapper(stream, encoding, newline="\n")
+            readline = stream.readline if wide is None else (lambda limit: wide.readline(limit).encode())
+            for number, raw in enumerate(iter(partial(readline, _MAX_LINE_BYTES + 1), b""), 1):
                 if len(raw) > _MAX_LINE_BYTES:
                     raise DataError(f"manifest {path}: line {number} is longer than 1 MiB; is it JSON Lines?")
                 line = raw.strip().decode()
                 if line:
                     yield number, line
     except UnicodeDecodeError as error:
+        if error.encoding != "utf-8":
+            raise DataError(f"manifest {path} is damaged after line {number}: not {error.encoding.upper()}") from error
         raise DataError(
             f"manifest {path}: line {number} is not UTF-8 (byte {error.object[error.start]:#04x}); convert the file, "
             "if it is Hebrew from Windows with `iconv -f CP1255 -t UTF-8`"

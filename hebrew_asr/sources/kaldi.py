@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 from hebrew_asr.sources.listed import in_stretches
-from hebrew_asr.sources.reading import read_text
 from hebrew_asr.sources.rows import Row
 from hebrew_asr.sources.walk import file_problem
+from hebrew_asr.text.reading import read_text
 
 WAV_SCP = "wav.scp"
 _IN_ARCHIVE = re.compile(r".+\.ark:\d+")

@@ -17,7 +17,7 @@ from typing import Any
 
 from hebrew_asr.audio.source import AUDIO_SUFFIXES
 from hebrew_asr.errors import DataError
-from hebrew_asr.sources.reading import read_text
+from hebrew_asr.text.reading import read_text
 
 LISTING_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".psv")
 _DELIMITERS = {".csv": (",", ";", "\t", "|"), ".tsv": ("\t",), ".psv": ("|",)}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hebrew_asr.audio.source import AUDIO_SUFFIXES
 from hebrew_asr.errors import DataError
-from hebrew_asr.sources.reading import read_text
+from hebrew_asr.text.reading import read_text
 
 _KINDS = re.compile(
     r"audios?|wavs?\d*|flacs?|mp3s?|clips?|recordings?|sounds?|txts?|texts?|transcripts?|transcriptions?|labels?|labs?"

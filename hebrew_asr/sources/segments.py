@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 from xml.etree import ElementTree
@@ -34,10 +35,11 @@ def parse_json(text: str) -> list[Segment]:
 def _of_json(value: Any, number: int) -> Segment:
     try:
         start_s, end_s = value["timestamp"] if "timestamp" in value else (value["start"], value["end"])
-        if not isinstance(value["text"], str):
-            raise TypeError
-        return Segment(float(start_s), float(end_s), " ".join(value["text"].split()))
-    except (KeyError, TypeError, ValueError) as error:
+        segment = Segment(float(start_s), float(end_s), " ".join(value["text"].split()))
+        if not (math.isfinite(segment.start_s) and math.isfinite(segment.end_s)):
+            raise ValueError
+        return segment
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"segment {number} is not one with start, end and text: {str(value)[:80]}") from error
 
 

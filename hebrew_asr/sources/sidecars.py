@@ -12,13 +12,13 @@ from pathlib import Path
 from hebrew_asr.audio.source import AUDIO_SUFFIXES
 from hebrew_asr.errors import DataError
 from hebrew_asr.sources.lists import Listed, across_folders, by_name, is_kind, read_list
-from hebrew_asr.sources.reading import read_text
 from hebrew_asr.sources.rows import Row
 from hebrew_asr.sources.segments import parse_elan, parse_json, parse_labels, parse_table
 from hebrew_asr.sources.subtitles import parse_subtitles
 from hebrew_asr.sources.textgrid import parse_textgrid
 from hebrew_asr.sources.timestamps import Segment, from_cues, has_timestamps
 from hebrew_asr.sources.walk import file_problem
+from hebrew_asr.text.reading import read_text
 
 _TIMED: dict[str, Callable[[str], list[Segment]]] = {
     ".textgrid": parse_textgrid,

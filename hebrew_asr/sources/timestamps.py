@@ -8,8 +8,11 @@ cutting the audio there would train the model to stay silent while hearing speec
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
+from heapq import merge
 
 OVERLAP_TOLERANCE_S = 0.05
 """Times are rounded to 0.02 s, so neighbors may seem to overlap by a little."""
@@ -73,22 +76,35 @@ def from_cues(cues: Iterable[Segment]) -> TimedText:
     """A timed text of subtitles or intervals, which come in any order and overlap.
 
     Where cues overlap by more than rounding, no cut parts their words: they become one segment, in order of their
-    starts. A cue that was listed before, word for word at the same time, is left out. What ends before it starts is a
-    segment with a fault.
+    starts. A cue that was listed before, word for word at the same time, is left out. One that has no length, or ends
+    before it starts, is a segment with a fault, behind the one that lasts at its start.
     """
     segments: list[Segment] = []
+    timeless: list[Segment] = []
     for cue in sorted(dict.fromkeys(cues), key=lambda cue: (cue.start_s, cue.end_s)):
-        if cue.end_s <= cue.start_s:
-            cue = Segment(cue.start_s, cue.start_s, cue.text, "ends before it starts")
         last = segments[-1] if segments else None
-        if last is None or cue.start_s >= last.end_s:
+        if cue.end_s <= cue.start_s:
+            timeless.append(cue)
+        elif last is None or cue.start_s >= last.end_s:
             segments.append(cue)
         elif cue.start_s >= last.end_s - OVERLAP_TOLERANCE_S and cue.end_s > last.end_s:
             segments.append(Segment(last.end_s, cue.end_s, cue.text, cue.fault))
         else:
             text = f"{last.text} {cue.text}".strip()
             segments[-1] = Segment(last.start_s, max(last.end_s, cue.end_s), text, last.fault or cue.fault)
-    return TimedText(tuple(segments), None)
+    return TimedText((*merge(segments, map(partial(_without_length, segments), timeless), key=_times),), None)
+
+
+def _times(segment: Segment) -> tuple[float, float]:
+    return segment.start_s, segment.end_s
+
+
+def _without_length(segments: list[Segment], cue: Segment) -> Segment:
+    """A faulty segment of no length, where none of ``segments`` is cut by it."""
+    before = bisect_left(segments, cue.start_s, key=lambda segment: segment.start_s) - 1
+    at_s = max(cue.start_s, segments[before].end_s) if before >= 0 else cue.start_s
+    fault = "has no length" if cue.end_s == cue.start_s else "ends before it starts"
+    return Segment(at_s, at_s, cue.text, fault)
 
 
 def _close(before: list[Segment], start_s: float, end_s: float, text: str) -> Segment:

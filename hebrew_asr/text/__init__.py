@@ -1,4 +1,4 @@
-"""Hebrew text: the normalizer, the prompt and its target, word errors.
+"""Hebrew text: the normalizer, the prompt and its target, word errors, and files of text.
 
 Imports no torch and no other room.
 """

@@ -12,6 +12,7 @@ from typing import Any
 
 from hebrew_asr.errors import DataError, UsageError
 from hebrew_asr.text.prompt import parse_target
+from hebrew_asr.text.reading import read_text
 from hebrew_asr.text.scoring import Transcript
 
 HYPOTHESES = "hypotheses.jsonl"
@@ -110,12 +111,7 @@ def _by_stem(file: Path, rows: dict[str, Row]) -> dict[str, Row]:
 def _rows(file: Path) -> list[str] | dict[str, Row]:
     if file.is_dir():
         file = file / HYPOTHESES
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 (byte {error.start}); convert it, for example by iconv") from error
+    text = read_text(file, pipes=True)
     match file.suffix.lower():
         case ".jsonl" | ".json" | ".ndjson":
             found: list[str] | dict[str, Row] = _unique(file, _json_lines(file, text))
@@ -133,7 +129,7 @@ def _rows(file: Path) -> list[str] | dict[str, Row]:
             )
     if not found:
         raise DataError(f"{file} holds no transcripts")
-    return [line.rstrip("\r") for line in found] if isinstance(found, list) else found
+    return found
 
 
 def _lines_of(form: re.Pattern[str], file: Path, text: str) -> Iterable[tuple[str, Row]]:

@@ -204,6 +204,12 @@ def test_a_file_that_is_no_profile_is_one_line(tmp_path, text, told):
         load_profile(tmp_path / "odd.json")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_profile_is_read_as_editors_of_windows_save_it(tmp_path, encoding):
+    (tmp_path / "mine.json").write_text(PROFILES[0].read_text(encoding="utf-8"), encoding=encoding)
+    assert load_profile(tmp_path / "mine.json").config == load_profile(PROFILES[0]).config
+
+
 def test_missing_and_broken_files(tmp_path):
     with pytest.raises(UsageError, match="not found"):
         load_profile(tmp_path / "none.json")

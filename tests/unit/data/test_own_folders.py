@@ -546,6 +546,33 @@ def test_cues_that_overlap_become_one_segment():
     )
 
 
+@pytest.mark.parametrize(
+    ("faulty", "at_s", "fault"),
+    [
+        (Segment(1, 1, "ד"), 2, "has no length"),
+        (Segment(0, 0, "ד"), 0, "has no length"),
+        (Segment(2, 2, "ד"), 2, "has no length"),
+        (Segment(5, 3, "ד"), 6, "ends before it starts"),
+    ],
+)
+def test_a_cue_without_a_length_leaves_the_cue_around_it(faulty, at_s, fault):
+    """It stands behind it, where no clip reaches across it; what comes after overlaps the good cue alone."""
+    good = [Segment(0, 2, "א"), Segment(4, 6, "ב"), Segment(5.98, 8, "ג")]
+    found = from_cues([*good, faulty]).segments
+    assert [segment for segment in found if not segment.fault] == [*good[:2], Segment(6, 8, "ג")]
+    assert Segment(at_s, at_s, "ד", fault) in found
+    times = [time for segment in found for time in (segment.start_s, segment.end_s)]
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize("written", ["NaN", "Infinity", "null", '"x"', "1e999"])
+def test_times_that_are_no_numbers_are_told(tmp_path, written):
+    write(tmp_path / "a.json", f'{{"segments": [{{"start": 0, "end": {written}, "text": "שלום"}}]}}')
+    files(tmp_path, "a.wav")
+    (row,) = rows_of(tmp_path)
+    assert row.problem is not None and row.problem[0] == "unreadable text" and "segment 1" in row.problem[1]
+
+
 @pytest.mark.parametrize(("name", "mark"), [("mine.csv", ","), ("mine.tsv", "\t")])
 def test_two_columns_of_one_name_are_refused(tmp_path, name, mark):
     """Which of them holds the text nobody knows; columns that are not read, or have no name, may repeat."""

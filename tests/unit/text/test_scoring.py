@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import jiwer
@@ -110,6 +111,7 @@ def written(folder: Path) -> list[tuple[Path, Path | None]]:
     return [
         (lines("ref.txt", [r for _, r, _ in rows], "utf-8-sig"), lines("hyp.txt", [h for *_, h in rows])),
         (lines("ref2.txt", [f"{r}\r" for _, r, _ in rows]), folder / "hyp.txt"),
+        (lines("wide.txt", [r for _, r, _ in rows], "utf-16"), folder / "hyp.txt"),
         (reference, by_id),
         (reference, table("hyp.csv", "hypothesis", [2])),
         (table("ref.tsv", "sentence", [1], "\t"), folder / "hyp.csv"),
@@ -161,6 +163,17 @@ def test_text_of_another_encoding_is_refused(tmp_path):
     (tmp_path / "r.txt").write_bytes("שלום".encode("cp1255"))
     with pytest.raises(DataError, match="not UTF-8"):
         read_pairs(tmp_path / "r.txt", tmp_path / "r.txt")
+
+
+def test_a_pipe_of_a_shell_is_read_and_a_device_is_not(tmp_path):
+    (tmp_path / "r.txt").write_text("שלום\n", encoding="utf-8")
+    piped, into = os.pipe()
+    os.write(into, "שלום\n".encode())
+    os.close(into)
+    assert read_pairs(tmp_path / "r.txt", f"/dev/fd/{piped}")[0].hypothesis == "שלום"
+    for name, told in (("/dev/zero", "is not a file"), (tmp_path / "absent.txt", "No such file"), ("/dev", "No such")):
+        with pytest.raises(DataError, match=told):
+            read_pairs(tmp_path / "r.txt", name)
 
 
 def test_score_writes_every_clip(tmp_path, capfd):

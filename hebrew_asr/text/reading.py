@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import stat
 from pathlib import Path
 
 from hebrew_asr.errors import DataError
@@ -17,21 +18,30 @@ _MARKS = (
 _MOST_BYTES = 2**30
 
 
-def read_text(path: Path) -> str:
+def encoding_of(head: bytes) -> str:
+    """What the byte order mark at the start of a file says; ``utf-8`` where there is none."""
+    return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+
+
+def read_text(path: Path, *, pipes: bool = False) -> str:
     """A text file with its lines ended by ``\\n``: UTF-8, or what its byte order mark says (Praat writes UTF-16).
+
+    Args:
+        pipes: read a pipe too, to its end; ``<(…)`` of a shell is one.
 
     Raises:
         DataError: it cannot be read, is larger than 1 GiB, or is in an encoding that it does not name.
     """
     try:
-        if not path.is_file():
+        found = path.stat()
+        if not (stat.S_ISREG(found.st_mode) or (pipes and stat.S_ISFIFO(found.st_mode))):
             raise DataError(f"{path} is not a file")
-        if path.stat().st_size > _MOST_BYTES:
+        if found.st_size > _MOST_BYTES:
             raise DataError(f"{path} is larger than 1 GiB: is it a text?")
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+    encoding = encoding_of(content)
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
