@@ -30,6 +30,9 @@ from hebrew_asr.audio.frames import CHUNK_FRAMES, HOP, MEL_BINS, MIN_SAMPLES, N_
 SINC_ZERO_CROSSINGS = 32
 SINC_ROLLOFF = 0.94
 SINC_KAISER_BETA = 6.5
+ROWS_OF_A_PLAN = 2048
+"""cuFFT plans anew for each number of rows, and waits for the default stream meanwhile, on which a step may be under
+way: with a number of its own for each batch, the launch of every other kernel waited with it."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +230,9 @@ class LogMel(nn.Module):
         silent_RH = offset_RH >= samples_R1
         source_RH = offset_RH.add_(first_R1).clamp_(max=waveform.shape[0] - 1)
         padded = waveform.index_select(0, source_RH.flatten()).masked_fill_(silent_RH.flatten(), 0.0)
-        spectrum = torch.fft.rfft(padded.unfold(0, N_FFT, HOP) * self.window)
+        if padded.is_cuda:
+            padded = F.pad(padded, (0, -plan.num_rows % ROWS_OF_A_PLAN * HOP))
+        spectrum = torch.fft.rfft(padded.unfold(0, N_FFT, HOP) * self.window)[: plan.num_rows - 2]
         power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
         return (power @ self.filters).clamp(min=1e-10).log10()
 
