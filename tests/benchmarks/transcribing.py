@@ -48,6 +48,11 @@ from hebrew_asr.text.wer import ErrorCounts, per_clip_errors
 
 SILENCES_S = (0.2, 0.5, 1.0, 5.0, 20.0)
 BLOCK_S = 10
+LANGUAGE_GIVEN = [
+    {"role": "user", "content": [{"type": "audio", "audio": ""}]},
+    {"role": "assistant", "content": [{"type": "text", "text": "language Hebrew<asr_text>"}]},
+]
+"""What `generate` is asked; its helper for that, `apply_transcription_request`, refuses languages it does not know."""
 RANDOM: list[Any] = []
 """Model and tokenizer, where the weights are drawn."""
 
@@ -147,8 +152,7 @@ def speed(transcriber: Transcriber, clips: list[Clip]) -> None:
     def generated(some: list[np.ndarray], together: int) -> None:
         for start in range(0, len(some), together):
             part = some[start : start + together]
-            prompts = processor.apply_transcription_request(audio=part, tokenize=False)
-            prompts = [f"{prompt}language Hebrew<asr_text>" for prompt in prompts]
+            prompts = processor.apply_chat_template([LANGUAGE_GIVEN] * len(part), continue_final_message=True)
             inputs = processor(
                 text=prompts, audio=part, return_tensors="pt", padding=True, sampling_rate=SAMPLE_RATE_HZ
             )
@@ -254,7 +258,7 @@ if __name__ == "__main__":
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--random", help="folder of config.json and tokenizer, whose weights are drawn")
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all unless given")
-    ARGUMENTS = parser.parse_args()
+    ARGUMENTS = parser.parse_intermixed_args()
     held_out = read_manifest(ARGUMENTS.manifest, allow_outside=True)
     for part in ARGUMENTS.parts or PARTS:
         print(f"\n{part}", flush=True)
