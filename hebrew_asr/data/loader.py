@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from hebrew_asr.audio.augment import clip_seed
 from hebrew_asr.audio.decode import to_int16
 from hebrew_asr.audio.frames import SAMPLE_RATE_HZ, EncoderGeometry
-from hebrew_asr.config.profiles import Batching
+from hebrew_asr.config.batching import Batching
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.cores import keep_freed_memory
 from hebrew_asr.data.clip_audio import Unreadable, read_ahead, read_clip

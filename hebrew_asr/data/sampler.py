@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hebrew_asr.config.profiles import Batching
+from hebrew_asr.config.batching import Batching
 
 T = TypeVar("T", bound=Any)
 

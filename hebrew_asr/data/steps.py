@@ -13,7 +13,7 @@ import pyarrow
 
 from hebrew_asr.audio.augment import allowed_speeds, clip_seed, draw_speed, perturbed_length, slowest_speeds
 from hebrew_asr.audio.frames import SAMPLE_RATE_HZ, EncoderGeometry
-from hebrew_asr.config.profiles import Batching
+from hebrew_asr.config.batching import Batching
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.data.clips import Clip, Clips, array_of
 from hebrew_asr.data.mixture import Mixture

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from hebrew_asr.config.profiles import Batching, Profile, deepspeed_config
+from hebrew_asr.config.batching import Batching, deepspeed_config
+from hebrew_asr.config.profiles import Profile
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.data.loader import MicroBatch
 from hebrew_asr.engine import zero

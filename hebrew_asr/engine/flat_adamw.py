@@ -139,7 +139,7 @@ class FlatAdamW:
             if is_late == late:
                 self._update_group(options, gradient, slices[rank], grad_scale, found_inf)
                 sent.append(self._share(flat, slices[rank]))
-        _wait(sent)
+        wait(sent)
 
     def _update_group(
         self, options: dict[str, Any], gradient: Tensor, weights: Tensor, grad_scale: Tensor, found_inf: Tensor
@@ -208,7 +208,7 @@ class FlatAdamW:
         return None
 
 
-def _wait(sent: list[torch_dist.Work | None]) -> None:
+def wait(sent: list[torch_dist.Work | None]) -> None:
     """Under NCCL it is the device that waits, before what is queued next."""
     for work in sent:
         if work is not None:

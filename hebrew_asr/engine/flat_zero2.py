@@ -4,16 +4,20 @@
 hooks that run while backward does. A compiled backward hands over all gradients at once, so there is nothing for that
 to run beside, and it costs copies and launches. The layout of weights and masters is kept. After each micro-batch its
 gradients are reduced in buckets, of ``reduce_bucket_size`` elements as in DeepSpeed: a bucket takes the same columns of
-every rank's slice, so that one copy to fp32 fills it, and one reduce-scatter brings each rank the sum of what it owns.
-With ``overlap_comm`` there are two, and one is filled while the other travels. ``contiguous_gradients``,
-``reduce_scatter`` and ``allgather_bucket_size`` change nothing here. Buckets of weights above the seam of a recorded
-pass (``model/seam.py``) come first, and travel while backward goes on below it.
+every rank's slice, so that one copy fills it, and one collective brings each rank all of what it owns. With
+``overlap_comm`` there are two, and one is filled while the other travels. ``contiguous_gradients``, ``reduce_scatter``
+and ``allgather_bucket_size`` change nothing here. Buckets of weights above the seam of a recorded pass
+(``model/seam.py``) come first, and travel while backward goes on below it.
+
+With ``communication_data_type`` fp32 a bucket is copied to fp32 and travels by a reduce-scatter. With bf16 it travels
+as it is: every rank sends each owner its part, and the owner adds up in fp32. Half as many bytes make the same sums.
+Between machines a reduce-scatter sends less all the same, since it adds up on the way: on several, bf16 means fp32.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,11 +26,12 @@ import torch.distributed as torch_dist
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor
 
-from hebrew_asr.engine.flat_adamw import FlatAdamW
+from hebrew_asr.engine.flat_adamw import FlatAdamW, wait
+from hebrew_asr.launching.place import local_ranks_from_environment
 from hebrew_asr.model.seam import Seam
 
-_ALIGNMENT = 4
-"""fp32 elements in 16 bytes: param groups and buckets begin at such addresses, which kernels read and write whole."""
+_ALIGNMENT = 8
+"""bf16 elements in 16 bytes: param groups and buckets begin at such addresses, which kernels read and write whole."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Bucket:
     """First column."""
     columns: int
     pieces: list[_Piece] = field(default_factory=list)
+    """As they lie in it."""
     ends: list[Tensor] = field(default_factory=list)
     """Parameters of which no later bucket has a piece."""
 
@@ -65,9 +71,11 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
     _gradients: Tensor | None
     """(slice,) fp32: this rank's share of the gradients' mean over ranks; there from a step's first backward to its
     end."""
+    _sends_bf16: bool
+    """Whether gradients travel as they are, and owners add them up."""
     _buffers: list[Tensor]
-    """Memory of the buckets that are being reduced: to the end of the reduction, and from the end of the backward pass,
-    or from its beginning if the pass is cut."""
+    """fp32 memory of the buckets that are being reduced: to the end of the reduction, and from the end of the backward
+    pass, or from its beginning if the pass is cut."""
 
     @staticmethod
     def convert(optimizer: Any, *, compiled: bool, seam: Seam) -> None:
@@ -94,6 +102,8 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
         for offset, master, (parameters, starts) in zip(self._offsets, self._masters(), groups, strict=False):
             for parameter, start in zip(parameters, starts, strict=True):
                 self._deal(parameter, start, master.numel(), offset, width)
+        for bucket in self._buckets:
+            bucket.pieces.sort(key=lambda piece: piece.at)
         self._buckets.sort(key=self._is_above, reverse=True)  # otherwise as they lie
         self._num_above = sum(map(self._is_above, self._buckets))
         seen: set[Tensor] = set()
@@ -102,6 +112,8 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
             bucket.ends.extend(last)
             seen |= last
         self._gradients, self._buffers = None, []
+        on_one_machine = self.num_ranks <= local_ranks_from_environment()
+        self._sends_bf16 = self.communication_data_type == torch.bfloat16 and on_one_machine
 
     def _is_above(self, bucket: Bucket) -> bool:
         return bool(bucket.pieces) and self._seam.weights.issuperset(piece.parameter for piece in bucket.pieces)
@@ -177,19 +189,48 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
         self._holds_gradients, self._buffers = True, []
 
     def _reduce(self, buckets: list[Bucket], gradients: Tensor) -> None:
-        rank = torch_dist.get_rank(self.dp_process_group)
-        under_way: deque[tuple[torch_dist.Work | None, Tensor, Tensor]] = deque()
+        begin = self._exchange if self._sends_bf16 else self._reduce_scatter
+        under_way: deque[Callable[[], None]] = deque()
         for number, bucket in enumerate(buckets):
             if len(under_way) == len(self._buffers):
-                _arrive(*under_way.popleft())
-            whole = self._buffers[number % len(self._buffers)][: self.num_ranks * bucket.columns]
-            _fill(whole, bucket)
+                under_way.popleft()()
             own = gradients.narrow(0, bucket.first, bucket.columns)
-            mean = whole.narrow(0, rank * bucket.columns, bucket.columns) if self._holds_gradients else own
-            work = self._mean_to_owners(mean, whole, async_op=len(self._buffers) > 1)
-            under_way.append((work, mean, own))
+            under_way.append(begin(bucket, self._buffers[number % len(self._buffers)], own))
         while under_way:
-            _arrive(*under_way.popleft())
+            under_way.popleft()()
+
+    def _reduce_scatter(self, bucket: Bucket, buffer: Tensor, own: Tensor) -> Callable[[], None]:
+        """Send a bucket on its way in fp32. Returns what ends it: for the device, under NCCL."""
+        rank = torch_dist.get_rank(self.dp_process_group)
+        whole = buffer[: self.num_ranks * bucket.columns]
+        _fill(whole, bucket)
+        adds = self._holds_gradients
+        mean = whole.narrow(0, rank * bucket.columns, bucket.columns) if adds else own
+        work = self._mean_to_owners(mean, whole, async_op=len(self._buffers) > 1)
+
+        def end() -> None:
+            wait([work])
+            if adds:
+                own.add_(mean)
+
+        return end
+
+    def _exchange(self, bucket: Bucket, buffer: Tensor, own: Tensor) -> Callable[[], None]:
+        """As :meth:`_reduce_scatter`, in bf16: one half of the memory is sent, and the other received."""
+        size, adds = self.num_ranks * bucket.columns, self._holds_gradients
+        sent, received = buffer[:size].view(torch.bfloat16).view(2, size)
+        _fill(sent, bucket)
+        work = torch_dist.all_to_all_single(received, sent, group=self.dp_process_group, async_op=True)
+
+        def end() -> None:
+            wait([work])
+            parts = received.view(self.num_ranks, bucket.columns)
+            if adds:
+                own.add_(parts.mean(0, dtype=torch.float32))
+            else:
+                torch.mean(parts, 0, dtype=torch.float32, out=own)
+
+        return end
 
     def _take_whole(self, gradients: Tensor) -> None:
         """One rank owns everything: each parameter's gradient has its place in the slice."""
@@ -214,12 +255,15 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
 
 
 def _fill(whole: Tensor, bucket: Bucket) -> None:
-    """Copy a bucket's gradients to fp32, 0 where there are none, and drop those that no later bucket takes."""
+    """Copy a bucket's gradients, 0 where there are none, and drop those that no later bucket takes."""
     places, fresh = [], []
-    for piece in bucket.pieces:
+    parts = whole.tensor_split([piece.at for piece in bucket.pieces])[1:]  # one call: there are hundreds
+    for piece, part in zip(bucket.pieces, parts, strict=True):
         if piece.parameter.grad is not None:
-            places.append(whole.narrow(0, piece.at, piece.length))
-            fresh.append(piece.parameter.grad.view(-1).narrow(0, piece.start, piece.length))
+            places.append(part if part.numel() == piece.length else part.narrow(0, 0, piece.length))
+            gradient = piece.parameter.grad.view(-1)
+            is_whole = gradient.numel() == piece.length
+            fresh.append(gradient if is_whole else gradient.narrow(0, piece.start, piece.length))
     if sum(map(torch.numel, fresh)) < whole.numel():
         whole.zero_()
     if places:
@@ -228,18 +272,10 @@ def _fill(whole: Tensor, bucket: Bucket) -> None:
         parameter.grad = None
 
 
-def _arrive(work: torch_dist.Work | None, mean: Tensor, own: Tensor) -> None:
-    """A bucket's reduction is over: for the device, under NCCL. What did not come in place is added up."""
-    if work is not None:
-        work.wait()
-    if mean is not own:
-        own.add_(mean)
-
-
 def _gaps(bucket: Bucket) -> Iterator[tuple[int, int]]:
     """First element and length of each run that no parameter fills, where there is one rank."""
     end = 0
-    for piece in sorted(bucket.pieces, key=lambda piece: piece.at):
+    for piece in bucket.pieces:
         if piece.at > end:
             yield end, piece.at - end
         end = piece.at + piece.length

@@ -67,7 +67,7 @@ def build(
     Args:
         module: whole model; parameters in no group are frozen.
         groups: from ``model.phases.set_phase``.
-        config: the DeepSpeed dict of ``profiles.deepspeed_config``.
+        config: the DeepSpeed dict of ``batching.deepspeed_config``.
         optimizer: the recipe's Optimizer section.
         compiled: whether what is ours of the optimizer is compiled.
         seam: of the module's passes.

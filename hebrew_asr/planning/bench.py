@@ -24,8 +24,8 @@ import tyro
 from torch.profiler import ProfilerActivity, profile
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
+from hebrew_asr.config.batching import derive_batching
 from hebrew_asr.config.options import parse_options
-from hebrew_asr.config.profiles import derive_batching
 from hebrew_asr.data.loader import MicroBatch, StepBatch, load_steps
 from hebrew_asr.engine import dist
 from hebrew_asr.errors import exit_code_of, exit_process

@@ -18,7 +18,8 @@ from importlib import resources
 import numpy as np
 from pydantic import TypeAdapter
 
-from hebrew_asr.config.profiles import Batching, Profile
+from hebrew_asr.config.batching import Batching
+from hebrew_asr.config.profiles import Profile
 from hebrew_asr.config.recipe import Phase, load_recipe
 from hebrew_asr.model.sizes import PUBLISHED, sizes_at
 from hebrew_asr.planning.flops import Work, pass_flops

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from hebrew_asr.audio.frames import EncoderGeometry
-from hebrew_asr.config.profiles import Batching, Profile, derive_batching
+from hebrew_asr.config.batching import Batching, derive_batching
+from hebrew_asr.config.profiles import Profile
 from hebrew_asr.config.recipe import Phase, Recipe
 from hebrew_asr.data.clips import Clip
 from hebrew_asr.data.manifest import has_manifest, open_manifest

@@ -12,7 +12,8 @@ import torch
 from hebrew_asr.checkpoints.base_model import BaseModel
 from hebrew_asr.checkpoints.resuming import Resumable, find_resumable, is_used, recipe_before
 from hebrew_asr.checkpoints.sealed import Checkpoint
-from hebrew_asr.config.profiles import Batching, Profile, check_hardware, derive_batching, load_profile
+from hebrew_asr.config.batching import Batching, derive_batching
+from hebrew_asr.config.profiles import Profile, check_hardware, load_profile
 from hebrew_asr.config.recipe import Recipe, as_begun, changes
 from hebrew_asr.data.clips import Clips
 from hebrew_asr.data.manifest import open_manifest

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hebrew_asr.config.profiles import Batching
+from hebrew_asr.config.batching import Batching
 from hebrew_asr.errors import OutOfMemory, TrainingFault
 from hebrew_asr.files import write_json
 from hebrew_asr.report.records import FaultRecord, as_row, from_row

@@ -17,7 +17,8 @@ from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.checkpoints.base_model import BaseModel
 from hebrew_asr.checkpoints.store import CheckpointStore
-from hebrew_asr.config.profiles import Profile, deepspeed_config
+from hebrew_asr.config.batching import deepspeed_config
+from hebrew_asr.config.profiles import Profile
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.data.clips import Clips
 from hebrew_asr.data.loader import StepDataset

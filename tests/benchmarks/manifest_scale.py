@@ -141,7 +141,7 @@ def rank_main(path: Path, rank: int, ranks: int, model: str) -> None:
     import torch
 
     from hebrew_asr.audio.frames import EncoderGeometry
-    from hebrew_asr.config.profiles import Batching
+    from hebrew_asr.config.batching import Batching
     from hebrew_asr.config.recipe import load_recipe
     from hebrew_asr.data.loader import StepDataset
     from hebrew_asr.data.vocabulary import training_vocabulary

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
-from hebrew_asr.config.profiles import derive_batching
+from hebrew_asr.config.batching import derive_batching
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.manifest import read_manifest
 from hebrew_asr.engine.optimizer_state import KINDS, StateReader

@@ -16,6 +16,10 @@ SPECS = [{"stage": 1, "micro_batches": count} for count in (1, 4)] + [
     for size, more in ((1, {}), (50, {"overlap_comm": True}), (50, {"round_robin_gradients": True}), (10**6, {}))
 ]
 SPECS += [
+    {"stage": 2, "micro_batches": count, "sends": "bf16", "zero": {"reduce_bucket_size": size, "overlap_comm": overlap}}
+    for count, size, overlap in ((1, 50, True), (2, 50, True), (2, 1, False), (4, 10**6, True))
+]
+SPECS += [
     {"stage": stage, "micro_batches": 2, "zero": {"reduce_bucket_size": 50, "overlap_comm": stage == 2}, "above": above}
     for stage in (1, 2)
     for above in (["one", "bias"], ["large", "one", "bias"])

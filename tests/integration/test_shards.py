@@ -19,7 +19,7 @@ import pytest
 
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.cli import main
-from hebrew_asr.config.profiles import Batching
+from hebrew_asr.config.batching import Batching
 from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.corpus.prepare import is_prepared
 from hebrew_asr.data.clip_audio import read_clip

@@ -16,7 +16,8 @@ from torch._subclasses import FakeTensor
 
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
-from hebrew_asr.config.profiles import Hardware, Profile, derive_batching
+from hebrew_asr.config.batching import derive_batching
+from hebrew_asr.config.profiles import Hardware, Profile
 from hebrew_asr.config.recipe import Recipe, load_recipe
 from hebrew_asr.data.loader import MicroBatch, StepDataset
 from hebrew_asr.data.manifest import read_manifest

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import FailOnRecompileLimitHit
 
-from hebrew_asr.config.profiles import Batching, deepspeed_config
+from hebrew_asr.config.batching import Batching, deepspeed_config
 from hebrew_asr.config.recipe import Optimizer, load_recipe
 from hebrew_asr.engine import dist, zero
 from hebrew_asr.engine.flat_adamw import update
@@ -107,8 +107,10 @@ def run(ranks: dist.Ranks, spec: dict) -> None:
     take_fallbacks()
     batching = Batching(ranks.size * spec["micro_batches"], ranks.size, spec["micro_batches"], 1)
     config = deepspeed_config(given, recipe, batching)
+    config["communication_data_type"] = spec.get("sends", "fp32")
     engine = zero.build(module, groups, config, recipe.optimizer, compiled=spec.get("compiled", False), seam=seam)
     assert type(engine.optimizer) is FLAT[spec["stage"]]
+    assert getattr(engine.optimizer, "_sends_bf16", False) == ("sends" in spec)
     if "fails_at" in spec:
         engine.optimizer._update = compiled_up_to(spec["fails_at"], str(spec))
     zero.set_learning_rates(engine, dict.fromkeys(SHAPES, RATE))

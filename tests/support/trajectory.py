@@ -18,7 +18,7 @@ import hebrew_asr.model.packed as packed_module
 from hebrew_asr.audio.decode import decode, to_int16
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
-from hebrew_asr.config.profiles import Batching
+from hebrew_asr.config.batching import Batching
 from hebrew_asr.config.recipe import Recipe, load_recipe
 from hebrew_asr.data.collate import Example, pack
 from hebrew_asr.data.loader import StepDataset

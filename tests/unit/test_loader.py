@@ -9,7 +9,7 @@ import soundfile
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
 from hebrew_asr.audio.frames import EncoderGeometry
-from hebrew_asr.config.profiles import Batching
+from hebrew_asr.config.batching import Batching
 from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.manifest import Clip

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from hebrew_asr.audio.augment import allowed_speeds
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.cli import main
-from hebrew_asr.config.profiles import Batching
+from hebrew_asr.config.batching import Batching
 from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.data.clips import Clip, Clips
 from hebrew_asr.data.loader import StepDataset

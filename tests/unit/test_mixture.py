@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from hebrew_asr.cli import main
-from hebrew_asr.config.profiles import Batching
+from hebrew_asr.config.batching import Batching
 from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.data.clips import Clip, Clips
 from hebrew_asr.data.mixture import Mixture, set_of

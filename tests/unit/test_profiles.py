@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hebrew_asr.config.profiles import check_hardware, deepspeed_config, derive_batching, load_profile
+from hebrew_asr.config.batching import deepspeed_config, derive_batching
+from hebrew_asr.config.profiles import check_hardware, load_profile
 from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.errors import EnvironmentProblem, UsageError
 
@@ -83,6 +84,10 @@ def test_halves_keep_the_effective_batch(tmp_path):
     assert sizes == [(64, 1), (8, 2), (4, 4), (2, 8), (1, 16)]
 
 
+SENDS_BF16 = {"bf16": {"enabled": True}, "communication_data_type": "bf16"}
+OFFLOADS = {"offload_optimizer": {"device": "cpu"}}
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [
@@ -95,6 +100,8 @@ def test_halves_keep_the_effective_batch(tmp_path):
         ({"zero_optimization": {"stage": 7}}, "must be 0, 1, 2 or 3"),
         ({"zero_optimization": {"overlap_comm": True}}, r'stage is missing: write "zero_optimization": \{"stage": 1\}'),
         ({"bf16": {"enabled": True}}, "gradients add up in bf16"),
+        ({**SENDS_BF16, "zero_optimization": {"stage": 1}}, "summed over ranks in bf16; only owners at ZeRO stage 2"),
+        ({**SENDS_BF16, "zero_optimization": {"stage": 2, **OFFLOADS}}, "summed over ranks in bf16; only owners"),
         (
             {
                 "bf16": {"enabled": True},

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hebrew_asr.config.profiles import Batching
+from hebrew_asr.config.batching import Batching
 from hebrew_asr.data.sampler import StepSampler
 
 costs = st.lists(st.floats(0.5, 30.0), min_size=1, max_size=120)

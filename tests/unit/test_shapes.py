@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
-from hebrew_asr.config.profiles import derive_batching, load_profile
+from hebrew_asr.config.batching import derive_batching
+from hebrew_asr.config.profiles import load_profile
 from hebrew_asr.config.recipe import Augmentation, load_recipe
 from hebrew_asr.data.collate import IGNORED, Example, PackedBatch, pack
 from hebrew_asr.data.loader import StepDataset

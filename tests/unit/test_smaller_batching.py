@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hebrew_asr.config.profiles import Batching
+from hebrew_asr.config.batching import Batching
 from hebrew_asr.engine.engine import MicroBatchTooLarge
 from hebrew_asr.errors import OutOfMemory, TrainingFault
 from hebrew_asr.training.out_of_memory import earlier_fault, smaller_batching
