@@ -29,6 +29,8 @@ class Input:
 
     name: str
     """As it was named, or found below the folder that was; ``-`` for standard input."""
+    named: bool = True
+    """Itself, not found in a folder or by a pattern, where a pipe is read by nobody: it could wait for ever."""
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Its sound, as :func:`decode_blocks` gives it; a pipe is copied to a temporary file first.
@@ -38,7 +40,7 @@ class Input:
         """
         if self.name in STDIN:
             yield from decode_blocks(sys.stdin.buffer, name=self.name)
-        elif _is_pipe(self.name):
+        elif self.named and _is_pipe(self.name):
             with open(self.name, "rb") as pipe:
                 yield from decode_blocks(pipe, name=self.name)
         else:
@@ -61,7 +63,7 @@ def find_inputs(names: Sequence[str]) -> tuple[list[Input], list[DataError]]:
             continue
         for path in paths:
             identity = STDIN[0] if path in STDIN else path if _is_pipe(path) else os.path.realpath(path)
-            found.setdefault(identity, Input(path))
+            found.setdefault(identity, Input(path, path == name))
     return list(found.values()), errors
 
 

@@ -314,6 +314,16 @@ def test_pipe_is_an_input(tmp_path):
     writer.join()
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("name", ["", "*.wav"])
+def test_a_pipe_that_was_not_named_itself_is_told_instead_of_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe.wav")
+    (one,), errors = find_inputs([str(tmp_path / name)])
+    with pytest.raises(DataError, match=r"pipe\.wav: it is a pipe"):
+        list(one.blocks())
+    assert not errors
+
+
 def test_output_names_never_collide():
     names = ["/m/a/talk.mp3", "/m/b/talk.mp3", "/m/b/talk.wav", "/m/b/Other.wav", "/m/c/other.wav", "-", "/m/one.wav"]
     paths = output_paths([Input(name) for name in names], Path("out"), "srt")
