@@ -24,6 +24,7 @@ from hebrew_asr.corpus.preparation.disk import require_disk
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.output import (
     DROPPED,
+    WORK,
     delete_clips,
     is_list_of_dropped,
     is_of_prepare,
@@ -46,7 +47,6 @@ SUCCESS = "_SUCCESS"
 LEADERBOARD_TESTS = ("ivrit-ai/eval-d1", "ivrit-ai/eval-whatsapp")
 """Excluded by default when anything is fetched from the hub."""
 
-_WORK = ".work"
 _JOB = "job.json"
 _OF_SPLIT = ("split", "hold_out", "eval_fraction", "seed", "group_by_name")  # what is converted is the same by any
 
@@ -74,7 +74,7 @@ def ensure_prepared(folder: str | Path, options: PrepareOptions | None = None) -
         HebrewASRError: preparation failed, for the reason it names.
     """
     folder = Path(folder)
-    own = has_manifest(folder / "train.jsonl") and not (folder / _WORK).exists()
+    own = has_manifest(folder / "train.jsonl") and not (folder / WORK).exists()
     if not is_prepared(folder) and not own:
         prepare(replace(options or PrepareOptions(), out=folder))
     return folder
@@ -94,7 +94,7 @@ def prepare(options: PrepareOptions) -> dict[str, Any]:
     options.check()
     if options.workers_on is not None:  # other machines start in other folders
         options = replace(options, out=options.out.resolve())
-    folder, work = options.out, options.out / _WORK
+    folder, work = options.out, options.out / WORK
     was_ready = is_prepared(folder)
     with _write_errors_explained(folder):
         _refuse_foreign(folder)
@@ -116,7 +116,7 @@ def _refuse_foreign(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise UsageError(f"--out {folder} is a file: name a folder, which is made if need be")
-    found = _foreign_files(folder, folder / _WORK)
+    found = _foreign_files(folder, folder / WORK)
     if found and not is_prepared(folder):  # another process may have ended meanwhile
         raise UsageError(
             f"{folder} holds {', '.join(found[:3])}, not made by prepare: choose another --out, or empty it"
@@ -162,7 +162,7 @@ def _write_errors_explained(folder: Path) -> Generator[None, None, None]:
     try:
         yield
     except OSError as error:
-        begun = _has_begun(folder / _WORK)
+        begun = _has_begun(folder / WORK)
         again = ". What is done is kept: run the same command again to continue" if begun else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise EnvironmentProblem(f"the disk is full, writing to {folder}: free some space{again}") from error
@@ -252,7 +252,7 @@ def _assembled(units: list[Unit], options: PrepareOptions, folder: Path, work: P
     try:
         assembly = assemble(records, options)
     except DataError as error:
-        fell_out = [record for record in records if record.fate != "kept"]
+        fell_out = records.where(~records.equal("fate", "kept"))
         write_dropped(folder, fell_out)
         raise DataError(f"{error}. {folder / DROPPED} names each that fell out" if fell_out else str(error)) from error
     part_of = np.repeat(np.arange(len(parts)), sizes)

@@ -8,11 +8,13 @@ share them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from operator import attrgetter
-from typing import Any, overload
+from typing import IO, Any, overload
 
 import numpy as np
 import pyarrow
@@ -43,6 +45,7 @@ COLUMNS = pyarrow.schema(
 )
 """A clip's audio path is folder and name end to end: a folder ends in a slash, or is empty. They are bytes since a file
 name need not be UTF-8 (:func:`path_bytes`)."""
+_TYPES = [pyarrow.int32(), *COLUMNS.types[1:]]
 NEW_WORDS = pyarrow.field("new_words", pyarrow.list_(pyarrow.large_string()))
 """One more column of a mapped file: some words of each text, all together each word of all texts once
 (:func:`hebrew_asr.data.vocabulary.new_words`)."""
@@ -188,11 +191,12 @@ class Clips(Sequence[Clip]):
 class Columns:
     """Collects clips into columns, a few thousand at a time."""
 
-    def __init__(self) -> None:
-        """Empty."""
+    def __init__(self, new_stream: Callable[[], IO[bytes]] = BytesIO) -> None:
+        """Empty. What ``new_stream`` makes holds their content: memory, or temporary files, which are mapped."""
         self._codes: dict[str, int] = {}
-        self._batches: list[pyarrow.Table] = []
-        self._lists: list[list[Any]] = [[] for _ in COLUMNS]
+        self._rows, self._lists = 0, [list[Any]() for _ in COLUMNS]
+        self._streams = [[new_stream() for _ in pyarrow.nulls(0, kind).buffers()[1:]] for kind in _TYPES]
+        """Of each column the bounds of its values, unless these are numbers, and the values."""
 
     def add(self, audio: str, *others: Any) -> None:
         """One more clip, by the values of ``Clip`` in its order; they are not checked."""
@@ -204,24 +208,32 @@ class Columns:
             self._settle()
 
     def _settle(self) -> None:
-        types = [pyarrow.int32(), *COLUMNS.types[1:]]
-        arrays = [array_of(held, kind) for held, kind in zip(self._lists, types, strict=True)]
-        self._batches.append(pyarrow.table(arrays, COLUMNS.names))
-        for held in self._lists:
-            held.clear()
+        self._rows += len(self._lists[0])
+        for values, kind, (*bounds, content) in zip(self._lists, _TYPES, self._streams, strict=True):
+            _, *own_bounds, own = array_of(values, kind).buffers()
+            for stream, first_to_last in zip(bounds, own_bounds, strict=True):
+                shifted = np.frombuffer(first_to_last, np.int64) + content.tell()
+                stream.write(shifted[1 if stream.tell() else 0 :].data)
+            content.write(own)
+            values.clear()
 
     def batch(self) -> pyarrow.RecordBatch:
         """All clips, of the schema ``COLUMNS``."""
         self._settle()
-        table = pyarrow.concat_tables(self._batches).combine_chunks()
-        codes, *others = map(only_chunk, table.columns)
+        content = [[None, *map(_content_of, streams)] for streams in self._streams]
+        rows = [self._rows] * len(content)
+        codes, *others = map(pyarrow.Array.from_buffers, _TYPES, rows, content)
         folders = array_of([path_bytes(folder) for folder in self._codes], pyarrow.large_binary())
         return pyarrow.record_batch([pyarrow.DictionaryArray.from_arrays(codes, folders), *others], schema=COLUMNS)
 
 
-def only_chunk(column: pyarrow.ChunkedArray) -> pyarrow.Array:
-    """A column of a table whose chunks were combined."""
-    return column.chunk(0) if column.num_chunks else pyarrow.nulls(0, column.type)
+def _content_of(stream: IO[bytes]) -> pyarrow.Buffer:
+    """All that was written to a stream, which is not copied; a file may be closed then."""
+    if isinstance(stream, BytesIO):
+        return pyarrow.py_buffer(stream.getbuffer())
+    stream.flush()
+    size = stream.tell()  # nothing cannot be mapped
+    return pyarrow.py_buffer(mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
 
 
 def array_of(values: Sequence[Any] | np.ndarray, kind: pyarrow.DataType) -> pyarrow.Array:

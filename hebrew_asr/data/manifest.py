@@ -17,10 +17,11 @@ import math
 import re
 from array import array
 from collections.abc import Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -100,12 +101,15 @@ def _open_mapped(path: Path) -> tuple[pyarrow.RecordBatch, str] | None:
         return None
 
 
-def read_lines(path: Path, *, check_audio: bool, allow_outside: bool) -> Clips:
-    """The clips of a text manifest, whatever lies beside it."""
+def read_lines(path: Path, *, check_audio: bool, allow_outside: bool, scratch: Path | None = None) -> Clips:
+    """The clips of a text manifest, whatever lies beside it.
+
+    Their columns lie in memory, or, in a folder ``scratch``, in mapped files that have no name.
+    """
     if not path.is_file():
         raise DataError(f"manifest not found: {path}. Prepare one with `hebrew-asr prepare`, or give another folder")
     with _no_garbage_collection():
-        batch, numbers, problems = _read(path)
+        batch, numbers, problems = _read(path, scratch)
     folders, misplaced = locate(batch, path.parent, check_audio=check_audio, allow_outside=allow_outside)
     problems |= {numbers[row]: problem for row, problem in misplaced.items()}
     batch, unmeasured = _with_durations(batch, folders, misplaced)
@@ -122,18 +126,19 @@ def _refuse(path: Path, problems: dict[int, str], unit: str = "line") -> None:
         raise DataError(f"manifest {path}: {listed}{more}")
 
 
-def _read(path: Path) -> tuple[pyarrow.RecordBatch, Sequence[int], dict[int, str]]:
+def _read(path: Path, scratch: Path | None) -> tuple[pyarrow.RecordBatch, Sequence[int], dict[int, str]]:
     """The clips, a duration of NaN where none is stated; the line of each; and what is wrong with other lines."""
-    columns, numbers = Columns(), array("q")
-    problems: dict[int, str] = {}
-    for number, line in _lines(path):
-        try:
-            columns.add(*_values_of(line, number))
-        except (ValueError, RecursionError) as error:
-            problems[number] = str(error)
-            continue
-        numbers.append(number)
-    batch = columns.batch()
+    numbers, problems = array("q"), dict[int, str]()
+    with ExitStack() as files:
+        columns = Columns() if scratch is None else Columns(lambda: files.enter_context(TemporaryFile(dir=scratch)))
+        for number, line in _lines(path):
+            try:
+                columns.add(*_values_of(line, number))
+            except (ValueError, RecursionError) as error:
+                problems[number] = str(error)
+                continue
+            numbers.append(number)
+        batch = columns.batch()
     if len(batch["id"].unique()) < batch.num_rows:
         seen: set[str] = set()
         for number, identity in zip(numbers, batch["id"].to_pylist(), strict=True):
@@ -324,7 +329,7 @@ def index_manifest(path: str | Path) -> Path:
     if mapped.exists() and not is_mapped(mapped):
         raise UsageError(f"{mapped} was not written by this command: move it, it would be overwritten")
     before = digest_of(path) if path.is_file() else ""
-    clips = read_lines(path, check_audio=False, allow_outside=True)
+    clips = read_lines(path, check_audio=False, allow_outside=True, scratch=path.parent)
     if digest_of(path) != before:
         raise DataError(f"manifest {path} changed while it was read: somebody writes to it; try again")
     write_mapped(mapped, clips, before)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import pyarrow
@@ -20,8 +20,8 @@ _TUPLE = "tuple[str, ...]"
 T = TypeVar("T")
 
 
-class Records(Generic[T]):
-    """Objects in their order. Changing one changes no column."""
+class Records(Sequence[T]):
+    """Objects in their order. Changing one changes no column. Those that lie in a file are pickled by its path."""
 
     def __init__(self, kind: type[T], objects: Iterable[T], file: Path | None = None):
         """Columns of ``objects``, which may be made one after the other.
@@ -43,29 +43,43 @@ class Records(Generic[T]):
         }
         schema = pyarrow.schema(types)
         if file is None:
-            table = pyarrow.Table.from_batches(_batches(objects, schema), schema)
+            self._batches = pyarrow.Table.from_batches(_batches(objects, schema), schema).to_batches()
         else:
             with file.open("wb") as stream, pyarrow.ipc.new_file(stream, schema) as writer:
                 for batch in _batches(objects, schema):
                     writer.write_batch(batch)
-            table = pyarrow.ipc.open_file(pyarrow.memory_map(str(file))).read_all()
-        self._kind, self._batches = kind, table.to_batches()
+            self._batches = _mapped(file)
+        self._kind, self._file = kind, file
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
-        self.numbers = np.arange(len(table))
+        self.numbers = np.arange(self._starts[-1])
         """(objects,) int64, ascending, the place of each among those that the first columns were made of."""
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, index: int) -> T:
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Records[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Records[T]:
+        if isinstance(index, slice):
+            return self._numbered(self.numbers[index])
         number = self.numbers[index]
         batch = int(np.searchsorted(self._starts, number, "right")) - 1
         (one,) = self._made(self._batches[batch].slice(int(number - self._starts[batch]), 1))
         return one
 
     def __iter__(self) -> Iterator[T]:
-        for batch in self._chosen(self._batches):
+        for batch in self._chosen(lambda batch: batch):
             yield from self._made(batch)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) if self._file is None else vars(self) | {"_batches": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if self._file is not None:
+            self._batches = _mapped(self._file)
 
     def _made(self, batch: pyarrow.RecordBatch) -> Iterator[T]:
         columns = (
@@ -74,18 +88,17 @@ class Records(Generic[T]):
         )
         return (self._kind(*values) for values in zip(*columns, strict=True))
 
-    def _chosen(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """Of batches, or of a column of each, the rows that are of these objects."""
-        bounds = np.searchsorted(self.numbers, self._starts).tolist()
-        for batch, start, first, stop in zip(batches, self._starts.tolist(), bounds, bounds[1:], strict=False):
-            if stop - first == len(batch):
-                yield batch
-            elif stop > first:
-                yield batch.take(array_of(self.numbers[first:stop] - start, pyarrow.int64()))
+    def _chosen(self, of: Callable[[pyarrow.RecordBatch], Any]) -> Iterator[Any]:
+        """Of batches, or of what ``of`` takes of each, the rows that are of these objects."""
+        bounds = np.searchsorted(self.numbers, self._starts)
+        for at in np.flatnonzero(np.diff(bounds)).tolist():
+            numbers, batch = self.numbers[bounds[at] : bounds[at + 1]], of(self._batches[at])
+            is_whole = len(numbers) == len(batch)
+            yield batch if is_whole else batch.take(array_of(numbers - self._starts[at], pyarrow.int64()))
 
     def parts(self, name: str) -> Iterator[pyarrow.Array]:
         """The values of a field, some thousand at a time."""
-        return self._chosen(batch[name] for batch in self._batches)
+        return self._chosen(lambda batch: batch[name])
 
     def values(self, name: str) -> Iterator[Any]:
         """The values of a field, one after the other."""
@@ -109,15 +122,17 @@ class Records(Generic[T]):
 
     def where(self, chosen: np.ndarray) -> Records[T]:
         """Those that ``chosen`` (objects,) bool marks, as they are now; their columns are not copied."""
-        other = object.__new__(Records)
-        other._kind, other._batches, other._starts = self._kind, self._batches, self._starts
-        other.numbers = self.numbers[chosen]
+        return self._numbered(self.numbers[chosen])
+
+    def _numbered(self, numbers: np.ndarray) -> Records[T]:
+        other: Records[T] = object.__new__(Records)
+        vars(other).update(vars(self) | {"numbers": numbers})
         return other
 
     def replace(self, numbers: list[int], **values: Any) -> None:
         """Give the objects of these ``numbers``, ascending, a value each in some fields; a lone string is for all."""
         bounds = np.searchsorted(numbers, self._starts).tolist()
-        self._batches = list(self._batches)
+        self._batches, self._file = list(self._batches), None
         for at, (start, first, stop) in enumerate(zip(self._starts.tolist(), bounds, bounds[1:], strict=False)):
             for name, own in values.items() if stop > first else ():
                 batch = self._batches[at]
@@ -127,6 +142,10 @@ class Records(Generic[T]):
                 both = pyarrow.concat_arrays([batch[name], array_of(held, batch[name].type)])
                 changed = both.take(array_of(places, pyarrow.int64()))
                 self._batches[at] = batch.set_column(batch.schema.get_field_index(name), name, changed)
+
+
+def _mapped(file: Path) -> list[pyarrow.RecordBatch]:
+    return pyarrow.ipc.open_file(pyarrow.memory_map(str(file))).read_all().to_batches()
 
 
 def _batches(objects: Iterable[Any], schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:

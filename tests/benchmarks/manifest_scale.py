@@ -21,6 +21,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +32,20 @@ import pyarrow
 from hebrew_asr.data.clips import COLUMNS, Clips, compute
 from hebrew_asr.data.manifest import open_manifest
 from hebrew_asr.data.mapped import digest_of, mapped_path, write_mapped
+from hebrew_asr.sources import unit_name
 from hebrew_asr.text.prompt import build_target
 
 _WORDS, _MEAN_WORDS, _CLIPS_PER_FOLDER = 500_000, 9.5, 10_000
+_ROWS_PER_UNIT = 1000
 _MIB = 1 << 20
 _HEADER = (
     "| clips | JSON lines, Arrow | ranks | ready, s (CPU) | of which open, shapes, vocabulary | deal, ms (CPU) "
     "| own MiB (peak) | shared MiB |"
 )
+_PARENT = "| rows | store | assembled, s (CPU) | written, s (CPU) | own MiB peak | bytes a row | mapped MiB peak |"
 _OTHERS = {
+    "files": _PARENT,
+    "shards": _PARENT,
     "split": "| clips | records, s (CPU) | split, s (CPU) | file, MiB | own MiB | peak | components | eval clips |",
     "audit": "| clips | audit, s (CPU of all its processes) | own MiB peak | problems |",
     "plan": "| clips | plan, s (CPU) | own MiB peak |",
@@ -218,6 +226,74 @@ class Cost:
         return (max(self.memory.peak, self.memory.own()) - self.memory.before) / _MIB
 
 
+def draw_work(folder: Path, store: str) -> Path:
+    """What workers leave of the clips of a manifest for ``prepare`` to assemble; its folder.
+
+    One row of ten is dropped, one of 101 has the sound of another. Clips are of 64 bytes that are no sound.
+    """
+    from hebrew_asr.corpus.preparation.parts import Record, part_path, write_part
+
+    out = folder / store
+    if (out / ".work" / "parts").is_dir():
+        return out
+    rows = enumerate(open_manifest(folder / "train.jsonl", check_audio=False))
+    for number, of_unit in enumerate(iter(lambda: list(islice(rows, _ROWS_PER_UNIT)), [])):
+        name = unit_name(_Drawn(number * _ROWS_PER_UNIT))
+        records, sounds = [], bytearray()
+        for row, clip in of_unit:
+            record = Record("dropped", f"crowd/{clip.id}", number, row, clip.duration_s, clip.transcript)
+            record.reason = "" if row % 10 else "noisy"
+            record.groups = (f"speaker:{clip.group}", f"uuid:{clip.id}")
+            if not record.reason:
+                content = hashlib.blake2b(f"{row - row % 101 // 100}".encode()).digest()
+                record.fate, record.words, record.size_bytes = "kept", clip.transcript, len(content)
+                record.audio = f"clips/crowd/{number:05d}/{row:06d}.flac"
+                record.fingerprint = hashlib.md5(content).hexdigest()
+                if store == "shards":
+                    record.held, record.offset_bytes = f".work/sounds/{name}.flac", len(sounds)
+                    sounds += content
+                else:
+                    (out / record.audio).parent.mkdir(parents=True, exist_ok=True)
+                    (out / record.audio).write_bytes(content)
+            records.append(record)
+        if sounds:
+            (out / ".work" / "sounds" / "crowd").mkdir(parents=True, exist_ok=True)
+            (out / ".work" / "sounds" / f"{name}.flac").write_bytes(sounds)
+        write_part(part_path(out / ".work", name), records)
+    return out
+
+
+@dataclass
+class _Drawn:
+    first_row: int
+    dataset: str = "crowd"
+    shard: int = 0
+
+
+def measure_parent(folder: Path, store: str) -> str:
+    """Make the set of what :func:`draw_work` left, as the parent process of ``prepare`` does."""
+    from hebrew_asr.corpus.preparation import shards
+    from hebrew_asr.corpus.preparation.options import PrepareOptions
+    from hebrew_asr.corpus.preparation.output import write_set
+    from hebrew_asr.corpus.preparation.workers import Workers
+    from hebrew_asr.corpus.prepare import _assembled
+    from hebrew_asr.sources import Source
+
+    shards.SHARD_BYTES = 1_000_000  # some 15,000 clips, as of 1 GiB of real ones
+    out = folder / store
+    count = sum(1 for _ in (folder / "train.jsonl").open("rb"))
+    cost = Cost()
+    options = PrepareOptions(source=("crowd",), out=out, store=store, exclude=())
+    units = [_Drawn(first) for first in range(0, count, _ROWS_PER_UNIT)]
+    assembly = _assembled(units, options, out, out / ".work")
+    assembled = cost.told()
+    with Workers(1, out / ".work") as workers:
+        write_set(out, assembly, [Source("crowd", "drawn", ())], options, options.identity(), workers)
+    written, peak = cost.told(), cost.peak_mib
+    mapped = _status("VmHWM") / _MIB
+    return f"{store} | {assembled} | {written} | {peak:,.0f} | {peak * _MIB / count:,.0f} | {mapped:,.0f}"
+
+
 def measure_split(folder: Path) -> str:
     """Split records of the clips of a manifest, as ``prepare`` does."""
     from hebrew_asr.corpus.preparation.assemble import assemble, in_columns
@@ -288,8 +364,9 @@ def main() -> None:
     if arguments.rank:
         return rank_main(arguments.folder, *arguments.rank, arguments.model)
     if arguments.here:
-        measure = {"split": measure_split, "audit": measure_audit, "plan": measure_plan}[arguments.here]
-        print(measure(arguments.folder))
+        parent = {store: partial(measure_parent, store=store) for store in ("files", "shards")}
+        measures = parent | {"split": measure_split, "audit": measure_audit, "plan": measure_plan}
+        print(measures[arguments.here](arguments.folder))
         return None
     with tempfile.TemporaryDirectory() as temporary:
         sets = {count: (arguments.folder or Path(temporary)) / str(count) for count in arguments.clips}
@@ -304,6 +381,8 @@ def main() -> None:
                     for ranks in arguments.ranks:
                         print(_line(folder / "train.jsonl", count, ranks, arguments.model), flush=True)
                 else:  # in a process of its own, whose memory is its alone
+                    if name in ("files", "shards"):
+                        draw_work(folder, name)
                     command = [sys.executable, "-m", __spec__.name, "--folder", str(folder), "--here", name]
                     told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
                     print(f"| {count:,} | {told} |", flush=True)

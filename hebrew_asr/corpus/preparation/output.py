@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import re
+from array import array
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -25,14 +27,15 @@ from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.parts import Record
 from hebrew_asr.corpus.preparation.shards import pack_all, packed_clips, shards_of
 from hebrew_asr.corpus.preparation.workers import Workers
-from hebrew_asr.data.clips import Clip, Clips
+from hebrew_asr.data.clips import Clip
 from hebrew_asr.data.manifest import index_manifest, row_of
+from hebrew_asr.data.records import Records
 from hebrew_asr.files import sha256_of, write_json, write_lines
 from hebrew_asr.sources import Source
 from hebrew_asr.text.normalize import NORMALIZER_VERSION
 from hebrew_asr.text.prompt import build_target
 
-DROPPED = "dropped.jsonl"
+DROPPED, WORK = "dropped.jsonl", ".work"
 _ROW_BITS = 40
 FORMAT = 1
 """Of manifest.json."""
@@ -42,7 +45,7 @@ _CLIP = r"clips/[^/]+/\d{5,}/\d{6,}(-\d{2,})?\.(flac|wav)|clips/[^/]+/\d{5,}/\.\
 _SHARD = r"data/(train|eval)-\d{5}-of-\d{5}\.parquet|data/\.(train|eval)-\d{5}-of-\d{5}\.parquet\.\d+\.tmp"
 _OURS = re.compile(
     rf"(train|eval|dropped)\.jsonl|(train|eval)\.arrow|manifest\.json|_SUCCESS|{_TEMPORARY}|{_CLIP}|{_SHARD}"
-    r"|\.work/(lock|job\.json|_SUCCESS|records\.arrow|\.[^/]+\.\d+\.tmp|parts/[^/]+/\.?\d{5,}-\d{7,}\.jsonl(\.\d+\.tmp)?"
+    r"|\.work/(lock|job\.json|_SUCCESS|records\.arrow|(train|eval)\.(clips|sounds)|\.[^/]+\.\d+\.tmp|parts/[^/]+/\.?\d{5,}-\d{7,}\.jsonl(\.\d+\.tmp)?"
     r"|sounds/[^/]+/\.?\d{5,}-\d{7,}\.flac(\.\d+\.tmp)?|at/[^/]+|seen-[0-9a-f]+|crashed/[^/]+/\d{5,}-\d{7,}/\d+)"
 )
 
@@ -71,41 +74,42 @@ def write_set(
         The content of manifest.json.
     """
     hold_out = assembly.split.get("held_out_whole", "source")
-    absolute = options.audio == "wav"  # the official script resolves paths against wherever it is started
-    sides = {
-        side: Clips.of(_clip(record, hold_out, folder if absolute else None) for record in records)
-        for side, records in (("train", assembly.train), ("eval", assembly.eval))
+    # The official script resolves paths against wherever it is started.
+    root = folder.resolve() if options.audio == "wav" else None
+    sides = {"train": assembly.train, "eval": assembly.eval}
+    clips: Mapping[str, Iterable[Clip]] = {
+        side: (_clip(record, hold_out, root) for record in records) for side, records in sides.items()
     }
     digests: dict[str, str] = {}
     if options.store == "shards":
-        sides, digests = _into_shards(folder, assembly, sides, workers)
-    for side, clips in sides.items():
+        clips, digests = _into_shards(folder, sides, clips, workers)
+    named = list(digests) or chain.from_iterable(records.values("audio") for records in sides.values())
+    for side, records in sides.items():
         name = f"{side}.jsonl"
-        digests[name] = write_lines(folder / name, map(row_of, clips))
-        if clips:
+        digests[name] = write_lines(folder / name, map(row_of, clips[side]))
+        if records:
             mapped = index_manifest(folder / name)
             digests[mapped.name] = sha256_of(mapped)
     digests[DROPPED] = write_dropped(folder, assembly.dropped)
     manifest = _manifest(assembly, sources, options.audio, asked) | {"sha256": digests}
     write_json(folder / "manifest.json", manifest)
-    root = f"{folder.resolve()}/"
-    _delete_unnamed(folder, {clip.audio.removeprefix(root) for clips in sides.values() for clip in clips})
+    _delete_unnamed(folder, named)
     return manifest
 
 
 def _into_shards(
-    folder: Path, assembly: Assembly, sides: dict[str, Clips], workers: Workers
-) -> tuple[dict[str, Clips], dict[str, str]]:
+    folder: Path, sides: dict[str, Records[Record]], clips: Mapping[str, Iterable[Clip]], workers: Workers
+) -> tuple[Mapping[str, Iterable[Clip]], dict[str, str]]:
     """The clips as they lie in shards, and the SHA-256 of each shard by its path."""
-    sounds = {
-        side: [Part(str(folder / record.held), record.offset_bytes, record.size_bytes) for record in records]
-        for side, records in (("train", assembly.train), ("eval", assembly.eval))
-    }
-    shards = {side: shards_of(folder, side, clips, sounds[side]) for side, clips in sides.items()}
+    shards = {}
+    for side, records in sides.items():  # in files that workers map: a shard that is sent to one says only where it is
+        waiting = (Part(record.held, record.offset_bytes, record.size_bytes) for record in records)
+        sounds = Records(Part, waiting, folder / WORK / f"{side}.sounds")
+        shards[side] = shards_of(folder, side, Records(Clip, clips[side], folder / WORK / f"{side}.clips"), sounds)
     every = [shard for own in shards.values() for shard in own]
     packed = dict(zip((shard.path for shard in every), pack_all(every, workers), strict=True))
     placed = {
-        side: Clips.of(clip for shard in own for clip in packed_clips(shard, packed[shard.path], folder))
+        side: (clip for shard in own for clip in packed_clips(shard, packed[shard.path], folder))
         for side, own in shards.items()
     }
     return placed, {path.relative_to(folder).as_posix(): found.sha256 for path, found in packed.items()}
@@ -126,7 +130,7 @@ def is_list_of_dropped(path: Path) -> bool:
 
 
 def _clip(record: Record, hold_out: str, root: Path | None) -> Clip:
-    audio = record.audio if root is None else str(root.resolve() / record.audio)
+    audio = record.audio if root is None else str(root / record.audio)
     return Clip(audio, build_target(record.transcript), record.id, record.duration_s, group_of(record, hold_out))
 
 
@@ -156,18 +160,18 @@ def _manifest(assembly: Assembly, sources: list[Source], audio: str, asked: dict
                 "shards": len(source.shards),
                 "bytes": sum(shard.size_bytes for shard in source.shards),
                 "recordings": _num_rows(source.name, assembly),
-                **_tally(record for record in chain(*kept) if record.id.startswith(f"{source.name}/")),
+                **_tally(record.duration_s for record in chain(*kept) if record.id.startswith(f"{source.name}/")),
             }
             for source in sources
         ],
-        "train": _tally(assembly.train),
-        "eval": _tally(assembly.eval),
+        "train": _tally(assembly.train.values("duration_s")),
+        "eval": _tally(assembly.eval.values("duration_s")),
         "dropped": drop_table(assembly.dropped),
         "split": assembly.split,
         "audio": {
             "format": audio,
             "sample_rate_hz": 16_000,
-            "bytes": sum(record.size_bytes for record in chain(*kept)),
+            "bytes": sum(int(side.column("size_bytes").sum()) for side in kept),
             "sha256_of_fingerprints": samples.hexdigest(),
         },
         "options": asked,
@@ -196,21 +200,21 @@ def versions() -> dict[str, str]:
     }
 
 
-def _tally(records: Iterable[Record]) -> dict[str, Any]:
-    durations = [record.duration_s for record in records]
-    return {"clips": len(durations), "hours": round(sum(durations) / 3600, 4)}
+def _tally(durations_s: Iterable[float]) -> dict[str, Any]:
+    held = array("d", durations_s)
+    return {"clips": len(held), "hours": round(sum(held) / 3600, 4)}
 
 
 def drop_table(dropped: Iterable[Record]) -> dict[str, dict[str, Any]]:
     """For each reason, most frequent first: how many clips, and hours where the audio was decoded."""
-    by_reason: dict[str, list[Record]] = defaultdict(list)
+    by_reason: dict[str, array[float]] = defaultdict(partial(array, "d"))
     for record in dropped:
-        by_reason[record.reason].append(record)
+        by_reason[record.reason].append(record.duration_s)
     ordered = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
-    return {reason: _tally(records) for reason, records in ordered}
+    return {reason: _tally(durations_s) for reason, durations_s in ordered}
 
 
-def _delete_unnamed(folder: Path, named: set[str]) -> None:
+def _delete_unnamed(folder: Path, named: Iterable[str]) -> None:
     """Duplicates and leftovers of a killed run are on disk, but in no manifest."""
     for temporary in folder.glob(".*.tmp"):
         if is_of_prepare(temporary.name):
@@ -218,14 +222,17 @@ def _delete_unnamed(folder: Path, named: set[str]) -> None:
     delete_clips(folder, named)
 
 
-def delete_clips(folder: Path, kept: set[str]) -> None:
+def delete_clips(folder: Path, kept: Iterable[str]) -> None:
     """Delete clips and shards that ``prepare`` made but those ``kept``, by path in ``folder``, and empty folders."""
+    names: dict[str, bytearray] = defaultdict(bytearray)
+    for above, _, name in (path.rpartition("/") for path in kept):
+        names[above] += f"{name}/".encode()
     for root in (folder / "clips", folder / "data"):
         for place, folders, files in os.walk(root, topdown=False):
             above = Path(place).relative_to(folder).as_posix()
             links = [name for name in folders if Path(place, name).is_symlink()]
-            for relative in (f"{above}/{name}" for name in (*files, *links)):
-                if relative not in kept and is_of_prepare(relative):
-                    (folder / relative).unlink()
+            for name in {*files, *links}.difference(names[above].decode().split("/")):
+                if is_of_prepare(f"{above}/{name}"):
+                    (folder / above / name).unlink()
             if not any(Path(place).iterdir()) and not Path(place).is_symlink():
                 Path(place).rmdir()

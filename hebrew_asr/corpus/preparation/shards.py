@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, replace
@@ -56,9 +57,11 @@ class Shard:
     """A shard and what belongs into it."""
 
     path: Path
-    clips: list[Clip]
+    folder: Path
+    """Of the set: paths of ``sounds`` start there."""
+    clips: Sequence[Clip]
     """In order; their ``audio`` is the name that they have in the shard."""
-    sounds: list[Part]
+    sounds: Sequence[Part]
     """Where each clip is now."""
 
 
@@ -66,12 +69,12 @@ class Shard:
 class Packed:
     """A shard that is written."""
 
-    offsets: list[int]
+    offsets: array[int]
     """Where each clip's sound begins."""
     sha256: str
 
 
-def shards_of(folder: Path, side: str, clips: Sequence[Clip], sounds: list[Part]) -> list[Shard]:
+def shards_of(folder: Path, side: str, clips: Sequence[Clip], sounds: Sequence[Part]) -> list[Shard]:
     """Deal the clips of a side to shards, in order: a function of their sizes alone."""
     bounds, room = [0], SHARD_BYTES
     for index, sound in enumerate(sounds):
@@ -80,12 +83,8 @@ def shards_of(folder: Path, side: str, clips: Sequence[Clip], sounds: list[Part]
             bounds.append(index)
             room = SHARD_BYTES - sound.size_bytes
     spans = list(zip(bounds, [*bounds[1:], len(clips)], strict=True)) if clips else []
-    return [
-        Shard(
-            folder / f"data/{side}-{number:05d}-of-{len(spans):05d}.parquet", [*clips[first:stop]], sounds[first:stop]
-        )
-        for number, (first, stop) in enumerate(spans)
-    ]
+    paths = (folder / f"data/{side}-{number:05d}-of-{len(spans):05d}.parquet" for number in range(len(spans)))
+    return [Shard(path, folder, clips[a:b], sounds[a:b]) for path, (a, b) in zip(paths, spans, strict=True)]
 
 
 def pack_all(shards: list[Shard], workers: Workers) -> list[Packed]:
@@ -140,7 +139,7 @@ def _write(shard: Shard) -> None:
             rows = [
                 {
                     "id": clip.id,
-                    "audio": {"bytes": _content(sound), "path": clip.audio},
+                    "audio": {"bytes": _content(shard, sound), "path": clip.audio},
                     "text": clip.text,
                     "duration_s": clip.duration_s,
                     "group": clip.group,
@@ -150,7 +149,7 @@ def _write(shard: Shard) -> None:
             writer.write_table(pyarrow.Table.from_pylist(rows, _SCHEMA))
 
 
-def _offsets(shard: Shard) -> list[int] | None:
+def _offsets(shard: Shard) -> array[int] | None:
     """Where each clip lies in a shard; None if it does not hold just these, in this order, each in one piece.
 
     A plain page holds its values whole, each after its length (parquet-format, Encodings.md), so that between two clips
@@ -162,7 +161,7 @@ def _offsets(shard: Shard) -> list[int] | None:
         return None
     if footer.num_rows != len(shard.clips) or not footer.schema.to_arrow_schema().equals(_SCHEMA):
         return None
-    offsets: list[int] = []
+    offsets = array("q")
     groups = _groups(zip(shard.clips, shard.sounds, strict=True))
     with shard.path.open("rb") as file:
         for number, pairs in enumerate(groups):
@@ -170,7 +169,7 @@ def _offsets(shard: Shard) -> list[int] | None:
             file.seek(column.data_page_offset)
             chunk, position = file.read(column.total_compressed_size), 0
             for _, sound in pairs:
-                content = _content(sound)
+                content = _content(shard, sound)
                 position = chunk.find(struct.pack("<I", len(content)) + content, position)
                 if position < 0:
                     return None
@@ -190,6 +189,6 @@ def _groups(pairs: Iterable[tuple[Clip, Part]]) -> Iterator[list[tuple[Clip, Par
         yield group
 
 
-def _content(sound: Part) -> bytes:
-    with opened(sound, str(sound)) as found:
+def _content(shard: Shard, sound: Part) -> bytes:
+    with opened(replace(sound, path=str(shard.folder / sound.path)), str(sound)) as found:
         return found.read_at(0, found.size)
