@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from hebrew_asr.corpus.preparation import summary
-from hebrew_asr.corpus.preparation.assemble import Assembly, assemble, in_columns
+from hebrew_asr.corpus.preparation.assemble import Assembly, assemble
 from hebrew_asr.corpus.preparation.cluster import Cluster
 from hebrew_asr.corpus.preparation.disk import require_disk
 from hebrew_asr.corpus.preparation.options import PrepareOptions
@@ -36,6 +36,7 @@ from hebrew_asr.corpus.preparation.pool import convert_all
 from hebrew_asr.corpus.preparation.progress import Progress
 from hebrew_asr.corpus.preparation.workers import Workers
 from hebrew_asr.data.manifest import has_manifest
+from hebrew_asr.data.records import Records
 from hebrew_asr.errors import DataError, EnvironmentProblem, UsageError
 from hebrew_asr.files import sync_folder, write_atomically, write_json
 from hebrew_asr.locks import FolderLock, describe
@@ -248,7 +249,7 @@ def _assembled(units: list[Unit], options: PrepareOptions, folder: Path, work: P
             sizes.append(len(of_part))
             yield from of_part
 
-    records = in_columns(found(), work / "records.arrow")
+    records = Records(Record, found(), work / "records.arrow")
     try:
         assembly = assemble(records, options)
     except DataError as error:

@@ -296,9 +296,10 @@ def measure_parent(folder: Path, store: str) -> str:
 
 def measure_split(folder: Path) -> str:
     """Split records of the clips of a manifest, as ``prepare`` does."""
-    from hebrew_asr.corpus.preparation.assemble import assemble, in_columns
+    from hebrew_asr.corpus.preparation.assemble import assemble
     from hebrew_asr.corpus.preparation.options import PrepareOptions
     from hebrew_asr.corpus.preparation.parts import Record
+    from hebrew_asr.data.records import Records
 
     clips = open_manifest(folder / "train.jsonl", check_audio=False)
     cost = Cost()
@@ -318,7 +319,7 @@ def measure_split(folder: Path) -> str:
         for row, clip in enumerate(clips)
     )
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        records = in_columns(found, Path(temporary) / "records.arrow")
+        records = Records(Record, found, Path(temporary) / "records.arrow")
         mapped_mib = (Path(temporary) / "records.arrow").stat().st_size / _MIB
     read, held_mib = cost.told(), (cost.memory.own() - cost.memory.before) / _MIB
     assembly = assemble(records, PrepareOptions())

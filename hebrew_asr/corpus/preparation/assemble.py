@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow
 
+from hebrew_asr.cores import give_back_freed_memory
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.parts import Record
 from hebrew_asr.corpus.split import HeldOut, reaches_share, split_leak_free, split_random, that_matter
@@ -43,11 +44,6 @@ class Assembly:
     """How the split was made, and what it leaks, for manifest.json."""
 
 
-def in_columns(records: Iterable[Record], file: Path | None = None) -> Records[Record]:
-    """Records in columns, mapped from ``file`` if one is named; these themselves if they are in columns."""
-    return records if isinstance(records, Records) else Records(Record, records, file)
-
-
 def assemble(records: Records[Record] | Iterable[Record], options: PrepareOptions) -> Assembly:
     """Decide the fate of every clip, and write it into ``records`` if these are ``Records``.
 
@@ -57,11 +53,12 @@ def assemble(records: Records[Record] | Iterable[Record], options: PrepareOption
     Raises:
         DataError: nothing is left to train on, or no leak-free split exists.
     """
-    records = in_columns(records)
+    records = records if isinstance(records, Records) else Records(Record, records)
     if options.group_by_name:
         _group_by_name(records)
     _drop_overlap(records)
     _drop_duplicates(records)
+    give_back_freed_memory()
     is_kept, is_test = records.equal("fate", "kept"), records.equal("fate", "held out")
     kept, dropped = records.where(is_kept), records.where(~is_kept)
     if not len(kept):

@@ -22,6 +22,7 @@ import soxr
 
 from hebrew_asr import __version__
 from hebrew_asr.audio.source import Part
+from hebrew_asr.cores import give_back_freed_memory
 from hebrew_asr.corpus.preparation.assemble import Assembly, group_of
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.parts import Record
@@ -45,7 +46,8 @@ _CLIP = r"clips/[^/]+/\d{5,}/\d{6,}(-\d{2,})?\.(flac|wav)|clips/[^/]+/\d{5,}/\.\
 _SHARD = r"data/(train|eval)-\d{5}-of-\d{5}\.parquet|data/\.(train|eval)-\d{5}-of-\d{5}\.parquet\.\d+\.tmp"
 _OURS = re.compile(
     rf"(train|eval|dropped)\.jsonl|(train|eval)\.arrow|manifest\.json|_SUCCESS|{_TEMPORARY}|{_CLIP}|{_SHARD}"
-    r"|\.work/(lock|job\.json|_SUCCESS|records\.arrow|(train|eval)\.(clips|sounds)|\.[^/]+\.\d+\.tmp|parts/[^/]+/\.?\d{5,}-\d{7,}\.jsonl(\.\d+\.tmp)?"
+    r"|\.work/(lock|job\.json|_SUCCESS|records\.arrow|(train|eval)\.(clips|sounds)|\.[^/]+\.\d+\.tmp"
+    r"|parts/[^/]+/\.?\d{5,}-\d{7,}\.jsonl(\.\d+\.tmp)?"
     r"|sounds/[^/]+/\.?\d{5,}-\d{7,}\.flac(\.\d+\.tmp)?|at/[^/]+|seen-[0-9a-f]+|crashed/[^/]+/\d{5,}-\d{7,}/\d+)"
 )
 
@@ -74,6 +76,7 @@ def write_set(
         The content of manifest.json.
     """
     hold_out = assembly.split.get("held_out_whole", "source")
+    give_back_freed_memory()
     # The official script resolves paths against wherever it is started.
     root = folder.resolve() if options.audio == "wav" else None
     sides = {"train": assembly.train, "eval": assembly.eval}
@@ -93,7 +96,10 @@ def write_set(
     digests[DROPPED] = write_dropped(folder, assembly.dropped)
     manifest = _manifest(assembly, sources, options.audio, asked) | {"sha256": digests}
     write_json(folder / "manifest.json", manifest)
-    _delete_unnamed(folder, named)
+    for temporary in folder.glob(".*.tmp"):  # of a killed run
+        if is_of_prepare(temporary.name):
+            temporary.unlink()
+    delete_clips(folder, named)
     return manifest
 
 
@@ -212,14 +218,6 @@ def drop_table(dropped: Iterable[Record]) -> dict[str, dict[str, Any]]:
         by_reason[record.reason].append(record.duration_s)
     ordered = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
     return {reason: _tally(durations_s) for reason, durations_s in ordered}
-
-
-def _delete_unnamed(folder: Path, named: Iterable[str]) -> None:
-    """Duplicates and leftovers of a killed run are on disk, but in no manifest."""
-    for temporary in folder.glob(".*.tmp"):
-        if is_of_prepare(temporary.name):
-            temporary.unlink()
-    delete_clips(folder, named)
 
 
 def delete_clips(folder: Path, kept: Iterable[str]) -> None:

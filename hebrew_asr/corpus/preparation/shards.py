@@ -165,7 +165,9 @@ def _offsets(shard: Shard) -> array[int] | None:
     groups = _groups(zip(shard.clips, shard.sounds, strict=True))
     with shard.path.open("rb") as file:
         for number, pairs in enumerate(groups):
-            column = _sound_column(footer.row_group(number))
+            group = footer.row_group(number)
+            columns = (group.column(index) for index in range(group.num_columns))
+            column = next(column for column in columns if column.path_in_schema == _SOUND)
             file.seek(column.data_page_offset)
             chunk, position = file.read(column.total_compressed_size), 0
             for _, sound in pairs:
@@ -176,11 +178,6 @@ def _offsets(shard: Shard) -> array[int] | None:
                 offsets.append(column.data_page_offset + position + 4)
                 position += 4 + len(content)
     return offsets
-
-
-def _sound_column(group: pyarrow.parquet.RowGroupMetaData) -> pyarrow.parquet.ColumnChunkMetaData:
-    columns = (group.column(index) for index in range(group.num_columns))
-    return next(column for column in columns if column.path_in_schema == _SOUND)
 
 
 def _groups(pairs: Iterable[tuple[Clip, Part]]) -> Iterator[list[tuple[Clip, Part]]]:

@@ -8,11 +8,12 @@ import sys
 
 import pytest
 
-from hebrew_asr.corpus.preparation.assemble import assemble, group_of, in_columns
+from hebrew_asr.corpus.preparation.assemble import assemble, group_of
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.output import drop_table
 from hebrew_asr.corpus.preparation.parts import Record
 from hebrew_asr.data import records as of_records
+from hebrew_asr.data.records import Records
 from hebrew_asr.errors import DataError
 from tests.support.tiny_task import ROOT
 
@@ -184,7 +185,7 @@ def test_a_split_is_the_same_of_columns_in_memory_and_in_a_file_however_they_are
     whole = assemble(found, PrepareOptions(**options))
     assert {"no text", "overlaps a public test set"} <= {one.reason for one in whole.dropped}
     monkeypatch.setattr(of_records, "_AT_ONCE", 7)
-    pieces = assemble(in_columns(found, tmp_path / "records"), PrepareOptions(**options))
+    pieces = assemble(Records(Record, found, tmp_path / "records"), PrepareOptions(**options))
     assert pieces.split == whole.split
     for side in ("train", "eval", "dropped"):
         assert list(getattr(pieces, side)) == list(getattr(whole, side))
@@ -193,7 +194,8 @@ def test_a_split_is_the_same_of_columns_in_memory_and_in_a_file_however_they_are
 
 _SPLIT = """
 import sys
-from hebrew_asr.corpus.preparation.assemble import Record, assemble, in_columns
+from hebrew_asr.corpus.preparation.assemble import Record, assemble
+from hebrew_asr.data.records import Records
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from tests.benchmarks.manifest_scale import Cost
 from pathlib import Path
@@ -206,7 +208,7 @@ def clips(count):
 
 assemble(clips(1000), PrepareOptions())
 cost = Cost()
-assert assemble(in_columns(clips(50_000), Path(sys.argv[1])), PrepareOptions()).eval
+assert assemble(Records(Record, clips(50_000), Path(sys.argv[1])), PrepareOptions()).eval
 print(cost.peak_mib)
 """
 
