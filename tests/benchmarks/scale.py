@@ -18,8 +18,8 @@ STORE_MB_PER_HOUR = 3600 * 16_000 * 2 * 0.5 / 1e6
 """flac of 16 kHz and 16 bits at half the size of its samples."""
 TABLE_BYTES_PER_CLIP = (1372 + 1235) * 2**20 / 5e6
 """JSON lines and Arrow, manifest_scale.py."""
-PARENT_BYTES_PER_ROW = (240 - 130) * 2**20 / 90_000
-"""Of the process that assembles the set, prepare_memory.py, from 10,000 to 100,000 rows."""
+PARENT_BYTES_PER_ROW = 309 * 2**20 / 1e6
+"""Own memory of the process that assembles the set, manifest_scale.py --others files, 1,000,000 rows."""
 MAPPED_CPU_S_PER_CLIP = 0.84 / 5e6
 """Of opening a manifest on each rank, manifest_scale.py: its text and its columns are hashed."""
 EPOCHS, CLIPS_PER_S = (2, 3), (548, 510)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 import os
+import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -28,8 +29,9 @@ from hebrew_asr.config.batching import Batching
 from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.data.clips import Clip, Clips
 from hebrew_asr.data.loader import StepDataset
-from hebrew_asr.data.manifest import index_manifest, open_manifest, read_manifest
+from hebrew_asr.data.manifest import index_manifest, open_manifest, read_lines, read_manifest
 from hebrew_asr.data.mapped import open_mapped, write_mapped
+from hebrew_asr.data.records import Records
 from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.data.shapes import Shape
 from hebrew_asr.data.vocabulary import new_words, training_vocabulary
@@ -87,6 +89,27 @@ def test_what_is_mapped_is_what_was_written(folder, no_fallback, capsys):
     assert list(open_manifest(folder / "train.jsonl")) == list(text), "the Arrow file stands for the text"
     moved = folder.rename(folder.with_name("moved"))
     assert [clip.audio for clip in open_manifest(moved / "train.jsonl")] == [f"{moved}/{clip.audio}" for clip in CLIPS]
+
+
+def test_columns_in_files_are_those_in_memory_and_leave_no_file(folder, monkeypatch):
+    monkeypatch.setattr("hebrew_asr.data.clips._CLIPS_AT_ONCE", 3)
+    whole = {"check_audio": False, "allow_outside": True}
+    before = sorted(folder.iterdir())
+    held = read_lines(folder / "train.jsonl", **whole, scratch=folder)
+    assert sorted(folder.iterdir()) == before
+    assert held.batch.equals(read_lines(folder / "train.jsonl", **whole).batch)
+    assert list(held) == read_manifest(folder / "train.jsonl", check_audio=False)
+
+
+def test_records_in_a_file_are_sent_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.setattr("hebrew_asr.data.records._AT_ONCE", 7)
+    clips = [Clip(f"{n}.flac", "text " * 1000, f"id {n}", n + 0.5) for n in range(40)]
+    part = Records(Clip, clips, tmp_path / "clips")[5:20]
+    sent = pickle.dumps(part)
+    assert len(sent) < 5000
+    assert list(pickle.loads(sent)) == list(part) == clips[5:20]
+    part.replace([6], group="changed")  # which is not in the file
+    assert [clip.group for clip in pickle.loads(pickle.dumps(part))] == ["", "changed", *[""] * 13]
 
 
 @given(st.slices(9), st.slices(9))
