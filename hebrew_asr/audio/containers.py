@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
+
+import numpy as np
 
 from hebrew_asr.audio.mpeg import id3_size, is_mpeg
 from hebrew_asr.audio.source import AudioError, Opened
@@ -32,7 +34,9 @@ _PCM = re.compile(rb"(?:RIFF|RIFX|RF64)....WAVE|FORM....AIF[FC]|\.snd|caff\x00\x
 _MP4_FIRST = b"ftyp"
 _FLAC_START, _OGG_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"), re.compile(rb"OggS\x00...", re.DOTALL)
 _START_BYTES = 8
-"""What begins a file or a page. ``re`` finds it in two thirds of the time of ``bytes.find``."""
+"""Of what begins a file or a page."""
+_FLAC_PAIRS = ((int.from_bytes(b"fL", "little"), 0), (int.from_bytes(b"La", "little"), 1))
+"""Two bytes of a FLAC file's start that lie at an even place, and how many bytes precede them."""
 _FLAC_TAIL_BYTES, _FLAC_HEADER_BYTES = 1 << 17, 16
 _FLAC_FRAME_BYTES, _FLAC_FRAME_SAMPLES = 10, 65_535
 """The least bytes that a frame has, and the most samples of a channel (RFC 9639, 9)."""
@@ -296,19 +300,30 @@ def ogg_pages(source: Opened) -> Ogg:
 
 
 def _next_page(source: Opened, position: int) -> int:
-    return next(_places(source, _OGG_START, position), source.size)
+    return next(_places(source, _pages_in, position), source.size)
+
+
+def _pages_in(chunk: bytes) -> Iterator[int]:
+    return (found.start() for found in _OGG_START.finditer(chunk))
 
 
 def flac_starts(source: Opened) -> list[int]:
     """Where each FLAC file begins, of those that were joined to make this one (RFC 9639, 6)."""
-    return list(_places(source, _FLAC_START, 0))
+    return list(_places(source, _flacs_in, 0))
 
 
-def _places(source: Opened, start: re.Pattern[bytes], position: int) -> Iterator[int]:
+def _flacs_in(chunk: bytes) -> list[int]:
+    """By two bytes at a time, in less than half of the time of ``re``: each clip of a corpus is looked through."""
+    pairs = np.frombuffer(chunk, "<u2", len(chunk) // 2)
+    maybe = [2 * place - before for pair, before in _FLAC_PAIRS for place in np.flatnonzero(pairs == pair).tolist()]
+    return [place for place in sorted(maybe) if _FLAC_START.match(chunk, place)]
+
+
+def _places(source: Opened, places_in: Callable[[bytes], Iterable[int]], position: int) -> Iterator[int]:
     """Where files or pages start so, from ``position`` on."""
     while position < source.size:
         chunk = source.read_at(position, _CHUNK_BYTES)
-        yield from (position + found.start() for found in start.finditer(chunk))
+        yield from (position + place for place in places_in(chunk))
         if len(chunk) < _CHUNK_BYTES:
             return
         position += len(chunk) - _START_BYTES + 1

@@ -6,7 +6,6 @@ there is no tag, or where files were joined. Counting the frames takes 1 % of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
@@ -50,8 +49,10 @@ class _Run:
     """The file ends in the frame after them."""
 
 
-def _headers() -> Iterator[tuple[bytes, tuple[int, _Kind]]]:
+@cache  # not when this module is loaded: it takes 10 ms, and many a process reads no mp3
+def _headers() -> dict[bytes, tuple[int, _Kind]]:
     """Second and third byte of every possible header, with the bytes of its frame and its kind."""
+    found = {}
     kind_of = cache(_Kind)  # one object for each kind: they are compared by identity
     for version, layer, protected, bits, rate, padding, private in product(
         (0, 2, 3), (1, 2, 3), (0, 1), range(1, 15), range(3), (0, 1), (0, 1)
@@ -65,10 +66,8 @@ def _headers() -> Iterator[tuple[bytes, tuple[int, _Kind]]]:
         second = 0xE0 | version << 3 | (4 - layer) << 1 | protected
         header, kind = bytes((second, bits << 4 | rate << 2 | padding << 1 | private)), kind_of(samples, rate_hz)
         kind.sizes[b"\xff" + header] = size
-        yield header, (size, kind)
-
-
-_HEADERS = dict(_headers())
+        found[header] = size, kind
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ class Mpeg:
 
 def is_mpeg(head: bytes) -> bool:
     """Whether these bytes begin a frame. AAC in ADTS, which looks alike, has no layer."""
-    return head[:1] == b"\xff" and head[1:3] in _HEADERS
+    return head[:1] == b"\xff" and head[1:3] in _headers()
 
 
 def id3_size(head: bytes) -> int:
@@ -130,7 +129,7 @@ def frames_of(source: Opened) -> Mpeg:
     broken = between = cut = False
     while position + 4 <= source.size:
         index = window.at(position)
-        header = _HEADERS.get(window.bytes[index + 1 : index + 3]) if window.bytes[index] == 0xFF else None
+        header = _headers().get(window.bytes[index + 1 : index + 3]) if window.bytes[index] == 0xFF else None
         if header is None:
             broken = bool(runs)
             position = _next_frame(window, position)
@@ -199,11 +198,11 @@ def _next_frame(window: _Window, position: int) -> int:
             position = window.start + len(content)
             continue
         position = window.start + index
-        header = _HEADERS.get(window.source.read_at(position, 3)[1:3])
+        header = _headers().get(window.source.read_at(position, 3)[1:3])
         if header is None:
             continue
         after = window.source.read_at(position + header[0], 3)
-        follower = _HEADERS.get(after[1:3]) if after[:1] == b"\xff" else None
+        follower = _headers().get(after[1:3]) if after[:1] == b"\xff" else None
         if follower is not None and follower[1] is header[1]:
             return position
     return size

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 import soxr
 
+from hebrew_asr.audio.containers import flac_starts
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, Sound, decode, decode_blocks, duration_s
 from hebrew_asr.audio.readers import blocks_of
 from hebrew_asr.audio.reading import Reading
-from hebrew_asr.audio.source import AudioError, TooLong, TruncatedAudio, opened
+from hebrew_asr.audio.source import AudioError, Opened, TooLong, TruncatedAudio, opened
 from tests.support import corpora, sounds
 from tests.support.sounds import CODED, EXACT, LASTS_S, by_ffmpeg, by_libsndfile, voice
 
@@ -145,6 +146,14 @@ def test_joined_flacs_are_heard_to_the_end():
     got = decode(one + other + one)
     assert len(got) == 3 * LASTS_S * SAMPLE_RATE_HZ
     assert likeness(got[-48_000:], voice(16_000)) > 0.999
+
+
+def test_every_flac_is_found_wherever_it_begins():
+    start = b"fLaC\x80\0\0\x22"
+    for place in (8, 9, *range((1 << 18) - 9, (1 << 18) + 2), (1 << 19) + 1):
+        content = start + b"fL" + bytes(place - 10) if place > 9 else start + bytes(place - 8)
+        content += start + b"aC"
+        assert flac_starts(Opened(io.BytesIO(content), len(content), "clip")) == [0, place]
 
 
 KNOWN_LENGTH = [name for name in {**EXACT, **CODED} if "pipe" not in name and "live" not in name]
