@@ -6,10 +6,9 @@ Clips stay in their manifests. What several of them may share is kept as a hash 
 from __future__ import annotations
 
 import math
-import multiprocessing
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -27,6 +26,7 @@ from hebrew_asr.corpus.preparation.workers import start_worker
 from hebrew_asr.data.clip_audio import read_ahead
 from hebrew_asr.data.clips import Clip, Clips
 from hebrew_asr.data.keys import sentence_key
+from hebrew_asr.pools import Pool
 from hebrew_asr.text.normalize import normalize
 
 _CLIPS_PER_TASK = 200
@@ -112,15 +112,14 @@ def measure_all(sides: dict[str, Clips], processes: int | None, *, decodes: bool
         _add_all(whole, map(work, tasks))
         return Measured(sides, whole, decodes)
     workers = min(processes or len(usable_cores()), count)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=start_worker) as pool:
+    with Pool(workers, start_worker) as pool:
         parts = _in_turn(pool, work, tasks, 4 * workers)
         _add_all(whole, track(parts, "auditing", count, console=Console(stderr=True)))
     return Measured(sides, whole, decodes)
 
 
 def _in_turn(
-    pool: ProcessPoolExecutor, work: Callable[[list[Clip]], Findings], tasks: Iterable[list[Clip]], ahead: int
+    pool: Pool, work: Callable[[list[Clip]], Findings], tasks: Iterable[list[Clip]], ahead: int
 ) -> Iterator[Findings]:
     """As ``pool.map``, with so many tasks at a time: it would make all of them at once."""
     begun: deque[Future[Findings]] = deque()

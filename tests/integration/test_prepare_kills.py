@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from hebrew_asr.corpus import prepare as module
@@ -22,6 +23,8 @@ from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.workers import Workers
 from hebrew_asr.corpus.prepare import is_prepared, prepare
 from tests.support import corpora
+from tests.support.terminal import CTRL_C, Terminal
+from tests.support.tiny_task import ROOT
 
 pytestmark = pytest.mark.integration
 KILLS = 6
@@ -60,6 +63,26 @@ def uninterrupted(corpus: Path, script: Path, tmp_path_factory: pytest.TempPathF
 def run(script: Path, corpus: Path, out: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(script), "--source", str(corpus), "--out", str(out), "--processes", "2"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 0.1])
+def test_ctrl_c_while_workers_start_is_one_line(corpus, script, tmp_path, wait_s):
+    """The terminal sends it to all of them, and they are importing."""
+    line = [sys.executable, str(script), "--source", str(corpus), "--out", str(tmp_path / "out"), "--processes", "2"]
+    terminal = Terminal(line, environment={**os.environ, "PYTHONPATH": str(ROOT)}, folder=tmp_path)
+    while not any(
+        "spawn_main" in " ".join(process.info["cmdline"] or ()) for process in begun_by(terminal.process.pid)
+    ):
+        time.sleep(0.01)
+    time.sleep(wait_s)
+    terminal.type(CTRL_C)
+    assert terminal.process.wait(60) == 130
+    terminal.drain()
+    assert "interrupted" in terminal.text and "Traceback" not in terminal.text
+
+
+def begun_by(pid: int) -> list[psutil.Process]:
+    return [process for process in psutil.process_iter(["cmdline", "ppid"]) if process.info["ppid"] == pid]
 
 
 def test_kills_at_random_moments(corpus, script, uninterrupted, tmp_path):

@@ -6,10 +6,9 @@ import gc
 import multiprocessing
 import multiprocessing.connection
 import os
-import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -17,6 +16,7 @@ from typing import ParamSpec, TypeVar
 from hebrew_asr.cores import keep_freed_memory, usable_cores
 from hebrew_asr.corpus.preparation.crashes import crash_of, forget_notes, set_aside
 from hebrew_asr.errors import EnvironmentProblem
+from hebrew_asr.pools import Pool
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -28,7 +28,7 @@ class Workers:
     def __init__(self, processes: int | None, work: Path):
         """By default one per usable core. ``work``: where they note the rows that they are at."""
         self._processes, self._work = processes or len(usable_cores()), work
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: Pool | None = None
         self._seen: dict[int, BaseProcess] = {}
         """Kept to ask them how they ended: the pool itself forgets them."""
 
@@ -51,9 +51,7 @@ class Workers:
         """
         if self._pool is None:
             forget_notes(self._work)
-            # Not forked: the caller may hold threads, and a GPU.
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._processes, context, initializer=start_worker)
+            self._pool = Pool(self._processes, start_worker)
         future = self._pool.submit(task, *args, **kwargs)
         self._seen |= {process.pid: process for process in multiprocessing.active_children() if process.pid}
         return future
@@ -85,10 +83,9 @@ class Workers:
 
 
 def start_worker() -> None:
-    """Leave interrupts to the parent, and end with it even when it is killed and cannot say so."""
+    """End with the parent even when it is killed and cannot say so."""
     gc.freeze()  # the modules stay: looking through them for garbage takes 2 % of the time of decoding
     keep_freed_memory()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -7,10 +7,8 @@ import io
 import json
 import random
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +20,7 @@ from hebrew_asr.demo.synthesis.grammar import Sentence, full_sentences, lexicon,
 from hebrew_asr.demo.synthesis.speech import Voice, recorded, speak
 from hebrew_asr.errors import UsageError
 from hebrew_asr.files import write_atomically, write_json
+from hebrew_asr.pools import Pool
 from hebrew_asr.text.prompt import build_target
 
 # No breathy variants (f2, f3, f5, Alicia): their noise differs from process to process.
@@ -153,9 +152,9 @@ def _plan(train_clips: int, eval_clips: int, seed: int) -> tuple[list[_Utterance
 def _speak_all(
     folder: Path, utterances: list[_Utterance], processes: int, progress: Callable[[int, int], None] | None
 ) -> list[Clip]:
-    """Speak in worker processes: the engine is global to its process, and the caller may run threads (so no fork)."""
+    """Speak in worker processes: the engine is global to its process."""
     clips = []
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with Pool(processes) as pool:
         spoken: Iterator[Clip] = pool.map(partial(_speak_one, folder), utterances, chunksize=16)
         for clip in spoken:
             clips.append(clip)
