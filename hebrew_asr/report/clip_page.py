@@ -22,7 +22,7 @@ _COUNTS = ("substitutions", "deletions", "insertions", "words", "clips")
 
 def figures_text(found: Mapping[str, Any]) -> str:
     """The rates of all modes as lines of a table, slices below; every line says its normalizer."""
-    lines = [f"normalizer {'WER':>8} {'95 % interval':>20} {'CER':>8} {'WIL':>8}    S    D    I  words, clips"]
+    lines = [f"normalizer {'WER':>7} {'95 % interval':>17} {'CER':>7} {'WIL':>7}    S    D    I words, clips"]
     for mode, rates in found["modes"].items():
         lines.append(_line(mode, rates))
     for mode, rates in found["modes"].items():
@@ -39,7 +39,7 @@ def _line(mode: str, rates: Mapping[str, Any]) -> str:
     interval = f"{rates['wer_low_95']:.2%} to {rates['wer_high_95']:.2%}"
     edits = " ".join(f"{rates[key]:>4}" for key in _COUNTS[:3])
     sizes = f"{rates['words']}, {rates['clips']}"
-    return f"{mode:<10} {rates['wer']:>8.2%} {interval:>20} {rates['cer']:>8.2%} {rates['wil']:>8.2%} {edits}  {sizes}"
+    return f"{mode:<10} {rates['wer']:>7.2%} {interval:>17} {rates['cer']:>7.2%} {rates['wil']:>7.2%} {edits} {sizes}"
 
 
 def clips_csv(transcripts: Sequence[Transcript]) -> str:
