@@ -19,6 +19,7 @@ SPECS += [
     {"stage": 2, "micro_batches": count, "sends": "bf16", "zero": {"reduce_bucket_size": size, "overlap_comm": overlap}}
     for count, size, overlap in ((1, 50, True), (2, 50, True), (2, 1, False), (4, 10**6, True))
 ]
+SPECS += [{"stage": 2, "micro_batches": 2, "sends": "bf16", "ranks_a_machine": 1, "zero": {"reduce_bucket_size": 50}}]
 SPECS += [
     {"stage": stage, "micro_batches": 2, "zero": {"reduce_bucket_size": 50, "overlap_comm": stage == 2}, "above": above}
     for stage in (1, 2)

@@ -6,11 +6,13 @@ arguments: '[{"stage": 2, "micro_batches": 2, "zero": {"reduce_bucket_size": 10}
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import count
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -108,9 +110,11 @@ def run(ranks: dist.Ranks, spec: dict) -> None:
     batching = Batching(ranks.size * spec["micro_batches"], ranks.size, spec["micro_batches"], 1)
     config = deepspeed_config(given, recipe, batching)
     config["communication_data_type"] = spec.get("sends", "fp32")
-    engine = zero.build(module, groups, config, recipe.optimizer, compiled=spec.get("compiled", False), seam=seam)
+    beside = spec.get("ranks_a_machine", ranks.size)
+    with patch.dict(os.environ, LOCAL_WORLD_SIZE=str(beside)):
+        engine = zero.build(module, groups, config, recipe.optimizer, compiled=spec.get("compiled", False), seam=seam)
     assert type(engine.optimizer) is FLAT[spec["stage"]]
-    assert getattr(engine.optimizer, "_sends_bf16", False) == ("sends" in spec)
+    assert getattr(engine.optimizer, "_sends_bf16", False) == ("sends" in spec and beside >= ranks.size)
     if "fails_at" in spec:
         engine.optimizer._update = compiled_up_to(spec["fails_at"], str(spec))
     zero.set_learning_rates(engine, dict.fromkeys(SHAPES, RATE))
