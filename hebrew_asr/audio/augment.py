@@ -1,4 +1,4 @@
-"""What happens to a clip in an epoch: drawn on the host from (seed, epoch, clip id) alone.
+"""What happens to a clip in an epoch: drawn on the host from (seed, epoch, clip id, times before) alone.
 
 So a clip is augmented alike whichever rank, worker, batch or resumed run it meets. Speed perturbation follows Ko et
 al. (Interspeech 2015), masks follow SpecAugment (Park et al. 2019, arXiv 1904.08779) without time warping.
@@ -41,9 +41,10 @@ class Masks(NamedTuple):
     """(masks, 2) int32, mel frames of the clip."""
 
 
-def clip_seed(seed: int, epoch: int, clip_id: str) -> int:
-    """64-bit seed of one clip in one epoch; the same on every rank, worker and machine."""
-    return int.from_bytes(blake2b(f"{seed}/{epoch}/{clip_id}".encode(), digest_size=8).digest(), "little")
+def clip_seed(seed: int, epoch: int, clip_id: str, times_before: int = 0) -> int:
+    """64-bit seed of one clip in one epoch, in which it came ``times_before``; the same on every rank and machine."""
+    salt = times_before.to_bytes(blake2b.SALT_SIZE)
+    return int.from_bytes(blake2b(f"{seed}/{epoch}/{clip_id}".encode(), digest_size=8, salt=salt).digest(), "little")
 
 
 @lru_cache

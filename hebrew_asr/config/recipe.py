@@ -72,7 +72,7 @@ class Data:
     """By phase, the weight of each data set: its share of an epoch, by the others'. A clip's data set is its id up to
     the first slash, as ``prepare`` names sources; one without weight takes no part. An epoch has as many steps as
     without weights. A data set gives all of its clips, in a new order each time, before one comes again, through all
-    epochs of the phase; that clip is augmented anew in a new epoch, and alike in the same."""
+    epochs of the phase, and a clip is augmented anew each time."""
     temperature: Annotated[dict[str, Annotated[float, Field(ge=1, le=1000)]], Before({})] = field(default_factory=dict)
     """By phase, instead of weights: a data set of n clips weighs n ** (1 / temperature). At 1 each clip comes once an
     epoch; the higher, the more alike are the shares of large and small sets."""
@@ -80,7 +80,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Speed perturbation and SpecAugment, on training clips only; seeded by (seed, epoch, clip id)."""
+    """Speed perturbation and SpecAugment, on training clips only; seeded by (seed, epoch, clip id), and how often
+    the clip came before in the epoch."""
 
     __pydantic_config__ = CHECKED
     speed_factors: Annotated[tuple[Annotated[float, Field(ge=0.5, le=2)], ...], Field(min_length=1)] = (0.9, 1.0, 1.1)

@@ -21,6 +21,7 @@ from hebrew_asr.cores import keep_freed_memory
 from hebrew_asr.data.clip_audio import Unreadable, read_ahead, read_clip
 from hebrew_asr.data.clips import Clip
 from hebrew_asr.data.collate import Example, PackedBatch, pack
+from hebrew_asr.data.sampler import Draw
 from hebrew_asr.data.steps import Steps
 from hebrew_asr.errors import DataError, HebrewASRError
 from hebrew_asr.launching.processes import end_with_the_parent
@@ -81,14 +82,14 @@ class StepDataset(Steps, Dataset[StepBatch]):
         skipped: list[Unreadable] = []
         try:
             dealt = self._sampler.deal(step)[self._rank]
-            read_ahead(self._clips[index] for indices in dealt for index in indices)
-            micro_batches = [self._pack(indices, epoch, step, skipped) for indices in dealt]
+            read_ahead(self._clips[draw.clip] for draws in dealt for draw in draws)
+            micro_batches = [self._pack(draws, epoch, step, skipped) for draws in dealt]
             return StepBatch(step, micro_batches, tuple(skipped))
         except HebrewASRError as error:  # raised here it would reach the trainer as a page of worker traceback
             return StepBatch(step, [], error=error)
 
-    def _pack(self, indices: list[int], epoch: int, step: int, skipped: list[Unreadable]) -> MicroBatch:
-        examples = [self._example(index, epoch, skipped) for index in indices]
+    def _pack(self, draws: list[Draw], epoch: int, step: int, skipped: list[Unreadable]) -> MicroBatch:
+        examples = [self._example(draw, epoch, skipped) for draw in draws]
         readable = [example for example in examples if example is not None]
         filler = readable or [self._any_example(step, epoch)]
         packed = pack(filler, self._prompt, self._geometry, self._augmentation, self._shapes)
@@ -97,22 +98,22 @@ class StepDataset(Steps, Dataset[StepBatch]):
     def _any_example(self, step: int, epoch: int) -> Example:
         """Some readable clip of the step, for a micro-batch that has none of its own and must still run."""
         failures: list[Unreadable] = []
-        for index in self._sampler.clips_of_step(step):
-            example = self._example(index, epoch, failures)
+        for draw in self._sampler.draws_of_step(step):
+            example = self._example(draw, epoch, failures)
             if example is not None:
                 return example
         raise DataError(f"no clip of step {step} can be decoded, the first because: {failures[0]}")
 
-    def _example(self, index: int, epoch: int, skipped: list[Unreadable]) -> Example | None:
+    def _example(self, draw: Draw, epoch: int, skipped: list[Unreadable]) -> Example | None:
         """The clip, decoded; None, with the reason added to ``skipped``, if it cannot be."""
-        clip = self._clips[index]
+        clip = self._clips[draw.clip]
         samples = read_clip(clip)
         if isinstance(samples, Unreadable):
             skipped.append(samples)
             return None
-        target, seed = target_ids(self._tokenizer, clip.text), clip_seed(self._seed, epoch, clip.id)
-        speed = self._speed(round(clip.duration_s * SAMPLE_RATE_HZ), clip.id, epoch)
-        return Example(clip.id, to_int16(samples), target, speed, seed)
+        seed = clip_seed(self._seed, epoch, clip.id, draw.times_before)
+        speed = self._speed(round(clip.duration_s * SAMPLE_RATE_HZ), seed)
+        return Example(clip.id, to_int16(samples), target_ids(self._tokenizer, clip.text), speed, seed)
 
 
 def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin_memory: bool) -> Iterator[StepBatch]:

@@ -9,13 +9,21 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from itertools import repeat
+from typing import NamedTuple
 
 import numpy as np
 
 from hebrew_asr.config.batching import Batching
 
-T = TypeVar("T", bound=Any)
+
+class Draw(NamedTuple):
+    """A clip in its turn."""
+
+    clip: int
+    """Its index."""
+    times_before: int
+    """How often it came earlier in the epoch: 0 unless a mixture repeats it."""
 
 
 class StepSampler:
@@ -39,6 +47,7 @@ class StepSampler:
         self._costs, self._batching, self._seed = np.asarray(costs, dtype=np.float64), batching, seed
         self._mixture = mixture
         self._epoch, self._order = -1, np.empty(0, dtype=np.uint32)
+        self._times_before: np.ndarray | None = None
 
     def with_batching(self, batching: Batching) -> StepSampler:
         """The same clips at every step, in other micro-batches."""
@@ -51,37 +60,45 @@ class StepSampler:
 
     def clips_of_step(self, step: int) -> list[int]:
         """Clip indices of optimizer step ``step`` (from 0, over all epochs), in permutation order."""
+        return [draw.clip for draw in self.draws_of_step(step)]
+
+    def draws_of_step(self, step: int) -> list[Draw]:
+        """Clips of optimizer step ``step`` (from 0, over all epochs), in permutation order."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             every = np.arange(len(self._costs), dtype=np.uint32)  # half the memory of ``permutation``'s, as dealt
             self._order = every if self._mixture is None else self._mixture(epoch)
             np.random.default_rng((self._seed, epoch)).shuffle(self._order)
+            self._times_before = None if self._mixture is None else _times_before(self._order)
             self._epoch = epoch
         size = self._batching.clips_per_step
-        return self._order[index * size : (index + 1) * size].tolist()
+        own = slice(index * size, (index + 1) * size)
+        before = repeat(0) if self._times_before is None else self._times_before[own].tolist()
+        return list(map(Draw, self._order[own].tolist(), before))
 
-    def deal(self, step: int) -> list[list[list[int]]]:
+    def deal(self, step: int) -> list[list[list[Draw]]]:
         """Clips of a step by [rank][micro-batch]; a micro-batch may be empty when the epoch's last step is small."""
-        chosen = self.clips_of_step(step)
-        if len(set(chosen)) == len(chosen):
-            return self._dealt(dict(zip(chosen, self._costs[chosen].tolist(), strict=True)))
-        # A mixture may have a clip twice.
-        costs = dict(zip(enumerate(chosen), self._costs[chosen].tolist(), strict=True))
-        return [[[clip for _, clip in batch] for batch in own] for own in self._dealt(costs)]
-
-    def _dealt(self, costs: dict[T, float]) -> list[list[list[T]]]:
-        batching = self._batching
+        batching, draws = self._batching, self.draws_of_step(step)
+        costs = dict(zip(draws, self._costs[[draw.clip for draw in draws]].tolist(), strict=True))
         by_rank = _balanced(costs, batching.num_ranks, math.ceil(len(costs) / batching.num_ranks))
         return [list(map(list, _balanced(own, batching.accumulation, batching.max_micro_batch))) for own in by_rank]
 
 
-def _balanced(costs: dict[T, float], bins: int, capacity: int) -> list[dict[T, float]]:
+def _times_before(order: np.ndarray) -> np.ndarray:
+    """(draws,) uint32, how often the clip of each draw in ``order`` (draws,) comes before it."""
+    by_clip, counts = np.argsort(order, kind="stable"), np.bincount(order)
+    found = np.empty(len(order), np.uint32)
+    found[by_clip] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return found
+
+
+def _balanced(costs: dict[Draw, float], bins: int, capacity: int) -> list[dict[Draw, float]]:
     """Clips with their costs, longest-processing-time first into ``bins`` of at most ``capacity`` clips each."""
     heap = [(0.0, 0, number) for number in range(bins)]
-    filled: list[dict[T, float]] = [{} for _ in range(bins)]
-    for clip, cost in sorted(costs.items(), key=lambda item: (-item[1], item[0])):
+    filled: list[dict[Draw, float]] = [{} for _ in range(bins)]
+    for draw, cost in sorted(costs.items(), key=lambda item: (-item[1], item[0])):
         load, count, number = heapq.heappop(heap)
-        filled[number][clip] = cost
+        filled[number][draw] = cost
         if count + 1 < capacity:
             heapq.heappush(heap, (load + cost, count + 1, number))
     return filled

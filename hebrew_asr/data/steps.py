@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any, Self
 
@@ -17,7 +18,7 @@ from hebrew_asr.config.batching import Batching
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.data.clips import Clip, Clips, array_of
 from hebrew_asr.data.mixture import Mixture
-from hebrew_asr.data.sampler import StepSampler
+from hebrew_asr.data.sampler import Draw, StepSampler
 from hebrew_asr.data.shapes import NUM_SHAPES, Shape, choose_shapes, needed_shape
 from hebrew_asr.text.prompt import PromptTokens, target_lengths
 
@@ -71,14 +72,12 @@ class Steps:
         """
         longest = self._longest()
         slowest = slowest_speeds(self._samples(longest), self._speed_factors, self._longest_samples)
-        bounds = self._needed([[index] for index in longest.tolist()], slowest)
+        bounds = self._needed([[Draw(index, 0)] for index in longest.tolist()], slowest)
         longest_clip = max(bound.longest_clip for bound in bounds)
         longest_window = max(bound.longest_window for bound in bounds)
         steps = np.unique(np.linspace(0, total_steps - 1, sampled_steps).astype(int)).tolist()
         own = steps if ranks is None else np.array_split(steps, ranks.size)[ranks.rank].tolist()
-        dealt = [
-            (step, indices) for step in own for of_rank in self._sampler.deal(step) for indices in of_rank if indices
-        ]
+        dealt = [(step, draws) for step in own for of_rank in self._sampler.deal(step) for draws in of_rank if draws]
         found = self._needed_at(dealt) if dealt else []
         everyone = [found] if ranks is None else ranks.gather(found)
         needed = [
@@ -102,21 +101,17 @@ class Steps:
             found, played_s = found[kept], played_s[kept]
         return found
 
-    def _needed_at(self, dealt: list[tuple[int, list[int]]]) -> list[Shape]:
-        """What micro-batches take, each by its step and the indices of its clips."""
-        chosen = np.concatenate([indices for _, indices in dealt])
-        epochs = [step // self._sampler.steps_per_epoch for step, indices in dealt for _ in indices]
-        speeds = [
-            self._speed(count, identity, epoch)
-            for count, identity, epoch in zip(
-                self._samples(chosen).tolist(), self._of("id", chosen), epochs, strict=True
-            )
-        ]
-        return self._needed([indices for _, indices in dealt], np.asarray(speeds))
+    def _needed_at(self, dealt: list[tuple[int, list[Draw]]]) -> list[Shape]:
+        """What micro-batches take, each by its step and its clips."""
+        chosen, times_before = np.concatenate([draws for _, draws in dealt]).T
+        epochs = [step // self._sampler.steps_per_epoch for step, draws in dealt for _ in draws]
+        seeds = map(partial(clip_seed, self._seed), epochs, self._of("id", chosen), times_before.tolist())
+        speeds = list(map(self._speed, self._samples(chosen).tolist(), seeds))
+        return self._needed([draws for _, draws in dealt], np.asarray(speeds))
 
-    def _needed(self, batches: list[list[int]], speeds_N: np.ndarray) -> list[Shape]:
+    def _needed(self, batches: list[list[Draw]], speeds_N: np.ndarray) -> list[Shape]:
         """What batches of clips take, played at these speeds. One call of the tokenizer is much faster than many."""
-        chosen = np.concatenate(batches)
+        chosen = np.concatenate(batches)[:, 0]
         played = self._samples(chosen)
         for speed in np.unique(speeds_N).tolist():
             at_speed = speeds_N == speed
@@ -138,10 +133,9 @@ class Steps:
         """As the manifest has them: known before a clip is decoded."""
         return np.rint(self._clips.durations_s[indices] * SAMPLE_RATE_HZ).astype(np.int64)
 
-    def _speed(self, samples: int, identity: str, epoch: int) -> float:
+    def _speed(self, samples: int, seed: int) -> float:
         """A clip that is played slower than it was spoken stays as short as any clip must be."""
-        speeds = allowed_speeds(samples, self._speed_factors, self._longest_samples)
-        return draw_speed(clip_seed(self._seed, epoch, identity), speeds)
+        return draw_speed(seed, allowed_speeds(samples, self._speed_factors, self._longest_samples))
 
     def clips_of_step(self, step: int) -> list[int]:
         """Indices of the whole global batch of a step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import product
 
 import numpy as np
 from hypothesis import given
@@ -30,11 +31,14 @@ def test_the_seed_is_pinned():
     masks = draw_masks(seed, 150, Augmentation())
     assert masks.freq.tolist() == [[2, 24], [104, 117]]
     assert masks.time.tolist() == [[28, 33], [68, 74]]
+    assert clip_seed(42, 0, "clip", 0) == seed and clip_seed(42, 0, "clip", 1) == 1386225642786553609
 
 
 def test_every_part_of_the_seed_counts():
-    seeds = {clip_seed(seed, epoch, clip) for seed in (0, 1, 11) for epoch in (0, 1, 11) for clip in ("a", "1/a", "א")}
-    assert len(seeds) == 27
+    three = (0, 1, 11)
+    parts = product(three, three, ("a", "1/a", "a\0", "א"), (0, 1, 300))
+    seeds = {clip_seed(seed, epoch, clip, times) for seed, epoch, clip, times in parts}
+    assert len(seeds) == 3 * 3 * 4 * 3
     assert all(0 <= seed < 2**64 for seed in seeds)
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from hebrew_asr.audio.augment import clip_seed, draw_masks, draw_speed, perturbed_length
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
-from hebrew_asr.audio.frames import EncoderGeometry
+from hebrew_asr.audio.frames import EncoderGeometry, num_frames
 from hebrew_asr.config.batching import Batching
 from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.data.loader import StepDataset
@@ -41,3 +42,42 @@ def test_no_clip_is_slowed_down_beyond_what_the_encoder_was_trained_on(tmp_path)
     assert max(float(clip_id) / min(speeds) for clip_id, speeds in played.items()) <= 30.0
     assert all(speeds == {0.9, 1.0, 1.1} for clip_id, speeds in played.items() if float(clip_id) <= 27.0)
     assert all(speeds == {1.0, 1.1} for clip_id, speeds in played.items() if float(clip_id) > 27.0)
+
+
+def test_a_clip_that_comes_again_in_an_epoch_is_augmented_anew_and_alike_on_any_ranks(tmp_path):
+    """Its first turn is what it was when no clip came twice: figures on record stay so."""
+    (_, tokenizer), clips = build(), []
+    for name, seconds in (("own/a", 2.0), ("own/b", 3.0), *((f"crowd/{n}", 1.0 + n / 10) for n in range(10))):
+        path = tmp_path / f"{name.replace('/', '-')}.flac"
+        soundfile.write(path, np.zeros(round(seconds * SAMPLE_RATE_HZ), np.int16), SAMPLE_RATE_HZ)
+        clips.append(Clip(str(path), "language Hebrew<asr_text>שקט", name, seconds))
+    recipe = load_recipe("round2", ['data.weights={"B": {"own": 1, "crowd": 1}}', "clips_per_step=4"])
+    spec, factors = recipe.augmentation, recipe.augmentation.speed_factors
+
+    def augmented(epoch: int, ranks: int) -> dict[str, list]:
+        """Of each clip what was drawn for it, in the order of steps."""
+        sets = [
+            StepDataset(clips, Batching(4, ranks, 1, 4 // ranks), recipe, tokenizer, EncoderGeometry(), rank)
+            for rank in range(ranks)
+        ]
+        found: dict[str, list] = {clip.id: [] for clip in clips}
+        for step in range(epoch * 3, epoch * 3 + 3):
+            of_step = []
+            for micro in (micro.packed for own in sets for micro in own[step].micro_batches):
+                masks = (micro.mel.freq_masks_NM2.tolist(), micro.mel.time_masks_NM2.tolist())
+                of_step += zip(micro.clip_ids, micro.samples, *masks, strict=True)
+            for identity, *drawn in sorted(of_step, key=str):  # within a step its order is of no account
+                found[identity].append(drawn)
+        return found
+
+    for epoch in (0, 1):
+        found = augmented(epoch, 1)
+        assert found == augmented(epoch, 2)
+        assert [len(found["own/a"]), len(found["own/b"])] == [3, 3], "6 of 12 turns are of the smaller set"
+        for clip in clips:
+            seed = clip_seed(recipe.seed, epoch, clip.id)
+            samples = perturbed_length(round(clip.duration_s * SAMPLE_RATE_HZ), draw_speed(seed, factors))
+            masks = draw_masks(seed, num_frames(samples), spec)
+            turns = found[clip.id]
+            assert not turns or [samples, masks.freq.tolist(), masks.time.tolist()] in turns
+            assert len(set(map(str, turns))) == len(turns), "augmented alike twice"

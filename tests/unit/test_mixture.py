@@ -67,8 +67,24 @@ def test_a_step_is_the_same_in_any_order_and_dealt_whole_though_clips_come_twice
     for step in (17, 4, 10, 30):
         chosen = fresh.clips_of_step(step)
         assert found.deal(step) == fresh.deal(step)
-        assert sorted(clip for own in found.deal(step) for part in own for clip in part) == sorted(chosen)
+        assert sorted(draw.clip for own in found.deal(step) for part in own for draw in part) == sorted(chosen)
     assert len(set(fresh.clips_of_step(4))) < 64
+
+
+def test_each_draw_knows_how_often_its_clip_came_before_in_the_epoch():
+    found = sampler(mixture('data.weights={"B": {"own": 9, "crowd": 1}}'))
+    whole = range(found.steps_per_epoch, 2 * found.steps_per_epoch)
+    later = found.deal(whole[7])  # as a run that resumes there
+    dealt = {step: [draw for own in found.deal(step) for part in own for draw in part] for step in whole}
+    assert [draw for own in later for part in own for draw in part] == dealt[whole[7]]
+    before: Counter[int] = Counter()
+    for step, draws in dealt.items():
+        assert len(set(draws)) == len(draws), "two turns of a clip are one"
+        assert sorted(draws) == sorted(found.draws_of_step(step))
+        for draw in found.draws_of_step(step):
+            assert draw.times_before == before[draw.clip]
+            before[draw.clip] += 1
+    assert max(before.values()) > 40 and set(before.values()) != {1}
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_an_epoch_is_every_clip_once_on_any_rank_count(durations, clips_per_step
         seen = []
         for step in range(epoch * sampler.steps_per_epoch, (epoch + 1) * sampler.steps_per_epoch):
             dealt = sampler.deal(step)
-            flat = [clip for own in dealt for batch in own for clip in batch]
+            flat = [draw.clip for own in dealt for batch in own for draw in batch]
             assert sorted(flat) == sorted(alone.clips_of_step(step)), "the step's clips depend on the rank count"
             assert {len(own) for own in dealt} == {sampler._batching.accumulation}
             assert all(len(batch) <= micro for own in dealt for batch in own)
@@ -52,5 +52,5 @@ def test_epochs_and_seeds_differ():
 def test_long_clips_are_spread_over_ranks():
     durations = [30.0] * 4 + [1.0] * 60
     sampler = StepSampler(durations, batching(64, 4, 16), 0)
-    loads = [sum(durations[clip] for batch in own for clip in batch) for own in sampler.deal(0)]
+    loads = [sum(durations[draw.clip] for batch in own for draw in batch) for own in sampler.deal(0)]
     assert max(loads) / min(loads) < 1.05
