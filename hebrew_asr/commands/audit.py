@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from hebrew_asr.config.values import Count, PositiveInt
+from hebrew_asr.config.values import Count, Processes
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Command:
     """Folder with train.jsonl and, if it has an evaluation side, eval.jsonl; or its URL, such as s3://bucket/set."""
     out: Path | None = None
     """Where to write the page and the JSON file; into the folder itself by default, and for a URL here."""
-    processes: PositiveInt | None = None
+    processes: Processes | None = None
     """Worker processes; by default one per usable core."""
     suspects: Count = 40
     """How many of the oddest clips to show."""

@@ -230,13 +230,15 @@ def _contradictions(config: dict[str, Any]) -> list[str]:
         problems.append(f"bf16.enabled must be true or false, not {bf16!r}")
     if config.get("bf16", {}).get("immediate_grad_update"):
         problems.append("bf16.immediate_grad_update has nothing to add: gradients go to fp32 after every micro-batch")
-    accumulation = config.get("data_types", {}).get("grad_accum_dtype")
+    accumulation, sent = config.get("data_types", {}).get("grad_accum_dtype"), config.get("communication_data_type")
     if stage == 0 and bf16 and accumulation not in (None, "bf16"):
         problems.append("ZeRO stage 0 with bf16 cannot accumulate in fp32: drop data_types, or use stage 1, 2 or 3")
+    for key, given in (("data_types.grad_accum_dtype", accumulation), ("communication_data_type", sent)):
+        if not bf16 and given not in (None, "fp32"):
+            problems.append(f'{key} must be "fp32" in fp32, or gradients lose what it keeps')
     if bf16:
         if stage != 0 and accumulation != "fp32":
             problems.append('data_types.grad_accum_dtype must be "fp32", or gradients add up in bf16')
-        sent = config.get("communication_data_type")
         if sent != "fp32" and not (sent == "bf16" and stage == 2 and not _offloads(config)):
             told = 'communication_data_type must be "fp32", or gradients are summed over ranks in bf16'
             problems.append(f"{told}; only owners at ZeRO stage 2 without offload sum in fp32 what travels as bf16")

@@ -61,7 +61,7 @@ class Data:
     """Sound of sets at URLs that a machine keeps in ~/.cache, at most; a twentieth of the disk stays free."""
     prepare: Annotated[bool, Freedom.PLACE] = False
     """Make a folder on this machine from the ivrit.ai corpora first when it is missing, once per node."""
-    workers: Annotated[Count, Freedom.PLACE] = 4
+    workers: Annotated[int, Field(ge=0, le=256), Freedom.PLACE] = 4
     """DataLoader workers per rank; 0 decodes in the training process."""
     max_duration_s: Annotated[float, Field(gt=0, le=1200)] = 30.0
     """A longer training clip stops the run before it starts, and no clip is slowed down until it is longer: the encoder
@@ -87,11 +87,11 @@ class Augmentation:
     speed_factors: Annotated[tuple[Annotated[float, Field(ge=0.5, le=2)], ...], Field(min_length=1)] = (0.9, 1.0, 1.1)
     """One is drawn per clip and epoch; 1.1 is faster and higher, by resampling (Ko et al. 2015). A factor that would
     make a clip longer than ``data.max_duration_s`` is not drawn for it: with 30 s, no 0.9 above 27 s."""
-    num_freq_masks: Count = 2
+    num_freq_masks: Annotated[int, Field(ge=0, le=1000)] = 2
     """Frequency masks per clip (SpecAugment, arXiv 1904.08779)."""
     max_freq_width_bins: Annotated[int, Field(ge=0, le=128)] = 27
     """Widest frequency mask, of 128 mel bins."""
-    num_time_masks: Count = 2
+    num_time_masks: Annotated[int, Field(ge=0, le=1000)] = 2
     """Time masks per clip."""
     max_time_width_s: Annotated[float, Field(ge=0, le=1200)] = 1.0
     """The widest time mask in seconds; ``max_time_share`` limits it too."""
@@ -110,7 +110,7 @@ class Phase:
     """Printed when the phase starts."""
     epochs: PositiveInt
     """Whole epochs it lasts."""
-    learning_rates: Annotated[dict[str, Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)]
+    learning_rates: Annotated[dict[str, Annotated[float, Field(ge=1e-12, le=1)]], Field(min_length=1)]
     """Learning rate of each module group that trains, which the schedule multiplies; groups not named are frozen. A
     group that trained in the phase before must be named again.
 
@@ -136,7 +136,7 @@ class Optimizer:
     moves them all by full steps of AdamW, since softmax gives each a gradient: in the demo their norm grew from 0.56
     to 2.6, that of the rows in use to 0.98. ``frozen`` zeroes that gradient, and they stay bit-equal. The demo, which
     begins at random weights and has nothing to keep, trains them, and hears better for it."""
-    clip_grad_norm: PositiveFloat = 1.0
+    clip_grad_norm: Annotated[float, Field(ge=1e-9, le=1e9)] = 1.0
     """Global gradient norm above which gradients are scaled down."""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Share of all steps over which the learning rate rises linearly; it then falls linearly to 0."""
@@ -166,7 +166,7 @@ class Evaluation:
     """Normalizer in which WER and CER are counted."""
     max_tokens_per_s: Annotated[float, Field(gt=0, le=1000)] = 12.0
     """Cap of generated tokens by audio length (Hebrew needs about 5 a second), plus ``min_new_tokens``."""
-    min_new_tokens: PositiveInt = 16
+    min_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 16
     """Generated tokens allowed to the shortest clip."""
 
 
@@ -224,7 +224,7 @@ class Recipe:
     data: Data = field(default_factory=Data)
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
     """Seeds weights that are drawn, the order of clips and the augmentation."""
-    clips_per_step: PositiveInt = 64
+    clips_per_step: Annotated[int, Field(ge=1, le=65536)] = 64
     """Effective batch: clips per optimizer step, on any number of ranks."""
     unfrozen_layers: dict[Literal["llm_top", "audio_top"], PositiveInt] = field(
         default_factory=lambda: {"llm_top": 12, "audio_top": 8}

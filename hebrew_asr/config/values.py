@@ -44,6 +44,7 @@ Kind = TypeVar("Kind")
 _MOST = 2**31 - 1
 Count = Annotated[int, Interval(ge=0, le=_MOST)]
 PositiveInt = Annotated[int, Interval(ge=1, le=_MOST)]
+Processes = Annotated[int, Interval(ge=1, le=1024)]
 PositiveFloat = Annotated[float, Interval(gt=0, le=1e9)]
 NonNegativeFloat = Annotated[float, Interval(ge=0, le=1e9)]
 Share = Annotated[float, Interval(ge=0, le=1)]

@@ -20,7 +20,7 @@ from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.engine.host_memory import HostMemory
 from hebrew_asr.engine.optimizer_state import PartitionState, StateReader, capture, restore
 from hebrew_asr.engine.phase_proof import PhaseProof
-from hebrew_asr.errors import first_line
+from hebrew_asr.errors import UsageError, first_line, on_one_line
 from hebrew_asr.model.absent_tokens import AbsentTokens
 from hebrew_asr.model.load import build_model
 from hebrew_asr.model.packed import PackedASR
@@ -166,9 +166,16 @@ class TrainEngine:
     def _assemble(self, states: list[PartitionState], resume: StateReader | None) -> None:
         options, compiled = self._recipe.optimizer, self._profile.compiles
         self.module.find_seam()
-        self._engine = zero.build(
-            self.module, self.groups, self._config, options, compiled=compiled, seam=self.module.seam
-        )
+        try:
+            self._engine = zero.build(
+                self.module, self.groups, self._config, options, compiled=compiled, seam=self.module.seam
+            )
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
+        except Exception as error:  # DeepSpeed's own checks, of every type
+            raise UsageError(
+                f"DeepSpeed cannot build an engine from hardware profile {self._profile.source}: {on_one_line(error)}"
+            ) from error
         partitions = zero.partitions(self._engine, self.asr)
         for partition in partitions:
             zero.adam_state(self._engine, partition)  # step 0, unless a state is carried over or read below

@@ -32,3 +32,14 @@ def test_profile_trains_both_phases(task, warm, tmp_path, path):
     assert [row["name"] for row in proofs] == ["B", "A"]
     assert all(0.5 * row["trainable"] < row["moved"] <= row["compared"] == row["trainable"] for row in proofs)
     assert (tmp_path / "run" / "final" / "model.safetensors").is_file()
+
+
+def test_what_deepspeed_refuses_while_it_builds_is_told_by_the_profiles_name(task, warm, tmp_path):
+    """Its config models take such keys; there is evidence of where it refused."""
+    profile = write_profile(tmp_path / "old.json", zero_optimization={"stage": 2, "legacy_stage1": True})
+    run = tmp_path / "run"
+    done = warm.finish(train_arguments(task, run, *NO_EVALUATION, ds=profile), ranks=2, port=free_port())
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    told = f"error: DeepSpeed cannot build an engine from hardware profile {profile}: "
+    assert all(line.startswith(told) for line in done.stderr.splitlines() if "error" in line), done.stderr
+    assert told in done.stderr and "Traceback" in (run / "crash" / "rank0" / "error.txt").read_text()

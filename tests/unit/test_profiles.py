@@ -118,6 +118,8 @@ OFFLOADS = {"offload_optimizer": {"device": "cpu"}}
         ({"zero_optimization": [2]}, "zero_optimization must be an object"),
         ({"zero_optimization": {"stage": True}}, "must be 0, 1, 2 or 3, not True"),
         ({"bf16": {"enabled": "no"}}, "bf16.enabled must be true or false, not 'no'"),
+        ({"communication_data_type": "fp16"}, 'communication_data_type must be "fp32" in fp32'),
+        ({"data_types": {"grad_accum_dtype": "bf16"}}, 'data_types.grad_accum_dtype must be "fp32" in fp32'),
     ],
 )
 def test_traps_are_refused(tmp_path, values, told):
@@ -149,6 +151,13 @@ def test_a_profile_without_zero_is_refused_by_name(tmp_path):
         ({"flops_profiler": {"profile_step": "1"}}, "flops_profiler.profile_step must be"),
         ({"flops_profiler": {"profile_steps": 1}}, "flops_profiler.profile_steps .*profile_step"),
         ({"comms_logger": {"enabledd": True}}, "comms_logger.enabledd .*enabled"),
+        ({"zero_optimization": {"reduce_bucket_size": True}}, "zero_optimization.reduce_bucket_size must be a number"),
+        ({"zero_optimization": {"reduce_bucket_size": "500"}}, "reduce_bucket_size must be a number, not '500'"),
+        ({"zero_optimization": {"reduce_bucket_size": 10**18}}, "reduce_bucket_size must be at most 68719476736"),
+        ({"zero_optimization": {"overlap_comm": "yes"}}, "zero_optimization.overlap_comm must be true or false, not"),
+        ({"zero_optimization": OFFLOADS | {"cpu_offload": True}}, "cpu_offload is of an older.*offload_optimizer"),
+        ({"zero_optimization": {"offload_optimizer": {"ratio": "1"}}}, "offload_optimizer.ratio must be a number"),
+        ({"zero_optimization": {"offload_optimizer": {"ratio": 0.5}}}, "zero_optimization: Partial offloading only"),
     ],
 )
 def test_nested_keys_are_held_to_deepspeeds_own_models(tmp_path, values, told):
@@ -158,6 +167,13 @@ def test_nested_keys_are_held_to_deepspeeds_own_models(tmp_path, values, told):
     profile = load_profile(write(tmp_path, **values))
     with pytest.raises(UsageError, match=told):
         check_nested_keys(profile)
+
+
+def test_whole_numbers_may_be_written_as_deepspeeds_guides_do(tmp_path):
+    from hebrew_asr.engine.nested_keys import check_nested_keys
+
+    section = {"stage": 2, "reduce_bucket_size": 5e8, "offload_optimizer": {"device": "cpu", "ratio": 1}}
+    check_nested_keys(load_profile(write(tmp_path, zero_optimization=section)))
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)

@@ -105,6 +105,7 @@ def test_every_number_of_every_command_has_bounds(name, option):
         "eval --model x --data y --batch -1",
         "transcribe --model x --batch 0 y.wav",
         "audit x --processes 0",
+        "audit x --processes 100000",
         "bench --ds x --steps 0",
         "train --ds x --master-port 0",
         "prepare --eval-fraction nan",

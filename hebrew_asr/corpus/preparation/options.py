@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Interval, MinLen
 
 from hebrew_asr.config.options import option_problems
-from hebrew_asr.config.values import NonNegativeFloat, PositiveFloat, PositiveInt
+from hebrew_asr.config.values import NonNegativeFloat, PositiveFloat, Processes
 from hebrew_asr.errors import UsageError
 
 RECIPE_SOURCES = ("ivrit-ai/crowd-transcribe-v5", "ivrit-ai/crowd-recital-whisper-training")
@@ -34,7 +34,7 @@ class PrepareOptions:
     out: Path = DEFAULT_FOLDER
     """Folder to make: train.jsonl, eval.jsonl, clips/, dropped.jsonl, manifest.json and, when all is done, _SUCCESS."""
 
-    processes: PositiveInt | None = None
+    processes: Processes | None = None
     """Worker processes; by default one per usable core. The result does not depend on it."""
 
     workers_on: str | None = None
