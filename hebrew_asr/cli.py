@@ -14,6 +14,7 @@ from hebrew_asr.streams import speak_utf8
 COMMANDS = {
     "prepare": "turn the ivrit.ai corpora, or your own folder, into a leak-free training set",
     "index": "write the Arrow file of a manifest, which training maps instead of reading it line by line",
+    "join": "one set of several that were prepared apart, here or at URLs, without copying their sound",
     "audit": "decode and check every clip of a prepared set; one HTML page and a JSON file",
     "plan": "memory of each phase, steps and disk of a run, and whether it fits; needs no GPU",
     "doctor": "whether this machine can do a run: GPUs, disk, memory, logins, each with its remedy",

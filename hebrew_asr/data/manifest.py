@@ -30,10 +30,11 @@ import pyarrow
 from hebrew_asr.audio.source import Part
 from hebrew_asr.data.clips import COLUMNS, Clip, Clips, Columns, array_of, values_of
 from hebrew_asr.data.locate import locate
-from hebrew_asr.data.mapped import NotBelieved, digest_of, is_mapped, mapped_path, open_mapped, write_mapped
+from hebrew_asr.data.mapped import NotBelieved, is_mapped, mapped_path, open_mapped, write_mapped
 from hebrew_asr.errors import DataError, UsageError, shortened
 from hebrew_asr.fallbacks import note_fallback
-from hebrew_asr.files import write_lines
+from hebrew_asr.files import write_lines, xxh3_of
+from hebrew_asr.remote.joined import refuse_changed
 from hebrew_asr.text.prompt import find_marker, parse_target
 from hebrew_asr.text.reading import encoding_of
 
@@ -62,16 +63,19 @@ def open_manifest(path: str | Path, *, check_audio: bool = True, allow_outside: 
 
     Args:
         path: the ``.jsonl`` or ``.arrow`` file.
-        check_audio: also require every audio file to exist.
+        check_audio: also require every audio file to exist, and sets that were joined to be as they were then.
         allow_outside: accept audio files outside the manifest's folder. Without it a path is refused if it is absolute
             or goes upwards, and its file lies elsewhere once symbolic links are followed. A path below the folder may
             lead through links, as all files of the hub's cache do: whoever has the folder put them there.
 
     Raises:
         DataError: the file is missing, empty or not UTF-8, or some lines are wrong (the first five are named); or an
-            Arrow file that stands alone, or is named itself, is not whole.
+            Arrow file that stands alone, or is named itself, is not whole; or a set that was joined has changed.
+        EnvironmentProblem: the server of a set that was joined does not answer.
     """
     path = Path(path)
+    if check_audio:
+        refuse_changed(path)
     mapped = _open_mapped(path)
     if mapped is None:
         return read_lines(path, check_audio=check_audio, allow_outside=allow_outside)
@@ -84,6 +88,11 @@ def open_manifest(path: str | Path, *, check_audio: bool = True, allow_outside: 
 def has_manifest(path: Path) -> bool:
     """Whether :func:`open_manifest` would find something at ``path``."""
     return path.is_file() or mapped_path(path).is_file()
+
+
+def holds_clips(path: Path) -> bool:
+    """Whether there is anything in a manifest: ``prepare`` without an evaluation share writes an empty one."""
+    return path.stat().st_size > 0 if path.is_file() else has_manifest(path)
 
 
 def _open_mapped(path: Path) -> tuple[pyarrow.RecordBatch, str] | None:
@@ -328,9 +337,9 @@ def index_manifest(path: str | Path) -> Path:
         raise UsageError(f"{path} is an Arrow file already: name the JSON lines that it is to be made of")
     if mapped.exists() and not is_mapped(mapped):
         raise UsageError(f"{mapped} was not written by this command: move it, it would be overwritten")
-    before = digest_of(path) if path.is_file() else ""
+    before = xxh3_of(path) if path.is_file() else ""
     clips = read_lines(path, check_audio=False, allow_outside=True, scratch=path.parent)
-    if digest_of(path) != before:
+    if xxh3_of(path) != before:
         raise DataError(f"manifest {path} changed while it was read: somebody writes to it; try again")
     write_mapped(mapped, clips, before)
     return mapped

@@ -8,7 +8,6 @@ who means to deceive: whoever can write here can change the JSON lines too.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ import xxhash
 from hebrew_asr.data.clips import COLUMNS, NEW_WORDS, Clips, values_of
 from hebrew_asr.data.vocabulary import new_words
 from hebrew_asr.errors import on_one_line
-from hebrew_asr.files import atomic
+from hebrew_asr.files import atomic, xxh3_of
 
 _KEY = b"hebrew_asr"
 _FORMAT = 3
@@ -38,12 +37,6 @@ class NotBelieved(ValueError):
 def mapped_path(manifest: Path) -> Path:
     """Where the Arrow file of a manifest lies."""
     return manifest.with_suffix(".arrow")
-
-
-def digest_of(text: Path) -> str:
-    """XXH3 of the bytes of a file, 128 bits as hex: 7 times as fast as SHA-256."""
-    with text.open("rb") as stream:
-        return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()  # type: ignore[arg-type]
 
 
 def write_mapped(path: Path, clips: Clips, made_of: str) -> None:
@@ -83,7 +76,7 @@ def open_mapped(path: Path, text: Path | None) -> tuple[pyarrow.RecordBatch, str
         raise NotBelieved("was changed after it was written")
     if said.pop("seal", None) != _seal(batch, said):
         raise NotBelieved("was changed or damaged after it was written")
-    if text is not None and digest_of(text) != said["made_of"]:
+    if text is not None and xxh3_of(text) != said["made_of"]:
         raise NotBelieved(f"was made of another {text.name}")
     return batch, said["fingerprint"]
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -56,8 +56,10 @@ class RecipeArguments:
 class DataArguments(RecipeArguments):
     """``RecipeArguments`` of a command that reads a prepared set."""
 
+    ONCE: ClassVar[dict[str, str]] = {"data": "`hebrew-asr join A B --out BOTH` makes one set of several"}
+    """Options that are refused where they stand twice, and what to do."""
     data: str | None = None
-    """Folder of a prepared set; a shorthand of --set data.folder=DIR."""
+    """Folder or URL of a set (`hebrew-asr join` makes one of several); a shorthand of --set data.folder=DIR."""
 
     def shorthands(self) -> dict[str, str | float | None]:
         """What is given, by the recipe's key that it stands for; None where nothing is."""

@@ -23,6 +23,7 @@ from hebrew_asr.errors import CheckpointError, DataError, UsageError
 from hebrew_asr.launching import place
 from hebrew_asr.logs import log
 from hebrew_asr.remote.cache import limit_cache, set_folder
+from hebrew_asr.remote.joined import JoinedSet, joined_sets
 from hebrew_asr.remote.paths import is_url
 from hebrew_asr.report.records import FaultRecord
 from hebrew_asr.training.arguments import TrainArguments, lock_of
@@ -41,11 +42,18 @@ class RunSpec:
     folder: Path
     train_clips: Clips
     eval_clips: Clips
+    sets: list[JoinedSet]
+    """Those that the data were joined of; none where they are one set."""
     data_fingerprint: str
     """Fingerprint of the training manifest: the order of clips follows from it."""
     resumable: Resumable
     out_of_memory: FaultRecord | None
     """Out-of-memory record of the previous session, if it limits this one's micro-batch."""
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of both manifests."""
+        return {"train.jsonl": self.data_fingerprint, "eval.jsonl": self.eval_clips.fingerprint}
 
 
 def check(arguments: TrainArguments, num_ranks: int | None = None) -> RunSpec:
@@ -94,6 +102,7 @@ def check(arguments: TrainArguments, num_ranks: int | None = None) -> RunSpec:
         folder=folder,
         train_clips=train_clips,
         eval_clips=eval_clips,
+        sets=joined_sets(source),
         data_fingerprint=data,
         resumable=resumable,
         out_of_memory=out_of_memory,
@@ -193,7 +202,7 @@ def shared_by_ranks(spec: RunSpec, base: BaseModel) -> dict[str, dict[str, Any]]
     return {
         "recipe": shared_parts(spec.recipe),
         "profile": profile,
-        "data": {"train.jsonl": spec.data_fingerprint, "eval.jsonl": spec.eval_clips.fingerprint},
+        "data": spec.fingerprints,
         "model": {"weights": base.weights_exact, "vocabulary": base.tokenizer},
         "code": code_version(),
         "start": {"checkpoint": resume, "batching": str(spec.batching)},

@@ -6,7 +6,7 @@ import gc
 import platform
 import subprocess
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +285,7 @@ def describe(
         "num_ranks": spec.batching.num_ranks,
         "devices": devices,
         "batching": str(spec.batching),
+        "data": {**spec.fingerprints, "sets": [asdict(one) for one in spec.sets]},
         "train_clips": len(spec.train_clips),
         "train_hours": round(float(spec.train_clips.durations_s.sum()) / 3600, 3),
         "train_longest_s": round(float(spec.train_clips.durations_s.max()), 3),
@@ -309,6 +310,9 @@ def _introduce(console: Console, spec: RunSpec, schedule: Schedule, facts: dict[
     console.say(f"recipe {recipe.name}, profile {profile.name}: ZeRO-{profile.zero_stage}, {profile.precision}")
     num_train, num_eval, hours = (facts[key] for key in ("train_clips", "eval_clips", "train_hours"))
     console.say(f"data {recipe.data.folder}: {num_train:,} training clips ({hours:.2f} h), {num_eval:,} eval clips")
+    for one in spec.sets:
+        counts = ", ".join(f"{found['clips']:,} of {side}" for side, found in one.sides.items())
+        console.say(f"  of {one.name} ({one.place}): {counts}")
     meant = profile.hardware.num_ranks
     other = "" if spec.batching.num_ranks == meant else f" (the profile is for {meant} rank{'s' * (meant > 1)})"
     console.say(f"{spec.batching}{other}; {steps:,} steps per epoch, {total:,} in {recipe.epochs} epochs")

@@ -31,7 +31,8 @@ import pyarrow
 
 from hebrew_asr.data.clips import COLUMNS, Clips, compute
 from hebrew_asr.data.manifest import open_manifest
-from hebrew_asr.data.mapped import digest_of, mapped_path, write_mapped
+from hebrew_asr.data.mapped import mapped_path, write_mapped
+from hebrew_asr.files import xxh3_of
 from hebrew_asr.sources import unit_name
 from hebrew_asr.text.prompt import build_target
 
@@ -84,7 +85,7 @@ def draw_manifest(path: Path, count: int, seed: int = 0) -> None:
     whole = pyarrow.array(np.zeros(count, np.int64))
     columns = [folder, names.cast(pyarrow.large_binary()), texts, ids, pyarrow.array(seconds), groups, whole, whole]
     batch = pyarrow.record_batch(columns, schema=COLUMNS)
-    write_mapped(mapped_path(path), Clips(batch, [""] * len(folders)), digest_of(path))
+    write_mapped(mapped_path(path), Clips(batch, [""] * len(folders)), xxh3_of(path))
 
 
 def _joined(*parts: str | pyarrow.Array) -> pyarrow.Array:

@@ -43,6 +43,9 @@ IN_SENTENCES = {
     "launch/Dockerfile": "../unit/test_launchers.py::test_the_container_holds_what_it_starts",
     "launch/skypilot.yaml": "../unit/test_launchers.py::test_the_skypilot_task_starts_what_there_is",
     "launch/cluster.md": "test_cluster.py::test_workers_that_die_and_a_scheduler_that_restarts_leave_no_trace",
+    "hebrew-asr join knesset crowd --out both": (
+        "test_mixture_run.py::test_sets_that_were_prepared_apart_are_learned_as_one"
+    ),
     "hebrew-asr train --ds …": "test_stopping.py::test_the_shorthand_and_ctrl_c_in_haste",
     "hebrew-asr train": "test_stopping.py::test_the_shorthand_and_ctrl_c_in_haste",
     "deepspeed --num_gpus N": "test_stopping.py::test_ctrl_c",
