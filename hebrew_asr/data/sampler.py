@@ -16,6 +16,8 @@ import numpy as np
 
 from hebrew_asr.config.batching import Batching
 
+_DRAWS_AT_ONCE = 1 << 16
+
 
 class Draw(NamedTuple):
     """A clip in its turn."""
@@ -86,9 +88,14 @@ class StepSampler:
 
 def _times_before(order: np.ndarray) -> np.ndarray:
     """(draws,) uint32, how often the clip of each draw in ``order`` (draws,) comes before it."""
-    by_clip, counts = np.argsort(order, kind="stable"), np.bincount(order)
-    found = np.empty(len(order), np.uint32)
-    found[by_clip] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    found, seen = np.empty(len(order), np.uint32), np.zeros(int(order.max()) + 1, np.uint32)
+    for first in range(0, len(order), _DRAWS_AT_ONCE):  # one sort of all takes 25 bytes more of each
+        part = order[first : first + _DRAWS_AT_ONCE]
+        by_clip = np.argsort(part, kind="stable")
+        clips = part[by_clip]
+        times = seen[clips] + np.arange(len(part), dtype=np.uint32) - np.searchsorted(clips, clips).astype(np.uint32)
+        found[first + by_clip] = times
+        seen[clips] = times + 1  # of a clip's draws the last one stays
     return found
 
 

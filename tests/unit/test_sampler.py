@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,6 +49,17 @@ def test_epochs_and_seeds_differ():
     sampler = StepSampler([1.0] * 200, batching(50, 1, 50), 1)
     assert sampler.clips_of_step(0) != sampler.clips_of_step(sampler.steps_per_epoch)
     assert sampler.clips_of_step(0) != StepSampler([1.0] * 200, batching(50, 1, 50), 2).clips_of_step(0)
+
+
+def test_repeats_are_counted_through_an_epoch_of_any_length():
+    order = np.random.default_rng(0).integers(0, 50_000, 150_000).astype(np.uint32)
+    sampler = StepSampler(np.ones(150_000), batching(1000, 1, 1000), 3, lambda epoch: order.copy())
+    before: Counter[int] = Counter()
+    for step in range(sampler.steps_per_epoch):
+        for clip, times_before in sampler.draws_of_step(step):
+            assert times_before == before[clip]
+            before[clip] += 1
+    assert max(before.values()) > 9
 
 
 def test_long_clips_are_spread_over_ranks():
