@@ -60,10 +60,18 @@ def write_json(path: str | Path, value: Any) -> None:
     write_atomically(path, as_json(value))
 
 
+def from_json(text: str | bytes) -> Any:
+    """What JSON says. Raises ValueError for anything else, and where it nests deeper than Python follows."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it nests too deep") from error
+
+
 def values_if_readable(path: Path) -> dict[str, Any]:
     """Of a JSON object; none where there is no such file, or another content."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}

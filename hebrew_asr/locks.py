@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from hebrew_asr.errors import EnvironmentProblem, UsageError
+from hebrew_asr.files import from_json
 from hebrew_asr.logs import log
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -158,6 +159,6 @@ def describe(holder: dict[str, Any]) -> str:
 def _read(stream: TextIO) -> dict[str, Any]:
     """Its content; nothing while the holder is still writing it."""
     try:
-        return json.loads(stream.read())
+        return from_json(stream.read())
     except ValueError:
         return {}

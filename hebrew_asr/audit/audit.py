@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from hebrew_asr.audit.columns import (
 from hebrew_asr.data.clips import Clips, compute, values_of
 from hebrew_asr.data.manifest import holds_clips, open_manifest
 from hebrew_asr.errors import DataError
-from hebrew_asr.files import sha256_of
+from hebrew_asr.files import from_json, sha256_of
 from hebrew_asr.remote.cache import set_folder
 from hebrew_asr.remote.paths import NotThere, RemotePath, path_of
 
@@ -123,7 +122,7 @@ def _manifest_of(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return from_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"cannot read {path}: {error}") from error
 

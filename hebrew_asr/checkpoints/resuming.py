@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from hebrew_asr.checkpoints.sealed import Checkpoint, Damaged, newest_whole, no_checkpoint, set_aside, survey
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.errors import CheckpointError
+from hebrew_asr.files import from_json
 from hebrew_asr.report.records import FaultRecord
 
 
@@ -90,7 +90,7 @@ def recipe_before(folder: Path, checkpoint: Checkpoint | None = None) -> dict[st
     recipe = None if checkpoint is None else checkpoint.values.get("recipe")
     if not isinstance(recipe, dict):
         try:
-            recipe = json.loads((folder / "recipe.json").read_bytes())
+            recipe = from_json((folder / "recipe.json").read_bytes())
         except (OSError, ValueError):
             return None
     return recipe if isinstance(recipe, dict) else None

@@ -17,7 +17,7 @@ from typing import Any
 
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.errors import CheckpointError, first_line
-from hebrew_asr.files import sha256_of
+from hebrew_asr.files import from_json, sha256_of
 
 FORMAT = 1
 SEAL = "COMPLETE.json"
@@ -188,7 +188,7 @@ def _hash_of(values: Any) -> str:
 
 def _object(file: Path) -> dict[str, Any]:
     try:
-        value = json.loads(file.read_bytes())
+        value = from_json(file.read_bytes())
     except ValueError as error:  # of UTF-8 too
         raise ValueError(f"{file.name} is not JSON ({first_line(error)})") from error
     if not isinstance(value, dict):

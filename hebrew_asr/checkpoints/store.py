@@ -285,7 +285,7 @@ def _own_files(folder: Path) -> list[Path]:
 
 
 def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in _own_files(folder))
+    return sum(file.lstat().st_size for file in _own_files(folder))
 
 
 def _remove(folder: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 from annotated_types import Interval
 
 from hebrew_asr.errors import UsageError, first_line, nearest
+from hebrew_asr.files import from_json
 
 CHECKED: dict[str, Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 """``__pydantic_config__`` of a checked dataclass: no unknown key, no text for a number, no NaN, no infinity."""
@@ -280,8 +281,8 @@ def override_value(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise UsageError(f"--set takes key=value, for example --set optimizer.weight_decay=0.1, not {override!r}")
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
+        value = from_json(text)
+    except ValueError:
         value = text
     node: Any = values
     *parents, last = key.split(".")

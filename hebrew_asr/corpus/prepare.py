@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import shutil
 import sys
@@ -38,7 +37,7 @@ from hebrew_asr.corpus.preparation.workers import Workers
 from hebrew_asr.data.manifest import has_manifest
 from hebrew_asr.data.records import Records
 from hebrew_asr.errors import DataError, EnvironmentProblem, UsageError
-from hebrew_asr.files import sync_folder, write_atomically, write_json
+from hebrew_asr.files import from_json, sync_folder, write_atomically, write_json
 from hebrew_asr.locks import FolderLock, describe
 from hebrew_asr.sources import Source, Unit, is_on_hub, open_source, source_name, unit_name
 
@@ -290,6 +289,6 @@ def _announce(folder: Path, work: Path) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}") from error

@@ -21,7 +21,7 @@ import xxhash
 from hebrew_asr.data.clips import COLUMNS, NEW_WORDS, Clips, values_of
 from hebrew_asr.data.vocabulary import new_words
 from hebrew_asr.errors import on_one_line
-from hebrew_asr.files import atomic, xxh3_of
+from hebrew_asr.files import atomic, from_json, xxh3_of
 
 _KEY = b"hebrew_asr"
 _FORMAT = 3
@@ -65,7 +65,7 @@ def open_mapped(path: Path, text: Path | None) -> tuple[pyarrow.RecordBatch, str
     """
     try:
         with pyarrow.ipc.open_file(pyarrow.memory_map(str(path))) as reader:
-            said = json.loads((reader.schema.metadata or {}).get(_KEY, b"{}"))
+            said = from_json((reader.schema.metadata or {}).get(_KEY, b"{}"))
             whole = reader.schema.equals(_SCHEMA) and reader.num_record_batches == 1
             batch = reader.get_batch(0) if whole else None
     except (OSError, ValueError, pyarrow.ArrowException) as error:

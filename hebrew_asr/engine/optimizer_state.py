@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from hebrew_asr.engine.zero import Fragment, Partition, adam_state
 from hebrew_asr.errors import CheckpointError
-from hebrew_asr.files import give_usual_mode
+from hebrew_asr.files import from_json, give_usual_mode
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 KINDS = ("master", *MOMENTS)
@@ -104,7 +104,7 @@ class StateReader(ExitStack):
             try:
                 path.open("rb").close()  # of a file that may not be read safetensors says that there is none
                 file = self.enter_context(safe_open(path, framework="pt"))
-                layout = json.loads(file.metadata()["layout"])
+                layout = from_json(file.metadata()["layout"])
             except Exception as error:
                 raise CheckpointError(f"cannot read optimizer state {path}: {error}") from error
             for index, entry in enumerate(layout):

@@ -6,7 +6,6 @@ to load, a quantizer, or a kernel to fetch, and transformers would follow.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from transformers import GenerationConfig, Qwen3ASRConfig, Qwen3Config
 from transformers.models.qwen3_asr.configuration_qwen3_asr import Qwen3ASREncoderConfig
 
 from hebrew_asr.errors import CheckpointError, on_one_line
+from hebrew_asr.files import from_json
 from hebrew_asr.model.layouts import AUDIO_KEYS, TEXT_KEYS, native_config, taken
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -88,7 +88,7 @@ def read_json(file: Path) -> dict[str, Any]:
     if file.stat().st_size > _MAX_JSON_BYTES:
         raise CheckpointError(f"{file} is larger than {_MAX_JSON_BYTES >> 20} MiB, so it is no such file of a model")
     with blamed_on(file, "is not JSON"):
-        values = json.loads(file.read_text(encoding="utf-8-sig"))
+        values = from_json(file.read_text(encoding="utf-8-sig"))
     if not isinstance(values, dict):
         raise CheckpointError(f"{file} holds no JSON object")
     return values

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hebrew_asr.errors import UsageError
+from hebrew_asr.files import from_json
 
 Shapes = dict[str, tuple[int, ...]]
 """By name, in the order of ``named_parameters``; a tied head is the input embedding."""
@@ -94,7 +94,7 @@ def sizes_at(path: str) -> ModelSizes:
 def _written_out(file: Path) -> ModelSizes | None:
     """Sizes that a config.json gives in so many numbers, of either layout; None where anything is missing or odd."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = from_json(file.read_text(encoding="utf-8"))
         described = values.get("thinker_config", values)
         audio, text = described["audio_config"], described["text_config"]
         tied = values["tie_word_embeddings"] if described is values else text.get("tie_word_embeddings", True)

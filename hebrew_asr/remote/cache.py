@@ -10,7 +10,6 @@ again.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -25,7 +24,7 @@ from typing import Any
 import xxhash
 
 from hebrew_asr.errors import DataError, HebrewASRError, UsageError
-from hebrew_asr.files import atomic, write_json
+from hebrew_asr.files import atomic, from_json, write_json
 from hebrew_asr.logs import log
 from hebrew_asr.remote.paths import NotThere, RemotePath, is_url
 
@@ -112,7 +111,7 @@ def origin_of(folder: Path) -> str | None:
     known = folder / _KNOWN
     if not (folder.is_relative_to(cache_folder()) and known.is_file()):
         return None
-    return json.loads(known.read_text(encoding="utf-8"))["url"]
+    return from_json(known.read_text(encoding="utf-8"))["url"]
 
 
 def _bring_all(url: RemotePath, folder: Path) -> None:
@@ -128,7 +127,7 @@ def _bring_all(url: RemotePath, folder: Path) -> None:
 
 def _known(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / _KNOWN).read_text(encoding="utf-8"))["files"]
+        return from_json((folder / _KNOWN).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError):
         return {}
 

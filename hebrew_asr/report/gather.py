@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from hebrew_asr.data.clips import Clips
 from hebrew_asr.data.manifest import open_manifest
 from hebrew_asr.errors import DataError
+from hebrew_asr.files import from_json
 from hebrew_asr.remote.cache import set_folder
 from hebrew_asr.report import records
 from hebrew_asr.report.records import EvalRecord, Sample
@@ -130,7 +130,7 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = from_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{path} is not JSON ({error}); copy the run directory again") from error
     if not isinstance(value, dict):
@@ -150,7 +150,7 @@ def _events(path: Path, unreadable: dict[str, int]) -> dict[str, list[Any]]:
     kept: dict[str, dict[tuple[Any, ...], records.Record]] = {event: {} for event in records.EVENTS}
     for line in _lines(path):
         try:
-            record = records.from_row(json.loads(line))
+            record = records.from_row(from_json(line))
         except (ValueError, TypeError, KeyError):  # pydantic's error is a ValueError
             unreadable[path.name] = unreadable.get(path.name, 0) + 1
             continue

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from hebrew_asr.errors import EnvironmentProblem
-from hebrew_asr.files import write_atomically
+from hebrew_asr.files import from_json, write_atomically
 from hebrew_asr.logs import log
 from hebrew_asr.report.records import Record, as_row
 
@@ -137,7 +137,7 @@ class _Trouble:
 def _is_kept(line: bytes, resumed_step: int, is_evaluated: bool) -> bool:
     """Whether a line is of a step that the checkpoint holds, so that it will not be run again."""
     try:
-        record = json.loads(line)
+        record = from_json(line)
         step = float(record["step"]) + (record["event"] == "phase")  # proved by the first step of the phase
         if "split" in record and step == resumed_step:
             return is_evaluated  # else the evaluation is made up for

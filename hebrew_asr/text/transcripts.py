@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from hebrew_asr.errors import DataError, UsageError
+from hebrew_asr.files import from_json
 from hebrew_asr.text.prompt import parse_target
 from hebrew_asr.text.reading import read_text
 from hebrew_asr.text.scoring import Transcript
@@ -147,7 +148,7 @@ def _json_lines(file: Path, text: str) -> Iterable[tuple[str, Row]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = from_json(line)
         except ValueError as error:
             raise DataError(f"{file}, line {number} is not JSON") from error
         if not isinstance(row, dict):

@@ -12,6 +12,7 @@ import tyro
 
 from hebrew_asr.config.recipe import Recipe, as_begun, changes, load_recipe
 from hebrew_asr.config.values import PositiveFloat, entries
+from hebrew_asr.files import from_json
 from hebrew_asr.locks import FolderLock
 
 SUMMARY = "summary.json"
@@ -118,7 +119,7 @@ def finished(arguments: TrainArguments) -> str | None:
     folder = arguments.folder(recipe)
     try:
         summary, before, facts = (
-            json.loads((folder / name).read_text(encoding="utf-8")) for name in (SUMMARY, "recipe.json", "run.json")
+            from_json((folder / name).read_text(encoding="utf-8")) for name in (SUMMARY, "recipe.json", "run.json")
         )
         last = min(facts["total_steps"], recipe.max_steps or facts["total_steps"])
         is_done = summary["steps"] >= last and not changes(before, as_begun(recipe, before), counted=_PLACES)

@@ -128,13 +128,23 @@ def _refuse_long_clips(train_clips: Clips, recipe: Recipe) -> None:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Refuse a folder with a run's file names and neither recipe nor checkpoints: its files are somebody else's."""
-    written = ("final", "samples", "metrics.jsonl", "summary.json", "run.json", "deepspeed.json")
-    found = [name for name in written if os.path.lexists(folder / name)]
+    """Refuse a folder with a run's file names and neither recipe nor checkpoints: its files are somebody else's.
+
+    And one where a folder has the name of a run's file, or the other way around.
+    """
+    files, folders = ("metrics.jsonl", "summary.json", "run.json", "deepspeed.json"), ("final", "samples")
+    found = [name for name in (*folders, *files) if os.path.lexists(folder / name)]
     is_run = (folder / "recipe.json").is_file() or any(folder.glob("checkpoints/step-*"))
     if found and not is_run:
         raise UsageError(
             f"{folder} holds {', '.join(found)} and no recipe.json, so it is no run directory: give --run another name"
+        )
+    in_the_way = [name for name in (*files, "recipe.json", "STOP") if (folder / name).is_dir()]
+    in_the_way += [name for name in (*folders, "checkpoints") if (folder / name).is_file()]
+    if in_the_way:
+        raise UsageError(
+            f"{folder} holds {', '.join(in_the_way)}, in which a run keeps something else: move it away, or give --run "
+            "another name"
         )
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hebrew_asr.config.batching import Batching
 from hebrew_asr.errors import OutOfMemory, TrainingFault
-from hebrew_asr.files import write_json
+from hebrew_asr.files import from_json, write_json
 from hebrew_asr.report.records import FaultRecord, as_row, from_row
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def fault_record(batching: Batching, too_large: MicroBatchTooLarge, step: int) -
 def earlier_fault(folder: Path) -> FaultRecord | None:
     """The record that ended an earlier session of the run; None if there is none, or it cannot be read."""
     try:
-        record = from_row(json.loads((folder / _FILE).read_bytes()))
+        record = from_row(from_json((folder / _FILE).read_bytes()))
     except (OSError, ValueError, KeyError, TypeError):  # if it is damaged, what it says is found out again
         return None
     return record if isinstance(record, FaultRecord) and record.max_micro_batch else None

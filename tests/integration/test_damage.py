@@ -78,6 +78,39 @@ def test_a_run_without_a_whole_checkpoint_does_not_start_over(task, warm, run, n
     assert sorted((path, path.stat().st_size) for path in run.rglob("*") if path.is_file()) == before
 
 
+def test_json_that_nests_without_end_is_damage_like_any_other(task, warm, run):
+    """Python gives up on it with an error of its own. So does a link that leads to itself."""
+    newest = run / "checkpoints" / "step-000004"
+    for file in (newest / "COMPLETE.json", *(run / name for name in ("recipe.json", "run.json", "summary.json"))):
+        file.write_bytes(b"[" * 200_000)
+    (run / "max_micro_batch.json").write_bytes(b'{"a":' * 200_000)
+    metrics = run / "metrics.jsonl"
+    metrics.write_bytes(b"[" * 200_000 + b"\n" + metrics.read_bytes())
+    eval_of_another = newest.with_name("step-000003") / "eval.json"
+    eval_of_another.unlink(missing_ok=True)
+    eval_of_another.symlink_to(eval_of_another.name)
+    arguments = train_arguments(task, run, *NO_EVALUATION, *KEPT, "max_steps=5", resume="auto")
+    done = warm.finish(arguments, ranks=2, port=free_port())
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert "warning: going on from step 3" in done.stdout and "(it nests too deep); kept as" in done.stdout
+    assert [row["step"] for row in events(run, "train")] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json", "STOP", "checkpoints", "final"])
+def test_a_folder_in_the_place_of_a_file_is_told_and_the_other_way_around(task, warm, run, name):
+    place = run / name
+    is_folder = place.is_dir()
+    shutil.rmtree(place) if is_folder else place.unlink(missing_ok=True)
+    place.write_text("mine") if is_folder else place.mkdir()
+    done = warm.finish(
+        train_arguments(task, run, *NO_EVALUATION, *KEPT, "max_steps=5", resume="auto"), port=free_port()
+    )
+    assert done.returncode == 2, done.stderr
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert f"{run} holds {name}, in which a run keeps something else" in error and "Traceback" not in done.stderr
+    assert place.is_file() == is_folder
+
+
 def test_a_run_directory_that_ranks_do_not_share_is_refused(task, warm, tmp_path):
     folder = tmp_path / "local"
     folder.mkdir()

@@ -4,7 +4,6 @@ where or with how many processes it was made."""
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from array import array
@@ -31,7 +30,7 @@ from hebrew_asr.corpus.preparation.workers import Workers
 from hebrew_asr.data.clips import Clip
 from hebrew_asr.data.manifest import index_manifest, row_of
 from hebrew_asr.data.records import Records
-from hebrew_asr.files import sha256_of, write_json, write_lines
+from hebrew_asr.files import from_json, sha256_of, write_json, write_lines
 from hebrew_asr.sources import Source
 from hebrew_asr.text.normalize import NORMALIZER_VERSION
 from hebrew_asr.text.prompt import build_target
@@ -129,7 +128,7 @@ def write_dropped(folder: Path, dropped: Iterable[Record]) -> str:
 def is_list_of_dropped(path: Path) -> bool:
     """Whether a file is what :func:`write_dropped` writes: all that is left where no clip came of a preparation."""
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return all({"id", "reason"} <= row.keys() for row in rows)
     except (OSError, ValueError, AttributeError):
         return False

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hebrew_asr.errors import DataError
-from hebrew_asr.files import write_atomically
+from hebrew_asr.files import from_json, write_atomically
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ def read_part(path: Path) -> list[Record]:
     """Read a part. Raises DataError when it is not one."""
     try:
         with path.open(encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines]
+            rows = [from_json(line) for line in lines]
         return [_record(row) for row in rows]
     except (OSError, ValueError, TypeError) as error:
         raise DataError(
