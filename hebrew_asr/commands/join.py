@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SIDES = ("train", "eval")
 _NAMED = re.compile(r"([\w.-]+)=(.+)")
 _SHOWN_SETS = 20
+_MANY_CLIPS = 100_000
+"""From here on it takes so long that a bar is shown."""
 
 
 @dataclass
@@ -199,6 +201,9 @@ def _refuse_equal_ids(parts: list[_Part]) -> None:
 
 def _write(folder: Path, parts: list[_Part], evaluated: _Evaluated) -> None:
     """Write all of a joined set into a folder."""
+    from rich.console import Console
+    from rich.progress import track
+
     from hebrew_asr.data.manifest import index_manifest, row_of
     from hebrew_asr.errors import DataError
     from hebrew_asr.files import write_lines
@@ -209,8 +214,10 @@ def _write(folder: Path, parts: list[_Part], evaluated: _Evaluated) -> None:
             (folder / "sets" / part.name).symlink_to(part.place)
     dropped: list[dict] = []
     for side in SIDES:
-        clips = (row_of(clip) for part in parts for clip in _taken(part, side, evaluated, dropped))
-        write_lines(folder / f"{side}.jsonl", clips)
+        rows = (row_of(clip) for part in parts for clip in _taken(part, side, evaluated, dropped))
+        total = sum(len(part.sides.get(side, ())) for part in parts)
+        shown = {"console": Console(stderr=True), "disable": total < _MANY_CLIPS}
+        write_lines(folder / f"{side}.jsonl", track(rows, f"joining {side}", total, **shown))
     write_lines(folder / "dropped.jsonl", dropped)
     for part in parts:
         if not part.taken["train"]:
