@@ -25,6 +25,7 @@ from hebrew_asr.data.manifest import holds_clips, open_manifest
 from hebrew_asr.errors import DataError
 from hebrew_asr.files import from_json, sha256_of
 from hebrew_asr.remote.cache import set_folder
+from hebrew_asr.remote.joined import changed_tables, joined_sets
 from hebrew_asr.remote.paths import NotThere, RemotePath, path_of
 
 SIDES = ("train", "eval")
@@ -89,13 +90,17 @@ def audit(place: str | Path, *, processes: int | None = None, suspects: int = 40
         suspects=find_suspects(measured, suspects),
         charset=charset(measured),
         shared={kind: len(values) for kind, values in shared.items()},
-        unchecked=_unchecked(measured, manifest),
+        unchecked=_unchecked(measured, manifest, is_joined=bool(joined_sets(folder))),
         manifest=manifest,
     )
 
 
-def _unchecked(measured: Measured, manifest: dict[str, Any]) -> dict[str, str]:
-    unknown = {} if manifest else {"files": "there is no manifest.json, so nothing says which files prepare wrote"}
+def _unchecked(measured: Measured, manifest: dict[str, Any], *, is_joined: bool) -> dict[str, str]:
+    unknown = (
+        {}
+        if manifest or is_joined
+        else {"files": "there is no manifest.json, so nothing says which files prepare wrote"}
+    )
     unknown |= {} if measured.is_decoded else _UNDECODED
     alone = sum(_alone(clips) for clips in measured.sides.values())
     alone = manifest.get("split", {}).get("clips_without_group", alone)
@@ -129,8 +134,12 @@ def _manifest_of(folder: Path) -> dict[str, Any]:
 
 def _file_problems(place: Path | RemotePath, folder: Path, manifest: dict[str, Any]) -> list[Problem]:
     """Whether the files are those that ``prepare`` wrote, in a folder that it finished; ``folder`` holds the tables."""
+    changed = changed_tables(folder, *SIDES)
+    joined = [
+        Problem("files", f"{where}/{name}", f"{change}: it is not what was joined") for where, name, change in changed
+    ]
     if not manifest:
-        return []
+        return joined
     problems = [] if (folder / "_SUCCESS").is_file() else [Problem("files", "_SUCCESS", "preparation did not end")]
     for name, digest in manifest.get("sha256", {}).items():
         try:

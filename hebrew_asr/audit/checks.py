@@ -39,7 +39,7 @@ PROBLEM_KINDS = {
     "duplicate audio": "no recording occurs twice",
     "two texts": "equal recordings have equal texts",
     "leak": "training and evaluation share no recording, group or sentence",
-    "files": "files are the ones that prepare wrote",
+    "files": "files are the ones that prepare wrote, or join",
 }
 """Kinds of problem, each with what holds in its absence."""
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -118,7 +119,8 @@ class _Part:
     own_groups: bool
     taken: dict[str, array[float]] = field(default_factory=lambda: {side: array("d") for side in SIDES})
     """Durations in seconds of the clips that were taken of each side."""
-    left_out: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    """How many training clips were, by what links them with another set's evaluation."""
     names: set[str] = field(default_factory=set)
     """Some that data.weights knows training clips by."""
 
@@ -223,9 +225,9 @@ def _write(folder: Path, parts: list[_Part], evaluated: _Evaluated) -> None:
         if not part.taken["train"]:
             first = next(row for row in dropped if row["set"] == part.name)
             raise DataError(
-                f"all {part.left_out:,} training clips of {part.place} share a group or a sentence with what another "
-                f"set is evaluated on: {first['id']} {first['detail']}. If equal names of groups are other people in "
-                "each set, give --own-groups"
+                f"all {part.left_out.total():,} training clips of {part.place} share a group or a sentence with what "
+                f"another set is evaluated on: {first['id']} {first['detail']}. If equal names of groups are other "
+                "people in each set, give --own-groups"
             )
     _record(folder, parts)
     for side in SIDES:
@@ -239,7 +241,7 @@ def _taken(part: _Part, side: str, evaluated: _Evaluated, dropped: list[dict]) -
     for clip in part.clips(side):
         link = evaluated.elsewhere(clip, part.name) if side == "train" else None
         if link is not None:
-            part.left_out += 1
+            part.left_out[link[0]] += 1
             row = {"id": clip.id, "set": part.name, "reason": f"{link[0]} evaluated on"}
             row["detail"] = f"{clip.group if link[0] == 'group' else 'its sentence'} is in the evaluation of {link[1]}"
             dropped.append({**row, "duration_s": clip.duration_s, "transcript": clip.transcript})
@@ -272,6 +274,7 @@ def _tell(out: Path, parts: list[_Part]) -> None:
     """What was joined, and under which names data.weights knows it."""
     from rich.table import Table
 
+    from hebrew_asr.pages.words import count
     from hebrew_asr.streams import print_table
 
     table = Table("set", "train", "hours", "left out", "evaluate", "hours", "names for data.weights")
@@ -282,7 +285,7 @@ def _tell(out: Path, parts: list[_Part]) -> None:
         hours = (f"{sum(part.taken[side]) / 3600:,.2f}" for side in SIDES)
         (train, evaluate), (train_h, evaluate_h) = counts, hours
         names = ", ".join(sorted(part.names)[:_SHOWN_SETS]) + (" …" if len(part.names) > _SHOWN_SETS else "")
-        table.add_row(part.name, train, train_h, f"{part.left_out:,}", evaluate, evaluate_h, names)
+        table.add_row(part.name, train, train_h, f"{part.left_out.total():,}", evaluate, evaluate_h, names)
     print_table(table)
     for one, other in combinations(parts, 2):
         if both := sorted(one.names & other.names):
@@ -292,7 +295,9 @@ def _tell(out: Path, parts: list[_Part]) -> None:
             )
     if not any(part.taken["eval"] for part in parts):
         print(f"note: {out / 'eval.jsonl'} holds no clips, so training, which measures on them, refuses this set")
-    left_out = sum(part.left_out for part in parts)
-    if left_out:
-        print(f"left out, since another set is evaluated on their group or sentence: {left_out:,}, in dropped.jsonl")
+    left_out = sum((part.left_out for part in parts), Counter[str]())
+    for kind, number in sorted(left_out.items()):
+        print(f"left out, since another set is evaluated on their {kind}: {count(number, 'clip')}, in dropped.jsonl")
+    if left_out["group"]:
+        print("note: where equal names of groups are other people in each set, --own-groups keeps these clips")
     print(f"joined {out}; next: hebrew-asr audit {out}")

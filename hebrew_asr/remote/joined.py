@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,19 @@ def origins_of(folder: Path) -> list[str]:
     return [one.place for one in joined_sets(folder) if is_url(one.place)]
 
 
+def changed_tables(folder: Path, *stems: str) -> Iterator[tuple[str, str, str]]:
+    """Manifests that are not what was joined into the set in ``folder``: of which set, their names, and what happened.
+
+    ``stems``: ``train`` or ``eval``, or both. Raises EnvironmentProblem where the server of a set does not answer.
+    """
+    for one in joined_sets(folder):
+        own = set_folder(one.place)
+        for name, digest in one.tables.items():
+            table = own / name
+            if table.stem in stems and not (table.is_file() and xxh3_of(table) == digest):
+                yield one.place, name, "has changed since" if table.is_file() else "is gone"
+
+
 def refuse_changed(manifest: Path) -> None:
     """Check that the sets behind a manifest of a joined set are those that were joined.
 
@@ -63,12 +77,6 @@ def refuse_changed(manifest: Path) -> None:
         DataError: one of them has another manifest now, or none, so that nothing says what sound lies there.
         EnvironmentProblem: its server does not answer.
     """
-    for one in joined_sets(manifest.parent):
-        folder = set_folder(one.place)
-        for name, digest in one.tables.items():
-            table = folder / name
-            if table.stem == manifest.stem and not (table.is_file() and xxh3_of(table) == digest):
-                raise DataError(
-                    f"{one.place} is not what was joined into {manifest.parent}: its {name} "
-                    f"{'has changed' if table.is_file() else 'is gone'}. Put it back, or join the sets anew"
-                )
+    for place, name, change in changed_tables(manifest.parent, manifest.stem):
+        told = f"{place} is not what was joined into {manifest.parent}: its {name} {change}"
+        raise DataError(f"{told}. Put it back, or join the sets anew")

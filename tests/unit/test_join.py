@@ -80,7 +80,8 @@ def test_what_another_set_is_evaluated_on_is_not_trained_on(tmp_path, capsys):
         "b/dana": "group evaluated on: dana is in the evaluation of a",
     }
     assert [one.id for one in read_manifest(tmp_path / "both" / "train.jsonl")] == ["a/short", "b/1"]
-    assert "evaluated on their group or sentence: 3" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "on their group: 2 clips" in told and "on their sentence: 1 clip," in told and "--own-groups" in told
 
 
 def test_numbered_speakers_are_told_apart_where_that_is_said(tmp_path, capsys):
@@ -111,6 +112,9 @@ def test_a_set_that_changed_since_is_refused(sets, tmp_path, capsys):
     with pytest.raises(DataError, match=r"b is not what was joined into .*both: its train.jsonl has changed"):
         open_manifest(both / "train.jsonl")
     assert len(open_manifest(both / "eval.jsonl")) == 2, "this side is as it was"
+    capsys.readouterr()
+    assert main(["audit", str(both), "--no-decode"]) == 1
+    assert f"{sets[1]}/train.jsonl: has changed since: it is not what was joined" in capsys.readouterr().out
     (sets[1] / "train.jsonl").unlink()
     assert main(["eval", "--model", "none", "--data", str(both / "train.jsonl")]) in (3, 5)
     with pytest.raises(DataError, match=r"train.jsonl is gone"):
