@@ -6,6 +6,7 @@ there is no tag, or where files were joined. Counting the frames takes 1 % of th
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
@@ -163,6 +164,9 @@ def _follow(window: _Window, position: int, run: _Run) -> int:
         index = window.at(position)
         content, start = window.bytes, window.start
         last, end = len(content) - _NEED_BYTES, size - start
+        if content[index : index + 3] in run.kind.sizes and index < last:
+            alike, index = _of_one_rate(content, index, last, run)
+            frames += alike
         while True:
             frame_bytes = size_of(content[index : index + 3])
             if frame_bytes is None or (content[index + 3] >= 0xC0) != mono:
@@ -178,6 +182,28 @@ def _follow(window: _Window, position: int, run: _Run) -> int:
         position = start + index
     run.frames = frames
     return position
+
+
+def _of_one_rate(content: bytes, index: int, last: int, run: _Run) -> tuple[int, int]:
+    """Count the frames from here on that have one bit rate, in a sixth of the time; and say where they end."""
+    pattern, least_bytes = _frames_like(content[index : index + 3], run.mono, run.kind)
+    frames = 0
+    while (found := pattern.match(content, index, last)) and found.end() > index:
+        frames += (found.end() - index) // least_bytes  # no more of them than their padding together is less than one
+        index = found.end()
+    return frames, index
+
+
+@cache
+def _frames_like(header: bytes, mono: bool, kind: _Kind) -> tuple[re.Pattern[bytes], int]:
+    """What matches frames that differ by their padding alone, some hundreds at most, and the bytes of one without."""
+    plain = header[:2] + bytes((header[2] & 0xFD,))
+    padded = header[:2] + bytes((header[2] | 0x02,))
+    channels = b"[\xc0-\xff]" if mono else b"[\x00-\xbf]"
+    sizes = kind.sizes
+    either = b"|".join(re.escape(start) + channels + b".{%d}" % (sizes[start] - 4) for start in (plain, padded))
+    most = (sizes[plain] - 1) // (sizes[padded] - sizes[plain])
+    return re.compile(b"(?:%b){0,%d}+" % (either, most), re.DOTALL), sizes[plain]
 
 
 def _next_frame(window: _Window, position: int) -> int:

@@ -19,6 +19,7 @@ import soxr
 
 from hebrew_asr.audio.containers import flac_starts
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, Sound, decode, decode_blocks, duration_s
+from hebrew_asr.audio.mpeg import frames_of
 from hebrew_asr.audio.readers import blocks_of
 from hebrew_asr.audio.reading import Reading
 from hebrew_asr.audio.source import AudioError, Opened, TooLong, TruncatedAudio, opened
@@ -148,12 +149,51 @@ def test_joined_flacs_are_heard_to_the_end():
     assert likeness(got[-48_000:], voice(16_000)) > 0.999
 
 
+@pytest.mark.parametrize("between", [0, 5_000, 9_000, 40_000])
+@pytest.mark.parametrize("frames", [60, 4_000, 48_000])
+def test_a_flac_after_another_is_heard_however_short_it_is(frames, between, tmp_path):
+    """libFLAC reads ahead, and has seen all of a short one when it ends."""
+    long, short = (by_libsndfile(voice(16_000)[:count], 16_000, "FLAC", "PCM_16") for count in (None, frames))
+    id3 = b"ID3\x04\0\0\0\0\x0f\x76" + bytes(2038)
+    lasts = LASTS_S * SAMPLE_RATE_HZ
+    for first, rest in ((long, short), (id3 + long, id3 + short), (id3 + short, long)):
+        content = first + b"\x55" * between + rest
+        (tmp_path / "x").write_bytes(content)
+        for source in (content, tmp_path / "x"):
+            assert len(decode(source)) == lasts + frames
+            assert duration_s(source) == pytest.approx((lasts + frames) / SAMPLE_RATE_HZ)
+    with pytest.raises(AudioError, match="sync"):
+        decode(long[: len(long) // 2] + short)
+    assert len(decode(id3 + short)) == frames
+
+
+@pytest.mark.parametrize("share_padded", [0.0, 0.04, 0.96, 1.0])
+def test_every_frame_of_an_mp3_is_counted_though_most_are_counted_many_at_a_time(share_padded):
+    """Runs of one bit rate, longer than what is counted at once and than what is read at once."""
+    sizes = {0x70: 313, 0x72: 314, 0x80: 365, 0x82: 366}  # third bytes: 96 and 112 kbit/s at 44.1 kHz, 2 is padding
+    rng = np.random.default_rng(5)
+    runs = [(0x70, 2), (0x80, 1), (0x70, 3_700), (0x80, 364), (0x70, 500)]
+    kinds = [rate | 2 * int(rng.random() < share_padded) for rate, count in runs for _ in range(count)]
+    frames = [bytes((0xFF, 0xFB, kind, 0xC4)) + bytes(sizes[kind] - 4) for kind in kinds]
+    counted = frames_of(as_opened(b"".join(frames)))
+    assert (counted.frames, counted.uniform, counted.ends_whole) == (len(frames), True, True)
+    counted = frames_of(as_opened(b"".join(frames)[:-1]))
+    assert (counted.frames, counted.ends_whole) == (len(frames) - 1, False)
+    stereo = frames[-1][:3] + b"\x44" + frames[-1][4:]
+    counted = frames_of(as_opened(b"".join([*frames[:1000], stereo, *frames[1000:]])))
+    assert (counted.frames, counted.uniform) == (len(frames) + 1, False)
+
+
+def as_opened(content: bytes) -> Opened:
+    return Opened(io.BytesIO(content), len(content), "clip")
+
+
 def test_every_flac_is_found_wherever_it_begins():
     start = b"fLaC\x80\0\0\x22"
     for place in (8, 9, *range((1 << 18) - 9, (1 << 18) + 2), (1 << 19) + 1):
         content = start + b"fL" + bytes(place - 10) if place > 9 else start + bytes(place - 8)
         content += start + b"aC"
-        assert flac_starts(Opened(io.BytesIO(content), len(content), "clip")) == [0, place]
+        assert flac_starts(as_opened(content)) == [0, place]
 
 
 KNOWN_LENGTH = [name for name in {**EXACT, **CODED} if "pipe" not in name and "live" not in name]

@@ -74,7 +74,8 @@ def _keeping(
     """What puts the sound of a clip where it is kept."""
     if options.store == "files":
         (folder / "clips" / unit.dataset / f"{unit.shard:05d}").mkdir(parents=True, exist_ok=True)
-        yield lambda record, encoded: _write_clip(f"{folder}/{record.audio}", encoded)
+        own = f"{os.getpid()}{secrets.randbelow(10**9):09d}"
+        yield lambda record, encoded: _write_clip(f"{folder}/{record.audio}", encoded, own)
         return
     path = work / "sounds" / f"{unit_name(unit)}.flac"
     with atomic(path) as stream:
@@ -86,10 +87,13 @@ def _keeping(
         yield keep
 
 
-def _write_clip(path: str, encoded: bytes) -> None:
-    """Whole at any moment: on a cluster, a worker that was given up may still write what another has written."""
-    folder, name = os.path.split(path)
-    temporary = f"{folder}/.{name}.{os.getpid()}{secrets.randbelow(10**9):09d}.tmp"
+def _write_clip(path: str, encoded: bytes, own: str) -> None:
+    """Whole at any moment: on a cluster, a worker that was given up may still write what another has written.
+
+    ``own``: digits that no other writer has.
+    """
+    folder, _, name = path.rpartition("/")
+    temporary = f"{folder}/.{name}.{own}.tmp"
     with open(temporary, "wb") as file:  # not by objects of pathlib, which take half as long as the writing
         file.write(encoded)
     os.replace(temporary, path)  # noqa: PTH105
