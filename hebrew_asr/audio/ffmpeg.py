@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -50,11 +51,12 @@ def _blocks(reading: Reading) -> Iterator[Block]:
         decoder = _decoder(stream.codec_context)
         lost = packets = 0
         broken = False
-        end_s = 0.0
+        begin_s, end_s = math.inf, 0.0
         held: list[np.ndarray] = []
         values = rate_hz = 0
         for packet in container.demux():
             if packet.pts is not None and packet.time_base:
+                begin_s = min(begin_s, float(packet.pts * packet.time_base))
                 end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream.index != stream.index:
                 continue
@@ -81,9 +83,13 @@ def _blocks(reading: Reading) -> Iterator[Block]:
         if held:
             yield np.concatenate(held), rate_hz
         lost_s = lost * reading.lasts_s / max(packets - lost, 1)
-        if lost_s > max(_LOST_S, _LOST_SHARE * reading.lasts_s) or lost == packets > 0:
+        if lost == packets > 0:
+            raise reading.fault(
+                f"none of its {packets} packets of sound can be decoded: damage, or a coding that FFmpeg does not know"
+            )
+        if lost_s > max(_LOST_S, _LOST_SHARE * reading.lasts_s):
             raise reading.fault(f"{lost} of its {packets} packets of sound cannot be decoded: the file is damaged")
-        _compare(container, end_s, reading)
+        _compare(container, begin_s, end_s, reading)
 
 
 def _audio_stream(container: Any, reading: Reading) -> Any:
@@ -135,14 +141,15 @@ def _samples(frame: Any, reading: Reading) -> np.ndarray:
     return samples
 
 
-def _compare(container: Any, end_s: float, reading: Reading) -> None:
+def _compare(container: Any, begin_s: float, end_s: float, reading: Reading) -> None:
     """Notice a container that goes on for longer, by its header, than its last packet of any track."""
     name = container.format.name.split(",")[0]
     timed = _STATES_LENGTH.get(name)
     if container.duration is None or timed is None or is_live(reading.source):
         return
     stated_s = container.duration / av.time_base
-    start_s = max((container.start_time or 0) / av.time_base, 0.0)
+    # What iTunSMPB counts as the coder's delay is added to the start that is told, and not taken from the length.
+    start_s = max(min((container.start_time or 0) / av.time_base, begin_s), 0.0)
     # A last packet may not say how long it lasts.
     end_s = max(end_s, start_s + reading.lasts_s) if timed else reading.lasts_s
     if name == "mov":  # FFmpeg tells its length since its first sound, and that of others since zero

@@ -323,6 +323,27 @@ def test_a_late_start_and_a_last_packet_that_states_no_length_are_no_cut(contain
         decode(content[: int(0.7 * len(content))])
 
 
+@pytest.mark.parametrize("priming", [0, 1024, 9_600, 16_000])
+def test_a_coder_delay_that_itunes_counts_is_no_cut(priming):
+    """FFmpeg tells a start that is later by it, and the same length: of HE-AAC that may be 0.2 s."""
+    whole = by_ffmpeg(voice(16_000), 16_000, "ipod", "aac", bit_rate=96_000, muxer={"use_editlist": "0"})
+    said = f" 00000000 {priming:08X} 00000000 {int(LASTS_S * 16_000):016X}".encode()
+    names = _box(b"mean", bytes(4) + b"com.apple.iTunes") + _box(b"name", bytes(4) + b"iTunSMPB")
+    field = _box(b"----", names + _box(b"data", b"\0\0\0\x01" + bytes(4) + said))
+    handler = _box(b"hdlr", bytes(8) + b"mdirappl" + bytes(9))
+    tag = _box(b"udta", _box(b"meta", bytes(4) + handler + _box(b"ilst", field)))
+    moov = whole.rindex(b"moov") - 4  # the last box
+    assert int.from_bytes(whole[moov : moov + 4], "big") == len(whole) - moov
+    content = whole[:moov] + _box(b"moov", whole[moov + 8 :] + tag)
+    with av.open(io.BytesIO(content)) as file:
+        assert file.start_time == 1_000_000 * priming // 16_000
+    assert len(decode(content)) >= (LASTS_S - priming / 16_000) * SAMPLE_RATE_HZ - 1
+
+
+def _box(name: bytes, content: bytes) -> bytes:
+    return (8 + len(content)).to_bytes(4, "big") + name + content
+
+
 def test_a_long_packet_that_cannot_be_decoded_is_not_passed_over():
     whole = by_ffmpeg(voice(16_000), 16_000, "matroska", "tta", piped=True)  # its last packet: how long, is not known
     with pytest.raises(AudioError, match="packets of sound cannot be decoded"):
