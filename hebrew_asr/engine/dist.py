@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -45,6 +45,16 @@ class Ranks:
         """Sum over ranks, in place."""
         torch_dist.all_reduce(tensor, group=self._group_of(tensor))
         return tensor
+
+    def begin_sum(self, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """As ``sum`` of a tensor on the host, begun; what is returned waits for the sum, however often it is asked."""
+        work = torch_dist.all_reduce(tensor, group=self.host_group, async_op=True)
+
+        def end() -> torch.Tensor:
+            work.wait()
+            return tensor
+
+        return end
 
     def max(self, tensor: torch.Tensor) -> torch.Tensor:
         """Elementwise maximum over ranks, in place."""

@@ -212,8 +212,7 @@ class TrainEngine:
         zero.set_learning_rates(self._engine, {group.name: learning_rates[group.module_group] for group in self.groups})
         device = self.ranks.device
         own_labels = sum(micro_batch.num_labels for micro_batch in micro_batches)
-        labels = int(self.ranks.sum(torch.tensor(own_labels)))  # on the host, where nothing has to be waited for
-        per_token = self.ranks.size / max(labels, 1)
+        labels_of_all = self.ranks.begin_sum(torch.tensor(own_labels))  # on the host, while the forward pass is queued
         total = torch.zeros(1, dtype=torch.float64, device=device)
         if not self.asr.training:  # an evaluation ran; walking all modules at every step would cost a millisecond
             self._engine.train()
@@ -222,12 +221,8 @@ class TrainEngine:
             self.module.seam.wait()
         with nullcontext() if self._proof is None else self._proof.watch(self._engine):
             for micro_batch in micro_batches:
-                loss_sum = self._bounded("forward", self._engine, micro_batch.packed, micro_batch.mel_CBF)
-                weighted = loss_sum.double() * (per_token if micro_batch.num_labels else 0.0)
-                total += loss_sum.detach() * bool(micro_batch.num_labels)
-                self._bounded("backward", self._engine.backward, weighted.to(loss_sum.dtype), scale_wrt_gas=False)
-                with self._part("backward"):
-                    zero.reduce_micro_batch(self._engine)
+                self._learn(micro_batch, labels_of_all, total)
+        labels = int(labels_of_all())
         # Before the step: behind it, this would wait until weights have arrived that the next pass reads late.
         loss = self.ranks.sum(total) / max(labels, 1)
         with self._part("step"):
@@ -240,27 +235,50 @@ class TrainEngine:
         self._last = result
         return result
 
-    def _bounded(self, part: str, run: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-        """``run(*inputs, **options)``; MicroBatchTooLarge if it runs out of device memory.
+    def _learn(self, micro_batch: MicroBatch, labels_of_all: Callable[[], torch.Tensor], total: torch.Tensor) -> None:
+        """Both passes of a micro-batch; its loss is added to ``total``.
 
-        The error's frames hold activations, and the optimizer where its methods ran out. So the new one is raised when
-        the old one is gone: a context manager would raise it within, and keep the old one as its ``__context__``.
+        Raises:
+            MicroBatchTooLarge: a pass ran out of device memory.
         """
-        ranks, reason, result = self.ranks, "", None
+        loss_sum, reason = self._tried("forward", self._engine, micro_batch.packed, micro_batch.mel_CBF)
+        is_local = zero.has_local_backward(self._engine)
+        if not is_local:
+            self._settle("forward", reason, agreed=self._profile.zero_stage < 3)
+        part = "forward" if reason else "backward"
+        if not reason:
+            per_token = self.ranks.size / max(int(labels_of_all()), 1)
+            weighted = loss_sum.double() * (per_token if micro_batch.num_labels else 0.0)
+            total += loss_sum.detach() * bool(micro_batch.num_labels)
+            weighted = weighted.to(loss_sum.dtype)
+            _, reason = self._tried("backward", self._engine.backward, weighted, scale_wrt_gas=False)
+        self._settle(part, reason, agreed=is_local)
+        with self._part("backward"):
+            zero.reduce_micro_batch(self._engine)
+
+    def _tried(self, part: str, run: Callable[..., Any], *inputs: Any, **options: Any) -> tuple[Any, str]:
+        """``run(*inputs, **options)``, and why it ran out of device memory, if it did.
+
+        The error's frames hold activations, and the optimizer where its methods ran out, so it is let go of here.
+        """
         with self._part(part):
             try:
-                result = run(*inputs, **options)
+                return run(*inputs, **options), ""
             except torch.OutOfMemoryError as error:
-                reason = first_line(error)
-        # After a pass without collectives every rank arrives here.
-        agreed = self._profile.zero_stage < 3 if part == "forward" else zero.has_local_backward(self._engine)
-        out_of_memory = [bool(reason)]
-        if agreed and ranks.size > 1:
-            out_of_memory = ranks.any_of(*(bool(reason) and rank == ranks.rank for rank in range(ranks.size)))
-        if any(out_of_memory):
-            short = [rank for rank, is_out in enumerate(out_of_memory) if is_out] if agreed else [ranks.rank]
-            raise MicroBatchTooLarge(part, short, agreed or ranks.size == 1, reason)
-        return result
+                return None, first_line(error)
+
+    def _settle(self, part: str, reason: str, *, agreed: bool) -> None:
+        """MicroBatchTooLarge if ``reason`` says that this rank ran out of device memory in ``part``, or another did.
+
+        ``agreed``: passes without collectives are over, so every rank arrives here and hears of the others.
+        """
+        ranks, parts = self.ranks, ("", "forward", "backward")
+        ran_out = torch.zeros(ranks.size, dtype=torch.int32)
+        ran_out[ranks.rank] = parts.index(part) if reason else 0
+        found = ranks.max(ran_out).tolist() if agreed and ranks.size > 1 else ran_out.tolist()
+        short = [rank for rank, where in enumerate(found) if where]
+        if short:
+            raise MicroBatchTooLarge(parts[found[short[0]]], short, agreed or ranks.size == 1, reason)
 
     @contextmanager
     def timed(self, part: Callable[[str], AbstractContextManager[None]]) -> Iterator[None]:

@@ -17,7 +17,7 @@ Between machines a reduce-scatter sends less all the same, since it adds up on t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ import torch
 import torch.distributed as torch_dist
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor
+from torch._utils import _unflatten_dense_tensors
 
 from hebrew_asr.engine.flat_adamw import FlatAdamW, wait
 from hebrew_asr.launching.place import local_ranks_from_environment
@@ -36,14 +37,26 @@ _ALIGNMENT = 8
 
 @dataclass(frozen=True)
 class _Piece:
-    """A run of a parameter's elements that lies in one bucket."""
+    """A run of a parameter's elements that lies in one bucket; or of none, where nothing lies."""
 
-    parameter: Tensor
+    parameter: Tensor | None
     start: int
     """First element within the flattened parameter."""
     length: int
     at: int
     """First element within the bucket."""
+
+    def form(self) -> Tensor:
+        """Of the shape in which gradients are copied here: the parameter's own, if it lies here as a whole."""
+        is_whole = self.parameter is not None and self.parameter.numel() == self.length
+        return self.parameter if is_whole else torch.empty(self.length, device="meta")  # type: ignore[return-value]
+
+    def gradient(self) -> Tensor | None:
+        """Of that shape; None if there is none."""
+        gradient = None if self.parameter is None else self.parameter.grad
+        if gradient is None or gradient.numel() == self.length:
+            return gradient
+        return gradient.reshape(-1).narrow(0, self.start, self.length)
 
 
 @dataclass(frozen=True)
@@ -54,9 +67,29 @@ class Bucket:
     """First column."""
     columns: int
     pieces: list[_Piece] = field(default_factory=list)
-    """As they lie in it."""
+    """As they lie in it, end to end."""
+    forms: list[Tensor] = field(default_factory=list)
+    """Of the pieces: what the bucket is cut into in one call. By hundreds of calls, each of which lets another thread
+    run, the host would spend as long on this as the device on a small step."""
     ends: list[Tensor] = field(default_factory=list)
     """Parameters of which no later bucket has a piece."""
+
+    @property
+    def parameters(self) -> set[Tensor]:
+        """Those of which a piece lies here."""
+        return {piece.parameter for piece in self.pieces if piece.parameter is not None}
+
+    def close(self, ranks: int) -> None:
+        """When all parameters are dealt: sort their pieces, and fill what is between them."""
+        at, dealt = 0, sorted(self.pieces, key=lambda piece: piece.at)
+        self.pieces.clear()
+        for piece in [*dealt, _Piece(None, 0, 0, ranks * self.columns)]:
+            if piece.at > at:
+                self.pieces.append(_Piece(None, 0, piece.at - at, at))
+            if piece.length:
+                self.pieces.append(piece)
+            at = piece.at + piece.length
+        self.forms.extend(piece.form() for piece in self.pieces)
 
 
 class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
@@ -103,12 +136,12 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
             for parameter, start in zip(parameters, starts, strict=True):
                 self._deal(parameter, start, master.numel(), offset, width)
         for bucket in self._buckets:
-            bucket.pieces.sort(key=lambda piece: piece.at)
+            bucket.close(ranks)
         self._buckets.sort(key=self._is_above, reverse=True)  # otherwise as they lie
         self._num_above = sum(map(self._is_above, self._buckets))
         seen: set[Tensor] = set()
         for bucket in reversed(self._buckets):
-            last = {piece.parameter for piece in bucket.pieces} - seen
+            last = bucket.parameters - seen
             bucket.ends.extend(last)
             seen |= last
         self._gradients, self._buffers = None, []
@@ -116,7 +149,7 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
         self._sends_bf16 = self.communication_data_type == torch.bfloat16 and on_one_machine
 
     def _is_above(self, bucket: Bucket) -> bool:
-        return bool(bucket.pieces) and self._seam.weights.issuperset(piece.parameter for piece in bucket.pieces)
+        return bool(bucket.parameters) and self._seam.weights.issuperset(bucket.parameters)
 
     def _deal(self, parameter: Tensor, start: int, share: int, offset: int, width: int) -> None:
         """Cut a parameter into pieces of buckets; it begins at ``start`` of a group of ``share`` elements a rank."""
@@ -235,11 +268,15 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
     def _take_whole(self, gradients: Tensor) -> None:
         """One rank owns everything: each parameter's gradient has its place in the slice."""
         (bucket,) = self._buckets
-        if not self._holds_gradients:
-            for first, length in _gaps(bucket):
-                gradients.narrow(0, first, length).zero_()
-        places = [gradients.narrow(0, piece.at, piece.length) for piece in bucket.pieces]
-        self._take([piece.parameter for piece in bucket.pieces], places)
+        parameters, places = [], []
+        for piece in bucket.pieces:
+            place = gradients.narrow(0, piece.at, piece.length)
+            if piece.parameter is not None:
+                parameters.append(piece.parameter)
+                places.append(place)
+            elif not self._holds_gradients:
+                place.zero_()
+        self._take(parameters, places)
 
     def finalize_gradient_accumulation_boundary(self) -> None:
         """Nothing: this rank's slice is complete when the last micro-batch is reduced."""
@@ -256,28 +293,17 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
 
 def _fill(whole: Tensor, bucket: Bucket) -> None:
     """Copy a bucket's gradients, 0 where there are none, and drop those that no later bucket takes."""
-    places, fresh = [], []
-    parts = whole.tensor_split([piece.at for piece in bucket.pieces])[1:]  # one call: there are hundreds
-    for piece, part in zip(bucket.pieces, parts, strict=True):
-        if piece.parameter.grad is not None:
-            places.append(part if part.numel() == piece.length else part.narrow(0, 0, piece.length))
-            gradient = piece.parameter.grad.view(-1)
-            is_whole = gradient.numel() == piece.length
-            fresh.append(gradient if is_whole else gradient.narrow(0, piece.start, piece.length))
-    if sum(map(torch.numel, fresh)) < whole.numel():
-        whole.zero_()
-    if places:
-        torch._foreach_copy_(places, fresh)
+    filled, fresh, empty = [], [], []
+    for piece, place in zip(bucket.pieces, _unflatten_dense_tensors(whole, bucket.forms), strict=True):
+        gradient = piece.gradient()
+        if gradient is None:
+            empty.append(place)
+        else:
+            filled.append(place)
+            fresh.append(gradient)
+    if empty:
+        torch._foreach_zero_(empty)
+    if filled:
+        torch._foreach_copy_(filled, fresh)
     for parameter in bucket.ends:
         parameter.grad = None
-
-
-def _gaps(bucket: Bucket) -> Iterator[tuple[int, int]]:
-    """First element and length of each run that no parameter fills, where there is one rank."""
-    end = 0
-    for piece in bucket.pieces:
-        if piece.at > end:
-            yield end, piece.at - end
-        end = piece.at + piece.length
-    if end < bucket.columns:
-        yield end, bucket.columns - end
