@@ -12,8 +12,8 @@ model, L supervised tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -25,6 +25,7 @@ from hebrew_asr.audio.augment import Masks, draw_masks, no_masks, perturbed_leng
 from hebrew_asr.audio.frames import CHUNK_FRAMES, TOKENS_PER_CHUNK, EncoderGeometry, num_audio_tokens, num_frames
 from hebrew_asr.audio.mel import MelPlan, plan_mel
 from hebrew_asr.config.recipe import Augmentation
+from hebrew_asr.data.bundled import Bundled
 from hebrew_asr.data.shapes import Shape, cut_windows, fill, fitting, packed_shape
 from hebrew_asr.text.prompt import PromptTokens
 
@@ -48,7 +49,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class PackedBatch:
+class PackedBatch(Bundled):
     """N clips end to end. Tensors are moved together; lists and integers stay on the host."""
 
     clip_ids: list[str]
@@ -89,34 +90,6 @@ class PackedBatch:
     def num_labels(self) -> int:
         """Supervised tokens, the divisor of the summed loss."""
         return sum(self.labels_per_clip)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
-        """The batch with every tensor on ``device``."""
-        return _map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def record_stream(self, stream: Any) -> None:
-        """Tell the allocator that a CUDA stream other than the one it was made on uses the batch."""
-
-        def record(tensor: Tensor) -> Tensor:
-            tensor.record_stream(stream)
-            return tensor
-
-        _map_tensors(self, record)
-
-    def pin_memory(self) -> PackedBatch:
-        """The batch in page-locked memory; a DataLoader with ``pin_memory=True`` calls this."""
-        return _map_tensors(self, Tensor.pin_memory)
-
-
-def _map_tensors(held: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(held, Tensor):
-        return change(held)
-    if isinstance(held, tuple) and held and is_dataclass(held[0]):
-        return tuple(_map_tensors(part, change) for part in held)
-    if is_dataclass(held):
-        values = {field.name: getattr(held, field.name) for field in fields(held)}
-        return replace(held, **{name: _map_tensors(value, change) for name, value in values.items()})
-    return held
 
 
 def pack(

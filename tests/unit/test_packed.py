@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.config.recipe import Augmentation
-from hebrew_asr.data.collate import Example, PackedBatch, _map_tensors, pack
+from hebrew_asr.data.collate import Example, PackedBatch, pack
 from hebrew_asr.demo.tiny import TinySpec
 from hebrew_asr.model.attention import varlen_attention
 from hebrew_asr.model.packed import PackedASR
@@ -218,13 +218,13 @@ def test_the_cuda_path_never_waits_for_a_value_on_the_device():
         replace(clip, speed=speed, mask_seed=0)
         for clip, speed in zip(examples(tokenizer), (0.9, 1.0, 1.1, 1.0, 0.9, 1.0, 1.1), strict=True)
     ]
-    batch = pack(clips, PromptTokens.of(tokenizer), GEOMETRY, Augmentation())
+    batch = pack(clips, PromptTokens.of(tokenizer), GEOMETRY, Augmentation()).to("cpu")  # which lays it together
     with FakeTensorMode() as mode:
 
         def on_cuda(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
             return torch.empty_like(mode.from_tensor(tensor), device="cuda", dtype=dtype).detach()
 
-        moved = _map_tensors(batch, on_cuda)
+        moved = batch._moved(on_cuda)
         assert isinstance(moved, PackedBatch)
         mel_CBF = LogMel().to("cuda")(moved)
         weights = {name: on_cuda(parameter, torch.bfloat16) for name, parameter in packed.named_parameters()}
