@@ -44,8 +44,9 @@ class _Form:
     kind: type
     values: dict[str, Any]
 
-    def filled_from(self, memory: Tensor) -> Any:
-        return self.kind(**{name: _filled(value, memory) for name, value in self.values.items()})
+    def filled(self, fill: Callable[[_Place], Tensor]) -> Any:
+        """The dataclass, with a tensor for each place."""
+        return self.kind(**{name: _filled(value, fill) for name, value in self.values.items()})
 
 
 class Bundled:
@@ -55,25 +56,29 @@ class Bundled:
     """(bytes,) uint8, and where in it the tensors lie; None while they lie here and there."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The same with every tensor on ``device``."""
-        return self._moved(lambda memory: memory.to(device, non_blocking=non_blocking))
+        """The same on ``device``, where each tensor has memory of its own.
+
+        Compiled code is made for where in its memory a tensor begins: it would be made anew for batch after batch.
+        """
+        memory, form = self._bundled()
+        there = memory.to(device, non_blocking=non_blocking)
+        return form.filled(lambda place: place.of(there).clone())
 
     def pin_memory(self) -> Self:
         """The same in page-locked memory."""
-        return self._moved(Tensor.pin_memory)
+        memory, form = self._bundled()
+        return _opened(memory.pin_memory(), form)
 
     def record_stream(self, stream: Any) -> None:
-        """Tell the allocator that a CUDA stream other than the one it was moved on uses the tensors."""
-        assert self._bundle is not None, "it was not moved"
-        self._bundle[0].record_stream(stream)
+        """Tell the allocator that a CUDA stream other than the one it was made on uses the tensors."""
+        placed: list[tuple[_Place, Tensor]] = []
+        _form_of(self, placed)
+        for _, tensor in placed:
+            tensor.record_stream(stream)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For pickle."""
         return _opened, self._bundled()
-
-    def _moved(self, move: Callable[[Tensor], Tensor]) -> Self:
-        memory, form = self._bundled()
-        return _opened(move(memory), form)
 
     def _bundled(self) -> tuple[Tensor, _Form]:
         if self._bundle is not None:
@@ -87,7 +92,7 @@ class Bundled:
 
 
 def _opened(memory: Tensor, form: _Form) -> Any:
-    opened = form.filled_from(memory)
+    opened = form.filled(lambda place: place.of(memory))
     object.__setattr__(opened, "_bundle", (memory, form))  # it is frozen
     return opened
 
@@ -104,9 +109,9 @@ def _form_of(held: Any, placed: list[tuple[_Place, Tensor]]) -> Any:
     return held
 
 
-def _filled(form: Any, memory: Tensor) -> Any:
+def _filled(form: Any, fill: Callable[[_Place], Tensor]) -> Any:
     if isinstance(form, _Place):
-        return form.of(memory)
+        return fill(form)
     if isinstance(form, tuple):
-        return tuple(_filled(part, memory) for part in form)
-    return form.filled_from(memory) if isinstance(form, _Form) else form
+        return tuple(_filled(part, fill) for part in form)
+    return form.filled(fill) if isinstance(form, _Form) else form

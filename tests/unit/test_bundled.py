@@ -44,22 +44,32 @@ def batch() -> PackedBatch:
     return pack(clips, PromptTokens.of(tokenizer), EncoderGeometry(), Augmentation())
 
 
-@pytest.mark.parametrize("cross", [lambda batch: pickle.loads(pickle.dumps(batch)), lambda batch: batch.to("cpu")])
-def test_what_comes_out_is_what_went_in(batch, cross):
-    crossed = cross(cross(batch))
-    for before, after in zip(values(batch), values(crossed), strict=True):
+def crossed(batch: PackedBatch) -> PackedBatch:
+    return pickle.loads(pickle.dumps(batch))
+
+
+@pytest.mark.parametrize(
+    "move", [crossed, lambda batch: crossed(crossed(batch)), lambda batch: crossed(batch).to("cpu")]
+)
+def test_what_comes_out_is_what_went_in(batch, move):
+    for before, after in zip(values(batch), values(move(batch)), strict=True):
         if isinstance(before, torch.Tensor):
             assert before.dtype == after.dtype and before.shape == after.shape and before.equal(after)
-            assert after.is_contiguous() and after.storage_offset() * after.itemsize % 64 == 0
+            assert after.is_contiguous() and after.data_ptr() % 64 == 0
         else:
             assert before == after
-    assert len(tensors(crossed)) == 29
-    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors(crossed)}) == 1
-    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors(batch)}) > 20
+
+
+def test_it_crosses_as_one_tensor_and_trains_as_many(batch):
+    assert len(tensors(batch)) == 29
+    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors(crossed(batch))}) == 1
+    there = tensors(crossed(batch).to("cpu"))
+    assert len({tensor.untyped_storage().data_ptr() for tensor in there}) == 29
+    assert not any(tensor.storage_offset() for tensor in there), "compiled code would be made anew for each batch"
 
 
 def test_what_was_replaced_does_not_come_back(batch):
-    moved = batch.to("cpu")
-    changed = replace(moved, labels_L=moved.labels_L + 1)
-    again = pickle.loads(pickle.dumps(changed))
+    there = crossed(batch)
+    changed = replace(there, labels_L=there.labels_L + 1)
+    again = crossed(changed)
     assert again.labels_L.equal(batch.labels_L + 1) and again.input_ids_T.equal(batch.input_ids_T)

@@ -218,13 +218,15 @@ def test_the_cuda_path_never_waits_for_a_value_on_the_device():
         replace(clip, speed=speed, mask_seed=0)
         for clip, speed in zip(examples(tokenizer), (0.9, 1.0, 1.1, 1.0, 0.9, 1.0, 1.1), strict=True)
     ]
-    batch = pack(clips, PromptTokens.of(tokenizer), GEOMETRY, Augmentation()).to("cpu")  # which lays it together
+    batch = pack(clips, PromptTokens.of(tokenizer), GEOMETRY, Augmentation())
+    laid_together = batch._bundled()
     with FakeTensorMode() as mode:
 
         def on_cuda(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
             return torch.empty_like(mode.from_tensor(tensor), device="cuda", dtype=dtype).detach()
 
-        moved = batch._moved(on_cuda)
+        memory, form = laid_together
+        moved = form.filled(lambda place: place.of(on_cuda(memory)))
         assert isinstance(moved, PackedBatch)
         mel_CBF = LogMel().to("cuda")(moved)
         weights = {name: on_cuda(parameter, torch.bfloat16) for name, parameter in packed.named_parameters()}
