@@ -7,7 +7,7 @@ spends on them, in threads beside the one that trains, that one waits for: they 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -37,81 +37,62 @@ class _Place:
         return memory.narrow(0, self.first_byte, self.num_bytes).view(self.dtype).view(self.shape)
 
 
-@dataclass(frozen=True)
-class _Form:
-    """A dataclass with a ``_Place`` for each of its tensors."""
-
-    kind: type
-    values: dict[str, Any]
-
-    def filled(self, fill: Callable[[_Place], Tensor]) -> Any:
-        """The dataclass, with a tensor for each place."""
-        return self.kind(**{name: _filled(value, fill) for name, value in self.values.items()})
-
-
 class Bundled:
     """Base of a frozen dataclass of tensors, of other values, and of dataclasses and tuples that hold such."""
 
-    _bundle: tuple[Tensor, _Form] | None = None
-    """(bytes,) uint8, and where in it the tensors lie; None while they lie here and there."""
+    _bundle: tuple[Tensor, dict[str, Any]] | None = None
+    """(bytes,) uint8, and the fields, with a ``_Place`` for each tensor; None while the tensors lie here and there."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same on ``device``, where each tensor has memory of its own.
 
         Compiled code is made for where in its memory a tensor begins: it would be made anew for batch after batch.
         """
-        memory, form = self._bundled()
+        memory, values = self._bundled()
         there = memory.to(device, non_blocking=non_blocking)
-        return form.filled(lambda place: place.of(there).clone())
+        return type(self)(**_changed(values, _Place, lambda place: place.of(there).clone()))
 
     def pin_memory(self) -> Self:
         """The same in page-locked memory."""
-        memory, form = self._bundled()
-        return _opened(memory.pin_memory(), form)
+        memory, values = self._bundled()
+        return _opened(type(self), memory.pin_memory(), values)
 
     def record_stream(self, stream: Any) -> None:
         """Tell the allocator that a CUDA stream other than the one it was made on uses the tensors."""
-        placed: list[tuple[_Place, Tensor]] = []
-        _form_of(self, placed)
-        for _, tensor in placed:
-            tensor.record_stream(stream)
+        _changed(vars(self), Tensor, lambda tensor: tensor.record_stream(stream))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For pickle."""
-        return _opened, self._bundled()
+        return _opened, (type(self), *self._bundled())
 
-    def _bundled(self) -> tuple[Tensor, _Form]:
+    def _bundled(self) -> tuple[Tensor, dict[str, Any]]:
         if self._bundle is not None:
             return self._bundle
         placed: list[tuple[_Place, Tensor]] = []
-        form = _form_of(self, placed)
+
+        def place(tensor: Tensor) -> _Place:
+            placed.append((_Place(placed[-1][0].end_byte if placed else 0, tensor.shape, tensor.dtype), tensor))
+            return placed[-1][0]
+
+        values = _changed(vars(self), Tensor, place)
         memory = torch.empty(placed[-1][0].end_byte, dtype=torch.uint8, device=placed[0][1].device)
-        for place, tensor in placed:
-            place.of(memory).copy_(tensor)
-        return memory, form
+        for there, tensor in placed:
+            there.of(memory).copy_(tensor)
+        return memory, values
 
 
-def _opened(memory: Tensor, form: _Form) -> Any:
-    opened = form.filled(lambda place: place.of(memory))
-    object.__setattr__(opened, "_bundle", (memory, form))  # it is frozen
+def _opened(kind: type, memory: Tensor, values: dict[str, Any]) -> Any:
+    opened = kind(**_changed(values, _Place, lambda place: place.of(memory)))
+    object.__setattr__(opened, "_bundle", (memory, values))  # it is frozen
     return opened
 
 
-def _form_of(held: Any, placed: list[tuple[_Place, Tensor]]) -> Any:
-    if isinstance(held, Tensor):
-        place = _Place(placed[-1][0].end_byte if placed else 0, held.shape, held.dtype)
-        placed.append((place, held))
-        return place
+def _changed(held: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """``held``, with ``change`` of everything of a kind in its place."""
+    if isinstance(held, kind):
+        return change(held)
+    if isinstance(held, dict):
+        return {name: _changed(value, kind, change) for name, value in held.items()}
     if isinstance(held, tuple):
-        return tuple(_form_of(part, placed) for part in held)
-    if is_dataclass(held):
-        return _Form(type(held), {field.name: _form_of(getattr(held, field.name), placed) for field in fields(held)})
-    return held
-
-
-def _filled(form: Any, fill: Callable[[_Place], Tensor]) -> Any:
-    if isinstance(form, _Place):
-        return fill(form)
-    if isinstance(form, tuple):
-        return tuple(_filled(part, fill) for part in form)
-    return form.filled(fill) if isinstance(form, _Form) else form
+        return tuple(_changed(part, kind, change) for part in held)
+    return replace(held, **_changed(vars(held), kind, change)) if is_dataclass(held) else held

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.config.recipe import Augmentation
+from hebrew_asr.data.bundled import _opened
 from hebrew_asr.data.collate import Example, PackedBatch, pack
 from hebrew_asr.demo.tiny import TinySpec
 from hebrew_asr.model.attention import varlen_attention
@@ -225,9 +226,8 @@ def test_the_cuda_path_never_waits_for_a_value_on_the_device():
         def on_cuda(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
             return torch.empty_like(mode.from_tensor(tensor), device="cuda", dtype=dtype).detach()
 
-        memory, form = laid_together
-        moved = form.filled(lambda place: place.of(on_cuda(memory)))
-        assert isinstance(moved, PackedBatch)
+        memory, values = laid_together
+        moved = _opened(PackedBatch, on_cuda(memory), values)
         mel_CBF = LogMel().to("cuda")(moved)
         weights = {name: on_cuda(parameter, torch.bfloat16) for name, parameter in packed.named_parameters()}
         buffers = {name: on_cuda(buffer) for name, buffer in packed.named_buffers()}
