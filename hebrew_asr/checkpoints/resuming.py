@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,20 @@ def find_resumable(folder: Path) -> Resumable:
         unreadable += [Damaged(path, f"{path} has no COMPLETE.json") for path in unmarked]
         if unreadable:
             raise CheckpointError(no_checkpoint(unreadable))
+        if _had_checkpoints(folder / "metrics.jsonl"):
+            raise CheckpointError(
+                f"{folder / 'metrics.jsonl'} tells of checkpoints, and {folder / 'checkpoints'} holds none: bring one "
+                "back, or give --run another name to start anew"
+            )
     return Resumable(checkpoints, unreadable)
+
+
+def _had_checkpoints(metrics: Path) -> bool:
+    """Whether a run's records tell that a checkpoint was sealed; one that was stopped before may start over."""
+    try:
+        return re.search(rb'"event": ?"checkpoint"', metrics.read_bytes()) is not None
+    except OSError:
+        return False
 
 
 def recipe_before(folder: Path, checkpoint: Checkpoint | None = None) -> dict[str, Any] | None:

@@ -162,6 +162,8 @@ def _read(path: Path, step: int) -> Checkpoint:
         raise ValueError(f"{SEAL} lists files outside its folder")
     if files.get(STATE) != seal_of(path / STATE):
         raise ValueError(f"{STATE} differs from what was written")
+    if values.get("step", step) != step:
+        raise ValueError(f"it holds the state of step {values['step']}; was it renamed?")
     return Checkpoint(path, step, {**values, **_measured(path / EVAL)}, files)
 
 

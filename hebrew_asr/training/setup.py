@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import platform
 import subprocess
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,7 +28,8 @@ from hebrew_asr.engine import dist
 from hebrew_asr.engine.engine import TrainEngine
 from hebrew_asr.engine.shared import require_shared
 from hebrew_asr.engine.watchdog import Watchdog
-from hebrew_asr.files import as_json
+from hebrew_asr.errors import EnvironmentProblem
+from hebrew_asr.files import as_json, as_os_error
 from hebrew_asr.launching import place
 from hebrew_asr.launching.stopping import StopRequest
 from hebrew_asr.locks import FolderLock
@@ -137,13 +139,11 @@ def _build(
     present_V = _training_vocabulary(spec.train_clips, tokenizer, len(asr.lm_head.weight), ranks)
     engine = TrainEngine(module, asr, recipe, profile, spec.batching, ranks, present_V)
     files = PatientFiles(spec.folder)
-    tracker, console = Tracker(), None
     devices = ranks.gather(torch.cuda.get_device_name() if ranks.device.type == "cuda" else "cpu")
-    if ranks.is_main:
-        facts = describe(spec, base, schedule, weights_by_phase, present_V, devices)
-        tracker, console = _outputs(spec, files, schedule, state, facts, request)
-        if space_warning is not None:
-            console.say(space_warning)
+    facts = (spec, base, schedule, weights_by_phase, present_V, devices)
+    tracker, console = _opened(spec, ranks, lambda: _outputs(spec, files, schedule, state, describe(*facts), request))
+    if console is not None and space_warning is not None:
+        console.say(space_warning)
     return Run(
         **vars(spec),
         ranks=ranks,
@@ -221,6 +221,24 @@ def _training_vocabulary(clips: Clips, tokenizer: Any, num_rows: int, ranks: dis
     occurs_V = torch.zeros(num_rows, dtype=torch.int32)
     occurs_V[list(training_vocabulary(tokenizer, clips, ranks.rank, ranks.size))] = 1
     return ranks.max(occurs_V).bool()
+
+
+def _opened(
+    spec: RunSpec, ranks: dist.Ranks, open_them: Callable[[], tuple[Tracker, Console]]
+) -> tuple[Tracker, Console | None]:
+    """What the first rank alone writes; what refuses it ends all of them. Collective.
+
+    Raises:
+        EnvironmentProblem: the disk, or who owns a file there.
+    """
+    opened, refused = (Tracker(), None), None
+    try:
+        opened = open_them() if ranks.is_main else opened
+    except OSError as error:
+        refused = as_os_error(error).strerror
+    if (refused := ranks.broadcast(refused)) is not None:
+        raise EnvironmentProblem(f"run directory {spec.folder} cannot be written: {refused}; mend that, or give --run")
+    return opened
 
 
 def _outputs(

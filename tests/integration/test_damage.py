@@ -96,6 +96,35 @@ def test_json_that_nests_without_end_is_damage_like_any_other(task, warm, run):
     assert [row["step"] for row in events(run, "train")] == [1, 2, 3, 4, 5]
 
 
+def test_a_renamed_checkpoint_is_passed_over(task, warm, run):
+    (run / "checkpoints" / "step-000004").rename(run / "checkpoints" / "step-000009")
+    arguments = train_arguments(task, run, *NO_EVALUATION, *KEPT, "max_steps=5", resume="auto")
+    done = warm.finish(arguments, ranks=2, port=free_port())
+    assert done.returncode == 0, done.stderr
+    assert "going on from step 3" in done.stdout and "holds the state of step 4; was it renamed?" in done.stdout
+    assert (run / "checkpoints" / "step-000009.damaged" / OPTIMIZER).is_file()
+    assert [row["step"] for row in events(run, "train")] == [1, 2, 3, 4, 5]
+
+
+def test_a_run_whose_checkpoints_were_taken_away_does_not_start_over(task, warm, run):
+    (run / "checkpoints").rename(run.with_name("elsewhere"))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    arguments = train_arguments(task, run, *NO_EVALUATION, *KEPT, "max_steps=5", resume="auto")
+    done = warm.finish(arguments, port=free_port())
+    assert done.returncode == 5 and "Traceback" not in done.stderr, done.stderr
+    assert f"tells of checkpoints, and {run / 'checkpoints'} holds none: bring one back" in done.stderr
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_records_that_cannot_be_opened_are_told_on_every_rank(task, warm, run):
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").symlink_to("metrics.jsonl")
+    arguments = train_arguments(task, run, *NO_EVALUATION, *KEPT, "max_steps=5", resume="auto")
+    done = warm.finish(arguments, ranks=2, port=free_port())
+    assert done.returncode == 4 and "Traceback" not in done.stderr, done.stderr
+    assert f"error: run directory {run} cannot be written: Too many levels of symbolic links" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json", "STOP", "checkpoints", "final"])
 def test_a_folder_in_the_place_of_a_file_is_told_and_the_other_way_around(task, warm, run, name):
     place = run / name

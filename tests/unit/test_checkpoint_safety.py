@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import hebrew_asr
+from hebrew_asr.checkpoints import sealed
 from hebrew_asr.checkpoints.sealed import FORMAT, find_checkpoints
 from hebrew_asr.engine.optimizer_state import KINDS, PartitionState, StateReader, save_partitions
 from hebrew_asr.engine.zero import Fragment
@@ -89,3 +90,13 @@ def test_no_call_reads_pickles_or_runs_remote_code():
             assert called not in ("pickle.load", "pickle.loads", "np.load", "joblib.load"), path
             assert called != "torch.load" or keywords.get("weights_only") == "True", path
             assert keywords.get("trust_remote_code", "False") == "False", path
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+def test_the_ranks_of_a_machine_hash_each_file_once_between_them(checkpoint, monkeypatch, ranks):
+    (found,) = find_checkpoints(checkpoint.parent)
+    hashed = []
+    monkeypatch.setattr(sealed, "seal_of", lambda file: hashed.append(file.name) or found.files[file.name])
+    for rank in range(ranks):
+        found.verify(rank, ranks)
+    assert sorted(hashed) == sorted(found.files)
