@@ -50,6 +50,7 @@ _OTHERS = {
     "split": "| clips | records, s (CPU) | split, s (CPU) | file, MiB | own MiB | peak | components | eval clips |",
     "audit": "| clips | audit, s (CPU of all its processes) | own MiB peak | problems |",
     "plan": "| clips | plan, s (CPU) | own MiB peak |",
+    "order": "| clips | first deal of an epoch, s (CPU) | own MiB peak | with a mixture, s (CPU) | own MiB peak |",
 }
 """What is measured beside ranks, with the head of its table."""
 
@@ -352,6 +353,20 @@ def measure_plan(folder: Path) -> str:
     return f"{cost.told()} | {cost.peak_mib:,.0f}"
 
 
+def measure_order(folder: Path) -> str:
+    """Put the clips of an epoch in order, as each process that reads does; then a mixture: half of them, twice each."""
+    from hebrew_asr.config.batching import Batching
+    from hebrew_asr.data.sampler import StepSampler
+
+    seconds, found = open_manifest(folder / "train.jsonl", check_audio=False).durations_s, []
+    half = np.arange(len(seconds) // 2, dtype=np.uint32)
+    for mixture in (None, lambda _: np.concatenate([half, half])):
+        cost = Cost()
+        StepSampler(seconds, Batching(64, 8, 1, 8), 0, mixture).deal(0)
+        found.append(f"{cost.told()} | {cost.peak_mib:,.0f}")
+    return " | ".join(found)
+
+
 def main() -> None:
     """Print the tables, a line for each number of clips and of ranks."""
     parser = argparse.ArgumentParser()
@@ -367,7 +382,12 @@ def main() -> None:
         return rank_main(arguments.folder, *arguments.rank, arguments.model)
     if arguments.here:
         parent = {store: partial(measure_parent, store=store) for store in ("files", "shards")}
-        measures = parent | {"split": measure_split, "audit": measure_audit, "plan": measure_plan}
+        measures = parent | {
+            "split": measure_split,
+            "audit": measure_audit,
+            "plan": measure_plan,
+            "order": measure_order,
+        }
         print(measures[arguments.here](arguments.folder))
         return None
     with tempfile.TemporaryDirectory() as temporary:
