@@ -82,8 +82,8 @@ class Command:
         parts: list[_Part] = []
         for given in self.sets:
             named = _NAMED.fullmatch(given)
-            place = (named[2] if named else given).rstrip("/")
-            place = place if is_url(place) else str(Path(place).resolve())
+            place = named[2] if named else given
+            place = place.rstrip("/") if is_url(place) else str(Path(place).resolve())
             folder = set_folder(place)
             if (folder / RECORD).is_file():
                 raise UsageError(f"{place} was joined itself: name the sets that its {RECORD} names")
