@@ -31,6 +31,9 @@ from hebrew_asr.errors import first_line
 
 _OGG_TOLERANCE_S = 0.1
 _LARGEST_PART = 1 << 28
+_MISREAD = {("WAV", "GSM610"), ("W64", "PCM_32")}
+"""By libsndfile: it hears a byte of padding as a block of noise, and takes floats for integers. Of mp3 in wav it takes
+the length from the rate of the first frames."""
 _MISCOUNTED_BYTES = 64
 """Some writers count the header among the samples: that is no sound missing."""
 
@@ -142,8 +145,9 @@ def _pcm(reading: Reading) -> _Plan:
     cut = ""
     if end is not None and end > size + _MISCOUNTED_BYTES:
         cut = f"the file has {size:,} bytes, and by its header sound until byte {end:,}"
-    try:  # it takes the length of mp3 in wav from the rate of the first frames
-        by_libsndfile = not reading.libsndfile().subtype.startswith("MPEG")
+    try:
+        file = reading.libsndfile()
+        by_libsndfile = not file.subtype.startswith("MPEG") and (file.format, file.subtype) not in _MISREAD
     except soundfile.LibsndfileError:  # a codec that it does not know
         by_libsndfile = False
     return _Plan(by_libsndfile, lambda _lasts_s: cut, else_ffmpeg=True, parts=starts)

@@ -108,6 +108,16 @@ def _streamed_wav(riff: int | None, data: int | None) -> Callable[[], bytes]:
     return lambda: with_lengths(by_libsndfile(voice(16_000), 16_000, "WAV", "PCM_16"), riff, data)
 
 
+def _with_wide_header(w64: bytes) -> bytes:
+    """With the format as WAVEFORMATEXTENSIBLE says it, as FFmpeg 5 wrote it."""
+    at = w64.index(b"fmt ")
+    size = int.from_bytes(w64[at + 16 : at + 24], "little")
+    tag, shape, bits = w64[at + 24 : at + 26], w64[at + 26 : at + 38], w64[at + 38 : at + 40]
+    guid = tag + bytes.fromhex("000000001000800000aa00389b71")
+    wide = b"\xfe\xff" + shape + bits + struct.pack("<H", 22) + bits + struct.pack("<I", 4) + guid
+    return w64[: at + 16] + struct.pack("<Q", 24 + len(wide)) + wide + w64[at + -(-size // 8) * 8 :]
+
+
 def voice(rate_hz: int) -> np.ndarray:
     """The sound, float32 of shape (samples,); the same at every rate, but for the noise in it."""
     return corpora.voice(3, LASTS_S, rate_hz)
@@ -123,6 +133,8 @@ EXACT: dict[str, Callable[[], bytes]] = {
     "wav extensible": _libsndfile("WAVEX", "PCM_24"),
     "rf64": _libsndfile("RF64", "PCM_16"),
     "w64": _libsndfile("W64", "PCM_16"),
+    "w64 float": lambda: _with_wide_header(by_ffmpeg(voice(16_000), 16_000, "w64", "pcm_f32le")),
+    "w64 32 bit": _ffmpeg("w64", "pcm_s32le"),
     "aiff": _libsndfile("AIFF", "PCM_16"),
     "aifc float": _libsndfile("AIFF", "FLOAT"),
     "au": _libsndfile("AU", "PCM_16"),

@@ -323,6 +323,18 @@ def test_a_late_start_and_a_last_packet_that_states_no_length_are_no_cut(contain
         decode(content[: int(0.7 * len(content))])
 
 
+@pytest.mark.parametrize("blocks", [74, 75])
+def test_a_padded_wav_of_a_telephone_ends_in_no_noise(blocks):
+    """libsndfile hears a block of GSM in the byte after an odd number of them."""
+    sound = voice(8_000)[: 320 * blocks]
+    wav = by_libsndfile(sound, 8_000, "WAV", "GSM610")
+    start = wav.index(b"data") + 8
+    content = sounds.with_lengths(wav[: start + 65 * blocks] + bytes(blocks % 2), None, 65 * blocks)
+    assert len(decode(content)) == 2 * len(sound)
+    assert duration_s(content) == len(sound) / 8_000
+    assert abs(decode(content)).max() < 1.5 * abs(sound).max()
+
+
 @pytest.mark.parametrize("priming", [0, 1024, 9_600, 16_000])
 def test_a_coder_delay_that_itunes_counts_is_no_cut(priming):
     """FFmpeg tells a start that is later by it, and the same length: of HE-AAC that may be 0.2 s."""
