@@ -146,11 +146,12 @@ def _pcm(reading: Reading) -> _Plan:
     if end is not None and end > size + _MISCOUNTED_BYTES:
         cut = f"the file has {size:,} bytes, and by its header sound until byte {end:,}"
     try:
-        file = reading.libsndfile()
-        by_libsndfile = not file.subtype.startswith("MPEG") and (file.format, file.subtype) not in _MISREAD
+        container, coding = reading.libsndfile().format, reading.libsndfile().subtype
     except soundfile.LibsndfileError:  # a codec that it does not know
-        by_libsndfile = False
-    return _Plan(by_libsndfile, lambda _lasts_s: cut, else_ffmpeg=True, parts=starts)
+        return _Plan(False, lambda _lasts_s: cut, parts=starts)
+    by_libsndfile = not coding.startswith("MPEG") and (container, coding) not in _MISREAD
+    padded = coding == "GSM610"  # some count the byte of padding, which is no block that could be cut
+    return _Plan(by_libsndfile, lambda _lasts_s: cut, else_ffmpeg=True, parts=starts, ends_whole=padded)
 
 
 def _ogg(reading: Reading) -> _Plan:
