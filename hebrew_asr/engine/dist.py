@@ -15,6 +15,7 @@ import torch.distributed as torch_dist
 
 from hebrew_asr import errors
 from hebrew_asr.errors import EnvironmentProblem, HebrewASRError, first_line
+from hebrew_asr.files import disk_fault
 from hebrew_asr.launching import place
 from hebrew_asr.launching.processes import free_port
 
@@ -147,7 +148,8 @@ def failing_together(*, timeout_s: float = 600.0) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        failure = error
+        refused = disk_fault(error) if isinstance(error, OSError) else None
+        failure = error if refused is None else EnvironmentProblem(refused)
     own = None if failure is None else [type(failure).__name__, first_line(failure)]
     try:
         everybody = _exchange(own, timedelta(seconds=timeout_s))

@@ -116,6 +116,13 @@ def test_a_run_whose_checkpoints_were_taken_away_does_not_start_over(task, warm,
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+def test_a_place_that_the_disk_refuses_is_told_on_every_rank(task, warm, tmp_path):
+    """As one that this user may not look into is, too."""
+    done = warm.finish(train_arguments(task, tmp_path / ("x" * 300), "max_steps=1"), ranks=2, port=free_port())
+    assert done.returncode == 4 and "Traceback" not in done.stderr, done.stderr
+    assert "error: File name too long: " in done.stderr and "give another place" in done.stderr
+
+
 def test_records_that_cannot_be_opened_are_told_on_every_rank(task, warm, run):
     (run / "metrics.jsonl").unlink()
     (run / "metrics.jsonl").symlink_to("metrics.jsonl")
