@@ -73,6 +73,8 @@ def test_all_mistakes_at_once_with_suggestions(tmp_path):
         ("data.folder=\udcff", "lone surrogate"),
         ("nothing", "key=value"),
         ("seed.x=1", "has no parts"),
+        pytest.param(f"seed={'9' * 5000}", "seed must be a valid integer", id="digits"),
+        pytest.param(f"model={'[' * 100_000}", "model must be an object", id="nested"),
     ],
 )
 def test_impossible_values_are_refused(change, told):
