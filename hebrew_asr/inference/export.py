@@ -101,8 +101,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         temporary.rename(folder)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, SafetensorError):  # its words lack the name
-            found = as_os_error(error)
+        if isinstance(error, SafetensorError) or (type(error) is Exception and "(os error " in str(error)):
+            found = as_os_error(error)  # of the tokenizer's file too; neither names it
             raise OSError(found.errno, found.strerror, str(folder)) from error
         raise
     sync_folder(folder.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,7 +15,9 @@ from safetensors.torch import load_file
 from hebrew_asr.checkpoints.models import model_of
 from hebrew_asr.checkpoints.sealed import ranked_by_wer
 from hebrew_asr.checkpoints.store import find_checkpoints
+from hebrew_asr.config.recipe import Model
 from hebrew_asr.inference.export import save_native
+from hebrew_asr.model.load import load_model, load_tokenizer
 from tests.support.disks import fill, small_disk
 from tests.support.tiny_task import (
     ENDLESS,
@@ -128,6 +131,22 @@ def test_a_model_that_finds_no_room_is_written_by_the_next_start(task, warm, tmp
     modes = {path.name: oct(path.stat().st_mode & 0o777) for path in made}
     assert len(set(modes.values())) == 1 and {"model.safetensors", "optimizer-rank00000.safetensors"} <= set(modes)
     assert not list(run.glob(".*final"))
+
+
+def test_a_model_is_whole_or_the_disk_is_named_wherever_it_ends(task, tmp_path):
+    """The libraries that write its files have errors of their own for a full disk."""
+    path = str(task / "base")
+    asr, tokenizer, failures = load_model(Model(path)), load_tokenizer(path), 0
+    for kib in range(4, 400, 8):
+        with small_disk(tmp_path / "disk", f"{kib}k") as disk:
+            try:
+                save_native(disk / "final", asr, tokenizer)
+            except OSError as error:
+                assert error.errno == errno.ENOSPC and not list(disk.iterdir())
+                failures += 1
+            else:
+                break
+    assert 10 < failures < 49, "it fitted in the end"
 
 
 def test_evaluations_are_of_the_same_clips_and_belong_to_checkpoints(warm, tmp_path):
