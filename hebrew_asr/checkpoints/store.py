@@ -92,7 +92,7 @@ class CheckpointStore:
         self._writer: threading.Thread | None = None
         self._outcome: Outcome | None = None
         self._outcomes: list[Outcome] = []
-        self._has_dropped = False
+        self._has_dropped = self._had_room = False
         self._attached: dict[int, dict[str, Any]] = {}
         self._attaching = threading.Lock()
         self.sealed_step = sealed_step
@@ -137,7 +137,6 @@ class CheckpointStore:
         """
         if self.begun_step is None:
             return None
-        wrote = self._writer is not None
         if self._writer is not None:
             self._writer.join()
             self._writer = None
@@ -145,8 +144,8 @@ class CheckpointStore:
         self.begun_step = None
         if outcome.failure is None:
             self.sealed_step = outcome.step
-        # The system said that there was room, but it does not know of quotas.
-        self._has_dropped = self._ranks.is_main and wrote and outcome.is_full and self.drop_oldest()
+        # The system said that there was room, but it does not know of quotas, nor how many files there may be.
+        self._has_dropped = self._had_room and outcome.is_full and self.drop_oldest()
         return outcome
 
     def take_outcomes(self) -> list[Outcome]:
@@ -179,9 +178,11 @@ class CheckpointStore:
     ) -> None:
         temporary = self.folder / f".tmp-step-{step:06d}"
         self.begun_step, self._outcome, self._begun_s = step, None, time.monotonic()
+        self._had_room = False
         if self._ranks.is_main:
             try:
                 self.make_room(needed, headroom)
+                self._had_room = True
                 temporary.mkdir(exist_ok=True)
             except OSError as error:
                 self._settle(step, as_os_error(error))

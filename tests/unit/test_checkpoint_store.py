@@ -130,6 +130,17 @@ def test_room_that_vanishes_during_the_write(disk, ranks):
     assert steps(disk)[-2:] == [3, 4] and len(steps(disk)) < 4
 
 
+def test_files_that_may_be_no_more_cost_the_oldest_too(tmp_path, ranks):
+    """A disk has room for so many files: it is full with most of its bytes free."""
+    with small_disk(tmp_path / "disk", "80m,nr_inodes=10") as disk:
+        kept = store(disk, ranks, keep_best=0)
+        for step in (1, 2):
+            assert kept.save(state, step, {}, last=True).failure is None  # each is a folder and three files
+        assert not list(disk.glob("checkpoints/.*"))
+        assert kept.save(state, 3, {}, last=True).failure is None
+        assert steps(disk) == [2, 3]
+
+
 def test_what_somebody_keeps_in_a_checkpoint_folder_stays(disk, ranks):
     """Notes beside checkpoints that are rotated out, written again, half-written, or given up for want of room."""
     kept = store(disk, ranks, keep_last=2, keep_best=0, background=False)
