@@ -31,7 +31,7 @@ from hebrew_asr.errors import first_line
 
 _OGG_TOLERANCE_S = 0.1
 _LARGEST_PART = 1 << 28
-_MISREAD = {("WAV", "GSM610"), ("W64", "PCM_32")}
+_MISREAD = {("WAV", "GSM610"), ("W64", "GSM610"), ("W64", "PCM_32")}
 """By libsndfile: it hears a byte of padding as a block of noise, and takes floats for integers. Of mp3 in wav it takes
 the length from the rate of the first frames."""
 _MISCOUNTED_BYTES = 64

@@ -336,6 +336,11 @@ def test_a_padded_wav_of_a_telephone_ends_in_no_noise(blocks):
         assert abs(decode(content)).max() < 1.5 * abs(sound).max()
         with pytest.raises(TruncatedAudio):
             decode(content[:-100])
+    w64 = by_libsndfile(sound, 8_000, "W64", "GSM610")
+    at, padded = w64.index(b"data"), -(-(24 + 65 * blocks) // 8) * 8  # FFmpeg counts what fills the last eight bytes
+    content = (w64[: at + 16] + padded.to_bytes(8, "little") + w64[at + 24 :]).ljust(at + padded, b"\0")
+    assert len(decode(content)) == 2 * len(sound)
+    assert abs(decode(content)).max() < 1.5 * abs(sound).max()
 
 
 @pytest.mark.parametrize("priming", [0, 1024, 9_600, 16_000])
