@@ -104,10 +104,12 @@ def as_os_error(error: Exception) -> OSError:
 
 
 def disk_fault(error: OSError) -> str | None:
-    """What to say of an error by which a disk or its owner refused; None for any other."""
+    """What to say of an error by which a disk, its owner or what lies there refused; None for any other."""
     said = as_os_error(error).strerror
     if is_full(error):
         return f"{said}; make room there, or give another place"
+    if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP):  # a file for a folder, or the reverse
+        return f"{said}; give another place"
     refused = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.EFBIG)
     return f"{said}; give another place, or what this user may use" if error.errno in refused else None
 

@@ -54,7 +54,7 @@ class Command:
     """Print the figures as one JSON object."""
 
     def run(self) -> int:
-        from hebrew_asr.commands.ours import make_folder, refuse_other_results
+        from hebrew_asr.commands.ours import make_folder, refuse_other_results, refuse_overwriting
         from hebrew_asr.errors import DataError, UsageError
         from hebrew_asr.inference.evaluating import LONG, UNREADABLE, heard
         from hebrew_asr.inference.load import load_transcriber
@@ -68,6 +68,9 @@ class Command:
         if self.out is not None:
             refuse_other_results(self.out, of)
             make_folder(self.out)
+        if self.hypotheses is not None:
+            refuse_overwriting(self.hypotheses, '"hypothesis": ')
+            make_folder(self.hypotheses.parent)
         with loading():
             transcribe = load_transcriber(self.model, self.language)
         sounds: dict[str, str] = {}

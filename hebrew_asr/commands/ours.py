@@ -83,7 +83,7 @@ def refuse_other_results(out: Path, of: dict[str, Any]) -> None:
 
 
 def make_folder(out: Path) -> None:
-    """Make a command's --out, and find before its hours of work that it can be written.
+    """Make a folder for what a command writes, and find before its hours of work that it can be written.
 
     Raises:
         EnvironmentProblem: it cannot.
@@ -91,9 +91,9 @@ def make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise EnvironmentProblem(f"cannot make the folder --out {out}: {error.strerror}") from error
+        raise EnvironmentProblem(f"cannot make the folder {out}: {error.strerror}; give another place") from error
     if not os.access(out, os.W_OK | os.X_OK):
-        raise EnvironmentProblem(f"cannot write to --out {out}: it is read-only, or another user's")
+        raise EnvironmentProblem(f"cannot write to {out}: it is read-only, or another user's; give another place")
 
 
 def claim_demo_folder(folder: Path, made_from: dict[str, Any], *, fresh: bool) -> None:

@@ -29,7 +29,7 @@ class Command:
         from hebrew_asr.errors import DataError
 
         inside = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
-        found = [path for path in (self.folder, *inside) if (path / "metrics.jsonl").is_file()]
+        found = [path for path in (self.folder, *inside) if _may_be_run(path)]
         if not found:
             here = ", ".join(sorted(str(path.parent) for path in Path().glob("*/metrics.jsonl"))[:3])
             hint = f"; {here} lies here: hebrew-asr runs ." if here else ""
@@ -40,6 +40,13 @@ class Command:
         else:
             _print(rows)
         return 0
+
+
+def _may_be_run(folder: Path) -> bool:
+    try:
+        return (folder / "metrics.jsonl").is_file()
+    except PermissionError:
+        return True  # to be listed as one that cannot be read
 
 
 def _row(folder: Path) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from hebrew_asr.data.clips import Clips
 from hebrew_asr.data.manifest import open_manifest
-from hebrew_asr.errors import DataError
-from hebrew_asr.files import from_json
+from hebrew_asr.errors import DataError, EnvironmentProblem
+from hebrew_asr.files import as_os_error, from_json
 from hebrew_asr.remote.cache import set_folder
 from hebrew_asr.report import records
 from hebrew_asr.report.records import EvalRecord, Sample
@@ -92,7 +92,15 @@ def read_run(folder: Path) -> RunHistory:
 
     Raises:
         DataError: ``folder`` is no run directory, or one of its JSON files is not JSON.
+        EnvironmentProblem: a file of it, or its folder of samples, cannot be read.
     """
+    try:
+        return _read(folder)
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot read the run {folder}: {as_os_error(error).strerror}") from error
+
+
+def _read(folder: Path) -> RunHistory:
     if not (folder / "metrics.jsonl").is_file():
         raise DataError(f"no run in {folder}: metrics.jsonl is missing; give the folder that training wrote to")
     unreadable: dict[str, int] = {}
@@ -165,8 +173,8 @@ def _samples(
 ) -> dict[tuple[int, str], list[Sample]]:
     """Samples of the evaluations on record; files that a resumed run has not come to again are left."""
     found: dict[tuple[int, str], list[Sample]] = {}
-    for path in sorted(folder.glob("step-*.jsonl")):
-        match = re.fullmatch(r"step-(\d+)-(.+)", path.stem)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():  # glob passes over a folder that it cannot read
+        match = re.fullmatch(r"step-(\d+)-(.+)\.jsonl", path.name)
         if match is None or (int(match[1]), match[2]) not in wanted:
             continue
         rows = []

@@ -14,7 +14,10 @@ from hebrew_asr.commands.bench import Command as Benching
 from hebrew_asr.commands.export import Command as Exporting
 from hebrew_asr.config.misplaced import refuse_recipe_keys
 from hebrew_asr.config.options import parse_options
+from hebrew_asr.data.clips import Clip
+from hebrew_asr.data.manifest import write_manifest
 from hebrew_asr.errors import DataError, UsageError, exit_code_of
+from hebrew_asr.text.prompt import build_target
 from hebrew_asr.training.arguments import TrainArguments, as_argv
 from tests.support.disks import fill, small_disk
 
@@ -189,6 +192,37 @@ def test_a_disk_that_refuses_is_the_machines_fault(tmp_path, capsys):
         told = capsys.readouterr().err
         where = f"{disk}/heard/hypotheses.jsonl"
         assert told == f"error: No space left on device: {where}; make room there, or give another place\n"
+
+
+def test_a_file_in_the_place_of_a_folder_is_told_in_a_line(tmp_path, capsys):
+    (tmp_path / "said.txt").write_text("שלום עולם\n")
+    typed = ["score", str(tmp_path / "said.txt"), str(tmp_path / "said.txt"), "--out"]
+    for out, told in (("said.txt", "File exists"), ("said.txt/heard", "Not a directory")):
+        assert main([*typed, str(tmp_path / out)]) == 4
+        assert capsys.readouterr().err == f"error: {told}: {tmp_path}/{out}; give another place\n"
+    assert (tmp_path / "said.txt").read_text() == "שלום עולם\n"
+
+
+@pytest.mark.parametrize("place", ["said.txt", "said.txt/heard", "folder"])
+def test_where_hypotheses_cannot_go_is_told_before_anything_is_decoded(place, tmp_path, capsys):
+    (tmp_path / "said.txt").write_text("שלום עולם\n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "a.wav").write_bytes(b"sound")
+    clips = tmp_path / "eval.jsonl"
+    write_manifest(clips, [Clip("a.wav", build_target("שלום"), "a", 1.5)])
+    typed = ["eval", "--model", str(tmp_path), "--data", str(clips), "--hypotheses"]
+    assert main([*typed, str(tmp_path / place)]) == (4 if "/" in place else 2), "5 is a model that cannot be loaded"
+    assert ("cannot make the folder" if "/" in place else "it stays as it is") in capsys.readouterr().err
+    assert (tmp_path / "said.txt").read_text() == "שלום עולם\n"
+
+
+def test_an_audit_that_could_not_be_written_is_not_begun(tmp_path, capsys):
+    (tmp_path / "page.txt").write_text("")
+    assert main(["audit", str(tmp_path / "none"), "--out", str(tmp_path / "page.txt")]) == 4
+    assert (
+        capsys.readouterr().err
+        == f"error: cannot make the folder {tmp_path}/page.txt: File exists; give another place\n"
+    )
 
 
 def test_options_survive_the_launcher():

@@ -357,18 +357,25 @@ def test_runs_without_a_clip_in_common_are_not_compared(tmp_path, capsys):
 
 
 def test_runs_of_a_folder_are_listed_the_broken_one_too(tmp_path, capsys, monkeypatch):
-    for name in ("one", "two", "broken"):
+    for name in ("one", "two", "broken", "unread"):
         (tmp_path / name).mkdir()
-    finished, going, broken = (make_run(tmp_path / name) for name in ("one", "two", "broken"))
+    finished, going, broken, odd = (make_run(tmp_path / name) for name in ("one", "two", "broken", "unread"))
     (going / "summary.json").unlink()
     (broken / "recipe.json").write_text("{", encoding="utf-8")
-    for run in (finished, going, broken):
+    name = "step-000008-eval.jsonl"
+    (odd / "samples" / name).unlink()
+    (odd / "samples" / name).mkdir()
+    for run in (finished, going, broken, odd):
         run.rename(tmp_path / f"{run.parent.name}-run")
     assert main(["runs", str(tmp_path), "--json"]) == 0
     rows = {Path(row["run"]).name: row for row in json.loads(capsys.readouterr().out)}
     assert rows["one-run"]["is_finished"] and rows["one-run"]["wer"] == pytest.approx(3 / 15)
     assert not rows["two-run"]["is_finished"] and rows["two-run"]["step"] == 8
     assert "is not JSON" in rows["broken-run"]["problem"]
+    unread = f"cannot read the run {tmp_path}/unread-run: Is a directory: {tmp_path}/unread-run/samples/{name}"
+    assert rows["unread-run"]["problem"] == unread
+    assert main(["report", str(tmp_path / "unread-run")]) == 4
+    assert capsys.readouterr().err == f"error: {unread}\n", "another --out would not help"
     assert main(["runs", str(tmp_path)]) == 0
     assert "20.0%" in capsys.readouterr().out
     monkeypatch.setenv("COLUMNS", "20")
