@@ -170,9 +170,10 @@ class TrainEngine:
             self._engine = zero.build(
                 self.module, self.groups, self._config, options, compiled=compiled, seam=self.module.seam
             )
-        except (torch.OutOfMemoryError, torch.AcceleratorError):
-            raise
-        except Exception as error:  # DeepSpeed's own checks, of every type
+        except Exception as error:
+            # DeepSpeed's own checks are of every other type; torch, its devices and its network raise these.
+            if isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):
+                raise
             raise UsageError(
                 f"DeepSpeed cannot build an engine from hardware profile {self._profile.source}: {on_one_line(error)}"
             ) from error
