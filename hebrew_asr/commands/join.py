@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hebrew_asr.data.clips import Clip, Clips
 
 SIDES = ("train", "eval")
-_NAMED = re.compile(r"([\w.-]+)=(.+)")
+_NAMED = re.compile(r"(?!\.{1,2}=)([\w.-]+)=(.+)")
 _SHOWN_SETS = 20
 _MANY_CLIPS = 100_000
 """From here on it takes so long that a bar is shown."""
@@ -81,9 +81,15 @@ class Command:
 
         parts: list[_Part] = []
         for given in self.sets:
-            named = _NAMED.fullmatch(given)
+            named = None if Path(given).is_dir() else _NAMED.fullmatch(given)
             place = named[2] if named else given
             place = place.rstrip("/") if is_url(place) else str(Path(place).resolve())
+            if any(part.place == place for part in parts):
+                raise UsageError(f"{place} is named twice: its clips would count double")
+            if self.out.resolve().is_relative_to(place):
+                raise UsageError(
+                    f"--out {self.out} lies in {place}, and would hold a link to itself: give another place"
+                )
             folder = set_folder(place)
             if (folder / RECORD).is_file():
                 raise UsageError(f"{place} was joined itself: name the sets that its {RECORD} names")

@@ -186,6 +186,9 @@ def test_what_cannot_be_joined_is_said(sets, tmp_path, capsys):
         ([*sets, "--out", both], 2, "there already"),
         ([both, sets[0], "--out", tmp_path / "x"], 2, "was joined itself"),
         ([f"n={sets[0]}", f"n={sets[1]}", "--out", tmp_path / "x"], 2, "two sets are to be called n"),
+        ([f"..={sets[0]}", sets[1], "--out", tmp_path / "x"], 3, "manifest not found"),
+        ([sets[0], f"n={sets[0]}/../a", "--out", tmp_path / "x"], 2, f"{sets[0]} is named twice"),
+        ([*sets, "--out", sets[0] / "clips" / "x"], 2, f"lies in {sets[0]}, and would hold a link to itself"),
         ([sets[0], tmp_path / "none", "--out", tmp_path / "x"], 3, "manifest not found"),
     ):
         assert join(*words) == code and told in capsys.readouterr().err
@@ -193,3 +196,11 @@ def test_what_cannot_be_joined_is_said(sets, tmp_path, capsys):
         assert main([command, "--ds", "cpu", "--data", str(sets[0]), f"--data={sets[1]}"]) == 2
         assert "hebrew-asr join" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_whose_name_looks_like_a_name_given_is_that_folder(sets, tmp_path, capsys, monkeypatch):
+    sets[0].rename(tmp_path / "voice=b")
+    monkeypatch.chdir(tmp_path)
+    assert join("voice=b", "b", "--out", "both") == 0, capsys.readouterr().err
+    record = json.loads(Path("both/joined.json").read_text())
+    assert [one["place"] for one in record["sets"]] == [f"{tmp_path}/voice=b", f"{tmp_path}/b"]
