@@ -77,6 +77,11 @@ def uuid_groups(uuid: str) -> tuple[str, ...]:
 def _audio(row: dict[str, Any], place: Place) -> bytes | str:
     value = row["audio"]
     if isinstance(value, dict):
+        if value.get("array") is not None:
+            raise DataError(
+                f"row {place.id}: its audio is decoded samples, not the bytes of a file: write the table with "
+                "`datasets.Audio(decode=False)`"
+            )
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
         return value

@@ -151,6 +151,10 @@ def test_columns_of_another_type(tmp_path):
     pq.write_table(table.set_column(0, "audio", [[0.5]]), tmp_path / "b.parquet")
     with pytest.raises(DataError, match=r"b\.parquet: row 00000-0+: its audio is float"):
         rows_of(tmp_path / "b.parquet")
+    samples = {"array": [0.5, -0.5], "path": "a.wav", "sampling_rate": 16000}
+    pq.write_table(table.set_column(0, "audio", [[samples]]), tmp_path / "c.parquet")
+    with pytest.raises(DataError, match=r"c\.parquet: row 00000-0+: its audio is decoded samples, .*decode=False"):
+        rows_of(tmp_path / "c.parquet")
 
 
 def test_broken_parquet_is_named(tmp_path):
