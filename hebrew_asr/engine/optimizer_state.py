@@ -104,14 +104,13 @@ class StateReader(ExitStack):
             try:
                 path.open("rb").close()  # of a file that may not be read safetensors says that there is none
                 file = self.enter_context(safe_open(path, framework="pt"))
-                layout = from_json(file.metadata()["layout"])
+                for index, entry in enumerate(from_json(file.metadata()["layout"])):
+                    for values in entry["fragments"]:
+                        fragment = Fragment(**values)
+                        self.steps[entry["group"]] = self._step_of[fragment.parameter] = entry["step"]
+                        self._pieces.setdefault(fragment.parameter, []).append((file, str(index), fragment))
             except Exception as error:
                 raise CheckpointError(f"cannot read optimizer state {path}: {error}") from error
-            for index, entry in enumerate(layout):
-                for values in entry["fragments"]:
-                    fragment = Fragment(**values)
-                    self.steps[entry["group"]] = self._step_of[fragment.parameter] = entry["step"]
-                    self._pieces.setdefault(fragment.parameter, []).append((file, str(index), fragment))
 
     def parameters(self) -> Iterator[str]:
         """Names of all parameters with state."""

@@ -13,6 +13,7 @@ import torch
 import hebrew_asr
 from hebrew_asr.checkpoints import sealed
 from hebrew_asr.checkpoints.sealed import FORMAT, find_checkpoints
+from hebrew_asr.cli import main
 from hebrew_asr.engine.optimizer_state import KINDS, PartitionState, StateReader, save_partitions
 from hebrew_asr.engine.zero import Fragment
 from hebrew_asr.errors import CheckpointError
@@ -70,6 +71,15 @@ def test_a_damaged_file_is_named(checkpoint, damage):
     (found,) = find_checkpoints(checkpoint.parent)
     with pytest.raises(CheckpointError, match=f"{OPTIMIZER} is damaged"):
         found.verify()
+
+
+@pytest.mark.parametrize("word", [b"start", b"fragments", b"group"])
+def test_a_damaged_layout_is_told_before_any_hash_is_taken(checkpoint, word, capsys):
+    whole = (checkpoint / OPTIMIZER).read_bytes()
+    (checkpoint / OPTIMIZER).write_bytes(whole.replace(word, word[:-1] + b"x", 1))
+    out = checkpoint.parents[1] / "mean"
+    assert main(["average", str(checkpoint.parents[1]), "--out", str(out)]) == 5
+    assert capsys.readouterr().err.startswith(f"error: cannot read optimizer state {checkpoint / OPTIMIZER}: ")
 
 
 def test_half_written_ones_are_passed_over(checkpoint):
