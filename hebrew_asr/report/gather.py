@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
 
 from hebrew_asr.data.clips import Clips
 from hebrew_asr.data.manifest import open_manifest
@@ -91,7 +91,7 @@ def read_run(folder: Path) -> RunHistory:
     """Read a run directory.
 
     Raises:
-        DataError: ``folder`` is no run directory, or one of its JSON files is not JSON.
+        DataError: ``folder`` is no run directory, or one of its JSON files is not JSON, or not of a run.
         EnvironmentProblem: a file of it, or its folder of samples, cannot be read.
     """
     try:
@@ -133,6 +133,65 @@ def _chosen(measured: list[EvalRecord], summary: dict[str, Any]) -> EvalRecord |
     return next((one for one in measured if one.is_of_chosen and (one.split, one.step) == (kind, step)), None)
 
 
+class _Phase(BaseModel):
+    epochs: StrictFloat = 0
+    learning_rates: dict[str, Any] = {}
+
+
+class _Section(BaseModel):
+    """Of sections of a recipe, what is read of one or another."""
+
+    folder: StrictStr | None = None
+    clip_grad_norm: StrictFloat | None = None
+    price_per_hour: StrictFloat | None = None
+
+
+class _Recipe(BaseModel):
+    phases: list[_Phase] = []
+    max_steps: StrictInt | None = None
+    data: _Section = _Section()
+    optimizer: _Section = _Section()
+    logging: _Section = _Section()
+
+
+class _Profile(BaseModel):
+    zero_optimization: dict[str, Any] = {}
+    bf16: dict[str, Any] = {}
+
+
+class _Facts(BaseModel):
+    devices: list[StrictStr] = []
+    num_ranks: StrictInt | None = None
+    train_clips: StrictInt | None = None
+    train_hours: StrictFloat | None = None
+    total_steps: StrictInt | None = None
+    phase_starts: list[StrictInt] = []
+    trainable_weights: dict[str, dict[str, StrictInt]] = {}
+
+
+class _Rates(BaseModel):
+    wer: StrictFloat
+
+
+class _Final(BaseModel):
+    compared: dict[str, _Rates] = {}
+
+
+class _Summary(BaseModel):
+    steps: StrictInt = 0
+    seconds: StrictFloat | None = None
+    final: _Final | None = None
+
+
+_SHAPES: dict[str, type[BaseModel]] = {
+    "recipe.json": _Recipe,
+    "deepspeed.json": _Profile,
+    "run.json": _Facts,
+    "summary.json": _Summary,
+}
+"""What is read of these files; they may hold more."""
+
+
 def _json(path: Path) -> dict[str, Any]:
     """A JSON object; empty if the file is not there, as the summary of an unfinished run."""
     if not path.is_file():
@@ -143,6 +202,11 @@ def _json(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} is not JSON ({error}); copy the run directory again") from error
     if not isinstance(value, dict):
         raise DataError(f"{path} holds no JSON object; copy the run directory again")
+    try:
+        _SHAPES[path.name].model_validate(value)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise DataError(f"{path}, {place}: training writes no such value; copy the run directory again") from error
     return value
 
 

@@ -315,6 +315,26 @@ def test_a_folder_that_is_no_run_is_an_error_and_writes_nothing(run: Path, capsy
     assert out.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("summary.json", {"steps": "8"}),
+        ("summary.json", {"steps": 8, "final": {"compared": {"last": {}}}}),
+        ("run.json", {"devices": True}),
+        ("run.json", {"trainable_weights": {"B": {"head": None}}}),
+        ("recipe.json", {"logging": None}),
+        ("recipe.json", {"data": {"folder": [""]}}),
+        ("deepspeed.json", {"zero_optimization": 2}),
+    ],
+)
+def test_values_that_no_run_writes_are_told_and_hide_no_other_run(run: Path, name, values, capsys) -> None:
+    (run / name).write_text(json.dumps(values), encoding="utf-8")
+    assert main(["report", str(run)]) == 3
+    assert capsys.readouterr().err.startswith(f"error: {run / name}, {next(reversed(values))}")
+    assert main(["runs", str(run), "--json"]) == 0
+    assert name in json.loads(capsys.readouterr().out)[0]["problem"]
+
+
 def test_losses_stand_beside_the_guides(run: Path) -> None:
     assert "the guide's table" not in page_of(run).visible(), "which is of its own recipe"
     recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
