@@ -61,13 +61,14 @@ class Command:
         parts = self._opened()
         _refuse_equal_ids(parts)
         out = self.out.resolve()
-        made = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+        made = out.with_name(f".tmp-{out.name}")
+        shutil.rmtree(made, ignore_errors=True)  # of one that was killed; links in it are removed, and not followed
         made.mkdir(parents=True)
         try:
             _write(made, parts, _Evaluated(parts))
             made.replace(out)
         except BaseException:
-            shutil.rmtree(made)  # links in it are removed, and not followed
+            shutil.rmtree(made)
             raise
         _tell(self.out, parts)
         return 0

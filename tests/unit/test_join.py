@@ -54,7 +54,10 @@ def dropped(folder: Path) -> dict[str, str]:
 
 
 def test_a_joined_set_has_the_clips_of_all_and_copies_no_sound(sets, tmp_path, capsys):
+    (tmp_path / ".tmp-both" / "sets").mkdir(parents=True)  # one was killed
+    (tmp_path / ".tmp-both" / "sets" / "a").symlink_to(sets[0])
     assert join(*sets, "--out", tmp_path / "both") == 0, capsys.readouterr().err
+    assert not list(tmp_path.glob(".*")) and (sets[0] / "train.jsonl").is_file()
     for side in ("train", "eval"):
         apart = [one for folder in sets for one in read_manifest(folder / f"{side}.jsonl")]
         assert read_manifest(tmp_path / "both" / f"{side}.jsonl") == apart, "order, and sound where it was"
