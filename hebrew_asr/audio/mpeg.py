@@ -203,7 +203,8 @@ def _frames_like(header: bytes, mono: bool, kind: _Kind) -> tuple[re.Pattern[byt
     sizes = kind.sizes
     either = b"|".join(re.escape(start) + channels + b".{%d}" % (sizes[start] - 4) for start in (plain, padded))
     most = (sizes[plain] - 1) // (sizes[padded] - sizes[plain])
-    return re.compile(b"(?:%b){0,%d}+" % (either, most), re.DOTALL), sizes[plain]
+    # Not possessive, as `{0,n}+` would be: Python before 3.11.5 ends such a match too early.
+    return re.compile(b"(?:%b){0,%d}" % (either, most), re.DOTALL), sizes[plain]
 
 
 def _next_frame(window: _Window, position: int) -> int:
