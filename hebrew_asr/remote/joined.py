@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from hebrew_asr.errors import DataError
-from hebrew_asr.files import write_json, xxh3_of
+from hebrew_asr.files import from_json, write_json, xxh3_of
 from hebrew_asr.remote.cache import set_folder
 from hebrew_asr.remote.paths import is_url
 
@@ -47,7 +46,7 @@ def joined_sets(folder: Path) -> list[JoinedSet]:
     if not path.is_file():
         return []
     try:
-        return [JoinedSet(**one) for one in json.loads(path.read_text(encoding="utf-8"))["sets"]]
+        return [JoinedSet(**one) for one in from_json(path.read_text(encoding="utf-8"))["sets"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"cannot read {path}, the record of a joined set: join its sets anew") from error
 

@@ -124,9 +124,10 @@ def test_a_set_that_changed_since_is_refused(sets, tmp_path, capsys):
         open_manifest(both / "train.jsonl")
     (sets[1] / "train.jsonl").write_bytes(was)
     assert len(open_manifest(both / "train.jsonl", check_audio=False)) == 9
-    (both / "joined.json").write_text("{")
-    with pytest.raises(DataError, match=r"cannot read .*joined.json"):
-        open_manifest(both / "train.jsonl")
+    for damage in ("{", "[" * 200_000):
+        (both / "joined.json").write_text(damage)
+        with pytest.raises(DataError, match=r"cannot read .*joined.json"):
+            open_manifest(both / "train.jsonl")
 
 
 def test_sound_is_found_through_links_by_absolute_paths_and_outside(sets, tmp_path, capsys):
