@@ -54,7 +54,8 @@ class Command(RankArguments):
         from hebrew_asr.commands.ours import refuse_overwriting
         from hebrew_asr.errors import EnvironmentProblem, UsageError
         from hebrew_asr.files import write_json
-        from hebrew_asr.planning.bench_corpus import make_corpus
+        from hebrew_asr.model.load import load_tokenizer
+        from hebrew_asr.planning.bench_corpus import made_up_words, make_corpus
 
         recipe = self.load_recipe()
         known = [phase.name for phase in recipe.phases]
@@ -70,7 +71,8 @@ class Command(RankArguments):
         with tempfile.TemporaryDirectory(prefix="hebrew-asr-bench-") as name:
             folder = Path(name)
             train_clips = max(8 * recipe.clips_per_step, min(CLIPS, 24 * recipe.clips_per_step))
-            make_corpus(folder / "data", train_clips, recipe.evaluation.sample_clips)
+            words = made_up_words(load_tokenizer(self.model))
+            make_corpus(folder / "data", train_clips, recipe.evaluation.sample_clips, words=words)
             changes = {
                 "model.path": self.model,
                 "model.random_weights": "true",

@@ -167,9 +167,7 @@ class TrainEngine:
         options, compiled = self._recipe.optimizer, self._profile.compiles
         self.module.find_seam()
         try:
-            self._engine = zero.build(
-                self.module, self.groups, self._config, options, compiled=compiled, seam=self.module.seam
-            )
+            self._engine = zero.build(self.module, self.groups, self._config, options, compiled=compiled)
         except Exception as error:
             # DeepSpeed's own checks are of every other type; torch, its devices and its network raise these.
             if isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):

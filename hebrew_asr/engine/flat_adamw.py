@@ -18,6 +18,7 @@ import torch
 import torch.distributed as torch_dist
 from torch import Tensor
 
+from hebrew_asr.engine.live_rows import LiveRows
 from hebrew_asr.fallbacks import note_fallback
 from hebrew_asr.model.compiled import CANNOT_COMPILE
 from hebrew_asr.model.seam import Seam
@@ -81,6 +82,8 @@ class FlatAdamW:
     """For what may run beside a pass; None on a CPU, or if nothing is above the seam."""
     _late: list[bool]
     """Of every param group, whether all its weights are read above the seam alone, and it can wait until then."""
+    _live: list[LiveRows | None]
+    """Of every param group, what it is handled by if it is a weight of which most rows stay."""
 
     def _convert(self, *, compiled: bool, seam: Seam) -> None:
         """``compiled``: if AdamW is not, torch's fused one runs, and another pass copies the weights.
@@ -91,13 +94,14 @@ class FlatAdamW:
         self._update = torch.compile(update, fullgraph=True, dynamic=True) if compiled else None
         self._aside = torch.cuda.Stream() if seam.weights and self._masters()[0].is_cuda else None
         self._late = [self._aside is not None and seam.weights.issuperset(group) for group in self._parameters()]
+        self._live = [None] * len(self._late)
 
     def _masters(self) -> list[Tensor]:
         """(weights,) fp32 of every param group: this rank's slice."""
         raise NotImplementedError
 
     def _own_gradients(self) -> list[Tensor]:
-        """(weights,) fp32 of every param group: the mean over ranks, of this rank's slice."""
+        """(weights,) fp32 of every param group: the mean over ranks, of this rank's slice or of its live part."""
         raise NotImplementedError
 
     def _parameters(self) -> list[list[Tensor]]:
@@ -133,32 +137,47 @@ class FlatAdamW:
 
     def _update_groups(self, gradients: list[Tensor], grad_scale: Tensor, found_inf: Tensor, *, late: bool) -> None:
         """AdamW, and the new weights to every rank, for the param groups that are late or for the others."""
-        rank, sent = torch_dist.get_rank(self.dp_process_group), []
-        groups = zip(self.optimizer.param_groups, gradients, self._weights(), self._late, strict=True)
-        for options, gradient, (flat, slices), is_late in groups:
+        rank, begun = torch_dist.get_rank(self.dp_process_group), []
+        groups = zip(self.optimizer.param_groups, gradients, self._weights(), self._live, self._late, strict=True)
+        for options, gradient, (flat, slices), rows, is_late in groups:
             if is_late == late:
-                self._update_group(options, gradient, slices[rank], grad_scale, found_inf)
-                sent.append(self._share(flat, slices[rank]))
-        wait(sent)
+                self._update_group(options, gradient, slices[rank], rows, grad_scale, found_inf)
+                begun.append(self._share(flat, slices[rank], rows))
+        for end in begun:
+            end()
 
     def _update_group(
-        self, options: dict[str, Any], gradient: Tensor, weights: Tensor, grad_scale: Tensor, found_inf: Tensor
+        self,
+        options: dict[str, Any],
+        gradient: Tensor,
+        weights: Tensor,
+        rows: LiveRows | None,
+        grad_scale: Tensor,
+        found_inf: Tensor,
     ) -> None:
         (master,) = options["params"]
         if self._update is not None:
             state = self.optimizer.state[master]
+            slices = [master, state["exp_avg"], state["exp_avg_sq"], weights]
+            moved = slices if rows is None else [rows.own(part) for part in slices]
             try:
                 self._update(
-                    *(master, gradient, state["exp_avg"], state["exp_avg_sq"], state["step"], weights),
+                    *(moved[0], gradient, *moved[1:3], state["step"], moved[3]),
                     *(torch.full_like(grad_scale, options["lr"]), grad_scale, found_inf),
                     *(options["betas"], options["eps"], options["weight_decay"]),
                 )
-                return
             except CANNOT_COMPILE as error:  # before anything of this group changed
                 self._update = None
                 note_fallback("AdamW could not be compiled and takes more passes over memory", error)
+            else:
+                if rows is not None:
+                    for part, values in zip(slices, moved, strict=True):
+                        rows.put_own(part, values)
+                return
         self.optimizer.grad_scale, self.optimizer.found_inf = grad_scale, found_inf  # type: ignore[attr-defined]
-        master.grad = gradient
+        master.grad = gradient if rows is None else torch.zeros_like(master)
+        if rows is not None:
+            rows.put_own(master.grad, gradient)
         self.optimizer.step()  # of this group alone: no other has a gradient
         master.grad = None
         weights.copy_(master)
@@ -189,11 +208,22 @@ class FlatAdamW:
             accumulate(sums, fresh)
         self._holds_gradients = True
 
-    def _share(self, flat: Tensor, own: Tensor) -> torch_dist.Work | None:
-        """This rank's new weights to the others, and theirs here; begun, not done. ``own`` is a part of ``flat``."""
+    def _share(self, flat: Tensor, own: Tensor, rows: LiveRows | None) -> Callable[[], None]:
+        """Begin to send this rank's new weights to the others, and theirs here; returns what ends it.
+
+        ``own`` is a part of ``flat``.
+        """
         if self.num_ranks == 1:
-            return None
-        return torch_dist.all_gather_into_tensor(flat, own, group=self.dp_process_group, async_op=True)
+            return lambda: None
+        found, sent = (flat, own) if rows is None else (flat.new_empty(rows.numel()), rows.own(own))
+        work = torch_dist.all_gather_into_tensor(found, sent, group=self.dp_process_group, async_op=True)
+
+        def end() -> None:
+            wait(work)
+            if rows is not None:
+                rows.put_all(flat, found)
+
+        return end
 
     def _mean_to_owners(self, own: Tensor, whole: Tensor, *, async_op: bool = False) -> torch_dist.Work | None:
         """The mean over ranks of ``whole``, (ranks × n,), of which rank r gets the r-th part as ``own``, (n,).
@@ -208,8 +238,7 @@ class FlatAdamW:
         return None
 
 
-def wait(sent: list[torch_dist.Work | None]) -> None:
+def wait(work: torch_dist.Work | None) -> None:
     """Under NCCL it is the device that waits, before what is queued next."""
-    for work in sent:
-        if work is not None:
-            work.wait()
+    if work is not None:
+        work.wait()

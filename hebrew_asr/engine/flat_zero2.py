@@ -17,7 +17,7 @@ Between machines a reduce-scatter sends less all the same, since it adds up on t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ from torch import Tensor
 from torch._utils import _unflatten_dense_tensors
 
 from hebrew_asr.engine.flat_adamw import FlatAdamW, wait
+from hebrew_asr.engine.live_rows import LiveRows
 from hebrew_asr.launching.place import local_ranks_from_environment
 from hebrew_asr.model.seam import Seam
 
@@ -39,7 +40,7 @@ _ALIGNMENT = 8
 class _Piece:
     """A run of a parameter's elements that lies in one bucket; or of none, where nothing lies."""
 
-    parameter: Tensor | None
+    parameter: Tensor | LiveRows | None
     start: int
     """First element within the flattened parameter."""
     length: int
@@ -48,8 +49,9 @@ class _Piece:
 
     def form(self) -> Tensor:
         """Of the shape in which gradients are copied here: the parameter's own, if it lies here as a whole."""
-        is_whole = self.parameter is not None and self.parameter.numel() == self.length
-        return self.parameter if is_whole else torch.empty(self.length, device="meta")  # type: ignore[return-value]
+        if isinstance(self.parameter, Tensor) and self.parameter.numel() == self.length:
+            return self.parameter
+        return torch.empty(self.length, device="meta")
 
     def gradient(self) -> Tensor | None:
         """Of that shape; None if there is none."""
@@ -71,11 +73,11 @@ class Bucket:
     forms: list[Tensor] = field(default_factory=list)
     """Of the pieces: what the bucket is cut into in one call. By hundreds of calls, each of which lets another thread
     run, the host would spend as long on this as the device on a small step."""
-    ends: list[Tensor] = field(default_factory=list)
+    ends: list[Tensor | LiveRows] = field(default_factory=list)
     """Parameters of which no later bucket has a piece."""
 
     @property
-    def parameters(self) -> set[Tensor]:
+    def parameters(self) -> set[Tensor | LiveRows]:
         """Those of which a piece lies here."""
         return {piece.parameter for piece in self.pieces if piece.parameter is not None}
 
@@ -96,7 +98,9 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
     """``DeepSpeedZeroOptimizer`` with partitioned gradients that are reduced when a micro-batch is over."""
 
     _offsets: list[int]
-    """First element of every param group within this rank's slice; at the end, how long the slice is."""
+    """First element of every param group within this rank's slice of gradients; at the end, how long that is."""
+    _lengths: list[int]
+    """Elements of every param group there."""
     _buckets: list[Bucket]
     """In the order of their reduction, the same on all ranks."""
     _num_above: int
@@ -111,19 +115,31 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
     pass, or from its beginning if the pass is cut."""
 
     @staticmethod
-    def convert(optimizer: Any, *, compiled: bool, seam: Seam) -> None:
-        """Turn a fresh ``DeepSpeedZeroOptimizer`` into this: DeepSpeed offers no way to pass one in."""
+    def convert(optimizer: Any, *, compiled: bool, seam: Seam, kept_rows: Mapping[Tensor, Tensor]) -> None:
+        """Turn a fresh ``DeepSpeedZeroOptimizer`` into this: DeepSpeed offers no way to pass one in.
+
+        ``kept_rows``: weights, and of each the rows, (rows, 1) bool, whose gradients are 0.
+        """
         for hook in optimizer._grad_acc_hooks:
             hook.remove()
         optimizer._grad_acc_hooks.clear()
         optimizer.__class__ = FlatZeRO2
         optimizer._convert(compiled=compiled, seam=seam)
+        optimizer._find_live(kept_rows)
         optimizer._lay_out()
 
+    def _find_live(self, kept_rows: Mapping[Tensor, Tensor]) -> None:
+        place = torch_dist.get_rank(self.dp_process_group), self.num_ranks
+        for index, (group, master) in enumerate(zip(self._parameters(), self._masters(), strict=True)):
+            if len(group) == 1 and group[0] in kept_rows:
+                self._live[index] = LiveRows.of(group[0], kept_rows[group[0]], master.numel(), *place)
+
     def _lay_out(self) -> None:
+        masters = zip(self._masters(), self._live, strict=True)
+        self._lengths = [master.numel() if rows is None else rows.length for master, rows in masters]
         self._offsets = [0]
-        for master in self._masters():
-            self._offsets.append(self._offsets[-1] + -(-master.numel() // _ALIGNMENT) * _ALIGNMENT)
+        for length in self._lengths:
+            self._offsets.append(self._offsets[-1] + -(-length // _ALIGNMENT) * _ALIGNMENT)
         whole, ranks = self._offsets[-1], self.num_ranks
         width = (
             whole
@@ -131,15 +147,15 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
             else min(whole, max(_ALIGNMENT, self.reduce_bucket_size // ranks // _ALIGNMENT * _ALIGNMENT))
         )
         self._buckets = [Bucket(first, min(width, whole - first)) for first in range(0, whole, width)]
-        groups = zip(self._parameters(), self.round_robin_bit16_offsets, strict=True)
-        for offset, master, (parameters, starts) in zip(self._offsets, self._masters(), groups, strict=False):
-            for parameter, start in zip(parameters, starts, strict=True):
-                self._deal(parameter, start, master.numel(), offset, width)
+        groups = zip(self._lengths, self._parameters(), self.round_robin_bit16_offsets, self._live, strict=True)
+        for offset, (length, parameters, starts, rows) in zip(self._offsets, groups, strict=False):
+            for parameter, start in zip(parameters if rows is None else [rows], starts, strict=True):
+                self._deal(parameter, start, length, offset, width)
         for bucket in self._buckets:
             bucket.close(ranks)
         self._buckets.sort(key=self._is_above, reverse=True)  # otherwise as they lie
         self._num_above = sum(map(self._is_above, self._buckets))
-        seen: set[Tensor] = set()
+        seen: set[Tensor | LiveRows] = set()
         for bucket in reversed(self._buckets):
             last = bucket.parameters - seen
             bucket.ends.extend(last)
@@ -151,7 +167,7 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
     def _is_above(self, bucket: Bucket) -> bool:
         return bool(bucket.parameters) and self._seam.weights.issuperset(bucket.parameters)
 
-    def _deal(self, parameter: Tensor, start: int, share: int, offset: int, width: int) -> None:
+    def _deal(self, parameter: Tensor | LiveRows, start: int, share: int, offset: int, width: int) -> None:
         """Cut a parameter into pieces of buckets; it begins at ``start`` of a group of ``share`` elements a rank."""
         done = 0
         while done < parameter.numel():
@@ -167,8 +183,8 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
 
     def _own_gradients(self) -> list[Tensor]:
         assert self._gradients is not None, "there was no backward pass"
-        pairs = zip(self._offsets, self._masters(), strict=False)
-        return [self._gradients.narrow(0, offset, master.numel()) for offset, master in pairs]
+        pairs = zip(self._offsets, self._lengths, strict=False)
+        return [self._gradients.narrow(0, offset, length) for offset, length in pairs]
 
     def _parameters(self) -> list[list[Tensor]]:
         return self.round_robin_bit16_groups
@@ -242,7 +258,7 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
         work = self._mean_to_owners(mean, whole, async_op=len(self._buffers) > 1)
 
         def end() -> None:
-            wait([work])
+            wait(work)
             if adds:
                 own.add_(mean)
 
@@ -256,7 +272,7 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
         work = torch_dist.all_to_all_single(received, sent, group=self.dp_process_group, async_op=True)
 
         def end() -> None:
-            wait([work])
+            wait(work)
             parts = received.view(self.num_ranks, bucket.columns)
             if adds:
                 own.add_(parts.mean(0, dtype=torch.float32))

@@ -28,8 +28,8 @@ from torch import nn
 from hebrew_asr.engine.flat_zero1 import FlatZeRO1
 from hebrew_asr.engine.flat_zero2 import FlatZeRO2
 from hebrew_asr.model.layered import LayeredASR
+from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import ParameterGroup
-from hebrew_asr.model.seam import Seam
 
 
 @dataclass(frozen=True)
@@ -54,23 +54,16 @@ class Partition:
 
 
 def build(
-    module: nn.Module,
-    groups: list[ParameterGroup],
-    config: dict[str, Any],
-    optimizer: Any,
-    *,
-    compiled: bool,
-    seam: Seam,
+    module: PackedASR, groups: list[ParameterGroup], config: dict[str, Any], optimizer: Any, *, compiled: bool
 ) -> Any:
     """``deepspeed.initialize`` with one named torch param group for each of ``groups``.
 
     Args:
-        module: whole model; parameters in no group are frozen.
+        module: whole model; parameters in no group are frozen. Flat stages heed its seam, ZeRO-2 its kept rows too.
         groups: from ``model.phases.set_phase``.
         config: the DeepSpeed dict of ``batching.deepspeed_config``.
         optimizer: the recipe's Optimizer section.
         compiled: whether what is ours of the optimizer is compiled.
-        seam: of the module's passes.
     """
     torch_groups = [
         {
@@ -93,9 +86,9 @@ def build(
         engine = deepspeed.initialize(model=module, optimizer=adamw, config=config)[0]
     zero = engine.optimizer
     if type(zero) is BF16_Optimizer:
-        FlatZeRO1.convert(zero, compiled=compiled, seam=seam)
+        FlatZeRO1.convert(zero, compiled=compiled, seam=module.seam)
     elif type(zero) is DeepSpeedZeroOptimizer and _is_flat_stage2(zero):
-        FlatZeRO2.convert(zero, compiled=compiled, seam=seam)
+        FlatZeRO2.convert(zero, compiled=compiled, seam=module.seam, kept_rows=module.kept_rows)
     elif isinstance(zero, FP16_UnfusedOptimizer):
         # It takes a step without gradients while it is built: at a rate of 0 that moves nothing, but it counts.
         inner_optimizer(engine).state.clear()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,29 +17,50 @@ MEAN_S, SHAPE, SHORTEST_S, LONGEST_S = 4.65, 1.9, 0.5, 15.0
 """Gamma distribution of the clips' lengths, as in the crowd corpora (mean 4.4 to 4.9 s, 95 % under 12.5 s)."""
 WORDS_PER_S = 2.1
 _WORDS = ("אני", "חושב", "שזה", "מה", "שקרה", "אתמול", "כשהגענו", "הביתה", "אחרי", "יום", "ארוך", "של", "עבודה")
+_LONGER = 0.33
+"""Share of made-up words that are one token with another, which are then three at times."""
 
 
-def make_corpus(folder: Path, train_clips: int, eval_clips: int = 8, seed: int = 0) -> None:
+def make_corpus(
+    folder: Path, train_clips: int, eval_clips: int = 8, seed: int = 0, words: Sequence[str] = _WORDS
+) -> None:
     """Write ``train.jsonl`` and ``eval.jsonl`` with their FLAC files: 16 kHz mono, as preparation leaves them."""
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     for name, count in (("train", train_clips), ("eval", eval_clips)):
-        clips = draw_clips(name, count, folder, seed)
+        clips = draw_clips(name, count, folder, seed, words)
         with ThreadPoolExecutor() as pool:
             list(pool.map(_write, clips))
         write_manifest(folder / f"{name}.jsonl", clips)
 
 
-def draw_clips(name: str, count: int, folder: Path = Path(), seed: int = 0) -> list[Clip]:
+def made_up_words(tokenizer: Any, count: int = 20_000, seed: int = 0) -> list[str]:
+    """Words out of all tokens with Hebrew letters, 1.5 of them each, as the usual ones have; these if there are none.
+
+    How many rows of the head train depends on the tokens that occur, and in a large corpus all of these do.
+    """
+    texts = (tokenizer.decode([token]) for token in range(len(tokenizer)))
+    texts = [text for text in texts if any("א" <= letter <= "ת" for letter in text) and "\ufffd" not in text]
+    first, later = ([text.strip() for text in texts if text.startswith(" ") == is_first] for is_first in (True, False))
+    if not first or not later:
+        return [*_WORDS]
+    rng = np.random.default_rng(seed)
+    ends = np.where(rng.random(count) < _LONGER, rng.choice(later, count), "")
+    return [begin + end for begin, end in zip(rng.choice(first, count).tolist(), ends.tolist(), strict=True)]
+
+
+def draw_clips(
+    name: str, count: int, folder: Path = Path(), seed: int = 0, words: Sequence[str] = _WORDS
+) -> list[Clip]:
     """Clips of a corpus in ``folder``, with their lengths and texts; nothing is written."""
     rng = np.random.default_rng((seed, *name.encode()))
     lengths = np.clip(rng.gamma(SHAPE, MEAN_S / SHAPE, count), SHORTEST_S, LONGEST_S)
     counts = np.maximum(1, rng.poisson(WORDS_PER_S * lengths))
-    words, stops = rng.choice(_WORDS, counts.sum()).tolist(), np.cumsum(counts).tolist()
+    drawn, stops = rng.choice(words, counts.sum()).tolist(), np.cumsum(counts).tolist()
     audio = folder / "clips"
     return [
         Clip(
             f"{audio}/{name}{index}.flac",
-            build_target(" ".join(words[stop - count : stop])),
+            build_target(" ".join(drawn[stop - count : stop])),
             f"{name}{index}",
             int(length * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ,
         )

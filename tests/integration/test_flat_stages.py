@@ -26,8 +26,22 @@ SPECS += [
     for above in (["one", "bias"], ["large", "one", "bias"])
 ]
 """Weights above the seam: a whole group, which is updated late, and what lies in buckets with weights that are not."""
-SPECS += [{"stage": stage, "micro_batches": 1, "fails_at": group} for stage in (1, 2) for group in (0, 1, 2)]
+SPECS += [
+    {
+        "stage": 2,
+        "micro_batches": 2,
+        "keeps_rows": True,
+        "above": above,
+        "sends": sends,
+        "zero": {"reduce_bucket_size": size},
+    }
+    for sends in ("fp32", "bf16")
+    for above, size in (([], 20), ([], 10**6), (["tall"], 10**6))
+]
+"""A weight of which most rows stay, also where it lies above the seam and is updated late."""
+SPECS += [{"stage": stage, "micro_batches": 1, "fails_at": group} for stage in (1, 2) for group in (0, 1, 3)]
 """AdamW that cannot be compiled for any group, for the second, and in the second step."""
+SPECS += [{"stage": 2, "micro_batches": 1, "fails_at": group, "keeps_rows": True} for group in (0, 3, 5)]
 """A bucket of one element becomes one of four a rank; 50 elements are no multiple of that on 1, 2 or 3 ranks."""
 
 

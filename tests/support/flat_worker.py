@@ -30,8 +30,14 @@ from hebrew_asr.model.seam import Seam
 from tests.support.engine_worker import profile
 from tests.support.gpu_task import no_host_sync
 
-SHAPES = {"decay": {"large": (11, 13), "silent": (2, 2), "small": (3, 3)}, "no_decay": {"one": (1,), "bias": (6,)}}
+SHAPES = {
+    "decay": {"large": (11, 13), "silent": (2, 2), "small": (3, 3)},
+    "no_decay": {"one": (1,), "bias": (6,)},
+    "rows": {"tall": (41, 6)},
+}
 """Odd sizes, so that groups are padded, on one rank too, and slices and buckets end within parameters."""
+LIVE = (3, 13, 20, 22, 40)
+"""Rows of ``tall`` that have a gradient. Between 2 ranks row 20 is cut, between 3 row 13, and one has a single row."""
 STEPS, RATE = 2, 1e-2
 FLAT = {1: FlatZeRO1, 2: FlatZeRO2}
 
@@ -63,9 +69,17 @@ def gradients_of(step: int, micro_batch: int, rank: int) -> dict[str, Tensor]:
         for name, shape in shapes.items()
         if name != "silent"
     }
+    found["tall"].masked_fill_(stays(), 0.0)
     left_out = "large" if rank == 0 and micro_batch == 1 else "bias" if rank and micro_batch == 0 else None
     found.pop(left_out, None)
     return found
+
+
+def stays() -> Tensor:
+    """(rows, 1) of ``tall``."""
+    rows = torch.ones(SHAPES["rows"]["tall"][0], 1, dtype=torch.bool)
+    rows[list(LIVE)] = False
+    return rows
 
 
 def means(step: int, micro_batches: int, num_ranks: int) -> dict[str, Tensor]:
@@ -104,7 +118,8 @@ def run(ranks: dist.Ranks, spec: dict) -> None:
         for group, shapes in SHAPES.items()
     ]
     given = profile(spec["stage"], True, 1, **spec.get("zero", {}))
-    seam = Seam()
+    module.seam = seam = Seam()
+    module.kept_rows = {module.tall: stays().to(ranks.device)} if spec.get("keeps_rows") else {}
     seam.weights = frozenset(module.get_parameter(name) for name in spec.get("above", ()))
     take_fallbacks()
     batching = Batching(ranks.size * spec["micro_batches"], ranks.size, spec["micro_batches"], 1)
@@ -112,9 +127,10 @@ def run(ranks: dist.Ranks, spec: dict) -> None:
     config["communication_data_type"] = spec.get("sends", "fp32")
     beside = spec.get("ranks_a_machine", ranks.size)
     with patch.dict(os.environ, LOCAL_WORLD_SIZE=str(beside)):
-        engine = zero.build(module, groups, config, recipe.optimizer, compiled=spec.get("compiled", False), seam=seam)
+        engine = zero.build(module, groups, config, recipe.optimizer, compiled=spec.get("compiled", False))
     assert type(engine.optimizer) is FLAT[spec["stage"]]
-    assert getattr(engine.optimizer, "_sends_bf16", False) == ("sends" in spec and beside >= ranks.size)
+    assert getattr(engine.optimizer, "_sends_bf16", False) == (spec.get("sends") == "bf16" and beside >= ranks.size)
+    assert [rows is not None for rows in engine.optimizer._live] == [False, False, "keeps_rows" in spec]
     if "fails_at" in spec:
         engine.optimizer._update = compiled_up_to(spec["fails_at"], str(spec))
     zero.set_learning_rates(engine, dict.fromkeys(SHAPES, RATE))
@@ -126,6 +142,10 @@ def run(ranks: dist.Ranks, spec: dict) -> None:
         own = train(engine, spec, step, ranks, seam)
         seam.wait()
         if spec["stage"] == 2:
+            rows = engine.optimizer._live[-1]
+            if rows is not None:  # what is left out is 0
+                live, own[-1] = own[-1], torch.zeros_like(partitions[-1].master)
+                rows.put_own(own[-1], live)
             for fragment, piece in pieces(partitions, own):
                 same_as(piece, part_of(expected, fragment), 0, f"{spec}: gradient of {fragment}")
         for name, master in masters.items():
