@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 import xxhash
@@ -42,6 +43,7 @@ _ROW = np.dtype(
 )
 """Of each clip. ``decodes`` holds for all where none was decoded; ``duration_s`` is the manifest's then. A key of 0 is
 none."""
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -113,16 +115,14 @@ def measure_all(sides: dict[str, Clips], processes: int | None, *, decodes: bool
         return Measured(sides, whole, decodes)
     workers = min(processes or len(usable_cores()), count)
     with Pool(workers, start_worker) as pool:
-        parts = _in_turn(pool, work, tasks, 4 * workers)
+        parts = in_turn(pool, work, tasks, 4 * workers)
         _add_all(whole, track(parts, "auditing", count, console=Console(stderr=True)))
     return Measured(sides, whole, decodes)
 
 
-def _in_turn(
-    pool: Pool, work: Callable[[list[Clip]], Findings], tasks: Iterable[list[Clip]], ahead: int
-) -> Iterator[Findings]:
+def in_turn(pool: Pool, work: Callable[[list[Clip]], T], tasks: Iterable[list[Clip]], ahead: int) -> Iterator[T]:
     """As ``pool.map``, with so many tasks at a time: it would make all of them at once."""
-    begun: deque[Future[Findings]] = deque()
+    begun: deque[Future[T]] = deque()
     for task in tasks:
         begun.append(pool.submit(work, task))
         if len(begun) > ahead:

@@ -32,8 +32,9 @@ class Command:
     The new folder holds manifests that lead to the sound where it lies, links to its folders, and joined.json, which
     says what was joined. train, plan, audit and eval take it as they take any set, and training refuses it once one of
     the sets has changed. Each set keeps its own evaluation clips, and all of them together are evaluated on. Training
-    clips whose group, or sentence of six words or more, another set is evaluated on are left out, and listed in
-    dropped.jsonl. Equal sound is not looked for: `hebrew-asr audit` does that.
+    clips whose sound, group, or sentence of six words or more another set is evaluated on are left out, and so is
+    sound that a set before trains on; dropped.jsonl lists them. Flac that `prepare` wrote is compared by what its
+    files say of their samples, other sound is decoded.
 
     data.weights goes by the ids of clips up to the first slash, where `prepare` puts the name of their source. NAME=
     puts a name of yours before all ids of a set.
@@ -65,7 +66,7 @@ class Command:
         shutil.rmtree(made, ignore_errors=True)  # of one that was killed; links in it are removed, and not followed
         made.mkdir(parents=True)
         try:
-            _write(made, parts, _Evaluated(parts))
+            _write(made, parts, _Elsewhere(parts))
             made.replace(out)
         except BaseException:
             shutil.rmtree(made)
@@ -127,7 +128,7 @@ class _Part:
     taken: dict[str, array[float]] = field(default_factory=lambda: {side: array("d") for side in SIDES})
     """Durations in seconds of the clips that were taken of each side."""
     left_out: Counter[str] = field(default_factory=Counter)
-    """How many training clips were, by what links them with another set's evaluation."""
+    """How many training clips were, by the reason."""
     names: set[str] = field(default_factory=set)
     """Some that data.weights knows training clips by."""
 
@@ -158,10 +159,13 @@ class _Part:
         return f"sets/{self.name}/{head}"
 
 
-class _Evaluated:
-    """What links clips with those that are evaluated on."""
+class _Elsewhere:
+    """What links training clips with those that other sets evaluate on, and those whose sound other sets have."""
 
     def __init__(self, parts: list[_Part]):
+        from hebrew_asr.audit.equal import equal_sound
+
+        self._sound = equal_sound({part.name: part.sides for part in parts})
         self._sets: dict[tuple[str, str], set[str]] = {}
         for part in parts:
             for clip in part.clips("eval"):
@@ -177,12 +181,16 @@ class _Evaluated:
         if sentence := sentence_key(normalize(clip.transcript, "strict")):
             yield "sentence", sentence
 
-    def elsewhere(self, clip: Clip, own: str) -> tuple[str, str] | None:
-        """By what a clip of the set ``own`` is linked with evaluation clips of another, and which."""
+    def why_not(self, row: int, clip: Clip, own: str) -> tuple[str, str] | None:
+        """Why a training clip of the set ``own`` must not be taken: the reason, and more of it."""
+        side, other = self._sound[own].get(row, ("", ""))
+        if side == "eval":
+            return "sound evaluated on", f"its sound is in the evaluation of {other}"
         for kind, value in self._links(clip):
             if others := sorted(self._sets.get((kind, value), set()) - {own}):
-                return kind, others[0]
-        return None
+                what = clip.group if kind == "group" else "its sentence"
+                return f"{kind} evaluated on", f"{what} is in the evaluation of {others[0]}"
+        return ("sound trained on", f"its sound is in the training clips of {other}") if side else None
 
 
 def _tables(folder: Path) -> dict[str, str]:
@@ -208,7 +216,7 @@ def _refuse_equal_ids(parts: list[_Part]) -> None:
                     )
 
 
-def _write(folder: Path, parts: list[_Part], evaluated: _Evaluated) -> None:
+def _write(folder: Path, parts: list[_Part], elsewhere: _Elsewhere) -> None:
     """Write all of a joined set into a folder."""
     from rich.console import Console
     from rich.progress import track
@@ -223,7 +231,7 @@ def _write(folder: Path, parts: list[_Part], evaluated: _Evaluated) -> None:
             (folder / "sets" / part.name).symlink_to(part.place)
     dropped: list[dict] = []
     for side in SIDES:
-        rows = (row_of(clip) for part in parts for clip in _taken(part, side, evaluated, dropped))
+        rows = (row_of(clip) for part in parts for clip in _taken(part, side, elsewhere, dropped))
         total = sum(len(part.sides.get(side, ())) for part in parts)
         shown = {"console": Console(stderr=True), "disable": total < _MANY_CLIPS}
         write_lines(folder / f"{side}.jsonl", track(rows, f"joining {side}", total, **shown))
@@ -232,9 +240,9 @@ def _write(folder: Path, parts: list[_Part], evaluated: _Evaluated) -> None:
         if not part.taken["train"]:
             first = next(row for row in dropped if row["set"] == part.name)
             raise DataError(
-                f"all {part.left_out.total():,} training clips of {part.place} share a group or a sentence with what "
-                f"another set is evaluated on: {first['id']} {first['detail']}. If equal names of groups are other "
-                "people in each set, give --own-groups"
+                f"all {part.left_out.total():,} training clips of {part.place} are those of another set, or share a "
+                f"group or a sentence with what it is evaluated on: {first['id']} {first['detail']}. If equal names of "
+                "groups are other people in each set, give --own-groups"
             )
     _record(folder, parts)
     for side in SIDES:
@@ -242,15 +250,14 @@ def _write(folder: Path, parts: list[_Part], evaluated: _Evaluated) -> None:
             index_manifest(folder / f"{side}.jsonl")
 
 
-def _taken(part: _Part, side: str, evaluated: _Evaluated, dropped: list[dict]) -> Iterator[Clip]:
+def _taken(part: _Part, side: str, elsewhere: _Elsewhere, dropped: list[dict]) -> Iterator[Clip]:
     from hebrew_asr.data.mixture import set_of
 
-    for clip in part.clips(side):
-        link = evaluated.elsewhere(clip, part.name) if side == "train" else None
-        if link is not None:
-            part.left_out[link[0]] += 1
-            row = {"id": clip.id, "set": part.name, "reason": f"{link[0]} evaluated on"}
-            row["detail"] = f"{clip.group if link[0] == 'group' else 'its sentence'} is in the evaluation of {link[1]}"
+    for number, clip in enumerate(part.clips(side)):
+        reason, detail = (side == "train" and elsewhere.why_not(number, clip, part.name)) or ("", "")
+        if reason:
+            part.left_out[reason] += 1
+            row = {"id": clip.id, "set": part.name, "reason": reason, "detail": detail}
             dropped.append({**row, "duration_s": clip.duration_s, "transcript": clip.transcript})
             continue
         part.taken[side].append(clip.duration_s)
@@ -303,8 +310,9 @@ def _tell(out: Path, parts: list[_Part]) -> None:
     if not any(part.taken["eval"] for part in parts):
         print(f"note: {out / 'eval.jsonl'} holds no clips, so training, which measures on them, refuses this set")
     left_out = sum((part.left_out for part in parts), Counter[str]())
-    for kind, number in sorted(left_out.items()):
-        print(f"left out, since another set is evaluated on their {kind}: {count(number, 'clip')}, in dropped.jsonl")
-    if left_out["group"]:
+    for reason, number in sorted(left_out.items()):
+        kind, _, use = reason.partition(" ")
+        print(f"left out, since their {kind} is {use} in another set: {count(number, 'clip')}, in dropped.jsonl")
+    if left_out["group evaluated on"]:
         print("note: where equal names of groups are other people in each set, --own-groups keeps these clips")
     print(f"joined {out}; next: hebrew-asr audit {out}")

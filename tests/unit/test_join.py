@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from hebrew_asr.audio.decode import to_int16
 from hebrew_asr.cli import main
 from hebrew_asr.data.clips import Clip
 from hebrew_asr.data.manifest import index_manifest, open_manifest, read_manifest, write_manifest
 from hebrew_asr.errors import DataError
 from hebrew_asr.remote.cache import set_folder
 from hebrew_asr.text.prompt import build_target
+from tests.support import corpora
 from tests.support.lossy import served
 
 LONG = "אחת שתיים שלוש ארבע חמש שש"
@@ -84,7 +86,67 @@ def test_what_another_set_is_evaluated_on_is_not_trained_on(tmp_path, capsys):
     }
     assert [one.id for one in read_manifest(tmp_path / "both" / "train.jsonl")] == ["a/short", "b/1"]
     told = capsys.readouterr().out
-    assert "on their group: 2 clips" in told and "on their sentence: 1 clip," in told and "--own-groups" in told
+    assert "their group is evaluated on in another set: 2 clips" in told and "--own-groups" in told
+    assert "their sentence is evaluated on in another set: 1 clip," in told
+
+
+def with_sound(folder: Path, of: dict[str, tuple[int, str]], evaluated: int) -> Path:
+    """A set of recordings, each by its number and kind of file; those from place ``evaluated`` on are evaluated on."""
+    clips = []
+    for name, (number, kind) in of.items():
+        one = replace(clip(name, name, "כן"), audio=f"clips/{name}.{kind}", duration_s=0.5 + number % 2)
+        clips.append(one)
+    make_set(folder, clips[:evaluated], clips[evaluated:])
+    for one, (number, kind) in zip(clips, of.values(), strict=True):
+        sound = corpora.encode(to_int16(corpora.voice(number, one.duration_s, 16_000)), 16_000, kind)
+        (folder / one.audio).write_bytes(sound if number < 90 else b"damaged")
+    return folder
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_equal_sound_is_left_out_of_training(tmp_path, capsys, monkeypatch, processes):
+    """As flac, whose files say which samples they hold, and as wav, which is decoded; near or in other processes."""
+    monkeypatch.setattr("hebrew_asr.audit.equal._WORTH_PROCESSES", 0 if processes else 2000)
+    monkeypatch.setattr("hebrew_asr.audit.equal._CLIPS_PER_TASK", 2)
+    sounds = {"a/1": (1, "flac"), "a/2": (2, "wav"), "a/3": (3, "flac"), "a/9": (91, "flac"), "a/e": (4, "flac")}
+    one = with_sound(tmp_path / "a", sounds, 4)
+    sounds = {"b/1": (4, "wav"), "b/2": (2, "flac"), "b/3": (1, "flac"), "b/4": (5, "wav"), "b/9": (91, "flac")}
+    other = with_sound(tmp_path / "b", {**sounds, "b/e": (3, "flac"), "b/f": (2, "wav"), "b/g": (4, "flac")}, 5)
+    assert join(one, other, "--out", tmp_path / "both") == 0, capsys.readouterr().err
+    assert dropped(tmp_path / "both") == {
+        "a/2": "sound evaluated on: its sound is in the evaluation of b",
+        "a/3": "sound evaluated on: its sound is in the evaluation of b",
+        "b/1": "sound evaluated on: its sound is in the evaluation of a",
+        "b/2": "sound trained on: its sound is in the training clips of a",
+        "b/3": "sound trained on: its sound is in the training clips of a",
+    }
+    assert "their sound is evaluated on in another set: 3 clips" in (told := capsys.readouterr().out)
+    assert "their sound is trained on in another set: 2 clips" in told
+    evaluated = [clip.id for clip in read_manifest(tmp_path / "both" / "eval.jsonl")]
+    assert evaluated == ["a/e", "b/e", "b/f", "b/g"], "each set keeps its own, equal or not"
+
+
+def test_equal_sound_is_found_at_a_url(tmp_path, monkeypatch):
+    pytest.importorskip("aiohttp", reason="an extra: pip install 'hebrew-asr[remote]'")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    one = with_sound(tmp_path / "a", {"a/1": (1, "wav"), "a/2": (2, "flac"), "a/e": (3, "flac")}, 2)
+    with_sound(tmp_path / "b", {"b/1": (3, "wav"), "b/2": (5, "flac"), "b/9": (93, "wav"), "b/e": (1, "flac")}, 3)
+    with served(tmp_path, stall_s=0.1) as (address, _):
+        assert join(one, f"{address}/b", "--out", tmp_path / "both") == 0
+    assert set(dropped(tmp_path / "both")) == {"a/1", "b/1"}
+
+
+def test_a_flac_file_that_says_nothing_of_its_samples_is_decoded(tmp_path):
+    sounds = {"a/1": (1, "flac"), "a/2": (2, "flac"), "a/e": (4, "flac")}
+    one, other = (
+        with_sound(tmp_path / "a", sounds, 2),
+        with_sound(tmp_path / "b", {"b/1": (5, "wav"), "b/e": (1, "flac")}, 1),
+    )
+    path = one / "clips" / "a" / "1.flac"
+    content = path.read_bytes()
+    path.write_bytes(content[:26] + bytes(16) + content[42:])
+    assert join(one, other, "--out", tmp_path / "both") == 0
+    assert dropped(tmp_path / "both") == {"a/1": "sound evaluated on: its sound is in the evaluation of b"}
 
 
 def test_numbered_speakers_are_told_apart_where_that_is_said(tmp_path, capsys):
@@ -175,7 +237,7 @@ def test_no_other_manifest_leads_to_urls(tmp_path, audio, told):
 def test_a_joined_set_that_is_put_at_a_url_leads_to_no_other(sets, tmp_path, monkeypatch):
     pytest.importorskip("aiohttp", reason="an extra: pip install 'hebrew-asr[remote]'")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with served(tmp_path) as (address, _):
+    with served(tmp_path, stall_s=0.1) as (address, _):
         assert join(sets[0], f"{address}/b", "--out", tmp_path / "both") == 0
         assert open_manifest(tmp_path / "both" / "train.jsonl")[4].audio == f"{address}/b/clips/knesset/0.flac"
         with pytest.raises(DataError, match=rf"leaves the set at {address}/both"):

@@ -32,7 +32,7 @@ _FLAC_FASTEST = 0.0  # libFLAC level 0: 2 % larger than its default here, and 10
 _MORE_S = 0.1
 _CLOCK_TOLERANCE_S = 0.5
 """A last stretch may be stated to end this much after its audio: people round to whole or half seconds."""
-_FLAC_MD5 = slice(26, 42)  # of the file: the MD5 of the samples, last field of the stream info block (RFC 9639)
+FLAC_MD5 = slice(26, 42)  # of the file: the MD5 of the samples, last field of the stream info block (RFC 9639)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +262,7 @@ def encode(pcm: np.ndarray, audio: str) -> bytes:
 def fingerprint(pcm: np.ndarray, encoded: bytes, audio: str) -> str:
     """MD5 of the samples as hex; a flac file brings its own."""
     if audio == "flac":
-        return encoded[_FLAC_MD5].hex()
+        return encoded[FLAC_MD5].hex()
     return hashlib.md5(pcm.tobytes(), usedforsecurity=False).hexdigest()
 
 
