@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Command:
     """Decode recordings and count word and character errors, by the path that training measures with.
 
-    Every rate is told in three normalizers, each by its name: ivrit (the leaderboard's), strict and lenient.
+    Every rate is told in three normalizers, each by its name: ivrit (the leaderboard's), strict and lenient; and of
+    each source, where there are several: the sets of --set, or what the ids of clips name before their first slash.
 
     $ hebrew-asr eval --model runs/round2 --data mine/eval.jsonl --out heard
     $ hebrew-asr eval --model runs/round2 --set eval-d1 --set saspeech=copies/saspeech

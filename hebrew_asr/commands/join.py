@@ -251,7 +251,7 @@ def _write(folder: Path, parts: list[_Part], elsewhere: _Elsewhere) -> None:
 
 
 def _taken(part: _Part, side: str, elsewhere: _Elsewhere, dropped: list[dict]) -> Iterator[Clip]:
-    from hebrew_asr.data.mixture import set_of
+    from hebrew_asr.text.sets import set_of
 
     for number, clip in enumerate(part.clips(side)):
         reason, detail = (side == "train" and elsewhere.why_not(number, clip, part.name)) or ("", "")

@@ -11,14 +11,10 @@ import numpy as np
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.data.clips import Clip, Clips
 from hebrew_asr.errors import UsageError, did_you_mean
+from hebrew_asr.text.sets import set_of
 
 _MOST_SETS = 1000
 _CLIPS_AT_ONCE = 4096
-
-
-def set_of(identity: str) -> str:
-    """The data set of a clip, by its id."""
-    return identity.partition("/")[0]
 
 
 class Mixture:

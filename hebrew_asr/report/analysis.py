@@ -14,7 +14,8 @@ from hebrew_asr.report.records import EvalRecord
 from hebrew_asr.text.normalize import Mode, normalize
 from hebrew_asr.text.prompt import parse_target
 from hebrew_asr.text.scoring import known_groups, spread
-from hebrew_asr.text.wer import ErrorCounts, per_clip_errors
+from hebrew_asr.text.sets import sets_of
+from hebrew_asr.text.wer import ErrorCounts, errors_by, per_clip_errors
 
 SAME_SOUND = frozenset(map(frozenset, ("אע", "אה", "עה", "בו", "חכ", "טת", "כק", "סש")))
 """Letters that most speakers of modern Hebrew say alike, at least in some words."""
@@ -100,12 +101,18 @@ def interval(run: RunHistory, scored: Scored) -> tuple[float, float, int | None]
 
 def errors_by_group(run: RunHistory, scored: Scored, count: int) -> list[tuple[str, ErrorCounts]]:
     """The groups with most word errors, those first; empty where groups are not known."""
-    totals: dict[str, ErrorCounts] = {}
-    groups = known_groups([run.group_of(clip.sample) for clip in scored.clips])
-    for group, clip in zip(groups or [], scored.clips, strict=False):
-        totals[group] = totals.get(group, ErrorCounts()) + clip.errors
+    totals = _sums(scored, known_groups([run.group_of(clip.sample) for clip in scored.clips]))
     wrong = [(group, errors) for group, errors in totals.items() if errors.word_edits]
     return sorted(wrong, key=lambda item: (-item[1].word_edits, item[0]))[:count]
+
+
+def errors_by_set(scored: Scored) -> list[tuple[str, ErrorCounts]]:
+    """The data sets of the clips with their errors; empty where there is but one."""
+    return [*_sums(scored, sets_of([clip.sample.id for clip in scored.clips])).items()]
+
+
+def _sums(scored: Scored, labels: Sequence[str] | None) -> dict[str, ErrorCounts]:
+    return {} if labels is None else errors_by(labels, (clip.errors for clip in scored.clips))
 
 
 def compare(first: Scored, last: Scored) -> list[ErrorCounts] | None:

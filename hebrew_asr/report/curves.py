@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from hebrew_asr.pages.figures import Axis, Chart, Point, Series, Timeline, fitting_axis, linear_axis
+from hebrew_asr.pages.figures import COLORS, Axis, Chart, Point, Series, Timeline, fitting_axis, linear_axis
 from hebrew_asr.pages.words import percent, quantity, scientific, whole_percent
 from hebrew_asr.report.gather import RunHistory
 from hebrew_asr.report.records import MachineRecord, TrainRecord
@@ -45,6 +45,7 @@ def charts(run: RunHistory) -> list[Chart]:
     marks = timeline(run)
     made: list[Chart | None] = [
         _rates(run, marks),
+        _by_set(run, marks),
         _errors(run, marks),
         _loss(run, marks),
         _grad_norm(run, marks),
@@ -172,6 +173,22 @@ def _rates(run: RunHistory, marks: Timeline) -> Chart | None:
     notes = ["Filled: the whole eval split; hollow: its sample."] if len(set(filled)) > 1 else []
     modes = ", ".join(dict.fromkeys(record.wer_mode for record in run.evaluations))
     return Chart("WER and CER", f"{modes} normalizer", series, axis, marks, notes=notes)
+
+
+def _by_set(run: RunHistory, marks: Timeline) -> Chart | None:
+    """WER of each data set; None where there is but one, or more than colors tell apart."""
+    held = [(record, record.wer_by_set) for record in run.evaluations if record.wer_by_set]
+    names = sorted({name for _, rates in held for name in rates})
+    if not 1 < len(names) <= COLORS:
+        return None
+    series = []
+    for color, name in enumerate(names):
+        given = [(record, rates[name]) for record, rates in held if name in rates]
+        points = [Point(record.step, rate, f"step {record.step:,}, {record.split}") for record, rate in given]
+        series.append(Series(name, points, color, dots=[record.split == FULL_SPLIT for record, _ in given]))
+    highest = [rate for _, rates in held for rate in rates.values()]
+    axis = fitting_axis(highest, percent, ticks=whole_percent, ceiling=_RATE_CEILING)
+    return Chart("WER by data set", "of its evaluation clips", series, axis, marks)
 
 
 def _errors(run: RunHistory, marks: Timeline) -> Chart | None:

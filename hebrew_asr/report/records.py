@@ -78,6 +78,8 @@ class EvalRecord:
     wer_low_95: float | None = None
     """95 % interval of ``wer``, by bootstrap over ``groups``, or over clips, which makes it too narrow."""
     wer_high_95: float | None = None
+    wer_by_set: dict[str, float] | None = None
+    """WER of the clips of each data set, where their ids name several (:func:`hebrew_asr.text.sets.sets_of`)."""
     groups: int | None = None
     """Speakers, sessions or sources that the bootstrap draws as wholes; None where it draws clips."""
     eval_s: float | None = None

@@ -16,6 +16,7 @@ from hebrew_asr.report.analysis import (
     align_clip,
     confusions,
     errors_by_group,
+    errors_by_set,
     random_clips,
     stories,
     worst,
@@ -153,7 +154,7 @@ def _heard(edits: Sequence[Edit]) -> Markup:
 
 
 def confusions_section(run: RunHistory, found: Result | None) -> Markup | None:
-    """Most frequent errors of the last evaluation, by word, by letter and by who speaks."""
+    """Most frequent errors of the last evaluation, by word and by letter, and those by who speaks and by data set."""
     if found is None or found.last_scored is None or not found.last_scored.total.word_edits:
         return None
     counted = confusions(found.last_scored, _CONFUSIONS)
@@ -173,6 +174,12 @@ def confusions_section(run: RunHistory, found: Result | None) -> Markup | None:
             "Errors by speaker or source",
             ["", "WER"],
             [(errors.word_edits, _group(name, errors)) for name, errors in groups],
+            of="errors",
+        ),
+        _counted(
+            "Errors by data set",
+            ["", "WER", "words"],
+            [(errors.word_edits, _set(name, errors)) for name, errors in errors_by_set(found.last_scored)],
             of="errors",
         ),
     ]
@@ -201,6 +208,10 @@ def _same_sound(pair: tuple[str, str]) -> Markup:
 
 def _group(name: str, errors: ErrorCounts) -> list[Markup]:
     return [element("td", element("bdi", name), class_="group"), element("td", percent(errors.wer), class_="number")]
+
+
+def _set(name: str, errors: ErrorCounts) -> list[Markup]:
+    return [*_group(name, errors), element("td", f"{errors.words:,}", class_="number")]
 
 
 def _counted(title: str, names: list[str], rows: list[tuple[int, list[Markup]]], of: str = "times") -> Markup | None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from hebrew_asr.errors import DataError
 from hebrew_asr.text.normalize import NORMALIZER_VERSION, Mode, normalize
+from hebrew_asr.text.sets import sets_of
 from hebrew_asr.text.wer import ErrorCounts, bootstrap_interval, paired_difference, per_clip_errors
 
 SCORING_MODES: tuple[Mode, ...] = ("ivrit", "strict", "lenient")
@@ -35,7 +36,7 @@ class Transcript:
     group: str = ""
     """Speaker, session or source; '' where it is not known."""
     source: str = ""
-    """Set that it comes from; '' where there is but one."""
+    """Set that it comes from; '' where there is but one, or its id says it."""
     duration_s: float | None = None
     note: str = ""
     """What the reader of its figures must know of it, such as that it was longer than the model learned."""
@@ -163,17 +164,18 @@ def _invention(transcripts: Sequence[Transcript]) -> dict[str, int]:
 
 def _kinds(transcripts: Sequence[Transcript]) -> dict[str, dict[str, list[int]]]:
     """Indices of clips by kind and value; a kind that all clips share one value of is left out."""
-    kinds: dict[str, Callable[[Transcript], str]] = {
-        "source": lambda clip: clip.source,
-        "duration": lambda clip: _duration(clip.duration_s),
-        "code_switch": lambda clip: "with Latin letters" if _LATIN.search(clip.reference) else "without",
-        "digits": lambda clip: "with digits" if _DIGIT.search(clip.reference) else "without",
+    named = any(clip.source for clip in transcripts)
+    kinds = {
+        "source": None if named else sets_of([clip.id for clip in transcripts]),
+        "duration": [_duration(clip.duration_s) for clip in transcripts],
+        "code_switch": ["with Latin letters" if _LATIN.search(clip.reference) else "without" for clip in transcripts],
+        "digits": ["with digits" if _DIGIT.search(clip.reference) else "without" for clip in transcripts],
     }
     found: dict[str, dict[str, list[int]]] = {}
-    for name, value_of in kinds.items():
+    for name, values in kinds.items():
         parts: dict[str, list[int]] = {}
-        for index, clip in enumerate(transcripts):
-            parts.setdefault(value_of(clip), []).append(index)
+        for index, value in enumerate(values or [clip.source for clip in transcripts]):
+            parts.setdefault(value, []).append(index)
         if len(parts) > 1:
             found[name] = dict(sorted(parts.items()))
     return found

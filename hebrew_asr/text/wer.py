@@ -9,7 +9,7 @@ between words, as in jiwer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -92,6 +92,14 @@ def per_clip_errors(references: Sequence[str], hypotheses: Sequence[str], mode: 
 def count_errors(references: Sequence[str], hypotheses: Sequence[str], mode: Mode = "strict") -> ErrorCounts:
     """Corpus counts: the sum of :func:`per_clip_errors`, which says what is raised."""
     return sum(per_clip_errors(references, hypotheses, mode), start=ErrorCounts())
+
+
+def errors_by(labels: Sequence[str], errors: Iterable[ErrorCounts]) -> dict[str, ErrorCounts]:
+    """Sums of the counts of clips by their labels, these in the order of strings."""
+    totals: dict[str, ErrorCounts] = dict.fromkeys(sorted(set(labels)), ErrorCounts())
+    for label, of_clip in zip(labels, errors, strict=True):
+        totals[label] += of_clip
+    return totals
 
 
 def _clip_errors(reference: str, hypothesis: str) -> ErrorCounts:

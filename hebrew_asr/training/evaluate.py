@@ -22,7 +22,8 @@ from hebrew_asr.report.outputs import PatientFiles
 from hebrew_asr.report.records import EvalRecord, FaultRecord, Sample
 from hebrew_asr.text.normalize import NORMALIZER_VERSION
 from hebrew_asr.text.scoring import spread
-from hebrew_asr.text.wer import ErrorCounts, per_clip_errors
+from hebrew_asr.text.sets import sets_of
+from hebrew_asr.text.wer import ErrorCounts, errors_by, per_clip_errors
 from hebrew_asr.training.stop_flag import StopFlag
 
 _COUNTED = ("wer", "cer", "substitutions", "deletions", "insertions", "words", "clips")
@@ -115,9 +116,11 @@ class Evaluator:
         if len(reasons) == len(clips):
             return Evaluated(None, fault)
         rows = [row for part, _ in of_ranks for row in part]
-        total = sum((counts for _, _, counts in rows), ErrorCounts())
+        errors = [counts for _, _, counts in rows]
+        total = sum(errors, ErrorCounts())
         sampled = sum((counts for sample, _, counts in rows if sample.id in sample_ids), ErrorCounts())
-        low, high, groups = spread([counts for _, _, counts in rows], [group for _, group, _ in rows])
+        sets = sets_of([sample.id for sample, _, _ in rows])
+        low, high, groups = spread(errors, [group for _, group, _ in rows])
         samples = sorted((sample for sample, _, _ in rows), key=lambda sample: sample.id)
         self._write_samples(samples, step, split)
         shown = [sample for sample in samples if sample.id in sample_ids] or samples
@@ -131,6 +134,7 @@ class Evaluator:
             sample_clips=sampled.clips,
             wer_low_95=low,
             wer_high_95=high,
+            wer_by_set=None if sets is None else {name: one.wer for name, one in errors_by(sets, errors).items()},
             groups=groups,
             eval_s=time.monotonic() - started,
             heard=[shown[int((place + 0.5) * len(shown) / _SHOWN)] for place in range(min(_SHOWN, len(shown)))],

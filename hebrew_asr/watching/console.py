@@ -29,10 +29,12 @@ def in_words(record: EvalRecord) -> str:
     if record.wer_low_95 is not None and record.wer_high_95 is not None:
         spread = f" (95 %: {record.wer_low_95:.1%} to {record.wer_high_95:.1%}, over {record.groups or 'the'} "
         spread += "groups)" if record.groups else "clips, too narrow where they share a speaker)"
+    by_set = ", ".join(f"{name} {wer:.1%}" for name, wer in (record.wer_by_set or {}).items())
     return (
         f"step {record.step}: WER {record.wer:.1%}{spread} CER {record.cer:.1%} ({record.wer_mode}) on "
         f"{record.clips} clips of {record.split}: {record.substitutions} substitutions, "
         f"{record.deletions} deletions, {record.insertions} insertions in {record.words} words"
+        f"{by_set and f'; WER by data set: {by_set}'}"
     )
 
 

@@ -17,6 +17,7 @@ from hebrew_asr.cli import main
 from hebrew_asr.corpus.preparation import shards
 from hebrew_asr.data.manifest import index_manifest, open_manifest, read_manifest, write_manifest
 from hebrew_asr.remote.cache import set_folder
+from hebrew_asr.text.wer import count_errors
 from tests.support.lossy import served
 from tests.support.tiny_task import NO_EVALUATION, events, free_port, last_step, make_task, train_arguments, wait_for
 from tests.support.warm import has_ended
@@ -50,6 +51,10 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [replace(clip, id=f"{name}/{clip.id}") for name, own in named.items() for clip in own],
     )
     index_manifest(folder / "data" / "train.jsonl")
+    evaluated = read_manifest(folder / "data" / "eval.jsonl")
+    names = ("filed" if number % 3 else "packed" for number in range(len(evaluated)))
+    pairs = zip(evaluated, names, strict=True)
+    write_manifest(folder / "data" / "eval.jsonl", [replace(clip, id=f"{name}/{clip.id}") for clip, name in pairs])
     return folder
 
 
@@ -78,7 +83,17 @@ def learned(run: Path) -> list[tuple]:
 
 def test_a_mixture_is_learned_alike_anywhere_and_its_shares_are_told(task, alone, warm, tmp_path):
     here, there, log = tmp_path / "here", tmp_path / "there", tmp_path / "here.log"
-    assert warm.run(train_arguments(task, here, *MIXED), ranks=2, port=free_port(), output=log) == [0, 0]
+    arguments = train_arguments(task, here, *MIXED, "evaluation.sample_clips=3")
+    assert warm.run(arguments, ranks=2, port=free_port(), output=log) == [0, 0]
+    (measured,) = events(here, "eval")
+    assert set(measured["wer_by_set"]) == {"filed", "packed"}
+    counted = {}
+    for row in map(json.loads, (here / "samples" / "step-000006-sample.jsonl").open(encoding="utf-8")):
+        pairs = counted.setdefault(row["id"].partition("/")[0], ([], []))
+        pairs[0].append(row["reference"])
+        pairs[1].append(row["hypothesis"])
+    assert measured["wer_by_set"] == {name: count_errors(*pairs).wer for name, pairs in counted.items()}
+    assert "; WER by data set: filed " in log.read_text()
     assert "an epoch is 25.0% filed (0.30 x), 75.0% packed (4.50 x)" in log.read_text()
     assert "an epoch is 62.5% filed (0.75 x), 37.5% packed (2.25 x)" in log.read_text()
     by_phase = [Counter(), Counter()]

@@ -112,18 +112,20 @@ def test_equal_sound_is_left_out_of_training(tmp_path, capsys, monkeypatch, proc
     one = with_sound(tmp_path / "a", sounds, 4)
     sounds = {"b/1": (4, "wav"), "b/2": (2, "flac"), "b/3": (1, "flac"), "b/4": (5, "wav"), "b/9": (91, "flac")}
     other = with_sound(tmp_path / "b", {**sounds, "b/e": (3, "flac"), "b/f": (2, "wav"), "b/g": (4, "flac")}, 5)
-    assert join(one, other, "--out", tmp_path / "both") == 0, capsys.readouterr().err
+    third = with_sound(tmp_path / "c", {"c/1": (3, "wav"), "c/2": (7, "wav"), "c/e": (8, "wav")}, 2)
+    assert join(one, other, third, "--out", tmp_path / "both") == 0, capsys.readouterr().err
     assert dropped(tmp_path / "both") == {
         "a/2": "sound evaluated on: its sound is in the evaluation of b",
         "a/3": "sound evaluated on: its sound is in the evaluation of b",
         "b/1": "sound evaluated on: its sound is in the evaluation of a",
         "b/2": "sound trained on: its sound is in the training clips of a",
         "b/3": "sound trained on: its sound is in the training clips of a",
+        "c/1": "sound evaluated on: its sound is in the evaluation of b",
     }
-    assert "their sound is evaluated on in another set: 3 clips" in (told := capsys.readouterr().out)
+    assert "their sound is evaluated on in another set: 4 clips" in (told := capsys.readouterr().out)
     assert "their sound is trained on in another set: 2 clips" in told
     evaluated = [clip.id for clip in read_manifest(tmp_path / "both" / "eval.jsonl")]
-    assert evaluated == ["a/e", "b/e", "b/f", "b/g"], "each set keeps its own, equal or not"
+    assert evaluated == ["a/e", "b/e", "b/f", "b/g", "c/e"], "each set keeps its own, equal or not"
 
 
 def test_equal_sound_is_found_at_a_url(tmp_path, monkeypatch):

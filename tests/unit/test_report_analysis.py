@@ -12,9 +12,20 @@ from hypothesis import strategies as st
 
 from hebrew_asr.pages.figures import Axis, fitting_axis, linear_axis
 from hebrew_asr.pages.words import duration, percent, quantity, scientific
-from hebrew_asr.report.analysis import align, confusions, errors_by_group, interval, random_clips, score, stories, worst
+from hebrew_asr.report.analysis import (
+    align,
+    confusions,
+    errors_by_group,
+    errors_by_set,
+    interval,
+    random_clips,
+    score,
+    stories,
+    worst,
+)
 from hebrew_asr.report.curves import charts
 from hebrew_asr.report.gather import read_run
+from hebrew_asr.report.page import page
 from hebrew_asr.text.normalize import normalize
 from hebrew_asr.text.wer import count_errors
 from tests.support.properties import examples
@@ -44,6 +55,33 @@ def test_the_interval_is_over_groups_where_they_are_known(run: Path) -> None:
     assert scored is not None
     counted = [(group, errors.word_edits, errors.words) for group, errors in errors_by_group(read, scored, 5)]
     assert counted == [("second", 2, 9), ("first", 1, 6)]
+
+
+def test_errors_and_curves_by_data_set_where_ids_name_several(run: Path) -> None:
+    assert "by data set" not in page(read_run(run), None, {})
+    sets = {"a": "kan/a", "b": "kan/b", "c": "<d1>/c", "d": "<d1>/d"}
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rates = {4: {"kan": 0.5, "<d1>": 0.25}, 8: {"kan": 1 / 6, "<d1>": 2 / 9}}
+    for record in records:
+        if record["event"] == "eval" and record["step"]:
+            record["wer_by_set"] = rates[record["step"]]
+    write_metrics(run, records)
+    for file in (run / "samples").iterdir():
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = (json.dumps(row | {"id": sets[row["id"]]}, ensure_ascii=False) for row in rows)
+        file.write_text("\n".join(lines), encoding="utf-8")
+    read = read_run(run)
+    (scored,) = (one for one in [score(read, read.evaluations[-1])] if one is not None)
+    counted = [(name, errors.word_edits, errors.words) for name, errors in errors_by_set(scored)]
+    assert counted == [("<d1>", 2, 9), ("kan", 1, 6)]
+    (chart,) = (chart for chart in charts(read) if chart.title == "WER by data set")
+    assert {line.name: [point.value for point in line.points] for line in chart.series} == {
+        "<d1>": [0.25, 2 / 9],
+        "kan": [0.5, 1 / 6],
+    }
+    told = page(read, None, {})
+    assert "Errors by data set" in told and "WER by data set" in told
+    assert "&lt;d1&gt;" in told and "<d1>" not in told
 
 
 WORDS = st.lists(st.sampled_from(["אבא", "בא", "הביתה", "לא", "<x>", "צה״ל"]), max_size=7).map(" ".join)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import jiwer
@@ -14,6 +15,7 @@ import pytest
 from hebrew_asr.cli import main
 from hebrew_asr.errors import DataError, HebrewASRError
 from hebrew_asr.text.scoring import Transcript, comparison, figures
+from hebrew_asr.text.sets import sets_of
 from hebrew_asr.text.transcripts import as_json_lines, read_pairs
 from hebrew_asr.text.wer import ErrorCounts, count_errors, paired_difference
 
@@ -55,6 +57,19 @@ def test_every_mode_and_slice_is_counted_by_itself():
     assert "2 groups" in found["interval"]
     loop = [Transcript("x", "שלום", "תותים " * 60)]
     assert figures(loop)["invention"]["repetitive_hypotheses"] == 1 and "over clips" in figures(loop)["interval"]
+
+
+def test_clips_without_a_source_are_told_apart_by_the_data_set_that_their_ids_name():
+    def slices(*ids: str) -> dict:
+        mixed = [replace(clip, id=identity, source="") for clip, identity in zip(CLIPS, ids, strict=True)]
+        return figures(mixed)["modes"]["strict"]["slices"]
+
+    by_set = slices("kan/1", "d1/1", "kan/2", "kan/sub/3")["source"]
+    assert {name: rates["clips"] for name, rates in by_set.items()} == {"d1": 1, "kan": 3}
+    assert by_set["d1"]["wer"] == count_errors([CLIPS[1].reference], [CLIPS[1].hypothesis]).wer
+    for ids in (["kan/1", "kan/2", "kan/3", "kan/4"], ["kan/1", "d1/1", "kan/2", "alone"]):
+        assert "source" not in slices(*ids)
+    assert sets_of([f"{number}/x" for number in range(21)]) is None, "names of speakers, perhaps"
 
 
 def test_the_paired_interval_is_of_the_same_clips():
