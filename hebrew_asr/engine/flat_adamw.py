@@ -10,7 +10,7 @@ is decided there, so the host is free to queue the next step. Groups of weights 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -141,8 +141,9 @@ class FlatAdamW:
         groups = zip(self.optimizer.param_groups, gradients, self._weights(), self._live, self._late, strict=True)
         for options, gradient, (flat, slices), rows, is_late in groups:
             if is_late == late:
-                self._update_group(options, gradient, slices[rank], rows, grad_scale, found_inf)
-                begun.append(self._share(flat, slices[rank], rows))
+                fresh = slices[rank] if rows is None else flat.new_empty(rows.length)
+                self._update_group(options, gradient, fresh, rows, grad_scale, found_inf)
+                begun.append(self._share(flat, fresh, rows))
         for end in begun:
             end()
 
@@ -155,14 +156,15 @@ class FlatAdamW:
         grad_scale: Tensor,
         found_inf: Tensor,
     ) -> None:
+        """``weights`` are overwritten by the new ones: this rank's slice of the group, or what is live of it."""
         (master,) = options["params"]
         if self._update is not None:
             state = self.optimizer.state[master]
-            slices = [master, state["exp_avg"], state["exp_avg_sq"], weights]
+            slices = master, state["exp_avg"], state["exp_avg_sq"]
             moved = slices if rows is None else [rows.own(part) for part in slices]
             try:
                 self._update(
-                    *(moved[0], gradient, *moved[1:3], state["step"], moved[3]),
+                    *(moved[0], gradient, *moved[1:], state["step"], weights),
                     *(torch.full_like(grad_scale, options["lr"]), grad_scale, found_inf),
                     *(options["betas"], options["eps"], options["weight_decay"]),
                 )
@@ -180,7 +182,7 @@ class FlatAdamW:
             rows.put_own(master.grad, gradient)
         self.optimizer.step()  # of this group alone: no other has a gradient
         master.grad = None
-        weights.copy_(master)
+        weights.copy_(master if rows is None else rows.own(master))
 
     @contextmanager
     def _under_the_next_pass(self, read: list[Tensor]) -> Iterator[None]:
@@ -193,14 +195,14 @@ class FlatAdamW:
         finally:
             self._seam.updates_are_queued(self._aside, read)
 
-    def _take(self, parameters: list[Tensor], buffers: list[Tensor]) -> None:
-        """Put a micro-batch's gradients into fp32 buffers, one per parameter, or add them to these; then drop them."""
+    def _take(self, sources: Sequence[Tensor | LiveRows], buffers: list[Tensor]) -> None:
+        """Put a micro-batch's gradients into fp32 buffers, one per source, or add them to these; then drop them."""
         sums, fresh = [], []
-        for parameter, buffer in zip(parameters, buffers, strict=True):
-            if parameter.grad is not None:
+        for source, buffer in zip(sources, buffers, strict=True):
+            if source.grad is not None:
                 sums.append(buffer)
-                fresh.append(parameter.grad.view(-1))
-                parameter.grad = None
+                fresh.append(source.grad.view(-1))
+                source.grad = None
             elif not self._holds_gradients:
                 buffer.zero_()
         if sums:
@@ -211,12 +213,12 @@ class FlatAdamW:
     def _share(self, flat: Tensor, own: Tensor, rows: LiveRows | None) -> Callable[[], None]:
         """Begin to send this rank's new weights to the others, and theirs here; returns what ends it.
 
-        ``own`` is a part of ``flat``.
+        ``own`` is a part of ``flat``, or with ``rows`` what belongs there.
         """
-        if self.num_ranks == 1:
-            return lambda: None
-        found, sent = (flat, own) if rows is None else (flat.new_empty(rows.numel()), rows.own(own))
-        work = torch_dist.all_gather_into_tensor(found, sent, group=self.dp_process_group, async_op=True)
+        found, work = own, None
+        if self.num_ranks > 1:
+            found = flat if rows is None else flat.new_empty(rows.numel())
+            work = torch_dist.all_gather_into_tensor(found, own, group=self.dp_process_group, async_op=True)
 
         def end() -> None:
             wait(work)
