@@ -148,6 +148,8 @@ def _print_phases(figures: dict[str, Any]) -> None:
         "audio s/s": ("audio_s_per_s", ".0f"),
         "tokens/s": ("tokens_per_s", ".0f"),
         "ms per step": ("ms_per_step", ".1f"),
+        "  median": ("median_ms", ".1f"),
+        "  slowest": ("slowest_ms", ".1f"),
         "  forward ms, alone": ("forward_ms", ".1f"),
         "  backward ms, alone": ("backward_ms", ".1f"),
         "  optimizer ms, alone": ("optimizer_ms", ".1f"),

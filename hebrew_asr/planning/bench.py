@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 if __name__ == "__main__":
@@ -74,6 +75,9 @@ class PhaseSpeed:
     tokens_per_s: float
     ms_per_step: float
     """Mean over steps that compiled and recorded nothing, and that came after such steps: as in a long run."""
+    median_ms: float
+    """Of the same steps: it is well below the mean where a few took much longer than others."""
+    slowest_ms: float
     steps: int
     compile_s: float
     """What warming up took beyond as many ordinary steps."""
@@ -202,7 +206,8 @@ def _measure_phase(run: Run, index: int, arguments: BenchArguments, ceiling_tflo
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
     timed: list[StepBatch] = []
-    seconds, quiet, before = 0.0, 0, time.perf_counter()
+    took_s: list[float] = []
+    quiet, before = 0, time.perf_counter()
     while len(timed) < steps:
         batch = next(steps_ahead)
         quiet = quiet + 1 if _is_settled(run, batch, met) else 0
@@ -210,10 +215,11 @@ def _measure_phase(run: Run, index: int, arguments: BenchArguments, ceiling_tflo
         now = time.perf_counter()
         if quiet > QUIET:
             timed.append(batch)
-            seconds += now - before
+            took_s.append(now - before)
         before = now
+    seconds = sum(took_s)
     parts = [_split(run, batch, rates) for batch in islice(steps_ahead, SPLIT_STEPS)]
-    forward_ms, backward_ms, optimizer_ms = (1e3 * sorted(part)[len(part) // 2] for part in zip(*parts, strict=True))
+    forward_ms, backward_ms, optimizer_ms = (1e3 * median(part) for part in zip(*parts, strict=True))
     if traces is not None:
         stem = f"{run.recipe.phases[index].name}-{run.recipe.clips_per_step}-rank{run.ranks.rank}"
         _trace(run, next(steps_ahead), rates, traces / stem)
@@ -236,6 +242,8 @@ def _measure_phase(run: Run, index: int, arguments: BenchArguments, ceiling_tflo
         audio_s_per_s=audio_s / seconds,
         tokens_per_s=tokens / seconds,
         ms_per_step=1e3 * seconds / steps,
+        median_ms=1e3 * median(took_s),
+        slowest_ms=1e3 * max(took_s),
         steps=steps,
         compile_s=max(0.0, warmup_s - warmup_steps * seconds / steps),
         data_wait_share=sum(batch.wait_s for batch in timed) / seconds,

@@ -53,6 +53,7 @@ def test_bench_measures_both_phases(tmp_path, capfd):
     for phase in figures["phases"]:
         assert phase["steps"] == 3 and phase["padding_share"] == 0
         assert phase["clips_per_s"] == pytest.approx(phase["clips_per_step"] / phase["ms_per_step"] * 1e3)
+        assert 0 < phase["median_ms"] <= phase["slowest_ms"] and phase["ms_per_step"] <= phase["slowest_ms"]
         assert 2 < phase["audio_s_per_s"] / phase["clips_per_s"] < 9
         assert min(phase["forward_ms"], phase["backward_ms"], phase["optimizer_ms"], phase["mfu"]) > 0
         assert 0 <= phase["data_wait_share"] < 1
