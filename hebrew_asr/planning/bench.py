@@ -205,18 +205,7 @@ def _measure_phase(run: Run, index: int, arguments: BenchArguments, ceiling_tflo
     warmup_s = time.perf_counter() - started
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
-    timed: list[StepBatch] = []
-    took_s: list[float] = []
-    quiet, before = 0, time.perf_counter()
-    while len(timed) < steps:
-        batch = next(steps_ahead)
-        quiet = quiet + 1 if _is_settled(run, batch, met) else 0
-        _step(run, batch, rates, met)  # which returns when the step before it ends
-        now = time.perf_counter()
-        if quiet > QUIET:
-            timed.append(batch)
-            took_s.append(now - before)
-        before = now
+    timed, took_s = _time(run, steps_ahead, steps, rates, met)
     seconds = sum(took_s)
     parts = [_split(run, batch, rates) for batch in islice(steps_ahead, SPLIT_STEPS)]
     forward_ms, backward_ms, optimizer_ms = (1e3 * median(part) for part in zip(*parts, strict=True))
@@ -255,6 +244,25 @@ def _measure_phase(run: Run, index: int, arguments: BenchArguments, ceiling_tflo
         padding_share=1 - tokens / padded,
         peak_gib=_peak_bytes(run) / GIB if on_cuda else 0.0,
     )
+
+
+def _time(
+    run: Run, batches: Iterator[StepBatch], steps: int, rates: dict[str, float], met: Counter[Any]
+) -> tuple[list[StepBatch], list[float]]:
+    """As many steps as are to be timed, and the seconds of each."""
+    timed: list[StepBatch] = []
+    took_s: list[float] = []
+    quiet, before = 0, time.perf_counter()
+    while len(timed) < steps:
+        batch = next(batches)
+        quiet = quiet + 1 if _is_settled(run, batch, met) else 0
+        _step(run, batch, rates, met)  # which returns when the step before it ends
+        now = time.perf_counter()
+        if quiet > QUIET:
+            timed.append(batch)
+            took_s.append(now - before)
+        before = now
+    return timed, took_s
 
 
 def _peak_bytes(run: Run) -> int:
