@@ -7,8 +7,9 @@ import io
 import os
 import stat
 import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -39,6 +40,21 @@ class Part:
         if len(content) < self.size_bytes:
             raise AudioError(label, "the file ends before it: is it whole?")
         return content
+
+
+def fetch_ahead(parts: Iterable[Part]) -> None:
+    """Have the system read stretches of files into memory, all at once; what cannot be read is told when it is read."""
+    by_file = defaultdict[str, list[Part]](list)
+    for part in parts:
+        by_file[part.path].append(part)
+    for path, stretches in by_file.items() if hasattr(os, "posix_fadvise") else ():
+        with suppress(AudioError, OSError):
+            descriptor = _regular_file(path, path)
+            try:
+                for part in stretches:
+                    os.posix_fadvise(descriptor, part.offset_bytes, part.size_bytes, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(descriptor)
 
 
 Source = str | Path | Part | bytes | IO[bytes]

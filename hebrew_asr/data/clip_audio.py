@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hebrew_asr.audio.decode import decode
+from hebrew_asr.audio.source import Part, fetch_ahead
 from hebrew_asr.data.clips import Clip
 from hebrew_asr.errors import EnvironmentProblem, HebrewASRError, first_line
 from hebrew_asr.remote import cache
@@ -27,8 +28,10 @@ class Unreadable:
 
 
 def read_ahead(clips: Iterable[Clip]) -> None:
-    """Ask for the sound of clips that lie at URLs, many at a time, for the calls of :func:`read_clip` that follow."""
-    cache.read_ahead((clip.audio, clip.offset_bytes, clip.size_bytes) for clip in clips if is_url(clip.audio))
+    """Ask for the sound of clips in shards or at URLs, all at once, for the calls of :func:`read_clip` that follow."""
+    places = [(clip.audio, clip.offset_bytes, clip.size_bytes) for clip in clips]
+    fetch_ahead(Part(*place) for place in places if place[2] and not is_url(place[0]))
+    cache.read_ahead(place for place in places if is_url(place[0]))
 
 
 def read_clip(clip: Clip) -> np.ndarray | Unreadable:

@@ -4,7 +4,7 @@
 
 The clips are noise in flac, 4.6 s on average. Only reading is timed, in CPU and wall seconds for each 1,000 clips: in
 random order, as training does, and in the order of the store. Cold: after dropping the page cache, which needs root.
-Then clips are read and decoded, from files and from shards in turns: what the store is worth to a loader's process.
+Then clips are read and decoded as in a loader's process, 64 a step, from files and from shards in turns.
 """
 
 from __future__ import annotations
@@ -14,17 +14,21 @@ import os
 import tarfile
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
 
-from hebrew_asr.audio.decode import decode
 from hebrew_asr.audio.source import Part, opened
 from hebrew_asr.cores import keep_freed_memory
 from hebrew_asr.corpus.preparation.shards import pack, packed_clips, shards_of
+from hebrew_asr.data.clip_audio import read_ahead, read_clip
+from hebrew_asr.data.clips import Clip
 from hebrew_asr.data.manifest import read_manifest
 from hebrew_asr.planning.bench_corpus import make_corpus
+
+_STEPS_PER_ROUND, _CLIPS_PER_STEP = 3, 64
 
 
 def read(sound: str | Part) -> bytes:
@@ -48,22 +52,25 @@ def timed(name: str, clips: int, work: Callable[[], object], cold: bool) -> None
     )
 
 
-def decoded(ways: dict[str, list], pages: list[str], rounds: int, cold: bool) -> None:
+def decoded(ways: dict[str, list[Clip]], pages: list[str], rounds: int, cold: bool) -> None:
     """Print how many clips are read and decoded in a second from shards, of those from files, by rounds in turns."""
     rng, found = np.random.default_rng(1), []
     for number in range(rounds):
-        order, row = rng.permutation(len(ways["files"]))[:200].tolist(), {}
+        order, row = rng.permutation(len(ways["files"]))[: _STEPS_PER_ROUND * _CLIPS_PER_STEP], {}
         for name in list(ways)[:: 1 if number % 2 else -1]:
             for path in pages if cold else ():
                 with open(path, "rb") as file:
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             started, used = time.monotonic(), time.process_time()
-            for index in order:
-                decode(ways[name][index])
+            for step in np.split(order, _STEPS_PER_ROUND):
+                clips = [ways[name][index] for index in step.tolist()]
+                read_ahead(clips)
+                for clip in clips:
+                    read_clip(clip)
             row[name] = (time.process_time() - used, time.monotonic() - started)
         found.append([row["files"], row["shards"]])
     cpu, wall = np.median(np.array(found)[:, 0] / np.array(found)[:, 1], axis=0)
-    ms = np.median(np.array(found)[:, :, 0], axis=0) * 5
+    ms = np.median(np.array(found)[:, :, 0], axis=0) * 1e3 / (_STEPS_PER_ROUND * _CLIPS_PER_STEP)
     told = f"{ms[0]:.2f} and {ms[1]:.2f} CPU ms for a clip of files and shards; in a CPU second {cpu:.3f} times as many"
     print(f"decoded, {'cold' if cold else 'warm'}: {told} from shards, in a second {wall:.3f} times", flush=True)
 
@@ -120,9 +127,10 @@ def main() -> None:
             cold,
         )
     keep_freed_memory()  # as a loader's process does
-    ways = {"files": [clip.audio for clip in files], "shards": places}
+    ways = {"files": files, "shards": [replace(clip, audio=str(folder / clip.audio)) for clip in inside]}
+    pages = list(dict.fromkeys(clip.audio for clips in ways.values() for clip in clips))
     for cold in (False, True):
-        decoded(ways, [*ways["files"], *dict.fromkeys(place.path for place in places)], 40, cold)
+        decoded(ways, pages, 40, cold)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import soundfile
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
 from hebrew_asr.audit import clips
 from hebrew_asr.data import clip_audio
-from hebrew_asr.data.clip_audio import Unreadable, read_clip
+from hebrew_asr.data.clip_audio import Unreadable, read_ahead, read_clip
 from hebrew_asr.data.manifest import Clip
 from tests.support import corpora
 
@@ -105,3 +108,32 @@ def test_an_audit_names_what_a_decoder_raises_too(monkeypatch, tmp_path):
 
     monkeypatch.setattr(clips, "joined", fails)
     assert clips.measure(written(tmp_path / "x.wav", 0.5)).fault == "MemoryError: MemoryError"
+
+
+def is_in_memory(path: Path, offset: int, size: int) -> bool:
+    """Whether all pages of a stretch of a file, whose offset is a page's, are in the page cache."""
+    with path.open("rb+") as file, mmap.mmap(file.fileno(), size, offset=offset) as mapped:
+        place = ctypes.addressof(held := (ctypes.c_char * size).from_buffer(mapped))
+        pages = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
+        assert ctypes.CDLL(None).mincore(ctypes.c_void_p(place), ctypes.c_size_t(size), pages) == 0
+        del held
+        return all(page & 1 for page in pages)
+
+
+def test_stretches_of_shards_are_asked_for_together_and_faults_are_left_to_reading(tmp_path):
+    shard, gone = tmp_path / "shard.parquet", tmp_path / "gone.parquet"
+    with shard.open("wb") as file:
+        file.write(bytes(8 << 20))
+        file.flush()
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    places = [(str(shard), 1 << 20, 50_000), (str(gone), 0, 100), (str(tmp_path), 5, 5), (str(shard), 5 << 20, 50_000)]
+    if is_in_memory(shard, 1 << 20, 50_000):
+        pytest.skip("this file system keeps all files in memory")
+    read_ahead(Clip(path, "", "", 1.0, "", offset, size) for path, offset, size in places)
+    deadline = time.monotonic() + 10
+    while not all(is_in_memory(shard, *place) for place in ((1 << 20, 50_000), (5 << 20, 50_000))):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not is_in_memory(shard, 7 << 20, 50_000)
+    assert isinstance(read_clip(Clip(str(gone), "", "", 1.0, "", 0, 100)), Unreadable)

@@ -70,6 +70,7 @@ def test_clips_without_a_source_are_told_apart_by_the_data_set_that_their_ids_na
     for ids in (["kan/1", "kan/2", "kan/3", "kan/4"], ["kan/1", "d1/1", "kan/2", "alone"]):
         assert "source" not in slices(*ids)
     assert sets_of([f"{number}/x" for number in range(21)]) is None, "names of speakers, perhaps"
+    assert sets_of(["kan/1", "kan/2"]) is None and sets_of([]) is None
 
 
 def test_the_paired_interval_is_of_the_same_clips():
