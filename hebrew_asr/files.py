@@ -8,12 +8,15 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Generator, Iterable
+import shutil
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import xxhash
+
+from hebrew_asr.errors import HebrewASRError
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
@@ -48,6 +51,69 @@ def atomic(path: str | Path) -> Generator[BinaryIO, None, None]:
     sync_folder(path.parent)
 
 
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into that takes the place of ``folder`` when it is whole, and is gone if anything is raised.
+
+    All files get the usual mode. What is in an earlier ``folder``, and is not written anew, stays in it. Errors of ours
+    and of the operating system name what lies below ``folder``, though it was written elsewhere.
+    """
+    place = folder.resolve()
+    temporary, before = place.with_name(f".tmp-{place.name}"), place.with_name(f".old-{place.name}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        _complete(temporary, (before, place))
+        shutil.rmtree(before, ignore_errors=True)
+        if place.exists():
+            place.rename(before)
+        temporary.rename(place)
+    except (OSError, HebrewASRError) as error:
+        _rename_in(error, str(temporary), str(folder))
+        raise
+    except Exception as error:
+        if "(os error " not in str(error):
+            raise
+        found = as_os_error(error)  # of a file of weights or of a tokenizer; neither names it
+        raise OSError(found.errno, found.strerror, str(folder)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync_folder(place.parent)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _complete(new: Path, earlier: Iterable[Path]) -> None:
+    """Give the files of a new folder the usual mode, put them on the disk, and add what only earlier ones hold."""
+    for file in new.rglob("*"):
+        if file.is_file():
+            give_usual_mode(file)
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+    for old in earlier:
+        _keep_others(old, new)
+    for inside in new.rglob("*/"):
+        if not inside.is_symlink():
+            sync_folder(inside)
+    sync_folder(new)
+
+
+def _keep_others(old: Path, new: Path) -> None:
+    for path in sorted(old.iterdir()) if old.is_dir() and not old.is_symlink() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, new / path.name, symlinks=True, dirs_exist_ok=True)
+        elif not os.path.lexists(new / path.name):
+            shutil.copy2(path, new / path.name, follow_symlinks=False)
+
+
+def _rename_in(error: OSError | HebrewASRError, written: str, asked: str) -> None:
+    """Let an error name the place that was asked for where it names the one that was written to."""
+    if isinstance(error, OSError):
+        error.filename = str(error.filename or asked).replace(written, asked)
+    else:
+        error.args = (str(error).replace(written, asked),)
+
+
 def encoded(text: str) -> bytes:
     """UTF-8, for which file names that are not UTF-8 (and other halves of surrogate pairs) become ``\\udcff``: in JSON
     that reads back as the same name.
@@ -60,10 +126,15 @@ def write_json(path: str | Path, value: Any) -> None:
     write_atomically(path, as_json(value))
 
 
-def from_json(text: str | bytes) -> Any:
-    """What JSON says. Raises ValueError for anything else, and where it nests deeper than Python follows."""
+def from_json(text: str | bytes, object_of: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """What JSON says. Raises ValueError for anything else, and where it nests deeper than Python follows.
+
+    Args:
+        text: JSON; bytes are UTF-8, UTF-16 or UTF-32.
+        object_of: makes each object of its pairs of key and value; a dict unless given.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=object_of)
     except RecursionError as error:
         raise ValueError("it nests too deep") from error
 

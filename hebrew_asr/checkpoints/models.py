@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,6 +115,8 @@ def _base_of(run_folder: Path, checkpoints: Sequence[Checkpoint]) -> tuple[Any, 
     if values is None:
         raise CheckpointError(f"{run_folder} has no recipe.json that can be read, and {last.path} names no model")
     recipe = recipe_from_dict(values, str(run_folder / "recipe.json"))
+    if not Path(recipe.model.path).is_dir() and (run_folder / "base").is_dir():  # a run of the demo that was moved
+        recipe = replace(recipe, model=replace(recipe.model, path=str(run_folder / "base")))
     tokenizer = load_tokenizer(recipe.model.path)
     dtype = torch.bfloat16 if last.values.get("precision") == "bf16" else torch.float32
     asr = load_model(recipe.model, seed=recipe.seed, dtype=dtype)

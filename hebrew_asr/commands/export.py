@@ -101,9 +101,10 @@ class Command:
             return _Source(asr, tokenizer, cutting_of_run(run_folder), run, checkpoint.step)
         folder = local_folder(model_folder(self.model))
         run_folder = folder.parent if folder.name == "final" and (folder.parent / "metrics.jsonl").is_file() else None
+        tokenizer = load_tokenizer(str(folder))  # first, as it tells a folder that is no model
         asr = load_model(Model(str(folder)), dtype=stored_dtype(folder))
         run = read_run(run_folder) if run_folder else None
-        return _Source(asr, load_tokenizer(str(folder)), cutting_of(folder), run, None)
+        return _Source(asr, tokenizer, cutting_of(folder), run, None)
 
     def _base(self, run: RunHistory | None) -> Path | None:
         from hebrew_asr.errors import UsageError

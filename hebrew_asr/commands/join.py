@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -55,22 +54,15 @@ class Command:
     def run(self) -> int:
         from hebrew_asr.commands.ours import refuse_if_taken
         from hebrew_asr.errors import UsageError
+        from hebrew_asr.files import whole_folder
 
         if len(self.sets) < 2:
             raise UsageError(f"a set is joined to another: name two or more, not {len(self.sets)}")
         refuse_if_taken(self.out)
         parts = self._opened()
         _refuse_equal_ids(parts)
-        out = self.out.resolve()
-        made = out.with_name(f".tmp-{out.name}")
-        shutil.rmtree(made, ignore_errors=True)  # of one that was killed; links in it are removed, and not followed
-        made.mkdir(parents=True)
-        try:
-            _write(made, parts, _Elsewhere(parts))
-            made.replace(out)
-        except BaseException:
-            shutil.rmtree(made)
-            raise
+        with whole_folder(self.out) as folder:
+            _write(folder, parts, _Elsewhere(parts))
         _tell(self.out, parts)
         return 0
 

@@ -89,10 +89,10 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
         UsageError: the file is unreadable, not JSON, no object, or gives a key twice.
     """
     try:
-        values = json.loads(path.read_bytes(), object_pairs_hook=_without_repeats)
+        values = from_json(path.read_bytes(), _without_repeats)
     except OSError as error:
         raise UsageError(f"{what} {path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UsageError(f"{what} {path} is not JSON: {first_line(error)}") from error
     if not isinstance(values, dict):
         raise UsageError(f"{what} {path} must hold a JSON object, not {_shown(values)}")

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import GenerationConfig, Qwen3ASRFeatureExtractor, Qwen3ASRProcessor
 
-from hebrew_asr.files import as_json, as_os_error, give_usual_mode, sync_folder
+from hebrew_asr.files import as_json, whole_folder
 from hebrew_asr.inference.pieces import Cutting
 from hebrew_asr.model.layouts import TokenIds
 from hebrew_asr.text.prompt import CHAT_TEMPLATE
@@ -72,46 +67,3 @@ def generation_config(asr: Any, tokenizer: Any) -> GenerationConfig:
         eos_token_id=[ids.end_of_text, ids.end_of_turn],
         pad_token_id=ids.end_of_text,
     )
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes the place of ``folder`` when it is whole, and is gone if anything is raised.
-
-    All files get the usual mode. What is in an earlier ``folder``, and is not written anew, stays in it.
-    """
-    temporary, before = folder.with_name(f".tmp-{folder.name}"), folder.with_name(f".old-{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                give_usual_mode(file)
-                with file.open("rb") as stream:
-                    os.fsync(stream.fileno())
-        for old in (before, folder):
-            _keep_others(old, temporary)
-        for inside in temporary.rglob("*/"):
-            sync_folder(inside)
-        sync_folder(temporary)
-        shutil.rmtree(before, ignore_errors=True)
-        if folder.exists():
-            folder.rename(before)
-        temporary.rename(folder)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, SafetensorError) or (type(error) is Exception and "(os error " in str(error)):
-            found = as_os_error(error)  # of the tokenizer's file too; neither names it
-            raise OSError(found.errno, found.strerror, str(folder)) from error
-        raise
-    sync_folder(folder.parent)
-    shutil.rmtree(before, ignore_errors=True)
-
-
-def _keep_others(old: Path, new: Path) -> None:
-    for path in sorted(old.iterdir()) if old.is_dir() and not old.is_symlink() else ():
-        if path.is_dir() and not path.is_symlink():
-            shutil.copytree(path, new / path.name, symlinks=True, dirs_exist_ok=True)
-        elif not os.path.lexists(new / path.name):
-            shutil.copy2(path, new / path.name, follow_symlinks=False)

@@ -16,8 +16,8 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor, GenerationConf
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
 from hebrew_asr.config.recipe import Model
 from hebrew_asr.errors import CheckpointError, EnvironmentProblem
-from hebrew_asr.files import sha256_of
-from hebrew_asr.inference.export import whole_folder, write_cutting, write_native
+from hebrew_asr.files import sha256_of, whole_folder
+from hebrew_asr.inference.export import write_cutting, write_native
 from hebrew_asr.inference.pieces import Cutting
 from hebrew_asr.inference.thinker import write_thinker
 from hebrew_asr.model.folder import open_weights, read_config, read_generation_config

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 from hebrew_asr.audio.source import AUDIO_SUFFIXES
 from hebrew_asr.errors import DataError
+from hebrew_asr.files import from_json
 from hebrew_asr.text.reading import read_text
 
 LISTING_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".psv")
@@ -79,8 +79,8 @@ def read_listing(path: Path, is_audio: Callable[[str], bool]) -> list[Line]:
 
 def _json_array(path: Path, text: str) -> list[Line]:
     try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        rows = from_json(text)
+    except ValueError as error:
         raise DataError(f"listing {path} is not JSON: {error}") from error
     return [_of_object(row, f"row {number}") for number, row in enumerate(rows, 1)]
 
@@ -88,8 +88,8 @@ def _json_array(path: Path, text: str) -> list[Line]:
 def _rows_within(text: str) -> list[Any] | None:
     """Rows of one JSON object: its only list of objects, or texts by the names of recordings; None for others."""
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = from_json(text)
+    except ValueError:
         return None
     lists = [value for value in found.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
     if found and all(isinstance(value, str) and name.lower().endswith(AUDIO_SUFFIXES) for name, value in found.items()):
@@ -99,8 +99,8 @@ def _rows_within(text: str) -> list[Any] | None:
 
 def _json_line(line: str, number: int) -> Line:
     try:
-        return _of_object(json.loads(line), f"line {number}")
-    except (ValueError, RecursionError) as error:
+        return _of_object(from_json(line), f"line {number}")
+    except ValueError as error:
         return Line(f"line {number}", {}, f"not JSON: {error}")
 
 

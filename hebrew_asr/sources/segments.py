@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from typing import Any
 from xml.etree import ElementTree
 
+from hebrew_asr.files import from_json
 from hebrew_asr.sources.timestamps import Segment
 
 _LABEL = re.compile(r"(\d+(?:[.,]\d+)?)\t(\d+(?:[.,]\d+)?)(?:\t(.*))?")
@@ -21,10 +21,7 @@ def parse_json(text: str) -> list[Segment]:
     Raises:
         ValueError: it is not JSON, or holds no such list, or a segment without times.
     """
-    try:
-        found = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("its JSON is nested too deeply") from error
+    found = from_json(text)
     if isinstance(found, dict):
         found = found.get("segments", found.get("chunks"))
     if not isinstance(found, list):

@@ -172,6 +172,9 @@ def test_what_is_in_the_way_stays(models, tmp_path, capfd):
     capfd.readouterr()
     assert main(["export", str(unfinished), "--out", str(tmp_path / "new")]) == 5
     assert f"export one of {unfinished / 'checkpoints'}" in capfd.readouterr().err
+    (unfinished / "recipe.json").unlink()
+    assert main(["export", str(unfinished), "--out", str(tmp_path / "new")]) == 5
+    assert f"{unfinished} has no config.json; give the folder of a Qwen3-ASR model" in capfd.readouterr().err
     assert not (tmp_path / "new").exists()
 
 

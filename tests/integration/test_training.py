@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from hebrew_asr.audio.source import Part
 from hebrew_asr.checkpoints.models import model_of
@@ -194,6 +195,23 @@ def test_the_average_of_checkpoints_is_the_mean_of_their_weights(whole_run, tmp_
         assert main(["average", str(whole_run), "--out", str(tmp_path / "no"), *wrong]) == 2
     assert main(["average", str(whole_run), "--out", str(tmp_path / "mean")]) == 2
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_is_averaged_where_it_was_moved_with_its_base_model(task, whole_run, tmp_path, capfd):
+    moved, aside = shutil.copytree(whole_run, tmp_path / "moved"), task / "aside"
+    (task / "base").rename(aside)
+    try:
+        assert main(["average", str(moved), "--out", str(tmp_path / "no")]) == 2
+        assert f"model {task / 'base'}: there is no such folder" in capfd.readouterr().err
+        other = shutil.copytree(aside, moved / "base")
+        assert main(["average", str(moved), "--out", str(tmp_path / "mean")]) == 0
+        weights = load_file(other / "model.safetensors")
+        weights[min(weights)].add_(1)
+        save_file(weights, other / "model.safetensors", {"format": "pt"})
+        assert main(["average", str(moved), "--out", str(tmp_path / "no")]) == 5
+        assert f"was trained on another model than {moved / 'base'}: other weights" in capfd.readouterr().err
+    finally:
+        aside.rename(task / "base")
 
 
 def command(warm: WarmStart, *arguments: str) -> subprocess.CompletedProcess:

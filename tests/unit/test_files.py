@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hebrew_asr.files import write_atomically, write_json
+from hebrew_asr.errors import DataError
+from hebrew_asr.files import from_json, whole_folder, write_atomically, write_json
 
 
 @pytest.fixture
@@ -39,3 +40,47 @@ def test_a_new_folder_and_any_name(tmp_path):
     written = (tmp_path / "new" / name / "x.json").read_bytes()
     assert json.loads(written.decode("utf-8")) == {"שם": name, "half": "\ud800"}
     assert "שם".encode() in written and [path.name for path in (tmp_path / "new" / name).iterdir()] == ["x.json"]
+
+
+def test_a_folder_appears_when_it_is_whole_and_keeps_what_else_was_in_it(tmp_path, monkeypatch):
+    outside = tmp_path / "outside"
+    (outside / "inner").mkdir(parents=True)
+    (outside / "private").write_text("mine")
+    (outside / "private").chmod(0o600)
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "notes").write_text("mine")
+    (tmp_path / "made" / "figures").write_text("old")
+    (tmp_path / ".tmp-made" / "half").mkdir(parents=True)  # one was killed
+    monkeypatch.chdir(tmp_path)
+    with whole_folder(Path("made")) as folder:
+        (folder / "figures").write_text("new")
+        (folder / "figures").chmod(0o600)
+        (folder / "set").symlink_to(outside)
+        assert (tmp_path / "made" / "figures").read_text() == "old"
+    found = {path.name: path.read_text() for path in Path("made").iterdir() if path.is_file()}
+    assert found == {"notes": "mine", "figures": "new"} and Path("made/set").is_symlink()
+    assert Path("made/figures").stat().st_mode & 0o077 and not (outside / "private").stat().st_mode & 0o077
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "outside"]
+
+
+def test_errors_name_the_folder_that_was_asked_for(small_disk, monkeypatch):
+    monkeypatch.chdir(small_disk)
+    for raised, told in (
+        (DataError(f"{small_disk / '.tmp-made' / 'x'} is odd"), "made/x is odd"),
+        (FileNotFoundError(2, "No such file", f"{small_disk / '.tmp-made' / 'x'}"), "'made/x'"),
+        (Exception("I/O error (os error 28)"), "No space left on device: 'made'"),
+    ):
+        with pytest.raises((DataError, OSError)) as found, whole_folder(Path("made")):
+            raise raised
+        assert str(found.value).endswith(told)
+    with pytest.raises(OSError, match="No space left on device: 'made/large'"), whole_folder(Path("made")) as folder:
+        write_atomically(folder / "large", bytes(100_000))
+    with pytest.raises(ValueError, match="no number"), whole_folder(Path("made")):
+        raise ValueError("no number")
+    assert not list(small_disk.iterdir())
+
+
+def test_json_that_nests_without_end_is_an_error_of_values():
+    for text in ("[" * 100_000, '{"a":' * 100_000):
+        with pytest.raises(ValueError, match="it nests too deep"):
+            from_json(text, dict)

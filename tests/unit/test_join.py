@@ -16,6 +16,7 @@ from hebrew_asr.errors import DataError
 from hebrew_asr.remote.cache import set_folder
 from hebrew_asr.text.prompt import build_target
 from tests.support import corpora
+from tests.support.disks import small_disk
 from tests.support.lossy import served
 
 LONG = "אחת שתיים שלוש ארבע חמש שש"
@@ -258,12 +259,20 @@ def test_what_cannot_be_joined_is_said(sets, tmp_path, capsys):
         ([sets[0], f"n={sets[0]}/../a", "--out", tmp_path / "x"], 2, f"{sets[0]} is named twice"),
         ([*sets, "--out", sets[0] / "clips" / "x"], 2, f"lies in {sets[0]}, and would hold a link to itself"),
         ([sets[0], tmp_path / "none", "--out", tmp_path / "x"], 3, "manifest not found"),
+        ([*sets, "--out", "."], 2, "--out . is the folder you are in"),
     ):
         assert join(*words) == code and told in capsys.readouterr().err
     for command in ("plan", "train"):
         assert main([command, "--ds", "cpu", "--data", str(sets[0]), f"--data={sets[1]}"]) == 2
         assert "hebrew-asr join" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_a_full_disk_is_told_of_the_folder_that_was_asked_for(sets, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with small_disk(tmp_path / "disk", "4k") as disk:
+        assert join(*sets, "--out", "disk/both") == 4
+        assert "error: No space left on device: disk/both/" in capsys.readouterr().err and not list(disk.iterdir())
 
 
 def test_a_folder_whose_name_looks_like_a_name_given_is_that_folder(sets, tmp_path, capsys, monkeypatch):

@@ -219,6 +219,15 @@ def test_second_call_returns_at_once_and_an_interrupted_one_is_continued(tmp_pat
     assert clips[1].stat().st_mtime_ns == kept_ns
 
 
+@pytest.mark.parametrize("mark", ["{", "[]"])
+def test_what_another_has_made_is_left_as_it_is(tmp_path, mark):
+    (tmp_path / "train.jsonl").write_text("mine")
+    (tmp_path / "synthesis.json").write_text(mark)
+    with pytest.raises(UsageError, match="of another making"):
+        synthesize_corpus(tmp_path, train_clips=8, eval_clips=4, seed=3)
+    assert (tmp_path / "train.jsonl").read_text() == "mine"
+
+
 def test_too_few_sentences_is_a_usage_error_before_anything_is_written(tmp_path):
     with pytest.raises(UsageError, match="eval clips"):
         synthesize_corpus(tmp_path / "c", train_clips=10, eval_clips=10**6, seed=0)

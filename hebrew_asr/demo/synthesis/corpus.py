@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,7 +18,7 @@ from hebrew_asr.data.manifest import Clip, write_manifest
 from hebrew_asr.demo.synthesis.grammar import Sentence, full_sentences, lexicon, phrases
 from hebrew_asr.demo.synthesis.speech import Voice, recorded, speak
 from hebrew_asr.errors import UsageError
-from hebrew_asr.files import write_atomically, write_json
+from hebrew_asr.files import values_if_readable, write_atomically, write_json
 from hebrew_asr.pools import Pool
 from hebrew_asr.text.prompt import build_target
 
@@ -101,10 +100,13 @@ def synthesize_corpus(
         "seed": seed,
         "content": _fingerprint(),
     }
-    if _is_done(folder, settings):
+    known = values_if_readable(folder / _DONE)
+    if known == settings:
         return
-    if folder.exists() and not (folder / _DONE).is_file() and any(folder.iterdir()):
-        raise UsageError(f"{folder} holds files of another making (no {_DONE} in it): move it, or start elsewhere")
+    if not known and folder.exists() and any(folder.iterdir()):
+        raise UsageError(
+            f"{folder} holds files of another making (no readable {_DONE} in it): move it, or start elsewhere"
+        )
     training, evaluation = _plan(train_clips, eval_clips, seed)
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     write_json(folder / _DONE, {"unfinished": settings})
@@ -119,11 +121,6 @@ def _fingerprint() -> str:
     voiced = lexicon(), voices(TRAIN_VARIANTS + EVAL_VARIANTS), version("espeakng-loader")
     content = repr((*voiced, _PHRASE_SHARE, _SOUND))
     return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def _is_done(folder: Path, settings: dict[str, object]) -> bool:
-    marker = folder / _DONE
-    return marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == settings
 
 
 def _plan(train_clips: int, eval_clips: int, seed: int) -> tuple[list[_Utterance], list[_Utterance]]:
