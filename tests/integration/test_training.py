@@ -148,7 +148,7 @@ def test_golden_trajectory(whole_run):
         assert [row[key] for row in train] == pytest.approx([row[key] for row in golden], abs=1e-4, rel=1e-4)
 
 
-def test_final_model_is_native_and_transcribes(task, warm, whole_run):
+def test_final_model_is_native_and_transcribes(task, warm, whole_run, tmp_path):
     from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration
 
     _, report = Qwen3ASRForConditionalGeneration.from_pretrained(whole_run / "final", output_loading_info=True)
@@ -172,6 +172,13 @@ def test_final_model_is_native_and_transcribes(task, warm, whole_run):
     assert done.returncode == 0, done.stderr
     scored = json.loads(done.stdout)["modes"][last["wer_mode"]]
     assert (scored["wer"], scored["cer"]) == (last["wer"], last["cer"]), "score and the loop measure differently"
+    clips = sorted(map(str, (task / "data" / "clips").glob("eval*.wav")))
+    done = command(warm, "transcribe", "--model", str(whole_run), "--json", *clips)
+    (tmp_path / "heard.jsonl").write_text(done.stdout, encoding="utf-8")
+    done = command(warm, "score", str(task / "data" / "eval.jsonl"), str(tmp_path / "heard.jsonl"), "--json")
+    assert done.returncode == 0, done.stderr
+    scored = json.loads(done.stdout)["modes"][last["wer_mode"]]
+    assert (scored["wer"], scored["cer"]) == (last["wer"], last["cer"]), "transcribe hears otherwise than the loop"
 
 
 def test_the_average_of_checkpoints_is_the_mean_of_their_weights(whole_run, tmp_path, capfd):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
+import jiwer
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hebrew_asr.text.normalize import normalize
+from hebrew_asr.text.wer import count_errors, per_clip_errors
 from tests.support.properties import examples
 
 OBSERVED = [
@@ -86,3 +89,25 @@ def test_equals_the_leaderboard_on_every_character(leaderboard: Callable[[str], 
 
 def test_equals_the_leaderboard_on_observed_text(leaderboard: Callable[[str], str]) -> None:
     assert [leaderboard(text) for text, _, _ in OBSERVED] == [expected for _, expected, _ in OBSERVED]
+
+
+def test_errors_of_2000_pairs_are_those_of_the_leaderboards_code(leaderboard: Callable[[str], str]) -> None:
+    """Sentences of odd words, and what is left of each with some words dropped, put in, changed and moved."""
+    draw = random.Random(0)
+    words = [word for text, _, _ in OBSERVED for word in text.split()] + ["הילדה", "קוראת", "ספר", "חדש", "12", "OK"]
+    references = [" ".join(draw.choices(words, k=draw.randrange(15))) for _ in range(2000)]
+
+    def heard(word: str) -> list[str]:
+        changed: list[list[str]] = [[], [word, draw.choice(words)], [draw.choice(words)]]
+        return draw.choice(changed) if draw.random() < 0.3 else [word]
+
+    hypotheses = [" ".join(new for word in text.split() for new in heard(word)) for text in references]
+    found = per_clip_errors(references, hypotheses, "ivrit")
+    assert 1000 < sum(errors.word_edits > 0 for errors in found) < 2000
+    for reference, hypothesis, errors in zip(references, hypotheses, found, strict=True):
+        theirs = jiwer.process_words(leaderboard(reference), leaderboard(hypothesis))
+        told = (errors.substitutions, errors.deletions, errors.insertions)
+        assert told == (theirs.substitutions, theirs.deletions, theirs.insertions), (reference, hypothesis)
+    clean = [[leaderboard(text) for text in texts] for texts in (references, hypotheses)]
+    whole = count_errors(references, hypotheses, "ivrit")
+    assert (whole.wer, whole.cer) == (jiwer.wer(*clean), jiwer.cer(*clean))
