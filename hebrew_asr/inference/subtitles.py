@@ -19,6 +19,15 @@ LEAST_S, MOST_S = 5 / 6, 7.0
 _BETWEEN_S = 0.083
 _MERGE_PAUSE_S = 0.3
 _RLI, _FSI, _PDI = "\u2067", "\u2068", "\u2069"
+_FOREIGN = re.compile(
+    r"{sign}*{letter}{sign}*(?: +{sign}*[^\W_\u0590-\u05ff]{sign}*)*".format(
+        sign=r"[^\s\u0590-\u05ff]", letter=r"[^\W\d_\u0590-\u05ff]"
+    )
+)
+"""Words without a Hebrew letter, from the first that has a letter to the last that has a letter or a digit."""
+_OPENING, _CLOSING = "(['\"", ".,;:?!…\"')]"
+"""Signs of the Hebrew sentence that a foreign word is written together with."""
+_ABBREVIATION = re.compile(r"\b[^\W\d_]\.[^\W\d_]$")
 _CONTROLS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -134,18 +143,24 @@ def _isolated(line: str) -> str:
     """A line with the marks that keep it in order on screens that begin from the left.
 
     Hebrew letters and spaces alone cannot jump and get none. Otherwise the line is a right-to-left isolate, and in it
-    each run of Latin text whose outer signs would jump (C++, .NET, e.g.) is an isolate of its own.
+    each run of foreign words whose outer signs would jump (C++, .NET, e.g.) is an isolate of its own.
     """
     kinds = {unicodedata.bidirectional(character) for character in line}
     if not kinds & {"R", "AL"} or kinds <= {"R", "NSM", "WS"}:
         return line
-    words = [f"{_FSI}{word}{_PDI}" if _is_foreign_and_jumps(word) else word for word in line.split(" ")]
-    return f"{_RLI}{' '.join(words)}{_PDI}"
+    return f"{_RLI}{_FOREIGN.sub(_kept_together, line)}{_PDI}"
 
 
-def _is_foreign_and_jumps(word: str) -> bool:
-    kinds = [unicodedata.bidirectional(character) for character in word]
-    core = word.rstrip(".,;:?!…\"'״׳)")  # these end the Hebrew sentence, not the foreign word
-    if "L" not in kinds or set(kinds) & {"R", "AL"} or not core:
-        return False
-    return any(unicodedata.bidirectional(character) not in ("L", "EN") for character in (core[0], core[-1]))
+def _kept_together(found: re.Match[str]) -> str:
+    """A run of foreign words, in an isolate if it needs one; what belongs to the Hebrew around it stays outside."""
+    run = found[0]
+    core = run.rstrip(_CLOSING)
+    if _ABBREVIATION.search(core) and run[len(core) :].startswith("."):
+        core += "."
+    after = run[len(core) :]
+    joined_to_hebrew = found.start() > 0 and not found.string[found.start() - 1].isspace()
+    core = core.lstrip(_OPENING + "-" * joined_to_hebrew)
+    before = run[: len(run) - len(core) - len(after)]
+    if all(unicodedata.bidirectional(character) in ("L", "EN") for character in (core[0], core[-1])):
+        return run
+    return f"{before}{_FSI}{core}{_PDI}{after}"
