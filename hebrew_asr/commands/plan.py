@@ -77,6 +77,8 @@ class Command(DataArguments):
 
 def as_json(plan: RunPlan, clock: Clock | None, price_per_hour: float | None) -> dict[str, Any]:
     """The plan as plain values; memory in bytes unless named otherwise."""
+    from hebrew_asr.planning.clock import PREPARE_CPU_S_PER_CLIP
+
     time = {**asdict(clock), "total_s": clock.total_s} if clock else None
     phases = [{**asdict(phase), "peak": phase.peak} for phase in plan.phases]
     return {
@@ -97,6 +99,7 @@ def as_json(plan: RunPlan, clock: Clock | None, price_per_hour: float | None) ->
         "checkpoint_bytes": plan.disk.checkpoint,
         "disk_bytes": plan.disk.total,
         "eval_clips": plan.num_eval_clips,
+        "prepare_core_s": None if plan.from_data else plan.num_clips * PREPARE_CPU_S_PER_CLIP,
         "time": time,
         "price": clock.total_s / 3600 * price_per_hour if clock and price_per_hour else None,
     }
@@ -143,6 +146,8 @@ def _rows(phases: list[PhaseMemory]) -> dict[str, list[str]]:
 
 
 def _print_run(plan: RunPlan) -> None:
+    from hebrew_asr.planning.clock import PREPARE_CPU_S_PER_CLIP
+
     recipe = plan.recipe
     lengths = f"lengths of {recipe.data.folder}" if plan.from_data else "made-up lengths, 4.65 s on average"
     largest = plan.shapes[-1]
@@ -151,6 +156,9 @@ def _print_run(plan: RunPlan) -> None:
         f"{count(plan.num_clips, 'clip')} ({lengths}): {count(plan.steps_per_epoch, 'step')} per epoch, "
         f"{plan.total_steps:,} in {count(recipe.epochs, 'epoch')}"
     )
+    if not plan.from_data:
+        hours = plan.num_clips * PREPARE_CPU_S_PER_CLIP / 3600
+        print(f"data preparation before it: the download, and {hours:.1f} hours of one core, or of all together")
     for phase, start in zip(recipe.phases[1:], plan.phase_starts[1:], strict=True):
         print(f"switch to phase {phase.name} after step {start:,}")
     print(
@@ -174,7 +182,7 @@ def _print_clock(clock: Clock | None, price_per_hour: float | None) -> None:
     told = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in parts.items() if seconds)
     price = f", {clock.total_s / 3600 * price_per_hour:.2f} at {price_per_hour:g} per hour" if price_per_hour else ""
     print(f"time: {clock.total_s / 60:.0f} minutes{price}; in minutes: {told}")
-    print(f"{'measured' if clock.measured else 'scaled'}: {clock.source}; data preparation is not counted")
+    print(f"{'measured' if clock.measured else 'scaled'}: {clock.source}")
 
 
 def _gib(size: int) -> str:

@@ -225,6 +225,8 @@ def _asked(options: PrepareOptions) -> dict[str, Any]:
     sources = [source_name(spec) for spec in options.source]
     excluded = [source_name(spec) for spec in _excluded(options)]
     twice = [name for name, count in Counter((*sources, *excluded)).items() if count > 1]
+    if tests := [name for name in sources if name in excluded]:
+        raise UsageError(f"{tests[0]} is test data (--exclude), not to train on; hebrew-asr eval --set measures on it")
     if twice:
         raise UsageError(f"two sources are both named {twice[0]!r}; clips are called after them, so rename a folder")
     return {"source": sources, "exclude": excluded, **options.identity()}

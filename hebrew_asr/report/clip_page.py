@@ -87,7 +87,7 @@ def clips_page(
         intro += f" The worst {len(shown):,} are shown; clips.csv holds all."
     body = join(
         element("h1", title),
-        _rates(found),
+        element("div", _rates(found), class_="scroll"),
         element("p", f"Interval: {found['interval']}.", class_="note"),
         element("section", element("h2", "Clip by clip"), element("p", intro, class_="note"), key_of_colors()),
         samples_table(rows),

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 
+from hebrew_asr.planning.clock import PREPARE_CPU_S_PER_CLIP
+
 CLIPS_PER_HOUR = 196_000 / 234
 """Of the Round 2 corpora."""
-PREPARE_CPU_MS_PER_CLIP = 7.1
-"""Of the pool, cluster_speed.py, mp3 of 44.1 kHz, 4.6 s on average; on busy cores, so an upper bound."""
 STORE_MB_PER_HOUR = 3600 * 16_000 * 2 * 0.5 / 1e6
 """flac of 16 kHz and 16 bits at half the size of its samples: 0.505 of ten recordings of Hebrew, cut to 4.6 s."""
 SHARD_GB = 2**30 / 1e9
@@ -49,7 +49,7 @@ def line(hours: int, price: float) -> str:
     cells = (
         f"{hours:,}",
         f"{clips / 1e6:.1f} M",
-        f"{clips * PREPARE_CPU_MS_PER_CLIP / 3.6e6:,.1f}",
+        f"{clips * PREPARE_CPU_S_PER_CLIP / 3600:,.1f}",
         f"{clips * PARENT_BYTES_PER_ROW / 2**30:,.1f}",
         f"{hours * STORE_MB_PER_HOUR / 1e3:,.0f}",
         f"{hours * STORE_MB_PER_HOUR / 1e3 / SHARD_GB:,.0f}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
 from pathlib import Path
@@ -13,8 +14,10 @@ import soundfile
 from hebrew_asr.cli import main
 from hebrew_asr.demo.synthesis import Voice, full_sentences, speak
 from hebrew_asr.demo.tiny import save_tiny
+from hebrew_asr.errors import UsageError
 from hebrew_asr.inference import leaderboard
 from hebrew_asr.inference.test_sets import open_test_set
+from hebrew_asr.inference.transcriber import Transcriber
 from tests.support.tiny_task import SPEC, WORDS
 
 pytestmark = pytest.mark.integration
@@ -162,3 +165,25 @@ def test_the_leaderboards_engine_says_what_eval_hears(run_folder, tmp_path):
         assert text == row["hypothesis"] and seconds > 0
         stereo = np.stack([samples, samples])
         assert transcribe({"audio": {"array": stereo, "sampling_rate": rate}})[0] == text
+
+
+def test_the_ivrit_package_has_a_model_of_ours(run_folder, tmp_path):
+    """Skipped where the package is not installed: nothing else needs it."""
+    pytest.importorskip("ivrit")
+    from hebrew_asr.serving.ivrit_package import load_model
+
+    model, file = load_model(model=str(run_folder)), tmp_path / "a.wav"
+    soundfile.write(file, sound(31.0, 0), 16_000)
+    expected = Transcriber.load(str(run_folder)).transcribe(file)
+    found = model.transcribe(path=str(file), language="he")
+    assert (found["text"], found["language"], found["engine"]) == (expected.text, "he", "hebrew-asr")
+    times = [(segment.start, segment.end) for segment in found["segments"]]
+    assert times == [(segment.start_s, segment.end_s) for segment in expected.segments] and len(times) > 1
+    blob = base64.b64encode(file.read_bytes()).decode()
+    assert [segment.text for segment in model.transcribe(blob=blob, stream=True)] == [
+        segment.text for segment in expected.segments
+    ]
+    with pytest.raises(NotImplementedError, match="who speaks"):
+        model.transcribe(path=str(file), diarize=True)
+    with pytest.raises(UsageError, match="did you mean Hebrew"):
+        model.transcribe(path=str(file), language="Hebrow")

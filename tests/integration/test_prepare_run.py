@@ -219,6 +219,8 @@ def test_a_source_that_gave_nothing_leaves_no_trace(crowd, tmp_path):
 def test_two_sources_of_one_name_are_refused(crowd, tmp_path):
     with pytest.raises(UsageError, match="both named 'v5'"):
         prepare(PrepareOptions(source=(str(crowd), str(crowd)), out=tmp_path / "out"))
+    with pytest.raises(UsageError, match=r"eval-d1 is test data \(--exclude\)"):
+        prepare(PrepareOptions(source=("ivrit-ai/eval-d1",), out=tmp_path / "out"))
 
 
 def test_too_small_a_disk_is_refused_before_anything_is_written(crowd, tmp_path, monkeypatch):

@@ -240,6 +240,7 @@ def test_the_data_folder_decides_where_there_is_one(tiny, tmp_path, capsys):
     for line in ("fits:", "16 clips per step = 1 rank", "40 clips (lengths of", "switch to phase A after step 6"):
         assert line in told
     assert values["time"]["steps_s"] == 5 * 3 * 16 / 2 and values["eval_clips"] == 0
+    assert values["prepare_core_s"] is None and "data preparation" not in told, "it is done"
     assert values["price"] == pytest.approx(values["time"]["total_s"] / 100)
     assert "minutes, 1.52 at 36 per hour" in told and "scaled: 2 clips/s, as given" in told
 
@@ -260,6 +261,7 @@ def test_every_recipe_is_planned(name, capsys, monkeypatch, tmp_path):
     minutes = values["time"]["steps_s"] / 60
     if name == "round2":
         assert values["time"]["measured"] and values["phases"] == round2["phases"]
+        assert values["prepare_core_s"] == pytest.approx(186_812 * 7.1e-3)
     elif name == "round2-long":
         assert values["time"]["measured"] and values["total_steps"] == 2 * round2["total_steps"]
         assert trainable == [phase["trainable"] for phase in round2["phases"]]
