@@ -36,11 +36,13 @@ def split_leak_free(
         (items,) bool, whether it is evaluated on. All False when everything is one component.
     """
     strata = np.zeros(len(keys), np.int64) if strata is None else strata
-    first, component = np.unique(keys.components, return_inverse=True)
+    first = keys.firsts
+    component = np.searchsorted(first, keys.components)
     num_strata = int(strata.max(initial=0)) + 1
-    pairs, counts = np.unique(component * num_strata + strata, return_counts=True)
+    sizes = np.bincount(component * num_strata + strata)
+    pairs = np.flatnonzero(sizes)
     starts = np.searchsorted(pairs, np.arange(len(first) + 1) * num_strata).tolist()
-    names, counts = (pairs % num_strata).tolist(), counts.tolist()
+    names, counts = (pairs % num_strata).tolist(), sizes[pairs].tolist()
     order = np.argsort(keys.draws(seed), kind="stable")
     room = [math.ceil(eval_fraction * size) for size in np.bincount(strata).tolist()]
     most = [math.ceil(size / fewest) for size in room]

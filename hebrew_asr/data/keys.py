@@ -152,6 +152,11 @@ class Keys:
             if np.array_equal(label, before):
                 return label
 
+    @cached_property
+    def firsts(self) -> np.ndarray:
+        """(components,) int64, ascending, the first clip of each."""
+        return np.flatnonzero(self.components == np.arange(self._size))
+
     def draws(self, seed: int) -> np.ndarray:
         """(components,) uint64, a number for each, by its first clip, that its least key and the seed alone decide.
 
@@ -165,8 +170,7 @@ class Keys:
 
     def _smallest(self) -> Iterator[pyarrow.Array]:
         """The first key in the order of strings of each component, by its first clip, some thousand at a time."""
-        label = self.components
-        firsts = np.unique(label)
+        label, firsts = self.components, self.firsts
         missing, keys = np.ones(len(firsts), bool), [array_of([], pyarrow.large_string())]
         owners: list[np.ndarray] = [_NONE]
         for name, kind in self._kinds.items():
@@ -194,11 +198,14 @@ class Keys:
 
         ``side`` (clips,): which are evaluated on.
         """
-        found = [{"train": 0, "eval": 0} for _ in range(int(strata.max(initial=-1)) + 1)]
-        for number, where in enumerate(found):
-            for name in where:
-                where[name] = len(np.unique(self.components[(strata == number) & (side == (name == "eval"))]))
-        return found
+        return [
+            {name: self.num_components((strata == number) & (side == (name == "eval"))) for name in ("train", "eval")}
+            for number in range(int(strata.max(initial=-1)) + 1)
+        ]
+
+    def num_components(self, side: np.ndarray) -> int:
+        """How many components have clips among those that ``side`` (clips,) marks."""
+        return int(np.count_nonzero(np.bincount(self.components[side])))
 
     def num_shared(self, side: np.ndarray) -> dict[str, int]:
         """By kind, how many values occur both among the clips that ``side`` (clips,) marks and among the others."""

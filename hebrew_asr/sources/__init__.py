@@ -110,17 +110,16 @@ def _open_url(path: RemotePath, name: str, held_out: bool) -> Source:
 
 
 def _open_local(path: Path, name: str, held_out: bool) -> Source:
-    from hebrew_asr.sources.folder import open_folder  # a worker that reads parquet does without what texts are in
-
     try:
-        if path.is_dir():
-            shards = [found for found in files_in(path) if found.suffix == ".parquet"]
-            if shards:
-                return open_parquet(name, shards, path, all_held_out=held_out)
-            return open_folder(name, path, held_out=held_out)
-        if path.suffix == ".parquet":
+        is_folder = path.is_dir()
+        shards = [found for found in files_in(path) if found.suffix == ".parquet"] if is_folder else []
+        if shards:
+            return open_parquet(name, shards, path, all_held_out=held_out)
+        if path.suffix == ".parquet" and not is_folder:
             return open_parquet(name, [path], path.parent, all_held_out=held_out)
-        if path.suffix.lower() in LISTING_SUFFIXES:
+        if is_folder or path.suffix.lower() in LISTING_SUFFIXES:
+            from hebrew_asr.sources.folder import open_folder  # what reads parquet does without what texts are in
+
             return open_folder(name, path, held_out=held_out)
     except OSError as error:
         raise DataError(f"source {path}: cannot read {error.filename or 'it'}: {error.strerror or error}") from error

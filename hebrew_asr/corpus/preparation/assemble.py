@@ -275,7 +275,7 @@ def _best(attempts: list[tuple[int, str, np.ndarray]], keys: Keys) -> tuple[np.n
     """
     most = max(groups for groups, _, _ in attempts)
     _, hold_out, on_eval = [attempt for attempt in attempts if attempt[0] == most][-1] if most else attempts[-2]
-    held_out = len(np.unique(_narrowed(keys, hold_out).components[on_eval]))
+    held_out = _narrowed(keys, hold_out).num_components(on_eval)
     whole = hold_out if keys.kind(hold_out) is not None else "group"
     return on_eval, {"method": "leak-free", "leaky": False, "held_out_whole": whole, "held_out_groups": held_out}
 

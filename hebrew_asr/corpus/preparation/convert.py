@@ -7,9 +7,9 @@ import io
 import os
 import secrets
 import wave
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -32,6 +32,7 @@ _FLAC_FASTEST = 0.0  # libFLAC level 0: 2 % larger than its default here, and 10
 _MORE_S = 0.1
 _CLOCK_TOLERANCE_S = 0.5
 """A last stretch may be stated to end this much after its audio: people round to whole or half seconds."""
+_MOST_AHEAD_BYTES = 1 << 22
 FLAC_MD5 = slice(26, 42)  # of the file: the MD5 of the samples, last field of the stream info block (RFC 9639)
 
 
@@ -58,13 +59,35 @@ def convert_unit(unit: Unit, options: PrepareOptions, folder: Path, work: Path) 
     with quiet_decoders(), _keeping(unit, options, folder, work) as keep:
         for position, row in rows_noted(unit, work):
             rows += 1
-            for record, encoded in convert_row(row, unit, position, options):
+            content, made = _ahead.pop((unit_name(unit), position), (None, ()))
+            if content is None or content != _content_of(row, options):
+                made = convert_row(row, unit, position, options)
+            for record, encoded in made:
                 if encoded is not None:
                     keep(record, encoded)
                 records.append(record)
     write_part(part_path(work, unit_name(unit)), records)
     kept = [record.duration_s for record in records if record.fate == "kept"]
     return UnitSummary(rows, len(kept), sum(kept))
+
+
+_ahead: dict[tuple[str, int], tuple[object, Iterable[tuple[Record, bytes | None]]]] = {}
+"""What was made of rows before their units came, by unit and position, each with what it was made of."""
+
+
+def convert_ahead(row: Row, unit: Unit, position: int, options: PrepareOptions) -> list[bytes]:
+    """The encoded clips of a row; :func:`convert_unit` takes them over if the same process comes to the same row."""
+    made = list(convert_row(row, unit, position, options))
+    encoded = [content for _, content in made if content is not None]
+    held = sum(len(content) for _, others in _ahead.values() for _, content in others if content)
+    if held + sum(map(len, encoded)) < _MOST_AHEAD_BYTES:
+        _ahead[unit_name(unit), position] = _content_of(row, options), made
+    return encoded
+
+
+def _content_of(row: Row, options: PrepareOptions) -> object:
+    """What differs where a row would become something else: a process may outlive a source or a folder."""
+    return hash(row), isinstance(row.audio, str) and _changed_ns(row.audio), repr(options)
 
 
 @contextmanager
@@ -218,16 +241,8 @@ def _stretch(samples: np.ndarray, span_s: tuple[float, float | None], record: Re
 
 
 def _part_of(whole: Record, suffix: str, text: str, duration_s: float) -> Record:
-    return Record(
-        whole.fate,
-        f"{whole.id}#{suffix}",
-        whole.shard,
-        whole.row,
-        duration_s=round(duration_s, 4),
-        transcript=normalize(text, "target"),
-        groups=whole.groups,
-        whole=False,
-    )
+    own = {"id": f"{whole.id}#{suffix}", "duration_s": round(duration_s, 4), "transcript": normalize(text, "target")}
+    return replace(whole, **own, whole=False)
 
 
 def _finish(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hebrew_asr.audio.decode import quiet_decoders
-from hebrew_asr.corpus.preparation.convert import convert_row
+from hebrew_asr.corpus.preparation.convert import convert_ahead
 from hebrew_asr.corpus.preparation.crashes import rows_noted
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.parts import part_path, read_part
@@ -17,7 +17,7 @@ from hebrew_asr.corpus.preparation.workers import Workers
 from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.files import nearest_existing
 from hebrew_asr.sources import Source, Unit, unit_name
-from hebrew_asr.units import GIB
+from hebrew_asr.units import gib
 
 _SAMPLE_ROWS = 24
 _SAMPLE_BYTES = 2**25  # a few hours of coded sound
@@ -86,8 +86,7 @@ def _sampled_bytes_per_row(unit: Unit, options: PrepareOptions, work: Path) -> f
     with quiet_decoders():
         for position, row in itertools.islice(rows_noted(unit, work), _SAMPLE_ROWS):
             heard_bytes += row.size_bytes
-            encoded = [content for _, content in convert_row(row, unit, position, options) if content is not None]
-            sizes.append(sum(len(content) + _BYTES_PER_FILE for content in encoded))
+            sizes.append(sum(len(clip) + _BYTES_PER_FILE for clip in convert_ahead(row, unit, position, options)))
             if heard_bytes > _SAMPLE_BYTES:
                 break
     return sum(sizes) / max(len(sizes), 1)
@@ -106,11 +105,6 @@ def _require(needs: dict[Path, int]) -> None:
                 f"not enough disk space: about {gib(need)} are needed in {' and '.join(map(str, paths))}, {gib(free)} "
                 "are free. Free some space, or choose other folders (--out; HF_HOME for downloads)"
             )
-
-
-def gib(size_bytes: float) -> str:
-    """Bytes as text, in the unit that suits them."""
-    return f"{size_bytes / GIB:.1f} GiB" if size_bytes > 2**29 else f"{size_bytes / 2**20:.1f} MiB"
 
 
 def _cache_folder() -> Path:

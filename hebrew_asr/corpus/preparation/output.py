@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import soundfile
 import soxr
 
@@ -27,7 +28,7 @@ from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.parts import Record
 from hebrew_asr.corpus.preparation.shards import pack_all, packed_clips, shards_of
 from hebrew_asr.corpus.preparation.workers import Workers
-from hebrew_asr.data.clips import Clip
+from hebrew_asr.data.clips import Clip, array_of
 from hebrew_asr.data.manifest import index_manifest, row_of
 from hebrew_asr.data.records import Records
 from hebrew_asr.files import from_json, sha256_of, write_json, write_lines
@@ -140,14 +141,8 @@ def _clip(record: Record, hold_out: str, root: Path | None) -> Clip:
 
 
 def _dropped_row(record: Record) -> dict[str, Any]:
-    row = {
-        "id": record.id,
-        "reason": record.reason,
-        "detail": record.detail,
-        "duration_s": record.duration_s,
-        "transcript": record.transcript,
-    }
-    return {name: value for name, value in row.items() if value}
+    names = ("id", "reason", "detail", "duration_s", "transcript")
+    return {name: value for name in names if (value := getattr(record, name))}
 
 
 def _manifest(assembly: Assembly, sources: list[Source], audio: str, asked: dict[str, Any]) -> dict[str, Any]:
@@ -191,7 +186,7 @@ def _num_rows(source: str, assembly: Assembly) -> int:
         numbers, names = records.coded("id", until="/")
         own = records.where(numbers == names.index(source)) if source in names else None
         places += [(own.column("shard") << _ROW_BITS) + own.column("row")] if own is not None else []
-    return len(np.unique(np.concatenate(places)))
+    return len(array_of(np.concatenate(places), pyarrow.int64()).unique())
 
 
 def versions() -> dict[str, str]:

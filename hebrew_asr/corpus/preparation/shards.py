@@ -137,13 +137,8 @@ def _write(shard: Shard) -> None:
     ):
         for pairs in _groups(zip(shard.clips, shard.sounds, strict=True)):
             rows = [
-                {
-                    "id": clip.id,
-                    "audio": {"bytes": _content(shard, sound), "path": clip.audio},
-                    "text": clip.text,
-                    "duration_s": clip.duration_s,
-                    "group": clip.group,
-                }
+                {name: getattr(clip, name) for name in ("id", "text", "duration_s", "group")}
+                | {"audio": {"bytes": _content(shard, sound), "path": clip.audio}}
                 for clip, sound in pairs
             ]
             writer.write_table(pyarrow.Table.from_pylist(rows, _SCHEMA))

@@ -7,9 +7,10 @@ from typing import Any
 
 from rich.table import Table
 
-from hebrew_asr.corpus.preparation.disk import DiskNeed, gib
+from hebrew_asr.corpus.preparation.disk import DiskNeed
 from hebrew_asr.sources import Source
 from hebrew_asr.streams import print_table
+from hebrew_asr.units import gib
 
 _SIDES = {"train": "train on", "eval": "evaluate on"}
 

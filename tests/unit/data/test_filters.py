@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from hebrew_asr.audio.decode import decode, to_int16
-from hebrew_asr.corpus.preparation.convert import convert_row, encode, fingerprint
+from hebrew_asr.corpus.preparation import convert as convert_module
+from hebrew_asr.corpus.preparation.convert import convert_row, convert_unit, encode, fingerprint
+from hebrew_asr.corpus.preparation.disk import _sampled_bytes_per_row
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 from hebrew_asr.corpus.preparation.parts import Record, read_part, write_part
 from hebrew_asr.errors import DataError, UsageError
@@ -158,3 +160,23 @@ def test_impossible_options_are_reported_at_once():
         options.check()
     for name in ("--source", "--processes", "--eval-fraction", "--min-duration-s", "--recut-max-s"):
         assert name in str(caught.value)
+
+
+def test_rows_that_foretold_the_disk_space_are_not_converted_again(tmp_path, monkeypatch):
+    heard = []
+    monkeypatch.setattr(convert_module, "decode", lambda source, **more: heard.append(source) or decode(source, **more))
+    rows = tuple(Row(f"r{seed}", TEXT, corpora.speech(seed)) for seed in range(2))
+    unit, options = ListedUnit("set", 0, 0, False, rows), PrepareOptions()
+    for folder in ("sampled", "fresh"):
+        (tmp_path / folder / ".work").mkdir(parents=True)
+    _sampled_bytes_per_row(unit, options, tmp_path / "sampled/.work")
+    for folder in ("sampled", "fresh"):
+        convert_unit(unit, options, tmp_path / folder, tmp_path / folder / ".work")
+        assert len(heard) == {"sampled": 2, "fresh": 4}[folder]
+    assert corpora.tree_of(tmp_path / "sampled/clips") == corpora.tree_of(tmp_path / "fresh/clips") != {}
+    # A process may outlive what it read: other content at the same place is converted.
+    _sampled_bytes_per_row(unit, options, tmp_path / "sampled/.work")
+    other = ListedUnit("set", 0, 0, False, tuple(reversed(rows)))
+    convert_unit(other, options, tmp_path / "sampled", tmp_path / "sampled/.work")
+    first, second = corpora.tree_of(tmp_path / "fresh/clips").values()
+    assert list(corpora.tree_of(tmp_path / "sampled/clips").values()) == [second, first]
