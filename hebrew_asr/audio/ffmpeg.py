@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -50,7 +51,7 @@ def _blocks(reading: Reading) -> Iterator[Block]:
         stream = _audio_stream(container, reading)
         decoder = _decoder(stream.codec_context)
         lost = packets = 0
-        broken = False
+        broken, early = False, cast("int | None", None)
         begin_s, end_s = math.inf, 0.0
         held: list[np.ndarray] = []
         values = rate_hz = 0
@@ -71,6 +72,8 @@ def _blocks(reading: Reading) -> Iterator[Block]:
                 continue
             for frame in cast(list[av.AudioFrame], frames):
                 samples = _samples(frame, reading)
+                early = _early_frames(container, stream) if early is None else early
+                samples, early = samples[early:], max(early - len(samples), 0)
                 if held and (frame.sample_rate != rate_hz or samples.shape[1] != held[0].shape[1]):
                     yield np.concatenate(held), rate_hz
                     held, values = [], 0
@@ -103,6 +106,19 @@ def _audio_stream(container: Any, reading: Reading) -> Any:
     if _tag(stream.codec_context) in _ENCRYPTED_TAGS:
         raise reading.fault("it is encrypted (DRM)")
     return stream
+
+
+def _early_frames(container: Any, stream: Any) -> int:
+    """Frames of the coder's delay that FFmpeg leaves in: where HE-AAC has no edit list but iTunSMPB alone.
+
+    That counts at the rate before it is doubled, and FFmpeg takes its number for one of the doubled rate.
+    """
+    said = container.metadata.get("iTunSMPB", "").split()[1:4]
+    if len(said) < 3 or not container.start_time or not all(re.fullmatch("[0-9A-Fa-f]+", number) for number in said):
+        return 0
+    delay, *others = (int(number, 16) for number in said)
+    counted = delay + sum(others)
+    return delay if stream.frames * stream.codec_context.frame_size == 2 * counted else 0
 
 
 def _tag(context: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import struct
@@ -9,6 +10,7 @@ import threading
 import time
 import tracemalloc
 import wave
+import zlib
 from functools import cache
 from pathlib import Path
 
@@ -358,6 +360,48 @@ def test_a_coder_delay_that_itunes_counts_is_no_cut(priming):
     with av.open(io.BytesIO(content)) as file:
         assert file.start_time == 1_000_000 * priming // 16_000
     assert len(decode(content)) >= (LASTS_S - priming / 16_000) * SAMPLE_RATE_HZ - 1
+
+
+_HE_AAC = (
+    "eNpjYGBQSCupLPA1cVRgAAIQnVtgYpRZnJ/LAAEcaUWpqQwMQhy5KYkljA5KDYv9/j5gBMk8YPv/kStqFMBA7P9HIltGAQzs/nBE"
+    "M3N4gQqGL/NnhV549qOlR2D2w4sbnBJj+XyzS9herpI837z61eGndy0+XY69681ksqnfW8BkgVaAqAaH9C7D+UvqziW8Eb/n4Gh4"
+    "N89ZlW2Cx8ngh0uMqx41B53NOaPqd4D16Ndl7Qwami0tV4JyWtOnzJn1Vbjzxc+LvP6LT/7WP5Bice3I7AcToh7vC9jzWfeZ+5Z+"
+    "g/073igkpPms/lOn7Br/fI2arsHv7ZGuG6Z/DY5mi5OxnhV/my3oA6O9Q4gq/2Lhb5KeLqev1d1UaftaskZqWZto9NTmZevV3775"
+    "efHs9Y/5i37MF++9cqDxaqnVnUkLlv89fywn+LGtusaddxUHflXad8zoORyYvYt/r4Efm1PXl798HJ/sZ2WoPr8AKjIEG+7/U/Qe"
+    "BXCw38Bp2jAF09kZ2b5oilk4tGgo2+Rv+DY3OnVVYQ378VNR54Dg2EyGK1Nni3ZtdBfRnZ75am/4qqf66zbFdn+Of/YlzzRKvvHP"
+    "nOeZt4pmXFTZvO7o9/vnfqgL39t7QkHJZWJNkYmhS3r5ppjPJ1LWPueMW+GVkhQQ4cl6/NCPNZpRfdezt966MinR5HL0mszjbr2+"
+    "vj6XfNRmZef2XLi4cuXKW482sazatHHVcpEtkStXpqgVtEyO55D6Euep5wGqpCwtzP93BF0aBTDw/r/A0lEAB/esSCi9DjCKmLAo"
+    "dHNUCBhwLLFhP9TxL8UqUS7sd1jvf7tJxz8wMPCMNolGm0R4mkRvWIZ0k6iCkclEt2CSRIeEIiN78PH9N6pt5+it4A1tV+wAFrVd"
+    "qt6eZv6qn9muXo1x3vFDrfdpfczL3dp/pZatPyNR23p9W92L81bZDHr+ti5RR5ZcYWJJdWaY7OBkyLnPXWaam1JO8QQlVTMhgwIO"
+    "lbv8V23LmgUZJtV7KnE7Vd6fUruc2ZL52Ja0SZc+fqqwZIk36DnJIs8wRymFseDO0z7N/yK3fnXmlphXedlUTC9Z77+g+01ZVc7d"
+    "ukPHdl3WC4mu6jFcVPAnbOdvb8trM8uEs1+pbhXWO9Rb6zo70DTGSSFHoqqqalGq8JGDVnLCBw32OiswLatlcmBgYFTgHU2/KOn3"
+    "D8twa9KT2P5/YKJR0OLUohGW+3j/xuOyhRdMQ9s6HH8/kOt0CirOidzXeH0339m5L22jU29Zb/9hqxDZ9tQvjenmlJmCMxs2ZXrP"
+    "jA2acDKbm3/SpJSrOvybveLFTM9y/Njue09TNOPSik7fSUruXYtUKtY7/Z34aEWn3HJN5SsfVSPr8/WnZGRd/KmyG9wjfzDa4kZt"
+    "cf8Zti1uchrpVQmtujQC+gwMzE25+fllwFSYk1uWkQJKjs/1cxxAmIFBHoglgMUmGCEACgeT78CAFzABNVwuKUrMBrJjSrLBdrIj"
+    "7ISZJoFpBUn2MubnpmQmAhkKuSnY/RV6BKxQMSMlpwimqzi/NA/dFrXczLw0IEOgOBdiEBSopEDEZVKKUtOQnMRTWpSjAGW/Ki5J"
+    "ygHSWcUlxSlIaqJyC0wSMbzByCAAouQhPjFLLU4pBjGYGxoaVIE0C5AWdxBlYAaydzeAMCtQhFW0I+zpATYgi5EJFG7FJSXFSCaz"
+    "AfWB2DJAFyQjiYMwM5TWAcpVIfmMDSKFDYPMT85HRCWDAQMDJxAzWpemlAB9xGicm1oC8xlK0AKjoyixoCAHOWjZMnOKS4AMp5Ul"
+    "+SBDrVISwZrBQZKWkp2YmKxgqGegZ6CjkJOZBBTQBYmYAEUMdRScnYIUTCyykwpA3t0DSs4gb+amJoJjMDk/Vw9kXapeZkhpXipI"
+    "jUheYm4qSA4kEuwb4ARktiDbqGAABRCGBYxhbGEAlwIDZyQBChkA5l+ZAw=="
+)
+"""0.4 s of 440 Hz by fdkaac (-p 5 -b 8000), packed: what FFmpeg's own encoder cannot make."""
+
+
+def test_a_coder_delay_that_itunes_counts_at_half_the_rate_is_left_out_whole():
+    """As where an edit list says it (-G 1), which FFmpeg reads right: all packets but the two of the delay."""
+    content = zlib.decompress(base64.b64decode(_HE_AAC))
+    with av.open(io.BytesIO(content)) as file:
+        assert file.start_time > 0
+        delay, padding, samples = (int(number, 16) for number in file.metadata["iTunSMPB"].split()[1:4])
+        packets = file.streams.audio[0].frames
+    assert packets * 2048 == 2 * (delay + padding + samples)
+    heard = decode(content)
+    assert len(heard) == packets * 2048 - 2 * delay
+    loud = np.flatnonzero(abs(heard) > 0.1)
+    assert loud[0] < 0.07 * SAMPLE_RATE_HZ, "961 samples are the decoder's own"
+    assert (loud[-1] - loud[0]) / SAMPLE_RATE_HZ == pytest.approx(0.4, abs=0.02)
+    plain = content.replace(b"iTunSMPB", b"iTunSMPX")
+    assert len(decode(plain)) == packets * 2048
 
 
 def _box(name: bytes, content: bytes) -> bytes:
