@@ -17,8 +17,8 @@ Kind = Literal["pcm", "flac", "ogg", "mp3", "other"]
 """``pcm``: wav, w64, aiff, au and caf, whatever they hold. ``other``: for FFmpeg to find out."""
 
 _MOST_CHUNKS = 10_000
-_PLACEHOLDER = 0x7FFF0000
-"""sox writes this much to a pipe as a length and others more, 0 or all ones: it was not known yet."""
+_PLACEHOLDER = 0x7EFFF000
+"""Lengths from here on, 0 and all ones are what sox and others write to a pipe: it was not known yet."""
 _W64_HEADER_BYTES = 24
 _ASF, _ASF_PROPERTIES = b"\x30\x26\xb2\x75", bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ASF_HEAD_BYTES = 1 << 16

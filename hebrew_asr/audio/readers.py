@@ -141,6 +141,9 @@ def _plan_of(reading: Reading) -> _Plan:
 
 
 def _pcm(reading: Reading) -> _Plan:
+    if _is_live_rf64(reading.source):  # all readers hear nothing then, and of a wav of unknown length all
+        content = b"RIFF" + reading.source.read_at(4, reading.source.size)
+        reading.source = Opened(io.BytesIO(content), reading.source.size, reading.source.label)
     (starts, end), size = pcm_files(reading.source), reading.source.size
     cut = ""
     if end is not None and end > size + _MISCOUNTED_BYTES:
@@ -152,6 +155,12 @@ def _pcm(reading: Reading) -> _Plan:
     by_libsndfile = not coding.startswith("MPEG") and (container, coding) not in _MISREAD
     padded = coding == "GSM610"  # some count the byte of padding, which is no block that could be cut
     return _Plan(by_libsndfile, lambda _lasts_s: cut, else_ffmpeg=True, parts=starts, ends_whole=padded)
+
+
+def _is_live_rf64(source: Opened) -> bool:
+    """Whether an RF64 file of moderate size counts no sound: its length was not known when its start was written."""
+    head = source.read_at(0, 36)
+    return head[:4] == b"RF64" and head[12:16] == b"ds64" and not any(head[28:]) and source.size < _LARGEST_PART
 
 
 def _ogg(reading: Reading) -> _Plan:

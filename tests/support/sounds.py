@@ -108,6 +108,14 @@ def _streamed_wav(riff: int | None, data: int | None) -> Callable[[], bytes]:
     return lambda: with_lengths(by_libsndfile(voice(16_000), 16_000, "WAV", "PCM_16"), riff, data)
 
 
+def _live_aiff(aiff: bytes) -> bytes:
+    """With the lengths that sox writes before it knows them: of 0x7f000000 bytes of sound."""
+    changed, frames, sound = bytearray(aiff), aiff.index(b"COMM") + 10, aiff.index(b"SSND") + 4
+    for at, length in ((4, 0x7F00_0050), (frames, 0x3F80_0000), (sound, 0x7F00_0008)):
+        struct.pack_into(">I", changed, at, length)
+    return bytes(changed)
+
+
 def _with_wide_header(w64: bytes) -> bytes:
     """With the format as WAVEFORMATEXTENSIBLE says it, as FFmpeg 5 wrote it."""
     at = w64.index(b"fmt ")
@@ -146,6 +154,8 @@ EXACT: dict[str, Callable[[], bytes]] = {
     "wav from a pipe, zeros": _streamed_wav(0, 0),
     "wav from arecord's pipe": _streamed_wav(0x80000024, 0x80000000),
     "wav from FFmpeg's pipe": _ffmpeg("wav", "pcm_s16le", piped=True),
+    "rf64 from FFmpeg's pipe": _ffmpeg("wav", "pcm_s16le", piped=True, muxer={"rf64": "always"}),
+    "aiff from sox's pipe": lambda: _live_aiff(by_libsndfile(voice(16_000), 16_000, "AIFF", "PCM_16")),
     "aiff from a pipe": _ffmpeg("aiff", "pcm_s16be", piped=True),
     "au from a pipe": _ffmpeg("au", "pcm_s16be", piped=True),
     "caf from a pipe": _ffmpeg("caf", "pcm_s16le", piped=True),
