@@ -232,8 +232,7 @@ def _stretch(samples: np.ndarray, span_s: tuple[float, float | None], record: Re
     lasts_s = len(samples) / SAMPLE_RATE_HZ
     start_s, end_s = span_s[0], lasts_s if span_s[1] is None else span_s[1]
     if end_s > lasts_s + _CLOCK_TOLERANCE_S or start_s >= lasts_s:
-        record.reason = "past the end of the audio"
-        record.detail = f"{start_s:.2f} to {end_s:.2f} s of {lasts_s:.2f} s"
+        record.reason, record.detail = "past the end of the audio", f"{start_s:.2f} to {end_s:.2f} s of {lasts_s:.2f} s"
         return samples[:0]
     piece = samples[round(start_s * SAMPLE_RATE_HZ) : round(end_s * SAMPLE_RATE_HZ)]
     record.duration_s, record.whole = _seconds(piece), False

@@ -122,13 +122,12 @@ def packed_clips(shard: Shard, packed: Packed, folder: Path) -> Iterator[Clip]:
 
 
 def _write(shard: Shard) -> None:
-    plain = {_SOUND: "none"} | dict.fromkeys(_OTHERS, "zstd")
     with (
         atomic(shard.path) as stream,
         pyarrow.parquet.ParquetWriter(
             stream,
             _SCHEMA,
-            compression=plain,
+            compression={_SOUND: "none"} | dict.fromkeys(_OTHERS, "zstd"),
             use_dictionary=["group"],
             write_statistics=["id", "duration_s", "group"],
             write_page_index=True,
