@@ -15,8 +15,10 @@ import pytest
 import soundfile
 
 from hebrew_asr.data.manifest import Clip, write_manifest
+from hebrew_asr.report.clip_page import clips_page
 from hebrew_asr.report.page import write_report
 from hebrew_asr.text.prompt import build_target
+from hebrew_asr.text.scoring import Transcript, figures
 from tests.support.browser import CHROMIUM, playwright
 from tests.support.report_run import make_run, phase_record, train_record, write_metrics
 
@@ -113,6 +115,20 @@ def test_a_long_run_opens_at_once_and_is_searched(browser, report, width, scheme
     assert not complaints
     if folder := os.environ.get("PAGE_SHOTS"):
         page.screenshot(path=f"{folder}/report-{width}-{scheme}.png", full_page=True)
+    context.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "dark"), (400, "light")])
+def test_the_page_of_an_evaluation_fits_the_screen(browser, tmp_path, width, scheme):
+    said = " ".join(WORDS)
+    found = [Transcript(f"clip-{i}", said, said.replace("יום", "מים"), f"g{i}", "d1", 5.0, "") for i in range(3)]
+    (tmp_path / "clips.html").write_text(clips_page(found, figures(found), "runs/round2 on eval-d1", {}), "utf-8")
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page, complaints = context.new_page(), []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto((tmp_path / "clips.html").as_uri())
+    assert page.locator("tbody tr").count() == 6
+    assert page.evaluate("document.documentElement.scrollWidth") <= width and not complaints
     context.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from hebrew_asr.config.batching import deepspeed_config, derive_batching
 from hebrew_asr.config.profiles import check_hardware, load_profile
 from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.errors import EnvironmentProblem, UsageError
+from hebrew_asr.planning.clock import run_clock
+from hebrew_asr.planning.plan import make_plan
 
 PROFILES = sorted((Path(__file__).parents[2] / "ds_configs").glob("*.json"))
 ROUND2 = load_recipe("round2")
@@ -278,5 +281,13 @@ def test_an_unknown_name_lists_the_nearest(name, told):
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
-def test_a_shipped_profile_says_for_whom_it_is(path):
-    assert len(json.loads(path.read_text(encoding="utf-8"))["_comment"]) > 20
+def test_a_shipped_profile_says_for_whom_it_is_how_much_it_takes_and_how_fast_it_was(path):
+    said, profile = json.loads(path.read_text(encoding="utf-8"))["_comment"], load_profile(str(path))
+    if profile.hardware.accelerator == "cpu":
+        return
+    plan = make_plan(load_recipe("round2"), profile, profile.hardware.num_ranks)
+    told = re.search(r"`plan` says (\d+) GiB", said)
+    assert told and float(told[1]) == pytest.approx(plan.needed_gib, abs=1)
+    clock = run_clock(plan)
+    assert (clock is None) == profile.offloads_optimizer, "plan tells how long it takes"
+    assert (" Timed: " in said) == (clock is not None and clock.measured) == ("Not timed" not in said)
