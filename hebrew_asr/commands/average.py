@@ -110,7 +110,7 @@ class Command:
         import torch
 
         from hebrew_asr.checkpoints.models import model_of
-        from hebrew_asr.inference.evaluating import heard, utterances_of
+        from hebrew_asr.evaluation.hearing import heard, utterances_of
         from hebrew_asr.inference.progress import sound_progress
         from hebrew_asr.inference.transcriber import Decoding, Transcriber
         from hebrew_asr.text.scoring import errors_of, groups_of, rates

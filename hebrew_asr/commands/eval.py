@@ -15,7 +15,8 @@ import tyro
 from hebrew_asr.config.values import PositiveInt
 
 if TYPE_CHECKING:
-    from hebrew_asr.inference.evaluating import Utterance
+    from hebrew_asr.evaluation.hearing import Utterance
+    from hebrew_asr.inference.transcriber import Transcriber
     from hebrew_asr.text.scoring import Transcript
 
 
@@ -47,6 +48,8 @@ class Command:
     """Language that the model is told, or auto to let it say."""
     batch: PositiveInt = 32
     """Clips decoded together."""
+    device: str = "auto"
+    """Such as cpu, cuda:1, or several that share the clips: cuda:0,cuda:1. auto takes all GPUs, else the CPU."""
     hypotheses: Path | None = None
     """Also write one JSON object a clip here: id, reference, hypothesis, and what is known of the clip."""
     allow_outside: bool = False
@@ -57,8 +60,9 @@ class Command:
     def run(self) -> int:
         from hebrew_asr.commands.ours import make_folder, refuse_other_results, refuse_overwriting
         from hebrew_asr.errors import DataError, UsageError
-        from hebrew_asr.inference.evaluating import LONG, UNREADABLE, heard
-        from hebrew_asr.inference.load import load_transcriber
+        from hebrew_asr.evaluation.devices import heard_on
+        from hebrew_asr.evaluation.hearing import LONG, UNREADABLE
+        from hebrew_asr.inference.load import devices_of
         from hebrew_asr.inference.progress import loading, sound_progress
         from hebrew_asr.text.scoring import figures
 
@@ -72,11 +76,11 @@ class Command:
         if self.hypotheses is not None:
             refuse_overwriting(self.hypotheses, '"hypothesis": ')
             make_folder(self.hypotheses.parent)
+        sounds = {one.id: one.audio for one in utterances if one.audio} if self.data else {}
         with loading():
-            transcribe = load_transcriber(self.model, self.language)
-        sounds: dict[str, str] = {}
+            devices = devices_of(self.device)
         with sound_progress(total_s) as progress:
-            found = list(heard(transcribe, _noting(utterances, sounds), self.batch, progress.add, progress.tell))
+            found = list(heard_on(devices, self._loaded, self._opened, self.batch, progress.add, progress.tell))
         if not found:
             raise DataError("the sets hold no clips")
         found.sort(key=lambda transcript: transcript.id)
@@ -99,13 +103,21 @@ class Command:
             print(f"warning: {len(unreadable)} of {len(found)} clips could not be read", file=sys.stderr)
         return DataError.exit_code if unreadable else 0
 
+    def _loaded(self, device: str) -> Transcriber:
+        from hebrew_asr.inference.load import load_transcriber
+
+        return load_transcriber(self.model, self.language, device=device)
+
+    def _opened(self) -> Iterator[Utterance]:
+        return self._utterances()[0]
+
     def _utterances(self) -> tuple[Iterator[Utterance], float | None]:
         """All of them, and their seconds where those are known."""
         from itertools import chain
 
         from hebrew_asr.data.manifest import read_manifest
-        from hebrew_asr.inference.evaluating import utterances_of
-        from hebrew_asr.inference.test_sets import open_test_set
+        from hebrew_asr.evaluation.hearing import utterances_of
+        from hebrew_asr.evaluation.test_sets import open_test_set
         from hebrew_asr.remote.cache import set_folder
         from hebrew_asr.remote.paths import is_url
 
@@ -140,13 +152,6 @@ class Command:
             page = clips_page(found, told, title, addresses)
             write_atomically(self.out / "clips.html", page.encode("utf-8", "replace"))
         print(json.dumps(told, ensure_ascii=False) if self.json else figures_text(told))
-
-
-def _noting(utterances: Iterator[Utterance], sounds: dict[str, str]) -> Iterator[Utterance]:
-    for utterance in utterances:
-        if utterance.audio:
-            sounds[utterance.id] = utterance.audio
-        yield utterance
 
 
 def _address(file: str, folder: Path) -> str:

@@ -42,6 +42,19 @@ def load_transcriber(model: str, language: str, *, device: str = "auto", dtype: 
     return Transcriber(asr.to(place).eval(), tokenizer, Decoding(language=name), cutting_of(folder))
 
 
+def devices_of(asked: str) -> list[str]:
+    """The devices that are named, with commas between them; all GPUs for ``auto``, and the CPU where there are none.
+
+    Raises:
+        UsageError: one cannot be used.
+    """
+    import torch
+
+    if asked == "auto":
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
+    return [str(_device(name.strip())) for name in asked.split(",")]
+
+
 def _device(asked: str) -> Any:
     import torch
 

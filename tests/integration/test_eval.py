@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import importlib.util
 import json
+import os
+import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +17,10 @@ import soundfile
 from hebrew_asr.cli import main
 from hebrew_asr.demo.synthesis import Voice, full_sentences, speak
 from hebrew_asr.demo.tiny import save_tiny
-from hebrew_asr.errors import UsageError
-from hebrew_asr.inference import leaderboard
-from hebrew_asr.inference.test_sets import open_test_set
+from hebrew_asr.errors import EnvironmentProblem, UsageError
+from hebrew_asr.evaluation import leaderboard
+from hebrew_asr.evaluation.devices import heard_on
+from hebrew_asr.evaluation.test_sets import open_test_set
 from hebrew_asr.inference.transcriber import Transcriber
 from tests.support.tiny_task import SPEC, WORDS
 
@@ -187,3 +191,30 @@ def test_the_ivrit_package_has_a_model_of_ours(run_folder, tmp_path):
         model.transcribe(path=str(file), diarize=True)
     with pytest.raises(UsageError, match="did you mean Hebrew"):
         model.transcribe(path=str(file), language="Hebrow")
+
+
+def test_devices_share_the_clips_and_hear_what_one_does(run_folder, tmp_path, capfd):
+    manifest = write_manifest(tmp_path, (0.7, 1.3, 0.4, 31.0, 0.9), broken=True)
+    arguments = ["eval", "--model", str(run_folder), "--data", str(manifest), "--json", "--hypotheses"]
+    figures = []
+    for device in ("cpu", "cpu,cpu"):
+        assert main([*arguments, str(tmp_path / f"{device}.jsonl"), "--device", device]) == 3
+        told = capfd.readouterr()
+        figures.append(json.loads(told.out))
+        assert "a & b 4.wav" in told.err and "clip3: longer than 30 s" in told.err
+    assert figures[0] == figures[1] and figures[0]["unreadable"] == 1
+    assert len({(tmp_path / f"{name}.jsonl").read_bytes() for name in ("cpu", "cpu,cpu")}) == 1
+    assert main([*arguments, str(tmp_path / "no.jsonl"), "--device", "cpu,rocket"]) == 2
+    (damaged := shutil.copytree(run_folder, tmp_path / "damaged") / "final" / "config.json").write_text("{")
+    assert main(["eval", "--model", str(damaged.parent), "--data", str(manifest), "--device", "cpu,cpu"]) == 5
+    assert "config.json is not JSON" in capfd.readouterr().err
+
+
+def test_a_process_that_is_killed_is_told():
+    with pytest.raises(EnvironmentProblem, match="what decoded on cpu was killed"):
+        list(heard_on(["cpu", "cpu"], killed, list, 1))
+
+
+def killed(device: str) -> Transcriber:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError(device)

@@ -18,7 +18,7 @@ FLOORS = [
     {"data", "sources"},
     {"model", "corpus", "report"},
     {"engine", "inference", "audit"},
-    {"watching", "checkpoints"},
+    {"watching", "checkpoints", "evaluation"},
     {"training"},
     {"planning", "demo", "serving"},
     {"commands", "cli", "train"},

@@ -13,7 +13,7 @@ import numpy as np
 from hebrew_asr.audio.decode import decode
 from hebrew_asr.data.clip_audio import Unreadable
 from hebrew_asr.errors import DataError, EnvironmentProblem, HebrewASRError, UsageError, did_you_mean, first_line
-from hebrew_asr.inference.evaluating import Utterance
+from hebrew_asr.evaluation.hearing import Utterance
 
 
 @dataclass(frozen=True)

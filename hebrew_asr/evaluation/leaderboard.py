@@ -1,4 +1,4 @@
-"""An engine for the ivrit.ai leaderboard: ``run_bench.py --engine hebrew_asr/inference/leaderboard.py --model DIR``.
+"""An engine for the ivrit.ai leaderboard: ``run_bench.py --engine hebrew_asr/evaluation/leaderboard.py --model DIR``.
 
 Its ``run_bench.py`` (ivrit-ai/asr-training) loads this file by its path, calls ``create_app`` once and what that gives
 once a recording. It runs where this package is installed.
@@ -26,7 +26,7 @@ def create_app(**kwargs: Any) -> Callable[[Mapping[str, Any]], tuple[str, float]
         and the seconds that it took.
     """
     from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
-    from hebrew_asr.inference.evaluating import Utterance, heard
+    from hebrew_asr.evaluation.hearing import Utterance, heard
     from hebrew_asr.inference.load import load_transcriber
 
     language = kwargs.get("lang") or "Hebrew"
