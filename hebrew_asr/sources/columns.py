@@ -95,7 +95,7 @@ def _audio(row: dict[str, Any], place: Place) -> bytes | str:
 
 
 def _uuid_row(row: dict[str, Any], place: Place) -> Row:
-    extra, problem = _struct(row, "extra_data", place)
+    extra, problem = _extra(row, place)
     attributes, wrong = _struct(extra, "attributes", place)
     uuid = str(row["uuid"] or "")
     return Row(
@@ -112,6 +112,7 @@ def _uuid_row(row: dict[str, Any], place: Place) -> Row:
 
 def _slice_row(row: dict[str, Any], place: Place) -> Row:
     metadata, problem = _struct(row, "metadata", place)
+    extra, wrong = _struct(row, "extra_data", place)
     entry = metadata.get("entry_id")
     text = str(row["transcript"]) if row.get("transcript") else _text(row)
     return Row(
@@ -119,8 +120,9 @@ def _slice_row(row: dict[str, Any], place: Place) -> Row:
         text=text,
         audio=_audio(row, place),
         groups=(f"session:{entry}",) if entry else (),
+        flags=_flags(row, metadata | extra),
         timed=has_timestamps(text),  # metadata.duration is the nominal slice length, not that of the audio
-        problem=problem,
+        problem=problem or wrong,
     )
 
 
@@ -129,7 +131,7 @@ def _plain_row(row: dict[str, Any], place: Place) -> Row:
     groups = [f"speaker:{row[column]}" for column in SPEAKER_COLUMNS if row.get(column) not in (None, "")]
     groups += [f"session:{row[column]}" for column in SESSION_COLUMNS if row.get(column) not in (None, "")]
     text = _text(row)
-    extra, problem = _struct(row, "extra_data", place)
+    extra, problem = _extra(row, place)
     return Row(
         id=place.id,
         text=text,
@@ -140,6 +142,14 @@ def _plain_row(row: dict[str, Any], place: Place) -> Row:
         timed=has_timestamps(text),
         problem=problem,
     )
+
+
+def _extra(row: dict[str, Any], place: Place) -> tuple[dict[str, Any], tuple[str, str] | None]:
+    """The fields of ``extra_data`` and ``metadata``, and what is wrong with them; the latter may be some words."""
+    extra, problem = _struct(row, "extra_data", place)
+    metadata, wrong = _struct(row, "metadata", place)
+    is_broken = wrong is not None and str(row["metadata"]).lstrip()[:1] in ("{", "[")
+    return metadata | extra, problem or (wrong if is_broken else None)
 
 
 def _struct(row: dict[str, Any], column: str, place: Place) -> tuple[dict[str, Any], tuple[str, str] | None]:
@@ -210,16 +220,18 @@ _TIMES_WRITTEN_OUT = 2
 """A record that goes through JSON twice holds a text that is JSON."""
 _STRUCTS = ("extra_data", "metadata")
 """Read whole where they are texts, and by their fields where they are structs."""
-_EXTRA = (
+_EXTRA_DATA = (
     "extra_data.duration",
     "extra_data.attributes.retranscribe",
     *(f"extra_data.{flag}" for flag in FLAGS),
 )
+_EXTRA = (*_EXTRA_DATA, *(f"metadata.{flag}" for flag in FLAGS))
 _UUID_OPTIONAL = ("is_retranscribe", *TEXT_COLUMNS, *FLAGS, *_EXTRA)
+_SLICE_OPTIONAL = ("metadata", *TEXT_COLUMNS, *FLAGS, *_EXTRA_DATA)
 ADAPTERS = (
     Adapter("crowd-transcribe", frozenset(("audio", "uuid", "sentence")), _UUID_OPTIONAL, _uuid_row),
     Adapter("uuid and text", frozenset(("audio", "uuid", "text")), _UUID_OPTIONAL, _uuid_row),
-    Adapter("whisper slices", frozenset(("audio", "transcript")), ("metadata", *TEXT_COLUMNS), _slice_row),
+    Adapter("whisper slices", frozenset(("audio", "transcript")), _SLICE_OPTIONAL, _slice_row),
     _plain("Common Voice, hebrew_speech_kan", "sentence"),
     _plain("FLEURS", "transcription", optional=("num_samples",)),
     _plain("SASPEECH", "text", optional=("duration_s",)),

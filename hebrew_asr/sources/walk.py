@@ -22,7 +22,8 @@ def files_in(folder: Path) -> list[Path]:
         DataError: a folder cannot be read.
     """
     found: list[Path] = []
-    seen: set[tuple[int, int]] = set()
+    above = [path.stat() for path in folder.resolve().parents]
+    seen = {(status.st_dev, status.st_ino) for status in above}  # a link to them leads back too
     waiting = [folder]
     while waiting:
         links: list[Path] = []

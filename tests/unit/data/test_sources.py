@@ -12,6 +12,7 @@ import pytest
 from hebrew_asr.errors import DataError, UsageError
 from hebrew_asr.sources import Row, Unit, open_source, source_name, unit_name
 from hebrew_asr.sources.rows import is_held_out
+from hebrew_asr.sources.walk import files_in
 from tests.support import corpora
 
 
@@ -276,3 +277,33 @@ def test_a_footer_is_walked_once(tmp_path):
     assert sum(unit.num_rows for unit in units) == 3
     (tmp_path / "a.parquet").unlink()
     assert shard.units() == units
+
+
+@pytest.mark.parametrize("text", ["text", "sentence", "transcript"])
+@pytest.mark.parametrize("column", ["extra_data", "metadata"])
+def test_flags_are_found_in_either_column_of_any_table(tmp_path, column, text):
+    boxes = [{"noisy": False}, {"noisy": True}]
+    columns = {"audio": [b"x"] * 2, text: ["שלום"] * 2}
+    for written in (boxes, [json.dumps(box) for box in boxes], [str(box) for box in boxes]):
+        pq.write_table(pa.table(columns | {column: written}), tmp_path / "a.parquet")
+        rows = rows_of(tmp_path / "a.parquet")
+        assert [row.flags for row in rows] == [(), ("noisy",)]
+        assert not any(row.problem for row in rows)
+    pq.write_table(pa.table(columns | {column: ['{"noisy": tr', '{"noisy": false}']}), tmp_path / "a.parquet")
+    assert [row.problem and row.problem[0] for row in rows_of(tmp_path / "a.parquet")] == ["unreadable metadata", None]
+
+
+def test_metadata_may_be_words(tmp_path):
+    words = {"audio": [b"x"], "text": ["שלום"], "metadata": ["recorded at home"]}
+    pq.write_table(pa.table(words), tmp_path / "a.parquet")
+    (row,) = rows_of(tmp_path / "a.parquet")
+    assert row.problem is None
+
+
+def test_a_link_to_the_folder_above_leads_back(tmp_path):
+    data = corpora.write_pairs(tmp_path / "data", {"a": (b"x", "שלום")})
+    corpora.write_pairs(tmp_path / "other", {"b": (b"x", "שלום")})
+    (data / "up").symlink_to("..")
+    (data / "top").symlink_to("/")
+    (data / "other").symlink_to("../other")
+    assert [path.name for path in files_in(data) if path.suffix == ".txt"] == ["a.txt", "b.txt"]
