@@ -127,6 +127,11 @@ def test_an_option_of_several_values_is_given_once(capsys):
     assert "name all after one --exclude" in capsys.readouterr().err
 
 
+def test_prepare_writes_to_no_url(capsys):
+    assert main(["prepare", "--source", "one", "--out", "s3://bucket/set"]) == 2
+    assert "--out s3://bucket/set is a URL: prepare writes here" in capsys.readouterr().err
+
+
 def test_errors_become_one_line_and_a_code(capsys):
     def fail() -> int:
         raise DataError("audio file not found: x.wav")

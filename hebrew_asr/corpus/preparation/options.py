@@ -112,8 +112,8 @@ class PrepareOptions:
         ]
         if self.workers_on is not None and not _SCHEDULER.fullmatch(self.workers_on):
             wrong.append(f"--workers-on {self.workers_on!r} is no address of a scheduler, such as tcp://node1:8786")
-        if re.match(r"[a-z0-9+.-]+:/", str(self.out)):
-            wrong.append(f"--out {self.out} is a URL: prepare writes here; then `aws s3 sync` or the like uploads it")
+        if url := re.fullmatch(r"([a-z0-9+.-]+:/)(.*)", str(self.out), re.DOTALL):  # a Path keeps one slash of two
+            wrong.append(f"--out {url[1]}/{url[2]} is a URL: prepare writes here; `aws s3 sync` or the like uploads it")
         if self.store == "shards" and self.audio == "wav":
             wrong.append("--store shards holds flac: leave --audio wav out, which is for scripts that open files")
         if wrong:
