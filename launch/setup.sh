@@ -1,5 +1,5 @@
 # Sourced by the launch commands: makes .venv with everything pinned in requirements.lock. Quick when it is there.
-# Needs bash, gcc and Python 3.11 to 3.14; nothing is installed outside this folder.
+# Needs Linux, bash, gcc and Python 3.11 to 3.14; nothing is installed outside this folder.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -18,6 +18,12 @@ find_python() {
   return 4
 }
 
+require_linux() {
+  [ "$(uname -s)" = Linux ] && return
+  echo "error: this is for Linux: ranks end with their launcher by its prctl, and nothing was tried elsewhere. On macOS take a Linux container or machine, on Windows WSL" >&2
+  return 4
+}
+
 require_gcc() {
   command -v gcc >/dev/null || { echo "error: gcc is missing; deepspeed builds with it. On Debian or Ubuntu: apt-get install gcc" >&2; return 4; }
 }
@@ -33,6 +39,7 @@ on_a_line() {
 
 install() {
   local wanted python
+  require_linux
   wanted=$(cat requirements.lock pyproject.toml | cksum)
   if [ -x .venv/bin/hebrew-asr ] && [ "$(cat .venv/installed 2>/dev/null)" = "$wanted" ]; then
     say "environment: .venv is up to date"

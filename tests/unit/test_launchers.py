@@ -105,6 +105,13 @@ def test_shells_take_the_scripts(script):
         assert checked.returncode == 0, checked.stdout.decode()
 
 
+def test_a_mac_is_told_why_not(tmp_path):
+    (tmp_path / "uname").write_text("#!/bin/sh\necho Darwin\n")
+    (tmp_path / "uname").chmod(0o755)
+    done = shell("-c", f'PATH="{tmp_path}:$PATH"; source launch/setup.sh; echo went on')
+    assert done.returncode == 4 and "On macOS take a Linux container" in done.stderr and not done.stdout
+
+
 def test_the_environment_can_be_overridden():
     show = 'source launch/environment.sh; echo "$PYTORCH_CUDA_ALLOC_CONF"'
     assert shell("-c", show).stdout == "expandable_segments:True\n"
