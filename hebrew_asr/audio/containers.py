@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -26,6 +27,8 @@ _EBML, _MATROSKA_INFO, _MATROSKA_INFO_BYTES = b"\x1a\x45\xdf\xa3", b"\x15\x49\xa
 _MATROSKA_DURATION = re.compile(rb"\x44\x89(\x84.{4}|\x88.{8})", re.DOTALL)
 """RFC 9559, 5.1.2.10: a float of four or eight bytes. Zero says that it is not known."""
 _OGG_HEADER_BYTES = 27
+_TURNED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+"""Each byte with its bits in the other order."""
 _CHUNK_BYTES = 1 << 18
 _AFTER_BYTES = 1 << 10
 _TAG = re.compile(rb".?(?:[\x20-\x7e]{4}|ID3|TAG)", re.DOTALL)
@@ -259,6 +262,8 @@ class Ogg:
     """The last page is whole and says that it is the last."""
     gaps: bool = False
     """Pages are missing, or there is something between them."""
+    damaged: int = 0
+    """Whole pages whose checksum is wrong: every decoder leaves them out."""
     first_granule: int = 0
     """Position at the end of the first page of sound."""
     last_granule: int = 0
@@ -290,6 +295,8 @@ def ogg_pages(source: Opened) -> Ogg:
         segments = page[_OGG_HEADER_BYTES : _OGG_HEADER_BYTES + page[26]]
         body = position + _OGG_HEADER_BYTES + page[26]
         position = body + sum(segments)
+        if position <= source.size and not _is_intact(source.read_at(start, position - start)):
+            found.damaged += 1
         found.ends = bool(flags & 4) and position <= source.size
         if flags & 2:
             found.streams += 1
@@ -303,6 +310,13 @@ def ogg_pages(source: Opened) -> Ogg:
             found.first_granule = found.first_granule or granule
             found.last_granule = granule
     return found
+
+
+def _is_intact(page: bytes) -> bool:
+    """Whether a page has the checksum that it states: a CRC-32 of the highest bit first, as zlib's of turned bits."""
+    turned = (page[:22] + bytes(4) + page[26:]).translate(_TURNED)
+    checksum = zlib.crc32(turned, 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return page[22:26].translate(_TURNED) == checksum.to_bytes(4, "big")
 
 
 def _next_page(source: Opened, position: int) -> int:

@@ -169,6 +169,8 @@ def _ogg(reading: Reading) -> _Plan:
     def cut(lasts_s: float) -> str:
         if not pages.ends:
             return "its last page is missing"
+        if pages.damaged:
+            return f"{pages.damaged} of its pages have a wrong checksum, and their sound is not heard"
         if pages.streams == 1 and lasts_s < pages.least_s - _OGG_TOLERANCE_S:
             return f"it states {pages.least_s:.2f} s, and holds {lasts_s:.2f} s"
         return ""

@@ -231,6 +231,23 @@ def test_what_states_no_length_is_heard_as_far_as_it_goes(name):
     assert 0.2 * LASTS_S < len(got) / SAMPLE_RATE_HZ <= 0.6 * LASTS_S
 
 
+@pytest.mark.parametrize("name", ["vorbis", "opus", "flac in ogg"])
+def test_a_damaged_page_in_an_ogg_is_named(name):
+    """Every decoder leaves it out without a word: up to a second of sound."""
+    content = bytearray(EXACT[name]() if name in EXACT else CODED[name][0]())
+    assert len(decode(bytes(content))) == pytest.approx(LASTS_S * SAMPLE_RATE_HZ, abs=800)
+    pages = [at for at in range(len(content) - 4) if content[at : at + 4] == b"OggS"]
+    for page in (pages[len(pages) // 2], pages[-1]):
+        content[page + 300] ^= 1
+        with pytest.raises(TruncatedAudio, match="1 of its pages have a wrong checksum"):
+            decode(bytes(content))
+        content[page + 300] ^= 1
+    joined = bytes(content)
+    content[pages[-1] + 300] ^= 1
+    with pytest.raises(TruncatedAudio, match="wrong checksum"):
+        decode(bytes(content) + joined)
+
+
 def test_a_w64_may_have_chunks_after_its_sound():
     w64 = by_libsndfile(voice(16_000), 16_000, "W64", "PCM_16")
     summary = bytes.fromhex("bc945f925a52d21186dc00c04f8edb8a") + (2_024).to_bytes(8, "little") + b"\x01" * 2_000
