@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -26,16 +24,13 @@ _ASF_HEAD_BYTES = 1 << 16
 _EBML, _MATROSKA_INFO, _MATROSKA_INFO_BYTES = b"\x1a\x45\xdf\xa3", b"\x15\x49\xa9\x66", 1 << 12
 _MATROSKA_DURATION = re.compile(rb"\x44\x89(\x84.{4}|\x88.{8})", re.DOTALL)
 """RFC 9559, 5.1.2.10: a float of four or eight bytes. Zero says that it is not known."""
-_OGG_HEADER_BYTES = 27
-_TURNED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
-"""Each byte with its bits in the other order."""
 _CHUNK_BYTES = 1 << 18
 _AFTER_BYTES = 1 << 10
 _TAG = re.compile(rb".?(?:[\x20-\x7e]{4}|ID3|TAG)", re.DOTALL)
 _PADDING_BYTES = 7
 _PCM = re.compile(rb"(?:RIFF|RIFX|RF64)....WAVE|FORM....AIF[FC]|\.snd|caff\x00\x01|riff\x2e\x91\xcf\x11", re.DOTALL)
 _MP4_FIRST = b"ftyp"
-_FLAC_START, _OGG_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"), re.compile(rb"OggS\x00...", re.DOTALL)
+_FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 _START_BYTES = 8
 """Of what begins a file or a page."""
 _FLAC_PAIRS = ((int.from_bytes(b"fL", "little"), 0), (int.from_bytes(b"La", "little"), 1))
@@ -248,94 +243,15 @@ def _crc8(content: bytes) -> int:
     return crc
 
 
-@dataclass(slots=True)
-class Ogg:
-    """What the pages of an Ogg file say (RFC 3533)."""
-
-    codec: bytes = b""
-    """First bytes of the first packet."""
-    streams: int = 0
-    """Logical ones, beside or after each other."""
-    links: list[int] = field(default_factory=list)
-    """Where each Ogg file begins, of those that were joined to make this one."""
-    ends: bool = False
-    """The last page is whole and says that it is the last."""
-    gaps: bool = False
-    """Pages are missing, or there is something between them."""
-    damaged: int = 0
-    """Whole pages whose checksum is wrong: every decoder leaves them out."""
-    first_granule: int = 0
-    """Position at the end of the first page of sound."""
-    last_granule: int = 0
-
-    @property
-    def least_s(self) -> float:
-        """Seconds that its positions span at least; 0 for other codecs than Opus and Vorbis."""
-        if self.codec.startswith(b"OpusHead"):
-            rate_hz = 48_000
-        elif self.codec.startswith(b"\x01vorbis"):
-            rate_hz = int.from_bytes(self.codec[12:16], "little")
-        else:
-            return 0.0
-        return max(self.last_granule - self.first_granule, 0) / rate_hz if rate_hz else 0.0
-
-
-def ogg_pages(source: Opened) -> Ogg:
-    """Walk the pages of a file."""
-    found = Ogg()
-    position, expected, began = 0, 0, False
-    while position < source.size:
-        page = source.read_at(position, _OGG_HEADER_BYTES + 255)
-        if page[:4] != b"OggS" or len(page) < _OGG_HEADER_BYTES:
-            found.gaps = True
-            position = _next_page(source, position + 1)
-            continue
-        start = position
-        flags, granule, _serial, sequence = struct.unpack_from("<BqII", page, 5)
-        segments = page[_OGG_HEADER_BYTES : _OGG_HEADER_BYTES + page[26]]
-        body = position + _OGG_HEADER_BYTES + page[26]
-        position = body + sum(segments)
-        if position <= source.size and not _is_intact(source.read_at(start, position - start)):
-            found.damaged += 1
-        found.ends = bool(flags & 4) and position <= source.size
-        if flags & 2:
-            found.streams += 1
-            if not began:
-                found.links.append(start)
-            found.codec = found.codec or source.read_at(body, 40)
-        elif found.streams == 1 and sequence != expected:
-            found.gaps = True
-        began, expected = bool(flags & 2), sequence + 1
-        if granule > 0:
-            found.first_granule = found.first_granule or granule
-            found.last_granule = granule
-    return found
-
-
-def _is_intact(page: bytes) -> bool:
-    """Whether a page has the checksum that it states: a CRC-32 of the highest bit first, as zlib's of turned bits."""
-    turned = (page[:22] + bytes(4) + page[26:]).translate(_TURNED)
-    checksum = zlib.crc32(turned, 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return page[22:26].translate(_TURNED) == checksum.to_bytes(4, "big")
-
-
-def _next_page(source: Opened, position: int) -> int:
-    return next(_places(source, _pages_in, position), source.size)
-
-
-def _pages_in(chunk: bytes) -> Iterator[int]:
-    return (found.start() for found in _OGG_START.finditer(chunk))
-
-
 def flac_starts(source: Opened) -> list[int]:
     """Where each FLAC file begins, of those that were joined to make this one (RFC 9639, 6)."""
-    return list(_places(source, _flacs_in, 0))
+    return list(places_of(source, _flacs_in, 0))
 
 
 def flac_starts_after(source: Opened, read: int) -> list[int]:
     """The same but for the first, where libFLAC has read so many bytes to hear that: it reads ahead by 8 KiB."""
     first, position = _flac_begins(source), max(min(read, source.size) - _FLAC_AHEAD_BYTES, 0)
-    return [start for start in _places(source, _flacs_in, position) if start > first]
+    return [start for start in places_of(source, _flacs_in, position) if start > first]
 
 
 def _flacs_in(chunk: bytes) -> list[int]:
@@ -345,7 +261,7 @@ def _flacs_in(chunk: bytes) -> list[int]:
     return [place for place in sorted(maybe) if _FLAC_START.match(chunk, place)]
 
 
-def _places(source: Opened, places_in: Callable[[bytes], Iterable[int]], position: int) -> Iterator[int]:
+def places_of(source: Opened, places_in: Callable[[bytes], Iterable[int]], position: int) -> Iterator[int]:
     """Where files or pages start so, from ``position`` on."""
     while position < source.size:
         chunk = source.read_at(position, _CHUNK_BYTES)

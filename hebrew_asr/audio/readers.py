@@ -20,11 +20,11 @@ from hebrew_asr.audio.containers import (
     flac_total,
     kind_of,
     mp4_starts,
-    ogg_pages,
     pcm_files,
     stated_size,
 )
 from hebrew_asr.audio.mpeg import frames_of
+from hebrew_asr.audio.ogg import ogg_pages
 from hebrew_asr.audio.reading import BLOCK_VALUES, Block, Reading
 from hebrew_asr.audio.source import AudioError, Opened
 from hebrew_asr.errors import first_line

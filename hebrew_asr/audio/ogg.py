@@ -1,0 +1,96 @@
+"""The pages of an Ogg file (RFC 3533), and what they say about the length of its sound."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from hebrew_asr.audio.containers import places_of
+from hebrew_asr.audio.source import Opened
+
+_HEADER_BYTES = 27
+_START = re.compile(rb"OggS\x00...", re.DOTALL)
+_TURNED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+"""Each byte with its bits in the other order."""
+
+
+@dataclass(slots=True)
+class Ogg:
+    """What the pages of a file say."""
+
+    codec: bytes = b""
+    """First bytes of the first packet."""
+    streams: int = 0
+    """Logical ones, beside or after each other."""
+    links: list[int] = field(default_factory=list)
+    """Where each Ogg file begins, of those that were joined to make this one."""
+    ends: bool = False
+    """The last page is whole and says that it is the last."""
+    gaps: bool = False
+    """Pages are missing, or there is something between them."""
+    damaged: int = 0
+    """Whole pages whose checksum is wrong: every decoder leaves them out."""
+    first_granule: int = 0
+    """Position at the end of the first page of sound."""
+    last_granule: int = 0
+
+    @property
+    def least_s(self) -> float:
+        """Seconds that its positions span at least; 0 for other codecs than Opus and Vorbis."""
+        if self.codec.startswith(b"OpusHead"):
+            rate_hz = 48_000
+        elif self.codec.startswith(b"\x01vorbis"):
+            rate_hz = int.from_bytes(self.codec[12:16], "little")
+        else:
+            return 0.0
+        return max(self.last_granule - self.first_granule, 0) / rate_hz if rate_hz else 0.0
+
+
+def ogg_pages(source: Opened) -> Ogg:
+    """Walk the pages of a file."""
+    found = Ogg()
+    position, expected, began = 0, 0, False
+    while position < source.size:
+        page = source.read_at(position, _HEADER_BYTES + 255)
+        if page[:4] != b"OggS" or len(page) < _HEADER_BYTES:
+            found.gaps = True
+            position = _next_page(source, position + 1)
+            continue
+        start = position
+        flags, granule, _serial, sequence = struct.unpack_from("<BqII", page, 5)
+        segments = page[_HEADER_BYTES : _HEADER_BYTES + page[26]]
+        body = position + _HEADER_BYTES + page[26]
+        position = body + sum(segments)
+        if position <= source.size and not _is_intact(source.read_at(start, position - start)):
+            found.damaged += 1
+        found.ends = bool(flags & 4) and position <= source.size
+        if flags & 2:
+            found.streams += 1
+            if not began:
+                found.links.append(start)
+            found.codec = found.codec or source.read_at(body, 40)
+        elif found.streams == 1 and sequence != expected:
+            found.gaps = True
+        began, expected = bool(flags & 2), sequence + 1
+        if granule > 0:
+            found.first_granule = found.first_granule or granule
+            found.last_granule = granule
+    return found
+
+
+def _is_intact(page: bytes) -> bool:
+    """Whether a page has the checksum that it states: a CRC-32 of the highest bit first, as zlib's of turned bits."""
+    turned = (page[:22] + bytes(4) + page[26:]).translate(_TURNED)
+    checksum = zlib.crc32(turned, 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return page[22:26].translate(_TURNED) == checksum.to_bytes(4, "big")
+
+
+def _next_page(source: Opened, position: int) -> int:
+    return next(places_of(source, _pages_in, position), source.size)
+
+
+def _pages_in(chunk: bytes) -> Iterator[int]:
+    return (found.start() for found in _START.finditer(chunk))
