@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import soundfile
 
 from hebrew_asr.cli import main
 from hebrew_asr.commands import demo
 from hebrew_asr.commands.train import Command as Train
+from hebrew_asr.demo.synthesis import Voice, full_sentences, speak
 from hebrew_asr.training.arguments import TrainArguments, as_argv
 from tests.support import corpora
-from tests.support.documented import ROOT, blocks, spans, words_of
+from tests.support.documented import ROOT, blocks, programs, spans, words_of
 from tests.support.tiny_task import RECIPE_CHANGES, free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -74,7 +77,7 @@ def place(task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(corpora.speech(number, 1.5, "wav"))
         path.with_suffix(".txt").write_text(corpora.sentence(number, 4), encoding="utf-8")
-    (tmp_path / "talk.mp3").write_bytes(corpora.speech(99, 3.0, "mp3"))
+    soundfile.write(tmp_path / "talk.mp3", speak(full_sentences()[0].phonemes, Voice("m3", 180, 45)), 16_000)
     return tmp_path
 
 
@@ -101,6 +104,10 @@ def test_readme_from_the_top(place, task, monkeypatch, capfd):
             heard = [json.loads(row) for row in (place / "mine" / "eval.jsonl").read_text().splitlines()]
             table = [f"{row['id']},{row['text'].rpartition('>')[2]}\n" for row in heard]
             (place / "theirs.csv").write_text("".join(["id,text\n", *table]), encoding="utf-8")
+    capfd.readouterr()
+    for program in programs("README.md"):
+        exec(program, {})
+        assert re.fullmatch(r".+ \[\d+\.\d+.*\]\n", capfd.readouterr().out), "text, and when it begins"
     made = (
         "runs/round2/final",
         "runs/round2/report.html",

@@ -18,6 +18,11 @@ def blocks(page: str) -> list[str]:
     return [line for line in (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines) if line]
 
 
+def programs(page: str) -> list[str]:
+    """The page's code blocks of Python."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
 def spans(page: str) -> list[str]:
     """Commands and options in the page's sentences."""
     text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
