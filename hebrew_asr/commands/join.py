@@ -33,7 +33,7 @@ class Command:
     the sets has changed. Each set keeps its own evaluation clips, and all of them together are evaluated on. Training
     clips whose sound, group, or sentence of six words or more another set is evaluated on are left out, and so is
     sound that a set before trains on; dropped.jsonl lists them. Flac that `prepare` wrote is compared by what its
-    files say of their samples, other sound is decoded.
+    files say of their samples, other sound is decoded. Evaluation clips that two sets share stay; `audit` names them.
 
     data.weights goes by the ids of clips up to the first slash, where `prepare` puts the name of their source. NAME=
     puts a name of yours before all ids of a set.

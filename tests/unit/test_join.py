@@ -127,6 +127,9 @@ def test_equal_sound_is_left_out_of_training(tmp_path, capsys, monkeypatch, proc
     assert "their sound is trained on in another set: 2 clips" in told
     evaluated = [clip.id for clip in read_manifest(tmp_path / "both" / "eval.jsonl")]
     assert evaluated == ["a/e", "b/e", "b/f", "b/g", "c/e"], "each set keeps its own, equal or not"
+    capsys.readouterr()
+    assert main(["audit", str(tmp_path / "both")]) == 1
+    assert "b/g: the same samples as a/e (eval)" in capsys.readouterr().out
 
 
 def test_equal_sound_is_found_at_a_url(tmp_path, monkeypatch):
