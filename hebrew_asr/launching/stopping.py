@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from hebrew_asr.errors import Preempted
+from hebrew_asr.errors import TERMINAL_FLUSH_S, Preempted
 from hebrew_asr.launching.processes import Launchers
 
 GRACE_S = 5.0
@@ -59,7 +59,7 @@ class StopRequest:
         self._prints, self._report = prints, report
         self._met = self._explained = False
         self._code: int | None = None
-        self._asked_s = 0.0
+        self._asked_s = self._heard_s = 0.0
 
     def install(self) -> None:
         """Listen from here to the end of the process, but not to signals that were ignored when it started (nohup)."""
@@ -103,6 +103,7 @@ class StopRequest:
                 self._act(time.monotonic() - self._asked_s)
 
     def _hear(self, number: int) -> None:
+        self._heard_s = time.monotonic()
         if self.reason is None:
             self.ask(_NAMES[signal.Signals(number)])
         elif number == signal.SIGINT and time.monotonic() - self._asked_s > GRACE_S:
@@ -128,6 +129,7 @@ class StopRequest:
     def say(self, text: str) -> None:
         """Print a line, if this process prints for all ranks."""
         if self._prints:
+            time.sleep(max(0.0, self._heard_s + TERMINAL_FLUSH_S - time.monotonic()))
             print(text, file=sys.stderr, flush=True)
 
 

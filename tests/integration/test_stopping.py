@@ -112,7 +112,8 @@ def test_ctrl_c_while_the_ranks_start(long_task, run):
     ranks = started.processes("--local_rank")
     started.wait_for(lambda: all(catches(rank.pid, signal.SIGTERM) for rank in ranks))
     started.terminal.type(CTRL_C)
-    assert started.ended(saved=False).count("there is nothing to save") == 1
+    text = started.ended(saved=False)
+    assert text.count("there is nothing to save") == 1, text
     assert not find_checkpoints(run / "checkpoints")
 
 

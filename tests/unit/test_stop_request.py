@@ -26,6 +26,8 @@ stopping.GRACE_S = stopping.AGREE_S = 0.5
 stopping._LOOK_S = 0.1
 if "hangs" in sys.argv:
     stopping._SLOW_S = 0.5
+if "flushed" in sys.argv:
+    stopping.TERMINAL_FLUSH_S = 0.7
 outlive_the_terminal()
 request = stopping.StopRequest()
 request.install()
@@ -83,6 +85,14 @@ def test_before_the_ranks_meet_it_leaves_at_once_even_from_a_library_that_hangs(
     said = process.communicate(timeout=10)[0]
     assert (process.returncode, said.count("nothing to save")) == (Preempted.exit_code, 1)
     assert time.monotonic() - asked < 8
+
+
+def test_it_answers_when_the_terminal_has_thrown_its_output_away(start):
+    process = start("hangs", "flushed")
+    asked = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert "nothing to save" in process.stdout.readline()
+    assert time.monotonic() - asked >= 0.7
 
 
 def test_where_nothing_would_be_lost_the_ranks_get_a_moment_to_agree(start):
