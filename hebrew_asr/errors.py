@@ -17,9 +17,9 @@ from typing import NoReturn
 
 _MAX_SHOWN = 300
 TERMINAL_FLUSH_S = 0.1
-"""What is printed sooner after Ctrl-C may never be seen: a terminal that makes a signal of it throws away the output that
-it has not shown (NOFLSH in termios(3)). Of answers at once Linux 6.18 lost 3 of 200 on two busy cores, and none that came
-a millisecond later."""
+"""What is printed sooner after Ctrl-C may never be seen: a terminal that makes a signal of it throws away the output
+that it has not shown (NOFLSH in termios(3)). Of answers at once Linux 6.18 lost 3 of 200 on two busy cores, and none
+that came a millisecond later."""
 
 
 class HebrewASRError(Exception):

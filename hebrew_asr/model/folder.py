@@ -243,10 +243,7 @@ def open_weights(folder: Path) -> Iterator[dict[str, Any]]:
 def _indexed(folder: Path) -> dict[str, str]:
     file = folder / INDEX
     if not os.path.lexists(file):
-        raise CheckpointError(
-            f"{folder} holds neither {WEIGHTS} nor {INDEX}, and other formats are not read; "
-            f"use model.random_weights=true to draw weights"
-        )
+        raise CheckpointError(f"{folder} holds neither {WEIGHTS} nor {INDEX}, and other formats are not read")
     listed = read_json(file).get("weight_map")
     if not isinstance(listed, dict) or not listed or not all(isinstance(name, str) for name in listed.values()):
         raise CheckpointError(f"{file} has no weight_map from tensors to files")
