@@ -11,6 +11,7 @@ saving.
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import select
@@ -57,6 +58,7 @@ class StopRequest:
         self.explain: Callable[[], str] = lambda: "stopping"
         """Says what a slow stop is waiting for."""
         self._prints, self._report = prints, report
+        self._stderr = sys.stderr
         self._met = self._explained = False
         self._code: int | None = None
         self._asked_s = self._heard_s = 0.0
@@ -130,7 +132,8 @@ class StopRequest:
         """Print a line, if this process prints for all ranks."""
         if self._prints:
             time.sleep(max(0.0, self._heard_s + TERMINAL_FLUSH_S - time.monotonic()))
-            print(text, file=sys.stderr, flush=True)
+            is_collected = isinstance(sys.stderr, io.StringIO)  # as while options are parsed (config/options.py)
+            print(text, file=self._stderr if is_collected else sys.stderr, flush=True)
 
 
 def nothing_to_save(reason: str | None) -> str:

@@ -19,7 +19,7 @@ from hebrew_asr.launching.stopping import IMPATIENT
 
 ROOT = Path(__file__).parents[2]
 _TRAINER = """
-import sys, time
+import io, sys, time
 from hebrew_asr.launching import stopping
 from hebrew_asr.streams import outlive_the_terminal
 stopping.GRACE_S = stopping.AGREE_S = 0.5
@@ -34,6 +34,8 @@ request.install()
 if "met" in sys.argv:
     request.met()
 request.unsaved = "unsaved" in sys.argv
+if "parses" in sys.argv:
+    sys.stderr = io.StringIO()
 print("ready", flush=True)
 while request.reason is None or "hangs" in sys.argv:
     time.sleep(0.05)
@@ -85,6 +87,12 @@ def test_before_the_ranks_meet_it_leaves_at_once_even_from_a_library_that_hangs(
     said = process.communicate(timeout=10)[0]
     assert (process.returncode, said.count("nothing to save")) == (Preempted.exit_code, 1)
     assert time.monotonic() - asked < 8
+
+
+def test_what_it_says_is_not_collected_with_the_words_of_a_parser(start):
+    process = start("hangs", "parses")
+    process.send_signal(signal.SIGINT)
+    assert "nothing to save" in process.communicate(timeout=10)[0]
 
 
 def test_it_answers_when_the_terminal_has_thrown_its_output_away(start):
