@@ -38,14 +38,14 @@ PHASES = [
 ]
 
 
-def task_recipe(task: Path) -> Recipe:
+def task_recipe(task: Path, *changes: str) -> Recipe:
     """The shipped recipe, cut down to the tiny task, with a third phase to switch to and fro."""
     phases = [
         {"name": p["name"], "title": "", "epochs": 1, "learning_rates": {g: RATES[g] for g in p["groups"]}}
         for p in PHASES
     ]
     paths = [f"model.path={task / 'base'}", f"data.folder={task / 'data'}", f"phases={json.dumps(phases)}"]
-    return load_recipe("round2", [*RECIPE_CHANGES, *paths])
+    return load_recipe("round2", [*RECIPE_CHANGES, *paths, *changes])
 
 
 def profile(
@@ -78,9 +78,9 @@ class Setting:
         return [MicroBatch(packed, num_labels, self.mel(packed)) for packed, num_labels in parts]
 
 
-def set_up(task: Path, ranks: dist.Ranks, zero: Profile, *, passes_compile: bool = True) -> Setting:
+def set_up(task: Path, ranks: dist.Ranks, zero: Profile, *changes: str, passes_compile: bool = True) -> Setting:
     """As the trainer does, without a run directory. ``passes_compile``: or only AdamW, if the profile compiles."""
-    recipe = task_recipe(task)
+    recipe = task_recipe(task, *changes)
     asr = load_model(recipe.model, dtype=torch.bfloat16 if zero.bf16 else torch.float32)
     tokenizer, batching = load_tokenizer(recipe.model.path), derive_batching(zero, recipe, ranks.size)
     clips = read_manifest(task / "data" / "train.jsonl")

@@ -44,11 +44,10 @@ def held_by(optimizer: Any, weights: set[int]) -> int:
 
 def measure(task: Path, ranks: dist.Ranks, spec: dict) -> dict:
     """Two steps; what is held when the second one's backward is over, and after it."""
-    zero, recipe = (
-        profile(spec["stage"], spec["bf16"], 8, spec.get("offload", False), **SMALL_BUCKET),
-        task_recipe(task),
-    )
-    given = set_up(task, ranks, zero)
+    zero = profile(spec["stage"], spec["bf16"], 8, spec.get("offload", False), **SMALL_BUCKET)
+    change = f"optimizer.absent_tokens={'frozen' if spec.get('rows_stay') else 'trained'}"
+    recipe = task_recipe(task, change)
+    given = set_up(task, ranks, zero, change)
     asr, engine = given.asr, given.engine
     shapes = shapes_of(asr)
     expected = zero_memory(zero, sizes_of(shapes, phase_groups(shapes, recipe, recipe.phases[0])), ranks.size)
