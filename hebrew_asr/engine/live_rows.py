@@ -87,12 +87,16 @@ class LiveRows:
 
     def put_own(self, part: Tensor, values: Tensor) -> None:
         """Back to where :meth:`own` has them from."""
-        part.view(-1, self._block).index_copy_(0, self._own, values.view(-1, self._block))
+        _put(part, self._own, self._block, values)
 
     def put_all(self, flat: Tensor, values: Tensor) -> None:
         """Of all ranks, (ranks × length,), into the whole flat buffer, (ranks × share,)."""
-        flat.view(-1, self._block).index_copy_(0, self._all, values.view(-1, self._block))
+        _put(flat, self._all, self._block, values)
 
 
 def _select(flat: Tensor, blocks: Tensor, block: int) -> Tensor:
     return flat.reshape(-1, block).index_select(0, blocks).view(-1)
+
+
+def _put(flat: Tensor, blocks: Tensor, block: int, values: Tensor) -> None:
+    flat.view(-1, block).index_copy_(0, blocks, values.view(-1, block))

@@ -164,9 +164,9 @@ def _invention(transcripts: Sequence[Transcript]) -> dict[str, int]:
 
 def _kinds(transcripts: Sequence[Transcript]) -> dict[str, dict[str, list[int]]]:
     """Indices of clips by kind and value; a kind that all clips share one value of is left out."""
-    named = any(clip.source for clip in transcripts)
+    sources = [clip.source for clip in transcripts]
     kinds = {
-        "source": None if named else sets_of([clip.id for clip in transcripts]),
+        "source": sources if any(sources) else sets_of([clip.id for clip in transcripts]) or sources,
         "duration": [_duration(clip.duration_s) for clip in transcripts],
         "code_switch": ["with Latin letters" if _LATIN.search(clip.reference) else "without" for clip in transcripts],
         "digits": ["with digits" if _DIGIT.search(clip.reference) else "without" for clip in transcripts],
@@ -174,7 +174,7 @@ def _kinds(transcripts: Sequence[Transcript]) -> dict[str, dict[str, list[int]]]
     found: dict[str, dict[str, list[int]]] = {}
     for name, values in kinds.items():
         parts: dict[str, list[int]] = {}
-        for index, value in enumerate(values or [clip.source for clip in transcripts]):
+        for index, value in enumerate(values):
             parts.setdefault(value, []).append(index)
         if len(parts) > 1:
             found[name] = dict(sorted(parts.items()))
