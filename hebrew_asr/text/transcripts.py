@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterable
@@ -135,7 +136,7 @@ def _rows(file: Path) -> list[str] | dict[str, Row]:
 
 def _lines_of(form: re.Pattern[str], file: Path, text: str) -> Iterable[tuple[str, Row]]:
     """Kaldi's ``id words`` or sclite's ``words (id)``."""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # a text may hold other separators, such as U+2028
         if line.strip():
             match = form.fullmatch(line.strip())
             if match is None:
@@ -157,8 +158,11 @@ def _json_lines(file: Path, text: str) -> Iterable[tuple[str, Row]]:
 
 
 def _table(file: Path, text: str, delimiter: str) -> Iterable[tuple[str, Row]]:
+    head = text.partition("\n")[0]
+    if delimiter == "," and ";" in head and "," not in head:  # a spreadsheet's, where a comma is the decimal sign
+        delimiter = ";"
     try:
-        reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+        reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, strict=True)
         names = list(filter(None, reader.fieldnames or ()))
         if len(names) > len(set(names)):
             raise DataError(f"{file} has two columns of one name among {', '.join(names)}")

@@ -129,7 +129,7 @@ def write_dropped(folder: Path, dropped: Iterable[Record]) -> str:
 def is_list_of_dropped(path: Path) -> bool:
     """Whether a file is what :func:`write_dropped` writes: all that is left where no clip came of a preparation."""
     try:
-        rows = [from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [from_json(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         return all({"id", "reason"} <= row.keys() for row in rows)
     except (OSError, ValueError, AttributeError):
         return False

@@ -147,6 +147,32 @@ def test_anybodys_files_give_the_same_counts(tmp_path):
         assert count_errors([c.reference for c in clips], [c.hypothesis for c in clips]) == expected, reference
 
 
+@pytest.mark.parametrize("separator", ["\x0b", "\x0c", "\x1d", "\x85", "\u2028", "\u2029"])
+@pytest.mark.parametrize("name", ["hyp.jsonl", "hyp.csv", "hyp.tsv", "hyp.trn", "text"])
+def test_only_a_newline_ends_a_line(tmp_path, name, separator):
+    """Python's splitlines also ends one at these, which subtitles and web pages hold within a text."""
+    said = {"a": f"שלום{separator}עולם", "b": "ילד טוב"}
+    of_line = {
+        "hyp.jsonl": lambda key, text: json.dumps({"id": key, "text": text}, ensure_ascii=False),
+        "hyp.csv": lambda key, text: f"{key},{text}",
+        "hyp.tsv": lambda key, text: f"{key}\t{text}",
+        "hyp.trn": lambda key, text: f"{text} ({key})",
+        "text": lambda key, text: f"{key} {text}",
+    }[name]
+    head = {"hyp.csv": ["id,text"], "hyp.tsv": ["id\ttext"]}.get(name, [])
+    lines = [*head, *(of_line(key, text) for key, text in said.items())]
+    (tmp_path / "ref.jsonl").write_text("".join(f"{json.dumps({'id': k, 'text': t})}\n" for k, t in said.items()))
+    (tmp_path / name).write_bytes("".join(f"{line}\r\n" for line in lines).encode())
+    assert [clip.hypothesis for clip in read_pairs(tmp_path / "ref.jsonl", tmp_path / name)] == list(said.values())
+
+
+def test_a_table_with_semicolons_is_read(tmp_path):
+    """As spreadsheets write it where a comma is the decimal sign."""
+    (tmp_path / "ref.csv").write_text('id;text\na;"שלום, עולם"\n', encoding="utf-8")
+    (clip,) = read_pairs(tmp_path / "ref.csv", tmp_path / "ref.csv")
+    assert (clip.id, clip.reference) == ("a", "שלום, עולם")
+
+
 @pytest.mark.parametrize(
     ("reference", "hypothesis", "told"),
     [
