@@ -13,7 +13,7 @@ from hebrew_asr.config.values import Count, Processes
 
 @dataclass
 class Command:
-    """Decode and check every clip of a prepared set; write audit.html and audit.json beside it.
+    """Decode and check every clip of a prepared set; write audit.html and audit.json into its folder.
 
     Exit code: 0 when nothing is wrong, 1 when something is (odd clips to listen to, and what could not be checked, do
     not count), 3 when the set cannot be read.
@@ -30,7 +30,7 @@ class Command:
     suspects: Count = 40
     """How many of the oddest clips to show."""
     decode: bool = True
-    """With --no-decode only texts, names and the split are checked: of a set that takes days to hear."""
+    """Check only texts, names and the split, as of a set that takes days to decode."""
 
     def run(self) -> int:
         from hebrew_asr.audit.audit import audit

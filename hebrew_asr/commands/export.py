@@ -25,7 +25,7 @@ class Command:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|CHECKPOINT|MODEL")]
     """Run directory (its final/ is taken), one of its checkpoints, or folder or hub id of a model in either layout."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Folder to make; it must not exist, or be empty."""
+    """Folder to make; it must not exist, or be empty. Needed unless --check is given."""
     dtype: Literal["same", "bfloat16", "float16", "float32"] = "same"
     """Precision of the weights: that of the model, or another."""
     base: Path | None = None

@@ -22,7 +22,7 @@ class Command(PrepareOptions):
     (your own: audio or video beside texts of the same name, txt, srt, vtt or TextGrid; or a listing as csv, tsv or JSON
     lines, as NeMo, LJSpeech and Common Voice have it; or a data folder of Kaldi. Sub-folders are speakers or sessions)
     $ hebrew-asr prepare --audio wav --split random
-    (what the guide makes, for comparison: WAV files and a split that leaks)
+    (for comparison: WAV files, and rows split at random, which puts one speaker on both sides)
     """
 
     def run(self) -> int:

@@ -24,7 +24,7 @@ class Command:
 
     run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run directory, such as runs/round2."""
-    other: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="OTHER")] = None
+    other: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[OTHER]")] = None
     """A second run, to set beside the first."""
     out: Path | None = None
     """File to write; RUN/report.html unless given. A file that is there is overwritten only if it is such a report."""

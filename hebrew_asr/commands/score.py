@@ -23,7 +23,7 @@ class Command:
 
     reference: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="REF")]
     """What was said: .txt, .jsonl, .csv, .tsv, .trn, or Kaldi's file named text."""
-    hypothesis: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="HYP")] = None
+    hypothesis: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[HYP]")] = None
     """What was heard; not needed where REF holds both."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder for hypotheses.jsonl, figures.json, clips.csv and clips.html."""

@@ -23,8 +23,8 @@ class Command:
 
     $ hebrew-asr serve --model runs/round2
     (then a browser at http://127.0.0.1:8000)
-    $ hebrew-asr serve --model hebrew-model/hf --host 0.0.0.0 --port 9000
-    (for other machines too: there is no password)
+    $ hebrew-asr serve --model hebrew-model/hf --host 0.0.0.0 --token SECRET
+    (for other machines too, whose clients must show the token)
     """
 
     model: str

@@ -17,7 +17,7 @@ TRAIN_FILE = Path(__file__).parents[1] / "train.py"
 class Command(RankArguments, TrainArguments):
     """Train through the DeepSpeed launcher; the same as
 
-    deepspeed --num_gpus N hebrew_asr/train.py --ds ds_configs/<profile>.json …
+    $ deepspeed --num_gpus N hebrew_asr/train.py --ds ds_configs/<profile>.json …
 
     but a stop waits for the ranks to save, however long that takes, and the exit code is theirs.
 

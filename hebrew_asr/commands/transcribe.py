@@ -56,7 +56,7 @@ class Command:
     }
     """Options of Whisper's tools that are none here, and what to do."""
 
-    files: Annotated[list[str], tyro.conf.Positional]
+    files: Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="FILE|DIR|- …")]
     """Files, folders (with all audio and video below), patterns such as '*.mp3', or - for standard input."""
     model: Annotated[str, tyro.conf.arg(aliases=["-m"])]
     """Folder or hub id of a Qwen3-ASR model, or the folder of a run, such as demo-run, or of an export."""

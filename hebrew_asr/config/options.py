@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from annotated_types import Interval, MinLen
 
+from hebrew_asr.config.shown import Screen, option_texts, with_description
 from hebrew_asr.config.values import complaint, entries
 from hebrew_asr.errors import UsageError, nearest
 
@@ -41,12 +42,20 @@ def parse_options(options: type[Kind], program: str, argv: list[str]) -> Kind:
     for option, instead in getattr(options, "ONCE", {}).items():
         if sum(word == f"--{option}" or word.startswith(f"--{option}=") for word in argv) > 1:
             raise UsageError(f"--{option} is given twice, and only the last would count: {instead}")
-    told = io.StringIO()
+    told, screen = io.StringIO(), Screen()
     try:
-        with contextlib.redirect_stderr(told):
-            parsed = tyro.cli(options, prog=program, args=argv)
+        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(screen):
+            parsed = tyro.cli(
+                options,
+                prog=program,
+                args=argv,
+                description="",
+                config=(tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff),
+                registry=option_texts(options),
+            )
     except SystemExit as end:
         if not end.code:  # --help
+            print(with_description(screen.text(), options))
             raise
         raise UsageError(_without_box(told.getvalue(), program)) from None
     check_options(parsed)

@@ -76,7 +76,7 @@ class DataArguments(RecipeArguments):
 class TrainArguments(DataArguments):
     """Train Qwen3-ASR for Hebrew. Usually through the launcher:
 
-    deepspeed --num_gpus 8 hebrew_asr/train.py --ds ds_configs/a100x8.json
+    $ deepspeed --num_gpus 8 hebrew_asr/train.py --ds ds_configs/a100x8.json
     """
 
     price_per_hour: PositiveFloat | None = None

@@ -243,3 +243,20 @@ def test_a_reader_that_leaves_is_no_traceback():
     done = subprocess.run(["bash", "-c", script], input=lines, capture_output=True, text=True, check=False)
     assert done.stdout == "שלום\n"
     assert not done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_the_terminal_and_says_no_more_than_there_is(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    told = capsys.readouterr().out
+    assert not [line for line in told.splitlines() if len(line) > 60 and not line.startswith(("$", "usage: "))]
+    assert not re.search(r"None|\(default: *(True|False)?\)|``|\n\n\n", told)
+
+
+@pytest.mark.parametrize(("no_color", "is_colored"), [("", True), ("1", False)])
+def test_help_is_colored_on_a_terminal_unless_the_user_wants_none(no_color, is_colored):
+    script = f"TERM=xterm NO_COLOR={no_color} {sys.executable} -m hebrew_asr.cli runs --help"
+    shown = subprocess.run(["script", "-qec", script, "/dev/null"], capture_output=True, text=True, check=True).stdout
+    assert "List training runs" in shown and ("\x1b[" in shown) == is_colored

@@ -6,6 +6,9 @@ import _ctypes
 import ctypes
 import json
 import re
+import shlex
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -190,11 +193,7 @@ def test_plan_keeps_eval_sentences_out_of_training():
 
 
 def test_corpus_is_the_same_on_one_process_and_differs_with_the_seed(folder, tmp_path):
-    steps = []
-    synthesize_corpus(
-        tmp_path / "a", train_clips=60, eval_clips=20, seed=1, processes=1, progress=lambda *s: steps.append(s)
-    )
-    assert steps[-1] == (80, 80)
+    synthesize_corpus(tmp_path / "a", train_clips=60, eval_clips=20, seed=1, processes=1)
     assert _content(tmp_path / "a") == _content(folder)
     assert corpus._plan(60, 20, seed=2) != corpus._plan(60, 20, seed=1) == corpus._plan(60, 20, seed=1)
 
@@ -232,3 +231,11 @@ def test_too_few_sentences_is_a_usage_error_before_anything_is_written(tmp_path)
     with pytest.raises(UsageError, match="eval clips"):
         synthesize_corpus(tmp_path / "c", train_clips=10, eval_clips=10**6, seed=0)
     assert not (tmp_path / "c").exists()
+
+
+def test_a_bar_shows_on_a_terminal_how_far_it_is(tmp_path):
+    making = f"synthesize_corpus(Path({str(tmp_path)!r}) / 'a', train_clips=40, eval_clips=4, seed=1, processes=1)"
+    program = f"from pathlib import Path; from hebrew_asr.demo.synthesis import synthesize_corpus; {making}"
+    typed = f"TERM=xterm {sys.executable} -c {shlex.quote(program)}"
+    shown = subprocess.run(["script", "-qec", typed, "/dev/null"], capture_output=True, text=True, check=True).stdout
+    assert "speaking" in shown and "100%" in shown

@@ -51,7 +51,7 @@ class PrepareOptions:
     sound twice. Training reads either at the same speed, and learns the same from it."""
 
     split: Literal["leak-free", "random"] = "leak-free"
-    """leak-free: nothing that belongs together is on both sides. random: the guide's split of rows, which leaks;
+    """leak-free: nothing that belongs together is on both sides. random: rows, as many scripts do, which leaks;
     of clips where there is one row only, as with one long recording."""
 
     hold_out: Literal["source", "episode"] = "source"

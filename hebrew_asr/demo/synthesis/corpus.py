@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import random
-from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import soundfile
+from rich.console import Console
+from rich.progress import track
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, to_int16
 from hebrew_asr.data.manifest import Clip, write_manifest
@@ -72,7 +73,6 @@ def synthesize_corpus(
     eval_clips: int,
     seed: int,
     processes: int = 2,
-    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a corpus, the same for the same arguments whatever ``processes`` is.
 
@@ -87,7 +87,6 @@ def synthesize_corpus(
         eval_clips: clips of evaluation.
         seed: of the choice of sentences and voices.
         processes: how many speak at a time.
-        progress: called with (clips spoken, clips in all).
 
     Raises:
         UsageError: the grammar holds too few sentences, or the folder is of another making.
@@ -110,7 +109,7 @@ def synthesize_corpus(
     training, evaluation = _plan(train_clips, eval_clips, seed)
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     write_json(folder / _DONE, {"unfinished": settings})
-    clips = _speak_all(folder, [*training, *evaluation], processes, progress)
+    clips = _speak_all(folder, [*training, *evaluation], processes)
     write_manifest(folder / "train.jsonl", clips[:train_clips])
     write_manifest(folder / "eval.jsonl", clips[train_clips:])
     write_json(folder / _DONE, settings)
@@ -146,18 +145,13 @@ def _plan(train_clips: int, eval_clips: int, seed: int) -> tuple[list[_Utterance
     return list(training), evaluation
 
 
-def _speak_all(
-    folder: Path, utterances: list[_Utterance], processes: int, progress: Callable[[int, int], None] | None
-) -> list[Clip]:
-    """Speak in worker processes: the engine is global to its process."""
-    clips = []
+def _speak_all(folder: Path, utterances: list[_Utterance], processes: int) -> list[Clip]:
+    """Speak in worker processes, since the engine is global to its process; a bar shows progress on a terminal."""
+    console = Console(stderr=True)
     with Pool(processes) as pool:
-        spoken: Iterator[Clip] = pool.map(partial(_speak_one, folder), utterances, chunksize=16)
-        for clip in spoken:
-            clips.append(clip)
-            if progress:
-                progress(len(clips), len(utterances))
-    return clips
+        spoken = pool.map(partial(_speak_one, folder), utterances, chunksize=16)
+        shown = {"console": console, "disable": not console.is_interactive, "transient": True}
+        return list(track(spoken, "speaking", len(utterances), **shown))
 
 
 def _speak_one(folder: Path, utterance: _Utterance) -> Clip:
