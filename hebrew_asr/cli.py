@@ -9,7 +9,7 @@ import sys
 
 from hebrew_asr.errors import EnvironmentProblem, exit_code_of, nearest
 from hebrew_asr.files import disk_fault
-from hebrew_asr.streams import speak_utf8
+from hebrew_asr.streams import give_up_stdout, speak_utf8
 
 COMMANDS = {
     "prepare": "turn the ivrit.ai corpora, or your own folder, into a leak-free training set",
@@ -95,11 +95,13 @@ def _run(name: str, rest: list[str]) -> int:
     refuse_recipe_keys(command, rest)
     options = parse_options(command, f"hebrew-asr {name}", rest)
     try:
-        return options.run() or 0
+        code = options.run() or 0
+        sys.stdout.flush()  # at the end of the interpreter a fault would have neither words nor an exit code of ours
+        return code
     except OSError as error:
         if (refused := disk_fault(error)) is None:
             raise
-        raise EnvironmentProblem(refused) from error
+        raise EnvironmentProblem(f"{give_up_stdout()}{refused}") from error
 
 
 def _versions() -> str:

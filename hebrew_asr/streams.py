@@ -1,6 +1,5 @@
-"""Standard output and error: UTF-8 whatever the locale, and writes that never fail whatever becomes of the terminal.
-
-Tables that fit it.
+"""The standard streams: there even where they were closed, UTF-8 whatever the locale, and for what must go on whatever
+becomes of the terminal, writes that never fail. Tables that fit it.
 """
 
 from __future__ import annotations
@@ -30,8 +29,10 @@ def speak_utf8() -> None:
 
     Where Python chose another encoding (LC_ALL=C with PYTHONUTF8=0, a Hebrew locale of eight bits) it can neither open
     nor print a Hebrew name: it is started again in this process, in its UTF-8 mode. What no UTF-8 can hold, such as a
-    file name in another encoding, is printed as ``\\udcf9``.
+    file name in another encoding, is printed as ``\\udcf9``. A stream that was closed (``<&-``, ``>&-``) is opened on
+    nothing: the next file that is opened would take its number, and get what a library prints.
     """
+    _open_closed_streams()
     in_utf8_mode = ["-X", "utf8"]
     if sys.getfilesystemencoding() != "utf-8" and sys.orig_argv[1:3] != in_utf8_mode:
         os.environ["PYTHONUTF8"] = "1"  # for the processes that this one starts
@@ -39,6 +40,27 @@ def speak_utf8() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def _open_closed_streams() -> None:
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nothing = os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: its own
+            os.set_inheritable(nothing, True)
+            setattr(sys, name, os.fdopen(nothing, mode, encoding="utf-8"))
+
+
+def give_up_stdout() -> str:
+    """``standard output: ``, to begin an error with, where it takes no more; what is left for it is dropped then.
+
+    An empty text where it was not the fault.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return "standard output: "
+    return ""
 
 
 def outlive_the_terminal() -> None:

@@ -51,3 +51,32 @@ def test_normalize_reads_and_writes_utf_8_and_refuses_what_is_not():
     done = hebrew_asr("normalize", text="כן\n".encode() + "שלום\n".encode("cp1255"))
     assert (done.returncode, done.stdout.decode()) == (3, "כן\n")
     assert done.stderr == b"error: standard input: line 2 is not UTF-8; convert it with iconv first\n"
+
+
+def shell(line: str) -> subprocess.CompletedProcess[str]:
+    """A line of a shell in which ``$H`` is the command."""
+    variables = {**os.environ, "H": f"{sys.executable} -m hebrew_asr.cli"}
+    return subprocess.run(["bash", "-c", line], env=variables, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_closed_streams_are_empty_ones(tmp_path):
+    done = shell("$H normalize <&-")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = shell("echo שלום! | $H normalize 2>&-")
+    assert (done.returncode, done.stdout) == (0, "שלום\n")
+    code = "from hebrew_asr.streams import speak_utf8; speak_utf8(); f = open('first', 'w'); f.write(f'{f.fileno()}')"
+    done = shell(f'cd {tmp_path}; PYTHONPATH={ROOT} {sys.executable} -c "{code}" <&- >&- 2>&-')
+    assert done.returncode == 0
+    assert int((tmp_path / "first").read_text()) > 2, "what a library prints would go into the file"
+
+
+def test_a_full_disk_behind_standard_output_is_told():
+    for line in ("echo שלום | $H normalize", "$H score <(echo א) <(echo א)"):
+        done = shell(f"{line} > /dev/full")
+        told = "error: standard output: No space left on device; make room there, or give another place\n"
+        assert (done.returncode, done.stderr) == (4, told)
+
+
+def test_a_reader_that_leaves_is_no_error():
+    done = shell("$H score <(echo א) <(echo א) | true; echo ${PIPESTATUS[0]}")
+    assert (done.stdout, done.stderr) == ("141\n", "")
