@@ -26,7 +26,7 @@ class Command:
     hypothesis: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[HYP]")] = None
     """What was heard; not needed where REF holds both."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Folder for hypotheses.jsonl, figures.json, clips.csv and clips.html."""
+    """Folder for hypotheses.jsonl, figures.json, clips.csv and clips.html; those of other files are not replaced."""
     json: bool = False
     """Print the figures as one JSON object."""
 
@@ -38,10 +38,11 @@ class Command:
         from hebrew_asr.text.transcripts import HYPOTHESES, as_json_lines, read_pairs
 
         found = read_pairs(self.reference, self.hypothesis)
+        of = {"reference": str(self.reference), "hypothesis": str(self.hypothesis or self.reference)}
         if self.out is not None:
-            refuse_other_results(self.out, {"model": None})
+            refuse_other_results(self.out, of)
             write_atomically(self.out / HYPOTHESES, as_json_lines(found))
-        counted = figures(found)
+        counted = {**of, **figures(found)}
         if self.out is not None:
             write_json(self.out / FIGURES, counted)
             write_atomically(self.out / "clips.csv", clips_csv(found))

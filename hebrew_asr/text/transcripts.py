@@ -28,6 +28,7 @@ _HYPOTHESES = (*_HEARD, "text", "transcript", "transcription")
 _KALDI = re.compile(r"(?P<id>\S+)(?P<text>.*)")
 _TRN = re.compile(r"(?P<text>.*)\((?P<id>[^()\s]+)\)\s*")
 _MAX_NAMED = 3
+_MOST_FOLDERS = 8
 
 Row = dict[str, Any]
 
@@ -70,9 +71,8 @@ def _holds_both(row: Row) -> bool:
 
 
 def _matched(file: Path, rows: dict[str, Row], other: Path, others: dict[str, Row]) -> list[Transcript]:
-    if not rows.keys() & others.keys():  # one may name files and the other clips
-        rows, others = _by_stem(file, rows), _by_stem(other, others)
-    lacking = [key for key in rows if key not in others]
+    partner = {key: key for key in rows if key in others} or _by_file(rows, others)
+    lacking = [key for key in rows if key not in partner]
     if lacking:
         named = ", ".join(lacking[:_MAX_NAMED]) + (", …" if len(lacking) > _MAX_NAMED else "")
         raise DataError(
@@ -80,9 +80,33 @@ def _matched(file: Path, rows: dict[str, Row], other: Path, others: dict[str, Ro
             f"counts as deletions, but must be there"
         )
     return [
-        _transcript(key, row, _text(file, key, row, _REFERENCES), _text(other, key, others[key], _HYPOTHESES))
+        _transcript(
+            key, row, _text(file, key, row, _REFERENCES), _text(other, partner[key], others[partner[key]], _HYPOTHESES)
+        )
         for key, row in rows.items()
     ]
+
+
+def _by_file(rows: dict[str, Row], others: dict[str, Row]) -> dict[str, str]:
+    """The key of each row's partner, where one names clips and the other their files, or files from other folders.
+
+    Files match by as much of the ends of their paths as tells all of them apart, without their suffixes.
+    """
+    best: dict[str, str] = {}
+    for name in _IDS:
+        files = {key: str(row[name]) for key, row in rows.items() if row.get(name)}
+        for depth in range(1, _MOST_FOLDERS + 1) if len(files) == len(rows) else ():
+            ours = {_end(file, depth): key for key, file in files.items()}
+            theirs = {_end(key, depth): key for key in others}
+            if len(ours) == len(rows) and len(theirs) == len(others):
+                found = {key: theirs[end] for end, key in ours.items() if end in theirs}
+                best = max(best, found, key=len)
+    return best
+
+
+def _end(file: str, depth: int) -> str:
+    path = PurePath(file)
+    return "/".join([*path.parts[:-1], path.stem][-depth:])
 
 
 def _transcript(key: str, row: Row, reference: str, hypothesis: str) -> Transcript:
@@ -104,10 +128,6 @@ def _text(file: Path, key: str, row: Row, names: Iterable[str]) -> str:
                 raise DataError(f"{file}: {name} of {key} is no text")
             return parse_target(value)[1]
     raise DataError(f"{file}: clip {key} has none of {', '.join(names)}")
-
-
-def _by_stem(file: Path, rows: dict[str, Row]) -> dict[str, Row]:
-    return _unique(file, ((PurePath(key).stem, row) for key, row in rows.items()))
 
 
 def _rows(file: Path) -> list[str] | dict[str, Row]:

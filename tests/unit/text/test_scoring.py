@@ -166,6 +166,20 @@ def test_only_a_newline_ends_a_line(tmp_path, name, separator):
     assert [clip.hypothesis for clip in read_pairs(tmp_path / "ref.jsonl", tmp_path / name)] == list(said.values())
 
 
+def test_transcripts_of_files_find_their_clips_by_as_much_of_the_path_as_tells_them_apart(tmp_path):
+    """As ``transcribe --json`` names what ``prepare`` called otherwise, in folders that hold the same names."""
+    audio = [f"clips/{source}/00000/{number:06d}.flac" for source in "ab" for number in (0, 20)]
+    rows = [{"audio": file, "id": f"{file[6]}/{int(file[-11:-5])}", "text": file} for file in audio]
+    heard = [{"file": f"/data/my set/{file}", "text": file} for file in reversed(audio)]
+    for name, content in (("ref.jsonl", rows), ("hyp.jsonl", heard), ("less.jsonl", heard[1:])):
+        (tmp_path / name).write_text("".join(f"{json.dumps(row)}\n" for row in content))
+    clips = read_pairs(tmp_path / "ref.jsonl", tmp_path / "hyp.jsonl")
+    assert [clip.id for clip in clips] == ["a/0", "a/20", "b/0", "b/20"]
+    assert all(clip.hypothesis == clip.reference for clip in clips)
+    with pytest.raises(DataError, match=r"no hypothesis for 1 of 4 clips of .* \(b/20\)"):
+        read_pairs(tmp_path / "ref.jsonl", tmp_path / "less.jsonl")
+
+
 def test_a_table_with_semicolons_is_read(tmp_path):
     """As spreadsheets write it where a comma is the decimal sign."""
     (tmp_path / "ref.csv").write_text('id;text\na;"שלום, עולם"\n', encoding="utf-8")
@@ -222,7 +236,10 @@ def test_score_writes_every_clip(tmp_path, capfd):
     (tmp_path / "all.jsonl").write_text(as_json_lines(CLIPS), encoding="utf-8")
     assert main(["score", str(tmp_path / "all.jsonl"), "--out", str(tmp_path / "out"), "--json"]) == 0
     told = json.loads(capfd.readouterr().out)
-    assert told == json.loads((tmp_path / "out" / "figures.json").read_text(encoding="utf-8")) == figures(CLIPS)
+    of = dict.fromkeys(("reference", "hypothesis"), str(tmp_path / "all.jsonl"))
+    assert (
+        told == json.loads((tmp_path / "out" / "figures.json").read_text(encoding="utf-8")) == {**of, **figures(CLIPS)}
+    )
     with (tmp_path / "out" / "clips.csv").open(encoding="utf-8-sig", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["reference"] for row in rows] == [clip.reference for clip in CLIPS]
@@ -232,3 +249,8 @@ def test_score_writes_every_clip(tmp_path, capfd):
     assert 'dir="rtl"' in page and "אימייל" in page and "<audio" not in page
     assert main(["score", str(tmp_path / "out")]) == 0
     assert f"{strict['wer']:.2%}" in capfd.readouterr().out
+    (tmp_path / "other.jsonl").write_text(as_json_lines(CLIPS[:1]), encoding="utf-8")
+    written = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    for again, code in (("other.jsonl", 2), ("all.jsonl", 0)):
+        assert main(["score", str(tmp_path / again), "--out", str(tmp_path / "out")]) == code
+        assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == written, again
