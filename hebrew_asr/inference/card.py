@@ -5,6 +5,7 @@ It says what the run wrote down, with intervals and normalizers, and nothing els
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ def model_card(run: RunHistory | None, *, name: str, repo: str, step: int | None
         dtype: of the weights, such as ``bfloat16``.
     """
     base = str((run.recipe.get("model") or {}).get("path") or "") if run else ""
+    in_quotes = json.dumps(repo, ensure_ascii=False)[1:-1]  # a folder's name may hold quotes
     parts = [
         _metadata(base, thinker),
         f"# {name}",
@@ -89,7 +91,7 @@ def model_card(run: RunHistory | None, *, name: str, repo: str, step: int | None
         if thinker
         else "This folder is in the native layout of transformers 5.13 and later; qwen-asr does not load it.",
         "## Figures\n\n" + _figures(run, step),
-        "## Use\n\n" + (_USE_THINKER if thinker else _USE_HF).format(repo=repo, dtype=dtype),
+        "## Use\n\n" + (_USE_THINKER if thinker else _USE_HF).format(repo=in_quotes, dtype=dtype),
         "## Training and data\n\n" + _training(run, base),
         "## License\n\n" + _license(base),
     ]

@@ -27,6 +27,8 @@ from hebrew_asr.model.load import has_tied_head, load_model, load_tokenizer
 HF, THINKER, SUMS, CARD = "hf", "qwen_asr", "SHA256SUMS", "README.md"
 _TEXTS = ("language Hebrew<asr_text>שלום, עולם! צה״ל ב־2024 (OK)", "I'm 1,234 <|im_end|>\n\n  \U0001f600 בְּרֵאשִׁית")
 _TOKENS = 8
+_LOADED = (".bin", ".jinja", ".json", ".model", ".pt", ".pth", ".py", ".safetensors", ".txt")
+"""Suffixes of files that programs look for in a model's folder, whether or not they were written with it."""
 
 
 def export(
@@ -96,6 +98,7 @@ def _check_sums(folder: Path) -> None:
         listed = (folder / SUMS).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} holds no readable {SUMS}: it is no export, or not a whole one") from error
+    names = {SUMS, CARD}
     for line in listed:
         digest, _, name = line.partition("  ")
         file = folder / name
@@ -105,6 +108,12 @@ def _check_sums(folder: Path) -> None:
             raise CheckpointError(f"{file} is missing; export again")
         if sha256_of(file) != digest:
             raise CheckpointError(f"{file} is damaged: its hash differs from what {SUMS} says; export again")
+        names.add(name)
+    for file in sorted(folder.iterdir()):
+        if file.name not in names and file.suffix in _LOADED:
+            raise CheckpointError(
+                f"{file} is not in {SUMS}: one of the two was changed since; remove what was added, or export again"
+            )
 
 
 def _check_layouts(folder: Path, asr: Any, tokenizer: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from hebrew_asr.cli import main
 from hebrew_asr.config.recipe import Model
 from hebrew_asr.demo.tiny import build_tiny
 from hebrew_asr.errors import CheckpointError
+from hebrew_asr.inference.card import model_card
 from hebrew_asr.inference.export import save_native, write_cutting
 from hebrew_asr.inference.load import cutting_of
 from hebrew_asr.inference.pieces import Cutting
@@ -150,6 +152,27 @@ def test_damaged_exports_are_refused_by_name(exported, tmp_path, layout, damage)
     assert main(["export", str(folder), "--check"]) == 5
 
 
+@pytest.mark.parametrize("kept", [0, 1, -1])
+def test_a_list_of_hashes_that_lost_lines_is_refused(exported, tmp_path, kept):
+    folder = shutil.copytree(exported["tied"], tmp_path / "copy")
+    sums = folder / "hf" / "SHA256SUMS"
+    sums.write_text("".join(sums.read_text().splitlines(keepends=True)[:kept]))
+    with pytest.raises(CheckpointError, match="is not in SHA256SUMS"):
+        check_export(folder)
+
+
+def test_what_others_would_load_beside_an_export_is_refused_and_the_rest_may_lie_there(exported, tmp_path):
+    folder = shutil.copytree(exported["tied"], tmp_path / "copy")
+    (folder / "hf" / ".gitattributes").touch()
+    (folder / "hf" / "picture.png").touch()
+    check_export(folder)
+    for name in ("model.safetensors.index.json", "adapter_config.json", "pytorch_model.bin", "modeling_qwen3_asr.py"):
+        (folder / "qwen_asr" / name).touch()
+        with pytest.raises(CheckpointError, match=rf"qwen_asr/{name} is not in SHA256SUMS"):
+            check_export(folder)
+        (folder / "qwen_asr" / name).unlink()
+
+
 def test_folders_of_two_models_are_refused(exported, tmp_path):
     folder = shutil.copytree(exported["tied"], tmp_path / "mixed")
     shutil.rmtree(folder / "qwen_asr")
@@ -222,6 +245,16 @@ def test_precision_pieces_and_card(models, tmp_path):
         assert card.startswith("---\nlanguage: he\n") and "# mine" in card and "None are known" in card
         assert f'"{out / layout}"' in card
     assert values(out / "qwen_asr" / "config.json")["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("thinker", [False, True])
+def test_the_card_s_programs_are_programs_whatever_the_folder_is_called(thinker):
+    repo = "my \"best\"\\model's\n{folder}/hf"
+    card = model_card(None, name="x", repo=repo, step=None, thinker=thinker, dtype="bfloat16")
+    programs = [ast.parse(part.partition("```")[0]) for part in card.split("```python\n")[1:]]
+    for program in programs:
+        assert repo in [node.value for node in ast.walk(program) if isinstance(node, ast.Constant)]
+    assert len(programs) == 1 + thinker
 
 
 def test_nothing_is_sent_before_it_is_asked_for(models, tmp_path, capfd):
