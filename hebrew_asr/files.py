@@ -18,6 +18,9 @@ import xxhash
 
 from hebrew_asr.errors import HebrewASRError
 
+MOST_NAME_BYTES = 255
+"""Bytes of a file's name: NAME_MAX of limits.h, and what all usual file systems take."""
+
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Write ``content`` so that a crash at any moment leaves the old file or the new one, never half of one.
@@ -35,7 +38,9 @@ def atomic(path: str | Path) -> Generator[BinaryIO, None, None]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # A process id is a machine's own, and a folder may be several machines'.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{secrets.randbelow(10**9):09d}.tmp")
+    ending = f".{os.getpid()}{secrets.randbelow(10**9):09d}.tmp"
+    kept = os.fsencode(path.name)[: MOST_NAME_BYTES - len(ending) - 1].decode(errors="ignore")
+    temporary = path.with_name(f".{kept}{ending}")
     try:
         with temporary.open("wb") as stream:
             yield stream

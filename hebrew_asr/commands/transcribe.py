@@ -122,7 +122,9 @@ class Command:
             return {}
         by_form = [output_paths(inputs, Path(self.out), form) for form in self._forms]
         paths = dict(zip((one.name for one in inputs), zip(*by_form, strict=True), strict=True))
-        there = [str(path) for path in chain.from_iterable(paths.values()) if path.exists()]
+        there = [path for path in chain.from_iterable(paths.values()) if path.exists()]
+        if folder := next((path for path in there if path.is_dir()), None):
+            raise UsageError(f"{folder} is a folder, where a file is to be written: give another --out")
         if there and not (self.skip_existing or self.overwrite):
             more = f" and {len(there) - 1} more" if len(there) > 1 else ""
             raise UsageError(

@@ -19,6 +19,7 @@ from hebrew_asr.audio.decode import decode_blocks
 from hebrew_asr.audio.reading import MOST_CHANNELS, RATES_HZ
 from hebrew_asr.audio.source import AUDIO_SUFFIXES
 from hebrew_asr.errors import DataError, UsageError
+from hebrew_asr.files import MOST_NAME_BYTES
 
 STDIN = ("-", "/dev/stdin")
 
@@ -113,7 +114,7 @@ def output_paths(inputs: Sequence[Input], folder: Path, suffix: str) -> list[Pat
     """A file in ``folder`` for each input, no two alike even where case does not count: ``talk.srt`` for ``talk.mp3``.
 
     Names that would be alike keep their own suffix (``talk.mp3.srt``), then their folders below the nearest common one
-    (``monday/talk.mp3.srt``), and then get a number.
+    (``monday/talk.mp3.srt``), and then get a number. What a file system would find too long is cut at its end.
     """
     names = ["stdin" if one.name in STDIN else one.name for one in inputs]
     absolute = [Path(name).absolute() for name in names]
@@ -130,13 +131,20 @@ def output_paths(inputs: Sequence[Input], folder: Path, suffix: str) -> list[Pat
     taken: set[str] = set()
     paths = []
     for name in chosen:
-        numbered, number = name, 1
+        numbered, number = _fitting(name, f".{suffix}"), 1
         while numbered.casefold() in taken:
             number += 1
-            numbered = f"{name}-{number}"
+            numbered = _fitting(name, f"-{number}.{suffix}")
         taken.add(numbered.casefold())
-        paths.append(folder / f"{numbered}.{suffix}")
+        paths.append(folder / numbered)
     return paths
+
+
+def _fitting(name: str, ending: str) -> str:
+    """``name``, with as much of its last part as leaves room for ``ending``, and ``ending``."""
+    while len(os.fsencode(f"{Path(name).name}{ending}")) > MOST_NAME_BYTES:
+        name = name[:-1]
+    return f"{name}{ending}"
 
 
 def blocks_of_any(sound: Any, rate_hz: int) -> Iterator[np.ndarray]:

@@ -249,7 +249,7 @@ def test_precision_pieces_and_card(models, tmp_path):
 
 @pytest.mark.parametrize("thinker", [False, True])
 def test_the_card_s_programs_are_programs_whatever_the_folder_is_called(thinker):
-    repo = "my \"best\"\\model's\n{folder}/hf"
+    repo = 'my "best"\\model\'s\n{folder}/hf'
     card = model_card(None, name="x", repo=repo, step=None, thinker=thinker, dtype="bfloat16")
     programs = [ast.parse(part.partition("```")[0]) for part in card.split("```python\n")[1:]]
     for program in programs:

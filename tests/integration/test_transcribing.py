@@ -15,6 +15,7 @@ import soundfile
 import torch
 from silero_vad import load_silero_vad
 
+from hebrew_asr.cli import main
 from hebrew_asr.demo.synthesis import Voice, full_sentences, speak
 from hebrew_asr.errors import CheckpointError, DataError, UsageError
 from hebrew_asr.inference import long_form, speech
@@ -331,6 +332,25 @@ def test_output_names_never_collide():
     assert paths[-2:] == [Path("out/stdin.srt"), Path("out/one.srt")]
     assert paths[2] == Path("out/talk.wav.srt")
     assert all(path.is_relative_to("out") and ".." not in path.parts for path in paths)
+
+
+def test_output_names_fit_the_file_system(tmp_path):
+    names = [f"{'ש' * 125}.ts", f"{'ש' * 124}ת.ts", f"b/{'ש' * 125}.ts", "ש.ts"]
+    paths = output_paths([Input(name) for name in names], tmp_path / "out", "json")
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(exist_ok=False)
+    assert [path.name for path in paths[-1:]] == ["ש.json"]
+    assert {path.suffix for path in paths} == {".json"} and all(path.is_relative_to(tmp_path / "out") for path in paths)
+
+
+def test_a_folder_in_the_place_of_an_output_is_told_before_anything_is_decoded(tmp_path, capfd):
+    (tmp_path / "talk.srt").mkdir()
+    for option in ("--overwrite", "--skip-existing"):
+        place = ["--out", str(tmp_path), "--format", "srt", option]
+        (tmp_path / "talk.wav").touch()
+        assert main(["transcribe", "--model", "none", str(tmp_path / "talk.wav"), *place]) == 2
+        assert f"{tmp_path / 'talk.srt'} is a folder" in capfd.readouterr().err
 
 
 def test_run_folder_stands_for_its_final_and_that_of_an_export_for_its_hf(tmp_path):

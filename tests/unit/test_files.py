@@ -42,6 +42,12 @@ def test_a_new_folder_and_any_name(tmp_path):
     assert "שם".encode() in written and [path.name for path in (tmp_path / "new" / name).iterdir()] == ["x.json"]
 
 
+@pytest.mark.parametrize("name", ["x" * 255, "ש" * 127, os.fsdecode(b"\xf9" * 255)])
+def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path, name):
+    write_atomically(tmp_path / name, "שלום")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_folder_appears_when_it_is_whole_and_keeps_what_else_was_in_it(tmp_path, monkeypatch):
     outside = tmp_path / "outside"
     (outside / "inner").mkdir(parents=True)
