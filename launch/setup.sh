@@ -32,7 +32,12 @@ require_gcc() {
 on_a_line() {
   local doing what
   while read -r doing what; do
-    case $doing in Collecting | Building | Installing) [ ! -t 1 ] || printf '\r\033[K    %.70s' "$doing $what" ;; esac
+    case $doing in
+      Installing) what="$(wc -w <<< "${what#*:}") packages, which takes a minute or more" ;; # it names all of them
+      Collecting | Building) ;;
+      *) continue ;;
+    esac
+    [ ! -t 1 ] || printf '\r\033[K    %.70s' "$doing $what"
   done
   [ ! -t 1 ] || printf '\r\033[K'
 }
@@ -47,11 +52,11 @@ install() {
   fi
   require_gcc
   python=$(find_python)
-  say "environment: installing pinned packages into .venv with $("$python" --version) (once; some minutes, and 5.5 GB of disk)"
+  say "environment: installing into .venv with $("$python" --version) (once; some minutes, 5.5 GB)"
   [ -x .venv/bin/python ] || "$python" -m venv --clear .venv
   # Not compiled: Python does that for what is imported, a small part of it. It saves a third of the time here.
-  .venv/bin/python -m pip install --disable-pip-version-check --no-compile --require-hashes --no-deps -r requirements.lock |
-    on_a_line
+  .venv/bin/python -m pip install --disable-pip-version-check --no-compile --require-hashes --no-deps -r requirements.lock \
+    2> >(grep -v DEPRECATION >&2) | on_a_line # old versions of pip tell what newer ones will do
   .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
   echo "$wanted" > .venv/installed
 }

@@ -148,8 +148,8 @@ class Console:
     def _phase(self, record: records.PhaseRecord) -> None:
         self.say(
             f"step {record.step}: phase {record.name} proved: {record.trainable:,} weights are in the "
-            f"optimizer once, got their gradient and AdamW's step; {record.frozen:,} stayed bit-equal. Of "
-            f"{record.compared:,} looked at one by one {record.moved:,} moved, and all that had to"
+            f"optimizer once, got their gradient and AdamW's step; {record.frozen:,} stayed bit-equal. "
+            f"{record.compared:,} were compared one by one: {record.moved:,} moved, among them all that had to"
         )
 
     def _fault(self, record: records.FaultRecord) -> None:

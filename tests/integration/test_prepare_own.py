@@ -63,6 +63,7 @@ def test_long_and_short_wrong_and_right(tmp_path, capsys):
     options = PrepareOptions(source=(str(mine),), out=out, eval_fraction=0.2, processes=1)
     manifest = prepare(options)
     told = capsys.readouterr().out
+    assert ": 1 shard, " in told
     assert dropped(out) == {
         "unlabelled.wav": "no text",
         "interview_2.mp3": "too long",
@@ -77,7 +78,7 @@ def test_long_and_short_wrong_and_right(tmp_path, capsys):
     assert manifest["split"]["clips_without_group"] == len(kept(out))
     assert manifest["split"]["groups"]["mine"]["eval"] >= 3
     assert "nothing says who speaks" in told and "sub-folder" in told and "(talk, interview)" in told
-    assert "found in mine" in told
+    assert "recordings in mine" in told
     prepare(options)
     assert f"{out} is ready: " in capsys.readouterr().out
 

@@ -112,6 +112,26 @@ def test_a_mac_is_told_why_not(tmp_path):
     assert done.returncode == 4 and "On macOS take a Linux container" in done.stderr and not done.stdout
 
 
+def test_an_installation_shows_what_it_is_at(tmp_path):
+    """On a terminal, from a stand-in for pip; what old versions of it say of newer ones is left out."""
+    (tmp_path / "launch").mkdir()
+    shutil.copy(ROOT / "launch" / "setup.sh", tmp_path / "launch")
+    for name in ("requirements.lock", "pyproject.toml"):
+        (tmp_path / name).touch()
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        "#!/bin/sh\n[ \"$4\" != -qq ] || exit 0\necho Collecting torch==2.11.0\necho '  Downloading torch'\n"
+        "echo 'Installing collected packages: torch, rich, tyro'\necho DEPRECATION: much >&2\necho ERROR: disk >&2\n"
+    )
+    python.chmod(0o755)
+    typed = ["script", "-qec", f"bash -c 'source {tmp_path}/launch/setup.sh'", "/dev/null"]
+    shown = subprocess.run(typed, capture_output=True, text=True, check=True).stdout
+    assert "Collecting torch==2.11.0" in shown and "Installing 3 packages" in shown and "ERROR: disk" in shown
+    assert "Downloading" not in shown and "DEPRECATION" not in shown
+    assert (tmp_path / ".venv" / "installed").is_file()
+
+
 def test_the_environment_can_be_overridden():
     show = 'source launch/environment.sh; echo "$PYTORCH_CUDA_ALLOC_CONF"'
     assert shell("-c", show).stdout == "expandable_segments:True\n"

@@ -30,6 +30,12 @@ def test_round2_is_the_design():
     assert schedule.phase_starts == [0, 5_838]
 
 
+@pytest.mark.parametrize("name", ["demo", "memorize"])
+def test_trying_it_out_tells_nobody(name):
+    """Whoever is logged in at wandb did not ask for the demo to be there, nor for their recordings' texts."""
+    assert not load_recipe(name).logging.wandb
+
+
 def test_all_mistakes_at_once_with_suggestions(tmp_path):
     values = json.loads((RECIPES_DIR / "round2.json").read_text())
     values["optimizer"]["weight_decai"] = 0.1

@@ -18,10 +18,10 @@ _SIDES = {"train": "train on", "eval": "evaluate on"}
 def print_plan(sources: list[Source], need: DiskNeed, folder: Path) -> None:
     """Which revisions are read, and how much disk that takes."""
     for source in sources:
-        test = sum(shard.held_out for shard in source.shards)
+        shards, test = len(source.shards), sum(shard.held_out for shard in source.shards)
         size = gib(sum(shard.size_bytes for shard in source.shards))
-        tests = f", {test} of them test or validation data" if test else ""
-        print(f"source {source.name} at {source.revision[:19]}: {len(source.shards)} shards{tests}, {size}")
+        number = f"{shards} shard{'s' * (shards > 1)}" + f", {test} of them test or validation data" * (test > 0)
+        print(f"source {source.name} at {source.revision[:19]}: {number}, {size}")
         for note in source.notes:
             print(f"  {note}")
     downloads = f" and {gib(need.downloads)} of downloads" if need.downloads else ""
@@ -37,8 +37,8 @@ def print_result(manifest: dict[str, Any], folder: Path) -> None:
         table.add_row(side, f"{manifest[side]['clips']:,}", f"{manifest[side]['hours']:,.2f}", style="bold")
     table.add_section()
     for source in manifest["sources"]:
-        table.add_row(f"found in {source['name']}", f"{source['recordings']:,}", "-")
-        table.add_row(f"from {source['name']}", f"{source['clips']:,}", f"{source['hours']:,.2f}")
+        table.add_row(f"recordings in {source['name']}", f"{source['recordings']:,}", "-")
+        table.add_row(f"clips from {source['name']}", f"{source['clips']:,}", f"{source['hours']:,.2f}")
     table.add_section()
     for reason, tally in manifest["dropped"].items():
         table.add_row(f"dropped: {reason}", f"{tally['clips']:,}", f"{tally['hours']:,.2f}" if tally["hours"] else "-")
