@@ -45,7 +45,7 @@ class Command:
             low, high = (100 * found[f"difference_{end}_95"] for end in ("low", "high"))
             word = "not told apart" if low <= 0 <= high else "B is better" if high < 0 else "A is better"
             print(
-                f"{mode:<8} WER A {found['wer_first']:.2%}, B {found['wer_second']:.2%}; B less A "
+                f"{mode:<8} WER A {found['wer_first']:.2%}, B {found['wer_second']:.2%}; B minus A "
                 f"{100 * found['difference']:+.2f} points ({low:+.2f} to {high:+.2f}): {word}; {found['words']} words"
             )
         print(f"normalizers of version {result['normalizer_version']}; interval: {result['interval']}, paired")

@@ -142,7 +142,7 @@ class _Asked:
         """What was answered in time."""
         for thread in self._threads.values():
             thread.join(max(0.0, self._deadline - time.monotonic()))
-        late: Outcome = ("warn", f"no answer in {_ANSWER_S:g} s", "check the network; the run asks again")
+        late: Outcome = ("warn", f"no answer in {_ANSWER_S:g} s", "check the network")
         return [Finding(name, *self._answers.get(name, late)) for name in self._threads]
 
 

@@ -22,7 +22,7 @@ _COUNTS = ("substitutions", "deletions", "insertions", "words", "clips")
 
 def figures_text(found: Mapping[str, Any]) -> str:
     """The rates of all modes as lines of a table, slices below; every line says its normalizer."""
-    lines = [f"normalizer {'WER':>7} {'95 % interval':>17} {'CER':>7} {'WIL':>7}    S    D    I words, clips"]
+    lines = [f"normalizer {'WER':>7} {'95 % interval':>17} {'CER':>7} {'WIL':>7}  sub  del  ins   words  clips"]
     for mode, rates in found["modes"].items():
         lines.append(_line(mode, rates))
     for mode, rates in found["modes"].items():
@@ -38,7 +38,7 @@ def figures_text(found: Mapping[str, Any]) -> str:
 def _line(mode: str, rates: Mapping[str, Any]) -> str:
     interval = f"{rates['wer_low_95']:.2%} to {rates['wer_high_95']:.2%}"
     edits = " ".join(f"{rates[key]:>4}" for key in _COUNTS[:3])
-    sizes = f"{rates['words']}, {rates['clips']}"
+    sizes = f"{rates['words']:>7} {rates['clips']:>6}"
     return f"{mode:<10} {rates['wer']:>7.2%} {interval:>17} {rates['cer']:>7.2%} {rates['wil']:>7.2%} {edits} {sizes}"
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from collections.abc import Sequence
@@ -86,7 +87,7 @@ def known_groups(groups: Sequence[str]) -> list[str] | None:
 def interval_of(groups: Sequence[str] | None) -> str:
     """In words, what the bootstrap draws."""
     if groups is None:
-        return "95 %, bootstrap over clips (no groups known, or one): too narrow where clips share a speaker or source"
+        return "95 %, bootstrap over clips, for lack of groups; too narrow where clips share a speaker or source"
     return f"95 %, bootstrap over {len(set(groups))} groups"
 
 
@@ -177,8 +178,14 @@ def _kinds(transcripts: Sequence[Transcript]) -> dict[str, dict[str, list[int]]]
         for index, value in enumerate(values):
             parts.setdefault(value, []).append(index)
         if len(parts) > 1:
-            found[name] = dict(sorted(parts.items()))
+            found[name] = dict(sorted(parts.items(), key=_by_number))
     return found
+
+
+def _by_number(part: tuple[str, list[int]]) -> tuple[float, str]:
+    """Where a slice comes among its likes: those that begin with a number first, by it."""
+    number = re.match(r"\d+", part[0])
+    return (int(number[0]) if number else math.inf, part[0])
 
 
 def _duration(seconds: float | None) -> str:
@@ -186,7 +193,7 @@ def _duration(seconds: float | None) -> str:
         return "unknown"
     for low, high in pairwise((0, *_DURATIONS_S)):
         if seconds <= high:
-            return f"{low:02d} to {high:02d} s"
+            return f"{low} to {high} s"
     return f"over {_DURATIONS_S[-1]} s"
 
 

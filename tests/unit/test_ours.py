@@ -15,7 +15,7 @@ import soundfile
 from hebrew_asr.cli import main
 from hebrew_asr.commands.ours import DEMO_MARK, claim_demo_folder
 from hebrew_asr.demo.synthesis import synthesize_corpus
-from hebrew_asr.errors import UsageError
+from hebrew_asr.errors import DataError, UsageError
 from hebrew_asr.training.arguments import TrainArguments
 from hebrew_asr.training.check import check
 from tests.support.report_run import make_run
@@ -240,3 +240,11 @@ def test_pages_and_figures_overwrite_only_their_like(tmp_path, capsys):
         assert main(command) == 2
         assert "it stays as it is" in capsys.readouterr().err
         assert contents(tmp_path) == before
+
+
+def test_a_misspelled_set_is_not_taken_for_the_place_of_the_recipes_corpora(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(DataError, match="--data nowhere: no such folder; hebrew-asr prepare "):
+        check(TrainArguments(ds="cpu", data="nowhere"), 2)
+    assert not list(tmp_path.iterdir())

@@ -52,7 +52,7 @@ def test_every_mode_and_slice_is_counted_by_itself():
         assert (digits["clips"], digits["substitutions"]) == (1, 0 if mode == "lenient" else 1)
         assert rates["slices"]["code_switch"]["with Latin letters"]["clips"] == 1
         assert set(rates["slices"]["source"]) == {"kan", "d1"}
-        assert list(rates["slices"]["duration"]) == ["00 to 02 s", "05 to 10 s", "10 to 20 s", "20 to 30 s"]
+        assert list(rates["slices"]["duration"]) == ["0 to 2 s", "5 to 10 s", "10 to 20 s", "20 to 30 s"]
     assert found["invention"] == {"silent_clips": 1, "silent_clips_with_words": 1, "repetitive_hypotheses": 0}
     assert "2 groups" in found["interval"]
     loop = [Transcript("x", "שלום", "תותים " * 60)]
