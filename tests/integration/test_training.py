@@ -26,6 +26,7 @@ from hebrew_asr.corpus.preparation import shards
 from hebrew_asr.corpus.preparation.shards import pack, packed_clips, shards_of
 from hebrew_asr.data.manifest import index_manifest, read_manifest, write_manifest
 from hebrew_asr.model.load import load_model
+from hebrew_asr.pages.document import asset
 from hebrew_asr.report.page import write_report
 from tests.support.engine_worker import present_tokens
 from tests.support.tiny_task import (
@@ -36,6 +37,7 @@ from tests.support.tiny_task import (
     last_step,
     make_task,
     train_arguments,
+    wait_for,
     without_times,
 )
 from tests.support.warm import WarmStart
@@ -109,7 +111,9 @@ def test_a_run_tells_its_story(whole_run):
     assert {"step-000012", "step-000015"} <= set(kept)
     assert len(kept) <= 3
     assert [row["step"] for row in events(whole_run, "checkpoint")] == [4, 8, 12, 15]
-    page = (whole_run / "report.html").read_text(encoding="utf-8")
+    report = whole_run / "report.html"
+    wait_for(lambda: asset("live.js") not in report.read_text(encoding="utf-8"), lambda: False)  # training does not
+    page = report.read_text(encoding="utf-8")
     assert page == write_report(whole_run).read_text(encoding="utf-8"), "the last page is that of the whole run"
 
 
