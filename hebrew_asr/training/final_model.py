@@ -58,7 +58,8 @@ def write_final(run: Run, *, is_saved: bool) -> FinalModel | None:
     state, schedule = run.state, run.schedule
     is_measured = state.full is not None and state.full["step"] == state.step
     is_whole = schedule.last_step == schedule.total_steps
-    compares = is_saved and is_whole and is_measured and run.recipe.evaluation.choose_final
+    is_base_kept = not run.recipe.model.random_weights  # a host draws others than a GPU, and takes a minute or two
+    compares = is_saved and is_whole and is_measured and is_base_kept and run.recipe.evaluation.choose_final
     if not compares:
         run.stop.request.leaving(0)
     with run.engine.whole_model() as asr:
