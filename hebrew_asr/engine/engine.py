@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,7 +14,7 @@ from hebrew_asr.config.batching import Batching, deepspeed_config
 from hebrew_asr.config.profiles import Profile
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.data.loader import MicroBatch
-from hebrew_asr.engine import zero
+from hebrew_asr.engine import garbage, zero
 from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.engine.host_memory import HostMemory
 from hebrew_asr.engine.optimizer_state import PartitionState, StateReader, capture, restore
@@ -141,7 +140,7 @@ class TrainEngine:
 
     def rebuild(self, batching: Batching) -> None:
         """A new engine over the same phase and state, for other micro-batches; an unfinished step leaves no trace."""
-        gc.collect()  # what is left of that step holds the old engine
+        garbage.take_back()  # what is left of that step holds the old engine
         states = self._take_apart()
         if self.ranks.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -160,7 +159,7 @@ class TrainEngine:
         zero.release(engine)
         self.module.release()
         del engine
-        gc.collect()
+        garbage.set_aside()  # DeepSpeed collects some 30 times while it builds the next
         return states
 
     def _assemble(self, states: list[PartitionState], resume: StateReader | None) -> None:
@@ -301,6 +300,7 @@ class TrainEngine:
             return None
         self.module.seam.wait()
         proof, self._proof = self._proof, None
+        garbage.set_aside()  # all is compiled
         return proof.conclude(self._engine)
 
     # ---- state

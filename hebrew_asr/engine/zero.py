@@ -9,7 +9,6 @@ state can be carried over a rebuilt engine, written, and read back on another ra
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
 import weakref
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from deepspeed.utils import set_z3_leaf_module
 from torch import nn
 
+from hebrew_asr.engine import garbage
 from hebrew_asr.engine.flat_zero1 import FlatZeRO1
 from hebrew_asr.engine.flat_zero2 import FlatZeRO2
 from hebrew_asr.model.layered import LayeredASR
@@ -253,7 +253,7 @@ def release(engine: Any) -> None:
     engine._modules.clear()
     engine.__dict__["module"] = None
     del engine
-    gc.collect()
+    garbage.take_back()
     # The caller still holds its own reference to the engine; the optimizer must be gone already.
     assert alive[1]() is None, "the old ZeRO optimizer is still referenced; its masters and moments would leak"
 

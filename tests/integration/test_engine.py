@@ -288,6 +288,11 @@ def test_switches_leave_nothing_behind(cells):
     assert last["tensor_bytes"] <= 1.02 * first["tensor_bytes"]
 
 
+def test_once_a_phase_is_proved_the_garbage_collector_has_little_to_look_through(cells):
+    """What was imported and built is hundreds of thousands of objects, and all ranks wait for one that collects."""
+    assert max(step["collectable"] for step in log_of(cells / "switching")) < 20_000
+
+
 ELSEWHERE = [(1, 3), (2, 3), (3, 3), (0, 1), (2, 1)]
 """ZeRO stages and ranks that read what two ranks wrote under ZeRO-2."""
 

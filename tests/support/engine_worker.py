@@ -21,7 +21,7 @@ from hebrew_asr.config.profiles import Hardware, Profile
 from hebrew_asr.config.recipe import Recipe, load_recipe
 from hebrew_asr.data.loader import MicroBatch, StepDataset
 from hebrew_asr.data.manifest import read_manifest
-from hebrew_asr.engine import dist
+from hebrew_asr.engine import dist, garbage
 from hebrew_asr.engine.engine import TrainEngine
 from hebrew_asr.engine.optimizer_state import StateReader, save_partitions
 from hebrew_asr.model.forward import training_module
@@ -144,13 +144,18 @@ def poison(micro_batches: list[MicroBatch]) -> None:
 
 
 def alive(asr: torch.nn.Module) -> dict[str, int]:
-    """What a change of phase could leak: tensors (but not those that a compiler thinks with), hooks."""
-    gc.collect()
+    """What a change of phase could leak: tensors (but not those that a compiler thinks with), hooks.
+
+    And how many objects a full collection would look through.
+    """
+    collectable = len(gc.get_objects())
+    garbage.take_back()
     tensors = [t for t in gc.get_objects() if isinstance(t, torch.Tensor) and not isinstance(t, FakeTensor)]
     hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in asr.modules())
     return {
         "tensor_bytes": sum(t.untyped_storage().nbytes() for t in tensors if t.device.type == "cpu"),
         "hooks": hooks,
+        "collectable": collectable,
     }
 
 
