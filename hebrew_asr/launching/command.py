@@ -17,7 +17,7 @@ from pathlib import Path
 
 from hebrew_asr.errors import EnvironmentProblem, Preempted
 from hebrew_asr.launching.gpus import VISIBLE, visible_gpus
-from hebrew_asr.launching.job import Job
+from hebrew_asr.launching.job import Told
 from hebrew_asr.launching.place import collective_timeout_s
 from hebrew_asr.launching.processes import JOB_VARIABLE, free_port, has_ended, process_of
 from hebrew_asr.launching.stopping import nothing_to_save
@@ -117,16 +117,16 @@ def run(launch: Launch) -> int:
         EnvironmentProblem: a rank ended without giving its exit code, as after SIGKILL.
     """
     with tempfile.TemporaryDirectory(prefix="hebrew-asr-job-") as folder:
-        job = Job(Path(folder))
+        told = Told(Path(folder))
         environment = {**launch.environment(), JOB_VARIABLE: f"{os.getpid()}:{folder}"}
         with _Signals() as signals:
             process = subprocess.Popen(launch.line(), env=environment, start_new_session=True)
-            while process.poll() is None or any(not has_ended(process_of(pid)) for pid in job.pids().values()):
-                signals.pass_on(process, job)
+            while process.poll() is None or any(not has_ended(process_of(pid)) for pid in told.pids().values()):
+                signals.pass_on(process, told)
                 time.sleep(_PACE_S)
-            if signals.heard and not job.pids():
+            if signals.heard and not told.pids():
                 _see_it_end(process.pid)
-        return _judge(job, launch.num_ranks, was_asked=bool(signals.heard), code=process.returncode)
+        return _judge(told, launch.num_ranks, was_asked=bool(signals.heard), code=process.returncode)
 
 
 class _Signals:
@@ -149,9 +149,9 @@ class _Signals:
     def _hear(self, number: int, _: object) -> None:
         self.heard.append(number)
 
-    def pass_on(self, process: subprocess.Popen, job: Job) -> None:
+    def pass_on(self, process: subprocess.Popen, told: Told) -> None:
         """Send each rank the signals that it has not got yet; while there is no rank, end the launcher."""
-        pids = job.pids().values()
+        pids = told.pids().values()
         for pid in pids:
             for number in self.heard[self._sent.get(pid, 0) :]:
                 with contextlib.suppress(ProcessLookupError):
@@ -171,15 +171,15 @@ def _see_it_end(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def _judge(job: Job, ranks: int, *, was_asked: bool, code: int) -> int:
+def _judge(told: Told, ranks: int, *, was_asked: bool, code: int) -> int:
     """The launcher's own code is 1 whatever a stopped rank says."""
-    codes = job.codes()
+    codes = told.codes()
     failed = next((codes[rank] for rank in sorted(codes) if codes[rank]), None)
     if failed is not None:
         return failed
     if len(codes) == ranks:
         return 0
-    if was_asked and not job.pids():
+    if was_asked and not told.pids():
         raise Preempted(nothing_to_save("asked before the ranks were there"))
     missing = ", ".join(str(rank) for rank in range(ranks) if rank not in codes)
     raise EnvironmentProblem(

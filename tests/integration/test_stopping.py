@@ -21,6 +21,7 @@ import pytest
 
 from hebrew_asr.checkpoints.store import find_checkpoints
 from hebrew_asr.launching import processes
+from tests.support.disks import fill, small_disk
 from tests.support.long_run import LONG, STEPS, ends_like, saved_step
 from tests.support.terminal import CTRL_C, Terminal, processes_of, screen, wait_until_gone
 from tests.support.tiny_task import (
@@ -64,7 +65,8 @@ def nothing_left(run):
 class Started:
     """A start of the run in a terminal, by ``deepspeed`` or by ``hebrew-asr train``."""
 
-    def __init__(self, task: Path, run: Path, *, shorthand: bool = False):
+    def __init__(self, task: Path, run: Path, *, shorthand: bool = False, **variables: str):
+        """``variables``: of its environment."""
         self.run = run
         options = train_arguments(task, run, *LONG, resume="auto")
         if shorthand:
@@ -74,7 +76,7 @@ class Started:
             line = [str(BIN / "deepspeed"), *place, "hebrew_asr/train.py", *options]
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
         self.before = last_step(run)
-        self.terminal = Terminal(line, environment={**environment(), "PATH": path}, folder=ROOT)
+        self.terminal = Terminal(line, environment={**environment(), "PATH": path, **variables}, folder=ROOT)
 
     def processes(self, part: str = "") -> list[psutil.Process]:
         """The job's, launchers included; only those with an argument that contains ``part``."""
@@ -174,14 +176,17 @@ def test_sigterm_to_every_process(long_task, run):
     assert started.ended().count(said(run)) == 1
 
 
-def test_the_shorthand_and_ctrl_c_in_haste(long_task, run):
-    """The exit code is the ranks', and nobody else says a word."""
-    started = Started(long_task, run, shorthand=True)
-    started.wait_for_steps()
-    for _ in range(3):
-        started.terminal.type(CTRL_C)
-        time.sleep(0.2)
-    text = started.ended().replace("^C", "")  # as the terminal echoes each
+def test_the_shorthand_and_ctrl_c_in_haste(long_task, run, tmp_path):
+    """The exit code is the ranks', and nobody else says a word, though the disk of temporary files has filled up."""
+    with small_disk(tmp_path / "temporary", "64k") as disk:
+        started = Started(long_task, run, shorthand=True, TMPDIR=str(disk))
+        started.wait_for(lambda: started.processes("deepspeed.launcher.launch"))
+        fill(disk)
+        started.wait_for_steps()
+        for _ in range(3):
+            started.terminal.type(CTRL_C)
+            time.sleep(0.2)
+        text = started.ended().replace("^C", "")  # as the terminal echoes each
     assert started.terminal.process.returncode == 75
     assert text.rstrip().endswith(said(run)) and "launch.py" not in text, text[-2000:]
 
