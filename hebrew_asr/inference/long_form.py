@@ -18,6 +18,7 @@ from hebrew_asr.errors import DataError
 from hebrew_asr.inference.guards import suspicion, without_loops
 from hebrew_asr.inference.pieces import Piece, cut
 from hebrew_asr.inference.transcriber import Heard, Transcriber
+from hebrew_asr.text.prompt import checked_context
 
 _CONTEXT_CHARACTERS = 200
 _OUTCOMES_AT_ONCE = 64
@@ -59,7 +60,7 @@ class Transcript:
 
 @dataclass(frozen=True)
 class Options:
-    """How recordings are transcribed."""
+    """How recordings are transcribed. Raises UsageError for a prompt that is too long."""
 
     prompt: str = ""
     """Context for every piece: names, topic, spelling."""
@@ -69,6 +70,9 @@ class Options:
     batches_at_once: int = 4
     """Read together and sorted by length, so that a short piece does not wait in its batch for a long one. Fewer tell
     segments sooner."""
+
+    def __post_init__(self) -> None:
+        checked_context(self.prompt)
 
 
 @dataclass(eq=False)

@@ -107,7 +107,7 @@ class Transcriber:
             batch_pieces: pieces decoded together.
 
         Raises:
-            UsageError: ``sound`` is no such thing.
+            UsageError: ``sound`` is no such thing, or the prompt has more than 10,000 characters.
             DataError: it cannot be decoded.
         """
         from hebrew_asr.inference.inputs import blocks_of_any

@@ -23,6 +23,7 @@ from hebrew_asr.inference.long_form import Segment, Transcript
 from hebrew_asr.serving.line import Ending, Job, Line
 from hebrew_asr.serving.page import page
 from hebrew_asr.text.languages import language_name
+from hebrew_asr.text.prompt import checked_context
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 SIDE_FILES = ("srt", "vtt", "txt")
@@ -135,7 +136,7 @@ class _Service:
 
         A body of no stated length is counted as it comes, and one that is too large is not read to its end.
         """
-        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             raise HTTPException(415, "send the recording as multipart/form-data, in a field file")
         most, seen, receive = self._limits.upload_mib * _MiB, 0, request.receive
         too_large = HTTPException(413, f"the upload is larger than {self._limits.upload_mib} MiB")
@@ -164,6 +165,7 @@ class _Service:
     def _job(self, form: FormData, upload: UploadFile, events: asyncio.Queue[Event]) -> Job:
         try:
             language = language_name(str(form.get("language") or self._language))
+            prompt = checked_context(str(form.get("prompt") or ""))
         except UsageError as error:
             raise HTTPException(422, str(error)) from error
         loop = asyncio.get_running_loop()
@@ -176,7 +178,7 @@ class _Service:
             upload.file,
             upload.filename or "upload",
             language,
-            str(form.get("prompt") or ""),
+            prompt,
             lambda segment: tell(("segment", segment)),
             lambda outcome: tell(("done", outcome)),
         )

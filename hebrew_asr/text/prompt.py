@@ -15,11 +15,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from hebrew_asr.errors import UsageError
+
 LANGUAGE = "Hebrew"
 ASR_TEXT = "<asr_text>"
 AUDIO_PAD = "<|audio_pad|>"
 END_OF_TURN = "<|im_end|>"
 _TARGETS_AT_ONCE = 10_000
+_MOST_CONTEXT = 10_000
 _MARKER = re.compile(
     r"<\|[^<>|]*\|>|</?(?:tool_call|tool_response|think)>"
     r"|<(?:asr_text|non_speech|blank\d+|tts_pad|tts_text_bos|tts_text_eod|tts_text_bos_single)>"
@@ -81,6 +84,17 @@ def without_markers(context: str) -> str:
     """A person's text with control tokens taken out, which a tokenizer would not read as text."""
     while _MARKER.search(context):
         context = _MARKER.sub("", context)
+    return context
+
+
+def checked_context(context: str) -> str:
+    """``context`` itself.
+
+    Raises:
+        UsageError: it is so long that reading it would take longer than the sound.
+    """
+    if len(context) > _MOST_CONTEXT:
+        raise UsageError(f"the prompt has {len(context):,} characters, and {_MOST_CONTEXT:,} at most are taken")
     return context
 
 

@@ -98,6 +98,7 @@ def test_bad_requests_are_refused_in_words_and_the_server_goes_on(url, said):
         "words": (422, post(url, good, **{"timestamp_granularities[]": "word"})),
         "language": (422, post(url, good, language="xx")),
         "stream": (422, post(url, good, stream="perhaps")),
+        "prompt": (422, post(url, good, prompt="מילה " * 100_000)),
         "too large": (413, post(url, bytes(2 << 20))),
         "no token": (401, post(url, good, token="guess")),
         "json": (
@@ -121,6 +122,13 @@ def test_bad_requests_are_refused_in_words_and_the_server_goes_on(url, said):
     assert post(url, wav(np.zeros(RATE, np.float32))).json() == {"text": ""}
     assert httpx.get(f"{url}/health").json() == {"status": "ok"}
     assert post(url, good).json()["text"] == str(len(said))
+
+
+def test_a_media_type_is_one_in_any_case(url, said):
+    head = b'--y\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "Multipart/Form-Data; boundary=y"}
+    answer = httpx.post(f"{url}/v1/audio/transcriptions", content=head + wav(said) + b"\r\n--y--\r\n", headers=headers)
+    assert (answer.status_code, answer.json()) == (200, {"text": str(len(said))})
 
 
 def wav_of_nan() -> bytes:

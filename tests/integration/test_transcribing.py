@@ -258,6 +258,12 @@ def test_previous_text_is_context_only_when_asked(said):
         assert model.contexts == expected
 
 
+def test_a_prompt_that_takes_longer_than_the_sound_is_refused():
+    assert Options("שם " * 3000).prompt
+    with pytest.raises(UsageError, match="500,000 characters, and 10,000 at most"):
+        Options("מילה " * 100_000)
+
+
 def test_invention_is_tried_again_then_marked(said):
     loop = Heard("תותים " * 40, "Hebrew", True)
     good = Heard("סבתא", "Hebrew", False)
