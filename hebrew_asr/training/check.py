@@ -134,7 +134,8 @@ def _refuse_foreign(folder: Path) -> None:
 
     And one where a folder has the name of a run's file, or the other way around.
     """
-    files, folders = ("metrics.jsonl", "summary.json", "run.json", "deepspeed.json"), ("final", "samples")
+    files = ("metrics.jsonl", "summary.json", "run.json", "deepspeed.json", "report.html")
+    folders = ("final", "samples")
     found = [name for name in (*folders, *files) if os.path.lexists(folder / name)]
     is_run = (folder / "recipe.json").is_file() or any(folder.glob("checkpoints/step-*"))
     if found and not is_run:

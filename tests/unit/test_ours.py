@@ -203,7 +203,9 @@ def test_preparation_removes_only_its_own_clips(tmp_path):
     assert contents(out)["clips/own/00000/interview.flac"] == b"content of clips/own/00000/interview.flac"
 
 
-@pytest.mark.parametrize("theirs", ["final/tenth take.wav", "metrics.jsonl", "samples/step-000000-sample.jsonl"])
+@pytest.mark.parametrize(
+    "theirs", ["final/tenth take.wav", "metrics.jsonl", "report.html", "samples/step-0-sample.jsonl"]
+)
 def test_training_does_not_move_into_a_folder_of_others(theirs, tmp_path):
     fill(tmp_path / "mine", theirs)
     before = contents(tmp_path)
