@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import queue
 import signal
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -35,7 +36,8 @@ def heard_on(
 
     Raises:
         HebrewASRError: what ``load`` or ``opened`` raises.
-        EnvironmentProblem: a process was killed.
+        EnvironmentProblem: a process was killed, or ended itself.
+        RuntimeError: another error of a process, with its traceback.
     """
     if len(devices) == 1:
         yield from heard(load(devices[0]), opened(), batch, on_done, tell)
@@ -66,9 +68,11 @@ def _messages(said: Any, processes: Sequence[Any], devices: Sequence[str]) -> It
         try:
             kind, value = said.get(timeout=1)
         except queue.Empty:
-            dead = [device for process, device in zip(processes, devices, strict=True) if process.exitcode]
-            if dead:
-                raise EnvironmentProblem(f"what decoded on {dead[0]} was killed, perhaps for want of memory") from None
+            for process, device in zip(processes, devices, strict=True):
+                if process.exitcode:
+                    killed = process.exitcode == -signal.SIGKILL
+                    how = "was killed, perhaps for want of memory" if killed else f"ended with code {process.exitcode}"
+                    raise EnvironmentProblem(f"what decoded on {device} {how}") from None
             continue
         if kind == "ended":
             going -= 1
@@ -80,7 +84,7 @@ def _messages(said: Any, processes: Sequence[Any], devices: Sequence[str]) -> It
 
 def _hear_share(said: Any, load: Any, opened: Any, batch: int, device: str, share: slice) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
-    failure = None
+    failure: Exception | None = None
     try:
         if device.startswith("cuda:"):
             torch.cuda.set_device(device)
@@ -90,4 +94,6 @@ def _hear_share(said: Any, load: Any, opened: Any, batch: int, device: str, shar
             said.put(("heard", transcript))
     except HebrewASRError as error:
         failure = error
+    except Exception:  # of any class, and not each can travel
+        failure = RuntimeError(f"decoding on {device} failed\n{traceback.format_exc()}")
     said.put(("ended", failure))

@@ -215,6 +215,15 @@ def test_a_process_that_is_killed_is_told():
         list(heard_on(["cpu", "cpu"], killed, list, 1))
 
 
+def test_a_fault_of_ours_in_a_process_is_told_as_what_it_is():
+    with pytest.raises(RuntimeError, match=r"decoding on cpu failed\n(.*\n)*UnicodeDecodeError"):
+        list(heard_on(["cpu", "cpu"], faulty, list, 1))
+
+
+def faulty(device: str) -> Transcriber:
+    raise AssertionError(device, b"\xff".decode())
+
+
 def killed(device: str) -> Transcriber:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError(device)
