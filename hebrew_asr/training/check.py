@@ -184,7 +184,7 @@ def _find_resumable(folder: Path, mode: str) -> Resumable:
     if not is_used(folder):
         return Resumable()
     if mode == "never":
-        raise UsageError(f"run directory {folder} is in use; add --resume auto to go on, or give --run another name")
+        raise UsageError(f"run directory {folder} holds a run; add --resume auto to go on, or give --run another name")
     return find_resumable(folder)
 
 
