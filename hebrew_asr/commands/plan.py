@@ -158,7 +158,7 @@ def _print_run(plan: RunPlan) -> None:
     )
     if not plan.from_data:
         hours = plan.num_clips * PREPARE_CPU_S_PER_CLIP / 3600
-        print(f"data preparation before it: the download, and {hours:.1f} hours of one core, or of all together")
+        print(f"data preparation before it: the download, then {hours:.1f} core-hours, spread over all cores")
     for phase, start in zip(recipe.phases[1:], plan.phase_starts[1:], strict=True):
         print(f"switch to phase {phase.name} after step {start:,}")
     print(

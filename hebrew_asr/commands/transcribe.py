@@ -153,9 +153,9 @@ class Command:
             for name, outcome in transcribe_all(transcriber, recordings, options, on_decoded=progress.add):
                 failed += self._tell(name, outcome, paths.get(name, ()), several, progress)
                 lasts_s += 0.0 if isinstance(outcome, Exception) else outcome.duration_s
-            unused = f", {failed} of them of no use" if failed else ""
-            pace = progress.pace(lasts_s, "sound")
-            progress.tell(f"{len(inputs)} recording{'s' * (len(inputs) > 1)}{unused}, {pace}")
+            told = f", {failed} of them not transcribed" if failed else ""
+            told += f", {progress.pace(lasts_s, 'sound')}" if failed < len(inputs) else ""
+            progress.tell(f"{len(inputs)} recording{'s' * (len(inputs) > 1)}{told}")
         return len(errors) + failed
 
     def _tell(

@@ -29,7 +29,7 @@ def proof_section(run: RunHistory) -> Markup:
             "After the first step of each phase, and again after each resume: every weight that should train lies in "
             "the optimizer once, got its gradient, and AdamW took a step where it is owned; every frozen one has the "
             "bits that it had; all ranks hold the same. Otherwise the run stops. Of the weights looked at one by one, "
-            "all must have moved whose step is more than rounding swallows.",
+            "every one whose step is larger than rounding must have moved.",
             class_="note",
         ),
         element("div", cards, class_="cards"),

@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from rich.live import Live
 
 from hebrew_asr.logs import log, log_line
+from hebrew_asr.pages.words import count
 from hebrew_asr.report import records
 from hebrew_asr.report.guide import NOTE, RECIPE, guide_loss
 from hebrew_asr.report.records import EvalRecord, TrainRecord
@@ -32,8 +33,8 @@ def in_words(record: EvalRecord) -> str:
     by_set = ", ".join(f"{name} {wer:.1%}" for name, wer in (record.wer_by_set or {}).items())
     return (
         f"step {record.step}: WER {record.wer:.1%}{spread} CER {record.cer:.1%} ({record.wer_mode}) on "
-        f"{record.clips} clips of {record.split}: {record.substitutions} substitutions, "
-        f"{record.deletions} deletions, {record.insertions} insertions in {record.words} words"
+        f"{record.clips} clips of {record.split}: {count(record.substitutions, 'substitution')}, "
+        f"{count(record.deletions, 'deletion')}, {count(record.insertions, 'insertion')} in {record.words} words"
         f"{by_set and f'; WER by data set: {by_set}'}"
     )
 
@@ -149,7 +150,7 @@ class Console:
         self.say(
             f"step {record.step}: phase {record.name} proved: {record.trainable:,} weights are in the "
             f"optimizer once, got their gradient and AdamW's step; {record.frozen:,} stayed bit-equal. "
-            f"{record.compared:,} were compared one by one: {record.moved:,} moved, among them all that had to"
+            f"{record.compared:,} were looked at one by one: {record.moved:,} moved, among them all that had to"
         )
 
     def _fault(self, record: records.FaultRecord) -> None:

@@ -183,6 +183,9 @@ def test_final_model_is_native_and_transcribes(task, warm, whole_run, tmp_path):
     assert done.returncode == 0, done.stderr
     scored = json.loads(done.stdout)["modes"][last["wer_mode"]]
     assert (scored["wer"], scored["cer"]) == (last["wer"], last["cer"]), "transcribe hears otherwise than the loop"
+    (tmp_path / "torn.wav").write_bytes(b"no sound")
+    done = command(warm, "transcribe", "--model", str(whole_run), str(tmp_path / "torn.wav"))
+    assert done.returncode == 3 and done.stderr.endswith("\n1 recording, 1 of them not transcribed\n"), done.stderr
 
 
 def test_the_average_of_checkpoints_is_the_mean_of_their_weights(whole_run, tmp_path, capfd):

@@ -68,7 +68,7 @@ def test_a_loss_stands_beside_the_guides(lines):
 @pytest.mark.parametrize(
     ("record", "words"),
     [
-        (EVAL, "WER 25.0% CER 10.0% (strict) on 5 clips of sample: 1 substitutions, 2 deletions, 3 insertions in 24"),
+        (EVAL, "WER 25.0% CER 10.0% (strict) on 5 clips of sample: 1 substitution, 2 deletions, 3 insertions in 24"),
         (replace(EVAL, wer_by_set={"kan": 0.3, "d1": 0.125}), "in 24 words; WER by data set: kan 30.0%, d1 12.5%"),
         (PhaseRecord(step=6, name="A", trainable=1000, compared=9, moved=8, frozen=5), "phase A proved: 1,000 weights"),
         (CheckpointRecord(step=4, path="checkpoints/step-000004"), "step 4: checkpoint checkpoints/step-000004"),
