@@ -100,7 +100,7 @@ def _print_curve(recipe: Recipe, index: int, curve: LrCurve) -> None:
         bar = "█" * round(1 + _BAR * (loss - least) / max(most - least, 1e-9))
         print(f"  × {curve.factors[step]:<8.3g} {loss:9.4f}  {bar}")
     end = "then it diverged" if curve.diverged else "it did not diverge: a higher --highest says more"
-    print(f"lowest loss at × {curve.lowest:.2g}; {end}")
+    print(f"lowest loss at × {curve.lowest:.3g}; {end}")
     if curve.suggested is None:
         print("no suggestion: the loss did not fall; try a lower --lowest, or more --steps")
         return

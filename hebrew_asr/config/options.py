@@ -69,10 +69,11 @@ def _without_box(box: str, program: str) -> str:
     text = " ".join(row.strip() for row in rows if not row.startswith(" " * 8))  # so far in stands an option's help
     parts = [part.strip() for part in re.split("[─-]{5,}", text) if part.strip()]
     parsing = re.match(r"Error parsing (?:\S*/)?(\S+): .*?('.*?')", parts[0])
-    kind = re.search(r" (?:\{None\}\|)?(INT|FLOAT)\b", text)
+    kind = re.search(r" (INT|FLOAT)\b", text)
     if parsing and kind:
         return f"{parsing[1]} must be {_NUMBERS[kind[1]]}, not {parsing[2]}"
     said = "; ".join(part for part in parts if not part.startswith(("For full helptext", "Argument helptext")))
+    said = re.sub(r" (STR|PATH|INT|FLOAT)\b", "", said)  # of "-m STR, --model STR" the names
     return f"{said.removesuffix('.').replace('1 values', '1 value')} (see {program} --help)"
 
 

@@ -1,4 +1,5 @@
 """What a run takes: memory, steps and disk, foretold; speed, measured; what this machine lacks for it.
 
-Imports text, config, pages, remote, launching, audio, data, model, corpus, engine and training.
+Imports text, config, pages, remote, launching, audio, data, model, corpus, engine, watching and
+training.
 """

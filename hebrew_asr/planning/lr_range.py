@@ -29,6 +29,7 @@ from hebrew_asr.training.loop import train
 from hebrew_asr.training.schedule import Schedule
 from hebrew_asr.training.session import Session
 from hebrew_asr.training.setup import Run, set_up
+from hebrew_asr.watching.progress import Course
 
 
 @dataclass
@@ -72,6 +73,14 @@ class Ramp(Schedule):
         return {group: rate * self.factor(step) for group, rate in self._rates.items()}
 
 
+class RampCourse(Course):
+    """The steps of a range test, for the view: those of one phase, none of which is followed by an evaluation."""
+
+    def evaluations_after(self, step: int) -> list[tuple[int, bool]]:
+        """There are none."""
+        return []
+
+
 class RangeTest(Session):
     """Training of which nothing is kept but the loss of every step; it ends where that diverges."""
 
@@ -113,11 +122,21 @@ class RangeTest(Session):
         self._flush()
 
 
+def ramp_course(recipe: Recipe, phase: int, steps: int, steps_per_epoch: int) -> Course:
+    """``steps`` of one phase of a recipe, by its index."""
+    only = replace(recipe.phases[phase], epochs=math.ceil(steps / steps_per_epoch))
+    recipe = replace(recipe, name="lr-range", phases=[only])
+    return RampCourse(recipe=recipe, steps_per_epoch=steps_per_epoch, last_step=steps, eval_clips=0)
+
+
 def measure(arguments: LrRangeArguments) -> int:
     """Train until the rates are highest or the loss diverges; collective. Returns the exit code."""
     run = set_up(arguments)
     ramp = Ramp(run.recipe, run.dataset.steps_per_epoch, arguments)
     run = replace(run, schedule=ramp)
+    if run.console is not None:
+        each = run.dataset.steps_per_epoch
+        run.console.follow(ramp_course(run.recipe, ramp.phase_of(0), arguments.steps, each))
     test = RangeTest(run)
     train(run, test)
     losses = test.losses

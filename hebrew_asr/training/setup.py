@@ -333,7 +333,8 @@ def _introduce(console: Console, spec: RunSpec, schedule: Schedule, facts: dict[
         console.say(f"  of {one.name} ({one.place}): {counts}")
     meant = profile.hardware.num_ranks
     other = "" if spec.batching.num_ranks == meant else f" (the profile is for {meant} rank{'s' * (meant > 1)})"
-    console.say(f"{spec.batching}{other}; {steps:,} steps per epoch, {total:,} in {recipe.epochs} epochs")
+    each = f"{steps:,} step{'s' * (steps > 1)} per epoch"
+    console.say(f"{spec.batching}{other}; {each}, {total:,} in {recipe.epochs} epoch{'s' * (recipe.epochs > 1)}")
     for index, (phase, start) in enumerate(zip(recipe.phases, schedule.phase_starts, strict=True)):
         sizes, highest = facts["trainable_weights"][phase.name], schedule.highest_rates(index)
         ends_before = "" if highest else f" (not reached: this run ends after step {schedule.last_step:,})"

@@ -58,6 +58,11 @@ class Console:
             self._live.start()
             threading.Thread(target=self._redraw, name="view", daemon=True).start()
 
+    def follow(self, course: Course) -> None:
+        """Show how far it is on another course than the run's own."""
+        with self._taking:
+            self._progress.course = course
+
     def say(self, text: str) -> None:
         """Log a line; on a terminal, above the view."""
         with self._printing:

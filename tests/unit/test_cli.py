@@ -175,7 +175,7 @@ def test_a_resume_of_another_kind_is_refused(given):
             "average x --out y --steps 10 1,5",
             "Error parsing --steps: Could not find valid parse for arguments: ['10', '1,",
         ),
-        ("transcribe x.mp3", "Missing from hebrew-asr transcribe: -m STR, --model STR (see hebrew-asr transcribe"),
+        ("transcribe x.mp3", "Missing from hebrew-asr transcribe: -m, --model (see hebrew-asr transcribe"),
         ("transcribe x --model", "Missing value for argument '-m/--model'. Expected 1 value (see"),
         ("eval --mode hard", "invalid choice 'hard' for argument '--mode'. Expected one of ('strict', "),
         ("runs a b", "Unrecognized options: b (see hebrew-asr runs --help)"),

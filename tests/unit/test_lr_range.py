@@ -10,6 +10,10 @@ from hebrew_asr.cli import main
 from hebrew_asr.commands.lr_range import _print_curve
 from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.planning.lr_curve import has_diverged, lr_curve
+from hebrew_asr.planning.lr_range import ramp_course
+from hebrew_asr.report.records import TrainRecord
+from hebrew_asr.watching.console import Console
+from hebrew_asr.watching.progress import Course
 
 FACTORS = [0.01 * 10 ** (4 * step / 99) for step in range(100)]
 
@@ -68,3 +72,19 @@ def test_a_loss_that_only_rises_suggests_nothing(capsys):
 def test_a_test_that_cannot_be_is_one_line(capsys, options, told):
     assert main(["lr-range", "--ds", "cpu", *options]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_the_view_shows_how_far_the_test_is_and_not_the_recipe(capsys):
+    recipe = load_recipe("round2")
+    console = Console(Course(recipe=recipe, steps_per_epoch=30, last_step=150, eval_clips=5), line_every_s=0.0)
+    course = ramp_course(recipe, 0, 100, 30)
+    assert course.recipe.epochs == 4
+    console.follow(course)
+    console.write(
+        TrainRecord(
+            step=100, epoch=4, phase="B", lr={}, clips=8, audio_s=9.0, step_s=2.0, loss=1.0, grad_norm=1.0, tokens=9
+        )
+    )
+    told = capsys.readouterr().out
+    assert "step 100/100 | epoch 4 | phase B" in told
+    assert "the guide" not in told and "evaluation" not in told
