@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shutil
 import sys
+import textwrap
 
 from hebrew_asr.errors import EnvironmentProblem, exit_code_of, nearest
 from hebrew_asr.files import disk_fault
@@ -24,12 +26,12 @@ COMMANDS = {
     "compare": "two systems on the same clips: the difference and its interval",
     "transcribe": "text, subtitles or JSON of audio and video files of any length",
     "serve": "a model over HTTP, as OpenAI's clients ask for transcriptions",
-    "average": "the mean of a run's checkpoints, and the best of it, the last and the best checkpoint",
+    "average": "the mean of a run's checkpoints as a model, or whichever of mean, last and best has the lowest WER",
     "export": "a model as checked folders for transformers, qwen-asr and vLLM",
     "report": "a run as one HTML page: what was learned, with what proof, what is heard wrong; or two runs compared",
     "runs": "the training runs in a folder: how far each is, its WER, time, cost and hardware",
     "normalize": "normalize lines of Hebrew text from standard input",
-    "bench": "measure training speed on this machine, and the usual way beside it",
+    "bench": "measure training speed on this machine, and beside it, on request, that of Hugging Face's Trainer",
     "lr-range": "which learning rates a model and its data bear: the loss while they rise",
     "demo": "make speech, train a tiny model through both phases and transcribe with it",
 }
@@ -39,7 +41,9 @@ _OTHER_NAMES |= dict.fromkeys(("infer", "inference", "predict", "recognize", "as
 """What other programs call a command."""
 _DASHES = "\u2010-\u2015\u2212"  # as a regular expression has them
 _USAGE = (
-    "usage: hebrew-asr COMMAND [options]\n       hebrew-asr --version\n\ncommands (each has its own --help):\n{rows}\n"
+    "usage: hebrew-asr COMMAND [options]\n       hebrew-asr --version\n\n"
+    "commands (each has its own --help):\n{rows}\n\n"
+    "first: hebrew-asr demo (all of it in small, in minutes), hebrew-asr doctor (what this machine can do)"
 )
 
 
@@ -49,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         speak_utf8()
         argv = sys.argv[1:]
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(_USAGE.format(rows="\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())))
+        print(_USAGE.format(rows="\n".join(_row(name, text) for name, text in COMMANDS.items())))
         return 0 if argv else 2
     if argv[0] in ("-V", "--version", "version"):
         print(_versions())
@@ -67,6 +71,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"hebrew-asr: no command {name!r}{hint} See hebrew-asr --help", file=sys.stderr)
         return 2
     return exit_code_of(lambda: _run(name, rest))
+
+
+def _row(name: str, text: str) -> str:
+    """A command's place in the help: one line, or on a narrow terminal several; one, for grep, where there is none."""
+    width = max(40, shutil.get_terminal_size((1000, 24)).columns)
+    return textwrap.fill(text, width, initial_indent=f"  {name:<11} ", subsequent_indent=" " * 14)
 
 
 def _typeset(argv: list[str]) -> str | None:

@@ -24,10 +24,15 @@ from tests.support.disks import fill, small_disk
 COMMANDS_DIR = Path(__file__).parents[2] / "hebrew_asr" / "commands"
 
 
-def test_every_subcommand_is_listed_and_exists(capsys):
+def test_every_subcommand_is_listed_and_exists(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
     assert main(["--help"]) == 0
     listed = capsys.readouterr().out
-    assert not [name for name in COMMANDS if f"  {name} " not in listed]
+    assert not [name for name, text in COMMANDS.items() if f"  {name:<11} {text}\n" not in listed]
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(["--help"]) == 0
+    rows = capsys.readouterr().out.partition("commands")[2].partition("first:")[0].splitlines()
+    assert max(map(len, rows)) <= 60 and all(row.startswith((" " * 14, "  ")) for row in rows[1:] if row)
     written = {path.stem for path in COMMANDS_DIR.glob("*.py") if path.stem not in ("__init__", "ours", "ranks")}
     assert written == {name.replace("-", "_") for name in COMMANDS}
 
