@@ -9,6 +9,7 @@ import shutil
 import sys
 import textwrap
 
+from hebrew_asr.cores import loading_modules
 from hebrew_asr.errors import EnvironmentProblem, exit_code_of, nearest
 from hebrew_asr.files import disk_fault
 from hebrew_asr.streams import give_up_stdout, speak_utf8
@@ -98,12 +99,13 @@ def _typeset(argv: list[str]) -> str | None:
 
 
 def _run(name: str, rest: list[str]) -> int:
-    from hebrew_asr.config.misplaced import refuse_recipe_keys
-    from hebrew_asr.config.options import parse_options
+    with loading_modules():
+        from hebrew_asr.config.misplaced import refuse_recipe_keys
+        from hebrew_asr.config.options import parse_options
 
-    command = importlib.import_module(f"hebrew_asr.commands.{name.replace('-', '_')}").Command
-    refuse_recipe_keys(command, rest)
-    options = parse_options(command, f"hebrew-asr {name}", rest)
+        command = importlib.import_module(f"hebrew_asr.commands.{name.replace('-', '_')}").Command
+        refuse_recipe_keys(command, rest)
+        options = parse_options(command, f"hebrew-asr {name}", rest)
     try:
         code = options.run() or 0
         sys.stdout.flush()  # at the end of the interpreter a fault would have neither words nor an exit code of ours

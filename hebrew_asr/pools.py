@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pkgutil
 import signal
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context, resource_tracker
 from typing import Any
+
+from hebrew_asr.cores import loading_modules
 
 
 class Pool(ProcessPoolExecutor):
@@ -17,7 +20,9 @@ class Pool(ProcessPoolExecutor):
     """
 
     def __init__(self, processes: int, initializer: Callable[[], None] | None = None):
-        super().__init__(processes, get_context("spawn"), initializer)
+        # By its name: it would be loaded before anything can be done about it.
+        begin = (f"{initializer.__module__}:{initializer.__qualname__}",) if initializer else ()
+        super().__init__(processes, get_context("spawn"), _begin, begin)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Starts a process where all are busy, which inherits what is blocked."""
@@ -27,3 +32,10 @@ class Pool(ProcessPoolExecutor):
             return super().submit(fn, *args, **kwargs)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin(*initializer: str) -> None:
+    with loading_modules():
+        begins = [pkgutil.resolve_name(name) for name in initializer]
+    for begin in begins:
+        begin()

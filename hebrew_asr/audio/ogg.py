@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from hebrew_asr.audio.containers import places_of
 from hebrew_asr.audio.source import Opened
 
 _HEADER_BYTES = 27
+_MOST_DRAINED = 5
+"""Packets of a last page that may hold nothing but what the encoder's delay has pushed out."""
 _START = re.compile(rb"OggS\x00...", re.DOTALL)
 _TURNED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 """Each byte with its bits in the other order."""
@@ -33,6 +34,10 @@ class Ogg:
     """Pages are missing, or there is something between them."""
     damaged: int = 0
     """Whole pages whose checksum is wrong: every decoder leaves them out."""
+    falls: bool = False
+    """A page with the ends of packets states no later position than one before it."""
+    falls_at_end: bool = False
+    """The last page is such a one."""
     first_granule: int = 0
     """Position at the end of the first page of sound."""
     last_granule: int = 0
@@ -75,10 +80,19 @@ def ogg_pages(source: Opened) -> Ogg:
         elif found.streams == 1 and sequence != expected:
             found.gaps = True
         began, expected = bool(flags & 2), sequence + 1
+        found.falls_at_end = _falls(found, granule, sum(size < 255 for size in segments))
+        found.falls |= found.falls_at_end
         if granule > 0:
             found.first_granule = found.first_granule or granule
-            found.last_granule = granule
+            found.last_granule = max(granule, found.last_granule)
     return found
+
+
+def _falls(before: Ogg, granule: int, packets: int) -> bool:
+    """Whether a page on which so many packets end states no later position than the pages before it."""
+    if before.streams != 1 or not before.last_granule or not packets:
+        return False
+    return granule < before.last_granule or (granule == before.last_granule and packets > _MOST_DRAINED)
 
 
 def _is_intact(page: bytes) -> bool:
@@ -89,8 +103,4 @@ def _is_intact(page: bytes) -> bool:
 
 
 def _next_page(source: Opened, position: int) -> int:
-    return next(places_of(source, _pages_in, position), source.size)
-
-
-def _pages_in(chunk: bytes) -> Iterator[int]:
-    return (found.start() for found in _START.finditer(chunk))
+    return next(places_of(source, _START, position), source.size)

@@ -31,6 +31,8 @@ from hebrew_asr.errors import first_line
 
 _OGG_TOLERANCE_S = 0.1
 _LARGEST_PART = 1 << 28
+_NO_LENGTH = 1 << 60
+"""Samples of an Opus file whose only page of sound ends before the coder's delay does, as libsndfile counts them."""
 _MISREAD = {("WAV", "GSM610"), ("W64", "GSM610"), ("W64", "PCM_32")}
 """By libsndfile: it hears a byte of padding as a block of noise, and takes floats for integers. Of mp3 in wav it takes
 the length from the rate of the first frames."""
@@ -171,12 +173,14 @@ def _ogg(reading: Reading) -> _Plan:
             return "its last page is missing"
         if pages.damaged:
             return f"{pages.damaged} of its pages have a wrong checksum, and their sound is not heard"
+        if is_opus and pages.falls_at_end:
+            return "its last page states no later end than the page before it, and is not heard"
         if pages.streams == 1 and lasts_s < pages.least_s - _OGG_TOLERANCE_S:
             return f"it states {pages.least_s:.2f} s, and holds {lasts_s:.2f} s"
         return ""
 
-    simple = pages.streams == 1 and not pages.gaps
-    return _Plan(simple and pages.codec.startswith((b"OpusHead", b"\x01vorbis")), cut, parts=pages.links)
+    is_opus, simple = pages.codec.startswith(b"OpusHead"), pages.streams == 1 and not pages.gaps and not pages.falls
+    return _Plan(simple and (is_opus or pages.codec.startswith(b"\x01vorbis")), cut, parts=pages.links)
 
 
 def _flac(reading: Reading) -> _Plan:
@@ -217,7 +221,7 @@ _PLANS: dict[str, Callable[[Reading], _Plan]] = {
 def _libsndfile_s(reading: Reading) -> float:
     """How much libsndfile would read: what a tag says, or an estimate."""
     file = reading.libsndfile()
-    return file.frames / file.samplerate
+    return file.frames / file.samplerate if file.frames < _NO_LENGTH else 0.0
 
 
 def _by_libsndfile(reading: Reading) -> Iterator[Block]:

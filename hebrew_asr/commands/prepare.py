@@ -26,7 +26,10 @@ class Command(PrepareOptions):
     """
 
     def run(self) -> int:
-        from hebrew_asr.corpus.prepare import prepare
+        from hebrew_asr.cores import loading_modules
+
+        with loading_modules():
+            from hebrew_asr.corpus.prepare import prepare
 
         prepare(self)
         return 0

@@ -248,6 +248,45 @@ def test_a_damaged_page_in_an_ogg_is_named(name):
         decode(bytes(content) + joined)
 
 
+def ogg_checksum(page: bytes) -> int:
+    """RFC 3533, 6: polynomial 0x04C11DB7, without reflection, of a page whose own field is zero."""
+    crc = 0
+    for byte in page:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = (crc << 1 ^ (0x04C11DB7 if crc & 1 << 31 else 0)) & 0xFFFFFFFF
+    return crc
+
+
+@pytest.mark.parametrize("name", ["vorbis", "opus"])
+@pytest.mark.parametrize("position", ["of the page before", "half of that", 1, 0])
+@pytest.mark.parametrize("page", [-1, -2])
+def test_an_ogg_page_that_states_no_later_position_than_one_before_is_heard_or_named(name, position, page):
+    content = bytearray(CODED[name][0]())
+    pages = [at for at in range(len(content) - 4) if content[at : at + 4] == b"OggS"]
+    start, stop = pages[page], [*pages[1:], len(content)][page]
+    (before,) = struct.unpack_from("<q", content, pages[page - 1] + 6)
+    stated = {"of the page before": before, "half of that": before // 2}.get(position, position)
+    struct.pack_into("<q", content, start + 6, stated)
+    content[start + 22 : start + 26] = bytes(4)
+    struct.pack_into("<I", content, start + 22, ogg_checksum(content[start:stop]))
+    if name == "opus" and page == -1:
+        with pytest.raises(TruncatedAudio, match="its last page states no later end"):
+            decode(bytes(content))
+    else:
+        assert len(decode(bytes(content))) == pytest.approx(LASTS_S * SAMPLE_RATE_HZ, abs=800)
+        assert duration_s(bytes(content)) == pytest.approx(LASTS_S, abs=0.05)
+
+
+def test_an_opus_file_that_ends_before_its_coder_has_begun_states_no_length():
+    content = bytearray(by_ffmpeg(voice(16_000)[:4800], 16_000, "ogg", "libopus"))
+    pages = [at for at in range(len(content) - 4) if content[at : at + 4] == b"OggS"]
+    struct.pack_into("<q", content, pages[-1] + 6, 1)
+    content[pages[-1] + 22 : pages[-1] + 26] = bytes(4)
+    struct.pack_into("<I", content, pages[-1] + 22, ogg_checksum(content[pages[-1] :]))
+    assert duration_s(bytes(content)) < 0.4
+
+
 def test_a_w64_may_have_chunks_after_its_sound():
     w64 = by_libsndfile(voice(16_000), 16_000, "W64", "PCM_16")
     summary = bytes.fromhex("bc945f925a52d21186dc00c04f8edb8a") + (2_024).to_bytes(8, "little") + b"\x01" * 2_000

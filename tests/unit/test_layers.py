@@ -12,8 +12,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "hebrew_asr"
 FLOORS = [
-    {"errors"},
-    {"cores", "files", "logs", "pools", "streams", "units", "__init__"},
+    {"cores", "errors"},
+    {"files", "logs", "pools", "streams", "units", "__init__"},
     {"text", "config", "pages", "audio", "launching", "fallbacks", "locks", "remote"},
     {"data", "sources"},
     {"model", "corpus", "report"},

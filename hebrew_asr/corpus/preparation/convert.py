@@ -97,7 +97,7 @@ def _keeping(
     """What puts the sound of a clip where it is kept."""
     if options.store == "files":
         (folder / "clips" / unit.dataset / f"{unit.shard:05d}").mkdir(parents=True, exist_ok=True)
-        own = f"{os.getpid()}{secrets.randbelow(10**9):09d}"
+        own = f"{os.getpid()}{secrets.randbelow(10**9):09d}" if options.workers_on else ""
         yield lambda record, encoded: _write_clip(f"{folder}/{record.audio}", encoded, own)
         return
     path = work / "sounds" / f"{unit_name(unit)}.flac"
@@ -111,15 +111,16 @@ def _keeping(
 
 
 def _write_clip(path: str, encoded: bytes, own: str) -> None:
-    """Whole at any moment: on a cluster, a worker that was given up may still write what another has written.
+    """On a cluster it is whole at any moment: a worker that was given up may still write what another has written.
 
-    ``own``: digits that no other writer has.
+    ``own``: digits that no other writer has, where there may be one.
     """
     folder, _, name = path.rpartition("/")
-    temporary = f"{folder}/.{name}.{own}.tmp"
-    with open(temporary, "wb") as file:  # not by objects of pathlib, which take half as long as the writing
+    written = f"{folder}/.{name}.{own}.tmp" if own else path
+    with open(written, "wb") as file:  # not by objects of pathlib, which take half as long as the writing
         file.write(encoded)
-    os.replace(temporary, path)  # noqa: PTH105
+    if own:
+        os.replace(written, path)  # noqa: PTH105
 
 
 def convert_row(row: Row, unit: Unit, position: int, options: PrepareOptions) -> Iterator[tuple[Record, bytes | None]]:
@@ -265,7 +266,8 @@ def encode(pcm: np.ndarray, audio: str) -> bytes:
     """Encode mono 16 kHz int16 samples as ``flac`` or ``wav``, in memory: libsndfile hides a full disk."""
     stream = io.BytesIO()
     if audio == "flac":
-        soundfile.write(stream, pcm, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16", compression_level=_FLAC_FASTEST)
+        with soundfile.SoundFile(stream, "w", SAMPLE_RATE_HZ, 1, format="FLAC", compression_level=_FLAC_FASTEST) as out:
+            out.buffer_write(pcm.tobytes(), "int16")  # ``soundfile.write`` takes a twentieth longer
     else:  # not by libsndfile, which takes four times as long for the same bytes
         with wave.open(stream, "wb") as file:
             file.setparams((1, pcm.itemsize, SAMPLE_RATE_HZ, len(pcm), "NONE", ""))

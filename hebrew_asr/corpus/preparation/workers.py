@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -84,7 +83,6 @@ class Workers:
 
 def start_worker() -> None:
     """End with the parent even when it is killed and cannot say so."""
-    gc.freeze()  # the modules stay: looking through them for garbage takes 2 % of the time of decoding
     keep_freed_memory()
     parent = multiprocessing.parent_process()
     assert parent is not None
