@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hebrew_asr.errors import DataError
@@ -14,7 +14,7 @@ from hebrew_asr.sources.kaldi import WAV_SCP, kaldi_rows
 from hebrew_asr.sources.listed import listed_rows
 from hebrew_asr.sources.listings import LISTING_SUFFIXES
 from hebrew_asr.sources.rows import ROWS_PER_UNIT, Row, Source, Unit
-from hebrew_asr.sources.sidecars import has_pairs, is_audio, paired_rows, texts_among
+from hebrew_asr.sources.sidecars import grouped, has_pairs, is_audio, paired_rows, texts_among
 from hebrew_asr.sources.walk import files_in
 
 LISTING_NAMES = ("clips.jsonl", "metadata.jsonl", "metadata.csv", "metadata.tsv")
@@ -102,7 +102,8 @@ def _found_in(folder: Path) -> _Found:
         )
     listings = _listings_of(folder, files)
     if len(listings) > 1 and not has_pairs(files):
-        return _with_the_rest(_common_voice(folder, listings), files, folder)
+        several = _common_voice if listings[0].parent == folder else _each_of
+        return _with_the_rest(several(folder, listings), files, folder)
     if len(listings) == 1 and (listings[0].name in LISTING_NAMES or not has_pairs(files)):
         found = _Found(((listings[0].name, False, listed_rows(listings[0])),), (f"listed in {listings[0].name}",))
         return _with_the_rest(found, files, folder)
@@ -110,7 +111,10 @@ def _found_in(folder: Path) -> _Found:
 
 
 def _listings_of(folder: Path, files: list[Path]) -> list[Path]:
-    """The listings in the folder itself, or the only one below it. A table of one recording's name is its own."""
+    """The listings in the folder itself, or those below it that are called so, or the only one.
+
+    A table of one recording's name is its own.
+    """
     for name in LISTING_NAMES:
         if (folder / name).is_file():
             return [folder / name]
@@ -120,7 +124,8 @@ def _listings_of(folder: Path, files: list[Path]) -> list[Path]:
     ]
     tables = [path for path in tables if path.suffix.lower() != ".json"] or tables  # which hold all kinds of things
     here = [path for path in tables if path.parent == folder]
-    return here or (tables if len(tables) == 1 else [])
+    called = [path for path in tables if path.name in LISTING_NAMES]
+    return here or called or (tables if len(tables) == 1 else [])
 
 
 def _common_voice(folder: Path, listings: list[Path]) -> _Found:
@@ -139,6 +144,26 @@ def _common_voice(folder: Path, listings: list[Path]) -> _Found:
     return _Found(tuple(parts), (f"Common Voice: {main} is taken{kept_out}",))
 
 
+def _each_of(folder: Path, listings: list[Path]) -> _Found:
+    """Listings of a folder each, as of splits or of speakers."""
+    rows = []
+    for listing in listings:
+        place = listing.parent.relative_to(folder).as_posix()
+        rows += [replace(row, id=f"{place}/{row.id}") for row in listed_rows(listing)]
+    parts, notes = _by_side(folder.name, grouped(rows))
+    names = ", ".join(path.relative_to(folder).as_posix() for path in listings[:3])
+    return _Found(parts, (f"{len(listings)} listings, of a folder each ({names}{', …' * (len(listings) > 3)})", *notes))
+
+
+def _by_side(name: str, rows: list[Row]) -> tuple[tuple[tuple[str, bool, list[Row]], ...], list[str]]:
+    """Rows as parts, those in folders of test data as one of their own, and what to say of it."""
+    tests = [row for row in rows if _is_test(row)]
+    if not tests or len(tests) == len(rows):  # all of it: then the name says nothing
+        return ((name, False, rows),), []
+    note = f"{len(tests)} files in folders called as test sets are kept out"
+    return ((name, False, [row for row in rows if not _is_test(row)]), ("test", True, tests)), [note]
+
+
 def _pairs(folder: Path, files: list[Path], listings: list[Path]) -> _Found:
     if not any(is_audio(path) for path in files):
         suffixes = ", ".join(sorted({path.suffix for path in files if path.suffix})[:8]) or "nothing"
@@ -146,12 +171,8 @@ def _pairs(folder: Path, files: list[Path], listings: list[Path]) -> _Found:
             f"source {folder}: no parquet files, no listing ({', '.join(LISTING_NAMES)}), no {WAV_SCP} and no "
             f"recording in it; found: {suffixes}"
         )
-    rows = paired_rows(folder, files)
-    sides = {is_test: [row for row in rows if _is_test(row) == is_test] for is_test in (False, True)}
-    if not sides[False]:  # all of it: then the name says nothing
-        sides = {False: rows, True: []}
-    notes = [f"{table.name} is not read, since recordings have texts beside them" for table in listings]
-    notes += [f"{len(sides[True])} files in folders called as test sets are kept out"] if sides[True] else []
+    parts, kept_out = _by_side(folder.name, paired_rows(folder, files))
+    notes = [f"{table.name} is not read, since recordings have texts beside them" for table in listings] + kept_out
     read = {*texts_among(files)}
     other = Counter(path.suffix.lower() or path.name for path in files if not (is_audio(path) or path in read))
     for table in listings:
@@ -166,8 +187,7 @@ def _pairs(folder: Path, files: list[Path], listings: list[Path]) -> _Found:
         for path in files
         if not path.suffix and _leads_to_folder(path)
     ]
-    parts = [(folder.name, False, sides[False]), *([("test", True, sides[True])] if sides[True] else [])]
-    return _Found(tuple(parts), tuple(notes))
+    return _Found(parts, tuple(notes))
 
 
 def _leads_to_folder(path: Path) -> bool:

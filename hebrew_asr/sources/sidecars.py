@@ -72,7 +72,7 @@ def paired_rows(folder: Path, files: Iterable[Path]) -> list[Row]:
         rows += [Row(_name(path, folder), "", str(path), problem=again) for path in others]
     lost = ("no recording", "no audio file of this name")
     rows += [Row(_name(path, folder), "", "", problem=lost) for paths in texts.values() for path in paths]
-    return _grouped(sorted(rows, key=lambda row: row.id))
+    return grouped(sorted(rows, key=lambda row: row.id))
 
 
 def _from_elsewhere(
@@ -137,10 +137,11 @@ def _row(audio: Path, texts: list[Path], folder: Path, listed: str | None = None
     return replace(row, text=words, timing=timing)
 
 
-def _grouped(rows: list[Row]) -> list[Row]:
-    """A sub-folder for each speaker or session is the usual layout. One alone says nothing, nor do train and clips.
+def grouped(rows: list[Row]) -> list[Row]:
+    """Rows that name no group, by sub-folders: one for each speaker or session is the usual layout.
 
-    Of folders within folders the outermost that differ count: speakers, of speakers' sessions.
+    One alone says nothing, nor do train and clips. Of folders within folders the outermost that differ count:
+    speakers, of speakers' sessions.
     """
     paths = [
         [part for part in Path(row.id).parent.parts if not (_SPLITS.fullmatch(part) or is_kind(part))] for row in rows
@@ -151,13 +152,13 @@ def _grouped(rows: list[Row]) -> list[Row]:
         inside = [path for path in paths if path]
     found = {path[0] for path in inside}
     said = len(found) > 1 or len(inside) < len(paths)
-    grouped = []
+    with_groups = []
     for row, path in zip(rows, paths, strict=True):
         groups = [f"session:{path[0]}"] if path and said else []
         if row.timing or row.timed:
             groups.append(f"recording:{row.id}")
-        grouped.append(replace(row, groups=tuple(groups)))
-    return grouped
+        with_groups.append(replace(row, groups=row.groups or tuple(groups)))
+    return with_groups
 
 
 def _name(path: Path, folder: Path) -> str:

@@ -204,6 +204,32 @@ def test_common_voice_takes_what_is_validated_and_keeps_its_tests_out(tmp_path):
     assert problems_of(kept) == {"clips/c.mp3": "not in the listing"}
 
 
+def test_a_listing_in_each_folder_of_a_split(tmp_path):
+    """As `load_dataset("audiofolder")` has it: equal names in two folders are two recordings."""
+    names = ("data/train/1.wav", "data/train/2.wav", "data/test/1.wav", "data/test/9.wav")
+    files(tmp_path, *names)
+    for split, listed in (("train", (1, 2)), ("test", (1,))):
+        lines = [json.dumps({"file_name": f"{i}.wav", "text": f"שלום {split} {i}"}) for i in listed]
+        write(tmp_path / "data" / split / "metadata.jsonl", "\n".join(lines))
+    trained = [row for row in rows_of(tmp_path, held_out=False) if not row.problem]
+    assert {row.id: row.text for row in trained} == {names[0]: "שלום train 1", names[1]: "שלום train 2"}
+    assert not any(row.groups for row in trained)
+    tested = rows_of(tmp_path, held_out=True)
+    assert [(row.id, row.audio) for row in tested if not row.problem] == [(names[2], str(tmp_path / names[2]))]
+    assert problems_of(rows_of(tmp_path)) == {names[3]: "not in the listing"}
+
+
+def test_a_listing_in_each_folder_of_a_speaker(tmp_path):
+    files(tmp_path, *(f"{who}/wavs/{i}.wav" for who in ("dana", "gil") for i in (1, 2)))
+    for who in ("dana", "gil"):
+        write(tmp_path / who / "metadata.csv", f"1|שלום {who}|שלום {who}\n2|אני|אני\n")
+    rows = rows_of(tmp_path)
+    assert [(row.id, row.groups) for row in rows] == [
+        (f"{who}/{i}", (f"session:{who}",)) for who in ("dana", "gil") for i in (1, 2)
+    ]
+    assert [row.audio for row in rows[:2]] == [str(tmp_path / "dana" / "wavs" / f"{i}.wav") for i in (1, 2)]
+
+
 def test_kaldi(tmp_path):
     data = tmp_path / "exp" / "data" / "train"
     files(tmp_path / "exp", "wav/r1.wav")
