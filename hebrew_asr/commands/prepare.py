@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hebrew_asr.cores import loading_modules
 from hebrew_asr.corpus.preparation.options import PrepareOptions
 
 
@@ -25,11 +26,7 @@ class Command(PrepareOptions):
     (for comparison: WAV files, and rows split at random, which puts one speaker on both sides)
     """
 
-    def run(self) -> int:
-        from hebrew_asr.cores import loading_modules
-
+    def run(self) -> None:
         with loading_modules():
             from hebrew_asr.corpus.prepare import prepare
-
         prepare(self)
-        return 0
