@@ -65,6 +65,7 @@ def create_app(line: Line, model: str, language: str, limits: Limits) -> Starlet
             Route("/", service.page),
             Route("/v1/audio/transcriptions", service.transcriptions, methods=["POST"]),
             Route("/v1/models", service.models),
+            Route("/v1/models/{name:path}", service.one_model),
             Route("/health", lambda _: JSONResponse({"status": "ok"})),
         ],
         exception_handlers={HTTPException: _refusal, Exception: _fault},
@@ -93,7 +94,17 @@ class _Service:
 
     async def models(self, request: Request) -> Response:
         self._admit(request)
-        return JSONResponse({"object": "list", "data": [{"id": self._model, "object": "model", "owned_by": "local"}]})
+        return JSONResponse({"object": "list", "data": [self._described]})
+
+    async def one_model(self, request: Request) -> Response:
+        self._admit(request)
+        if request.path_params["name"] != self._model:
+            raise HTTPException(404, f"there is no model of this name here, only {self._model}")
+        return JSONResponse(self._described)
+
+    @property
+    def _described(self) -> dict[str, str]:
+        return {"id": self._model, "object": "model", "owned_by": "local"}
 
     async def transcriptions(self, request: Request) -> Response:
         self._admit(request)
@@ -127,8 +138,10 @@ class _Service:
         return _answer(await self._outcome(request, events, job), wanted, job.name)
 
     def _admit(self, request: Request) -> None:
-        shown = request.headers.get("authorization", "").encode()
-        if self._limits.token and not hmac.compare_digest(shown, f"Bearer {self._limits.token}".encode()):
+        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+        is_bearer = scheme.lower() == "bearer"  # in any case, by RFC 9110
+        token = self._limits.token
+        if token and not (is_bearer and hmac.compare_digest(shown.strip().encode(), token.encode())):
             raise HTTPException(401, "this server wants a bearer token", {"WWW-Authenticate": "Bearer"})
 
     async def _form(self, request: Request) -> FormData:

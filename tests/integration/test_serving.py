@@ -66,7 +66,9 @@ def test_official_client_gets_every_format(url, said):
     events = list(ask(model="demo", file=sound, stream=True))
     assert [event.type for event in events] == ["transcript.text.delta", "transcript.text.done"]
     assert events[-1].text == text
-    assert [model.id for model in client.models.list()] == ["demo"]
+    assert [model.id for model in client.models.list()] == [client.models.retrieve("demo").id] == ["demo"]
+    with pytest.raises(openai.NotFoundError, match="no model of this name here, only demo"):
+        client.models.retrieve("whisper-1")
     with pytest.raises(openai.UnprocessableEntityError, match="Klingon"):
         ask(model="demo", file=sound, language="Klingon")
 
@@ -101,6 +103,7 @@ def test_bad_requests_are_refused_in_words_and_the_server_goes_on(url, said):
         "prompt": (422, post(url, good, prompt="מילה " * 100_000)),
         "too large": (413, post(url, bytes(2 << 20))),
         "no token": (401, post(url, good, token="guess")),
+        "another case": (401, post(url, good, token=TOKEN.swapcase())),
         "json": (
             415,
             httpx.post(f"{url}/v1/audio/transcriptions", json={}, headers={"Authorization": f"Bearer {TOKEN}"}),
@@ -124,9 +127,9 @@ def test_bad_requests_are_refused_in_words_and_the_server_goes_on(url, said):
     assert post(url, good).json()["text"] == str(len(said))
 
 
-def test_a_media_type_is_one_in_any_case(url, said):
+def test_schemes_and_media_types_are_the_same_in_any_case(url, said):
     head = b'--y\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
-    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "Multipart/Form-Data; boundary=y"}
+    headers = {"Authorization": f"bearer {TOKEN}", "Content-Type": "Multipart/Form-Data; boundary=y"}
     answer = httpx.post(f"{url}/v1/audio/transcriptions", content=head + wav(said) + b"\r\n--y--\r\n", headers=headers)
     assert (answer.status_code, answer.json()) == (200, {"text": str(len(said))})
 
