@@ -57,6 +57,11 @@ class Bundled:
         memory, values = self._bundled()
         return _opened(type(self), memory.pin_memory(), values)
 
+    def share_memory(self) -> Self:
+        """The same in memory that other processes see. Raises RuntimeError where there is not enough of that."""
+        memory, values = self._bundled()
+        return _opened(type(self), memory.share_memory_(), values)
+
     def record_stream(self, stream: Any) -> None:
         """Tell the allocator that a CUDA stream other than the one it was made on uses the tensors."""
         _changed(vars(self), Tensor, lambda tensor: tensor.record_stream(stream))

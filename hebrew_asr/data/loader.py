@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from hebrew_asr.audio.augment import clip_seed
 from hebrew_asr.audio.decode import to_int16
@@ -23,7 +21,7 @@ from hebrew_asr.data.clips import Clip
 from hebrew_asr.data.collate import Example, PackedBatch, pack
 from hebrew_asr.data.sampler import Draw
 from hebrew_asr.data.steps import Steps
-from hebrew_asr.errors import DataError, HebrewASRError
+from hebrew_asr.errors import DataError, EnvironmentProblem, HebrewASRError, first_line
 from hebrew_asr.launching.processes import end_with_the_parent
 from hebrew_asr.text.prompt import target_ids
 
@@ -84,7 +82,7 @@ class StepDataset(Steps, Dataset[StepBatch]):
             dealt = self._sampler.deal(step)[self._rank]
             read_ahead(self._clips[draw.clip] for draws in dealt for draw in draws)
             micro_batches = [self._pack(draws, epoch, step, skipped) for draws in dealt]
-            return StepBatch(step, micro_batches, tuple(skipped))
+            return StepBatch(step, _shared(micro_batches), tuple(skipped))
         except HebrewASRError as error:  # raised here it would reach the trainer as a page of worker traceback
             return StepBatch(step, [], error=error)
 
@@ -121,7 +119,7 @@ def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin
 
     Raises, when it comes to such a step:
         DataError: no clip of the next step can be decoded.
-        EnvironmentProblem: the server on which its clips lie does not answer.
+        EnvironmentProblem: the server on which its clips lie does not answer, or there is no memory to share.
     """
     loader = DataLoader(
         dataset,
@@ -134,6 +132,22 @@ def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin
         multiprocessing_context="fork" if workers else None,
     )
     return _raising(iter(loader))
+
+
+def _shared(micro_batches: list[MicroBatch]) -> list[MicroBatch]:
+    """In memory that the trainer sees too, where another process packed them.
+
+    Without that, torch copies them there in a thread, and when there is no room the trainer waits for ever.
+    """
+    if get_worker_info() is None:
+        return micro_batches
+    try:
+        return [replace(m, packed=m.packed.share_memory()) for m in micro_batches]
+    except RuntimeError as error:
+        raise EnvironmentProblem(
+            f"/dev/shm is full, through which loader processes hand over steps ({first_line(error)}): make it larger "
+            "(docker run --shm-size=8g, or --ipc=host), or load without them (--set data.workers=0)"
+        ) from error
 
 
 def _raising(loaded: Iterator[StepBatch]) -> Iterator[StepBatch]:
@@ -153,21 +167,3 @@ def _settle_worker(_: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     end_with_the_parent()
-
-
-def end_workers() -> None:
-    """Kill the loader processes that are left. One may be stuck in a read, and then even an orderly exit of this
-    process, which waits for its children, would never end; SIGTERM they ignore.
-    """
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the DataLoader's own handler takes this for a fault
-    if threading.excepthook is threading.__excepthook__:
-        threading.excepthook = _report_unless_cut_off
-    for worker in multiprocessing.active_children():
-        worker.kill()
-
-
-def _report_unless_cut_off(error: threading.ExceptHookArgs) -> None:
-    """The DataLoader's thread for pinned memory may be receiving from a worker that is killed: no news to anybody."""
-    cut_off = issubclass(error.exc_type, (ConnectionError, EOFError, FileNotFoundError))
-    if not (cut_off and error.thread is not None and "_pin_memory_loop" in error.thread.name):
-        threading.__excepthook__(error)

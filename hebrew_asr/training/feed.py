@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -13,7 +15,7 @@ from typing import Any
 import torch
 
 from hebrew_asr.audio.mel import LogMel
-from hebrew_asr.data.loader import MicroBatch, StepBatch, end_workers
+from hebrew_asr.data.loader import MicroBatch, StepBatch
 
 _CHECK_S = 0.5
 _JOIN_S = 3.0
@@ -156,3 +158,21 @@ def _to_device(batch: StepBatch, mel: LogMel, device: torch.device) -> StepBatch
     packed = [micro.packed.to(device, non_blocking=True) for micro in batch.micro_batches]
     pairs = zip(batch.micro_batches, packed, strict=True)
     return replace(batch, micro_batches=[MicroBatch(there, micro.num_labels, mel(there)) for micro, there in pairs])
+
+
+def end_workers() -> None:
+    """Kill the loader processes that are left. One may be stuck in a read, and then even an orderly exit of this
+    process, which waits for its children, would never end; SIGTERM they ignore.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the DataLoader's own handler takes this for a fault
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _report_unless_cut_off
+    for worker in multiprocessing.active_children():
+        worker.kill()
+
+
+def _report_unless_cut_off(error: threading.ExceptHookArgs) -> None:
+    """The DataLoader's thread for pinned memory may be receiving from a worker that is killed: no news to anybody."""
+    cut_off = issubclass(error.exc_type, (ConnectionError, EOFError, FileNotFoundError))
+    if not (cut_off and error.thread is not None and "_pin_memory_loop" in error.thread.name):
+        threading.__excepthook__(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from tests.support.tiny_task import (
     CPU_PROFILE,
     ENDLESS,
     NO_EVALUATION,
+    TRAIN_FILE,
     environment,
     events,
     free_port,
@@ -201,3 +203,21 @@ def test_a_loader_that_is_stuck_in_a_read_ends_with_its_rank():
     rank.kill()
     rank.wait()
     loader.wait(timeout=10)
+
+
+def test_shared_memory_that_is_full_is_told(task, tmp_path):
+    """As in a container, which has 64 MB of it: torch alone would say so in a thread, and wait for ever."""
+    arguments = shlex.join(train_arguments(task, tmp_path / "run", *NO_EVALUATION, "data.workers=2", "max_steps=4"))
+    small = "mount -t tmpfs -o size=256k tmpfs /dev/shm || exit 77"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", f"{small}; exec {sys.executable} {TRAIN_FILE} {arguments}"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 77 or "unshare:" in done.stderr:
+        pytest.skip("this user may not mount a small disk")
+    assert done.returncode == 4, done.stderr
+    assert "error: /dev/shm is full" in done.stderr and "--shm-size" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -12,10 +12,10 @@ from torch.utils.data._utils import pin_memory
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.collate import pack
-from hebrew_asr.data.loader import MicroBatch, StepBatch, end_workers
+from hebrew_asr.data.loader import MicroBatch, StepBatch
 from hebrew_asr.errors import DataError
 from hebrew_asr.text.prompt import PromptTokens
-from hebrew_asr.training.feed import feed
+from hebrew_asr.training.feed import end_workers, feed
 from tests.support.native import build, examples
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))]
