@@ -16,6 +16,12 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 _MAX_SHOWN = 300
+STOP_SIGNALS = (
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
+)
+"""What people and terminals ask a run to stop by, and schedulers before the time is up (Slurm's --signal, Grid Engine's
+-notify, a limit of processor time)."""
 TERMINAL_FLUSH_S = 0.1
 """What is printed sooner after Ctrl-C may never be seen: a terminal that makes a signal of it throws away the output
 that it has not shown (NOFLSH in termios(3)). Of answers at once Linux 6.18 lost 3 of 200 on two busy cores, and none
@@ -140,7 +146,7 @@ def exit_process(code: int) -> NoReturn:
     After an error the process group still stands, and taking it apart together with the interpreter can abort (torch
     2.11 on Python 3.11.2). As at any end, a checkpoint that is being written is finished first.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # too late to change anything, the code included
+    for number in STOP_SIGNALS:  # too late to change anything, the code included
         signal.signal(number, signal.SIG_IGN)
     if not code:
         sys.exit(0)

@@ -21,7 +21,7 @@ from hebrew_asr.data.clips import Clip
 from hebrew_asr.data.collate import Example, PackedBatch, pack
 from hebrew_asr.data.sampler import Draw
 from hebrew_asr.data.steps import Steps
-from hebrew_asr.errors import DataError, EnvironmentProblem, HebrewASRError, first_line
+from hebrew_asr.errors import STOP_SIGNALS, DataError, EnvironmentProblem, HebrewASRError, first_line
 from hebrew_asr.launching.processes import end_with_the_parent
 from hebrew_asr.text.prompt import target_ids
 
@@ -158,12 +158,12 @@ def _raising(loaded: Iterator[StepBatch]) -> Iterator[StepBatch]:
 
 
 def _settle_worker(_: int) -> None:
-    """One thread each. Workers ignore SIGTERM, SIGINT and SIGHUP: the trainer needs their data until its step is done.
+    """One thread each. Workers ignore signals that ask for a stop: the trainer needs their data until its step is done.
 
     They end with the trainer however it ends: a worker that is stuck in a read could not notice by itself.
     """
     torch.set_num_threads(1)
     keep_freed_memory()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     end_with_the_parent()

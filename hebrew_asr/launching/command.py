@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from hebrew_asr.errors import EnvironmentProblem, Preempted
+from hebrew_asr.errors import STOP_SIGNALS, EnvironmentProblem, Preempted
 from hebrew_asr.launching.gpus import VISIBLE, visible_gpus
 from hebrew_asr.launching.job import Told
 from hebrew_asr.launching.place import collective_timeout_s
@@ -109,8 +109,8 @@ def launch_for(
 def run(launch: Launch) -> int:
     """Run it to its end; returns the exit code that the ranks gave.
 
-    SIGTERM, SIGINT and SIGHUP are passed on to the ranks, which save and leave by themselves, and waited for as long as
-    that takes. The launcher hears nothing of them: it would kill the ranks after 30 s.
+    Signals that ask for a stop are passed on to the ranks, which save and leave by themselves, however long that takes.
+    The launcher hears nothing of them: it would kill the ranks after 30 s.
 
     Raises:
         Preempted: stopped before any rank had begun.
@@ -137,8 +137,7 @@ class _Signals:
         self._sent: dict[int, int] = {}
 
     def __enter__(self) -> _Signals:
-        wanted = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
-        caught = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
+        caught = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         self._previous = {number: signal.signal(number, self._hear) for number in caught}
         return self
 

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from hebrew_asr.errors import TERMINAL_FLUSH_S, Preempted
+from hebrew_asr.errors import STOP_SIGNALS, TERMINAL_FLUSH_S, Preempted
 from hebrew_asr.launching.processes import Launchers
 
 GRACE_S = 5.0
@@ -32,7 +32,7 @@ _SLOW_S = 2.0
 """A stop that takes longer than this says what it waits for."""
 _LOOK_S, _LOOK_WHEN_ASKED_S = 1.0, 0.1
 IMPATIENT = 130  # as a shell reports a process that died of SIGINT
-_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
+_NAMES = {number: number.name for number in STOP_SIGNALS} | {signal.SIGINT: "Ctrl-C"}
 
 
 class StopRequest:

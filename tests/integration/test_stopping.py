@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from hebrew_asr.checkpoints.store import find_checkpoints
+from hebrew_asr.errors import STOP_SIGNALS
 from hebrew_asr.launching import processes
 from tests.support.disks import fill, small_disk
 from tests.support.long_run import LONG, STEPS, ends_like, saved_step
@@ -223,7 +224,7 @@ def test_bare_ranks_and_every_kind_of_signal(long_task, run, warm, tmp_path):
     wait_for(lambda: last_step(run) >= before + 2, lambda: has_ended(pids) and output.read_text())
     everybody = [process for pid in pids for process in (*psutil.Process(pid).children(), psutil.Process(pid))]
     assert len(everybody) == 4, "two ranks with a loader each"
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    for number in (*reversed(STOP_SIGNALS), signal.SIGINT):
         for process in everybody:
             with contextlib.suppress(psutil.NoSuchProcess):  # the first signals may have ended it by now
                 process.send_signal(number)

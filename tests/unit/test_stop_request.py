@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hebrew_asr.errors import Preempted
+from hebrew_asr.errors import STOP_SIGNALS, Preempted
 from hebrew_asr.launching.stopping import IMPATIENT
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +79,7 @@ def _defaults(ignored: int | None) -> None:
         signal.signal(number, signal.SIG_IGN if number == ignored else signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_before_the_ranks_meet_it_leaves_at_once_even_from_a_library_that_hangs(start, number):
     process = start("hangs")
     asked = time.monotonic()
