@@ -47,8 +47,9 @@ class Adapter:
     def columns_in(self, available: Iterable[str]) -> list[str]:
         """The columns worth reading from a file that has ``available``."""
         found = list(available)
-        whole = {column for column in _STRUCTS if not any(other.startswith(f"{column}.") for other in found)}
-        return [column for column in found if column in self.required or column in self.optional or column in whole]
+        known = self.required.union(self.optional)
+        whole = {*_STRUCTS}.difference(name.partition(".")[0] for name in found if name in known and "." in name)
+        return [column for column in found if column in known or column in whole]
 
 
 def choose_adapter(columns: Iterable[str], *, where: str) -> Adapter:
@@ -219,7 +220,7 @@ def _plain(name: str, *required: str, optional: tuple[str, ...] = ()) -> Adapter
 _TIMES_WRITTEN_OUT = 2
 """A record that goes through JSON twice holds a text that is JSON."""
 _STRUCTS = ("extra_data", "metadata")
-"""Read whole where they are texts, and by their fields where they are structs."""
+"""Read whole where they are texts or maps, and by their fields where they are structs that have any of those."""
 _EXTRA_DATA = (
     "extra_data.duration",
     "extra_data.attributes.retranscribe",

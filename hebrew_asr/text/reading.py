@@ -46,19 +46,20 @@ def read_text(path: Path, *, pipes: bool = False) -> str:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         if b"\0" in content and encoding == "utf-8":
-            raise DataError(_no_text(path)) from error
+            raise DataError(_no_text(path, content)) from error
         line = content[: error.start].count(b"\n") + 1
         raise DataError(
             f"{path} is not {encoding.removesuffix('-sig').upper()} (line {line}): save it as UTF-8; Hebrew from "
             "Windows is converted by `iconv -f CP1255 -t UTF-8`"
         ) from error
     if "\0" in text:
-        raise DataError(_no_text(path))
+        raise DataError(_no_text(path, content))
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _no_text(path: Path) -> str:
+def _no_text(path: Path, content: bytes) -> str:
+    order = "BE" if content[::2].count(0) > content[1::2].count(0) else "LE"
     return (
         f"{path} holds NUL characters: it is no text, or UTF-16 without a byte order mark, which "
-        "`iconv -f UTF-16LE -t UTF-8` converts"
+        f"`iconv -f UTF-16{order} -t UTF-8` converts"
     )

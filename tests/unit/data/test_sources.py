@@ -284,7 +284,9 @@ def test_a_footer_is_walked_once(tmp_path):
 def test_flags_are_found_in_either_column_of_any_table(tmp_path, column, text):
     boxes = [{"noisy": False}, {"noisy": True}]
     columns = {"audio": [b"x"] * 2, text: ["שלום"] * 2}
-    for written in (boxes, [json.dumps(box) for box in boxes], [str(box) for box in boxes]):
+    pairs = [[("noisy", "false")], [("noisy", "true")]]
+    maps = [pa.array(pairs, pa.map_(pa.string(), pa.string())), pa.array(boxes, pa.map_(pa.string(), pa.bool_()))]
+    for written in (boxes, [json.dumps(box) for box in boxes], [str(box) for box in boxes], *maps):
         pq.write_table(pa.table(columns | {column: written}), tmp_path / "a.parquet")
         rows = rows_of(tmp_path / "a.parquet")
         assert [row.flags for row in rows] == [(), ("noisy",)]
