@@ -12,6 +12,7 @@ read_options() {
   local recipe=round2
   while [ $# -gt 0 ]; do
     case $1 in
+      -h | --help) sed -n '1d; /^#SBATCH/q; /^#/!q; s/^# //p' "$0"; exit ;;
       --dry-run) dry=1; shift; continue ;;
       --run=*) run=${1#*=} ;;
       --recipe=*) recipe=${1#*=}; asked+=("$1") ;;
@@ -29,6 +30,14 @@ read_options() {
     options+=(--run "$run")
   fi
   asked+=(--run "$run")
+}
+
+# Ends the script where read_options was given no profile: what follows takes a minute before it would say so.
+require_profile() {
+  local word
+  for word in "${asked[@]}"; do case $word in --ds | --ds=*) return ;; esac; done
+  echo "error: give --ds PROFILE, such as --ds a100x8; hebrew-asr doctor names the one for the GPUs of a machine" >&2
+  exit 2
 }
 
 # Says a command as it could be pasted.

@@ -53,6 +53,14 @@ def test_a_dry_run_says_commands_that_parse(script, options):
     assert (looked.ds, looked.set, looked.data) == (trained.ds, trained.set, trained.data)
 
 
+@pytest.mark.parametrize("script", ["train", "slurm.sbatch"])
+def test_a_missing_profile_and_a_wish_for_help_are_answered_at_once(script):
+    done = shell(f"launch/{script}", "--run", "runs/none")
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("error: give --ds PROFILE")
+    done = shell(f"launch/{script}", "--help")
+    assert (done.returncode, done.stderr) == (0, "") and "--ds a100x8" in done.stdout and "#" not in done.stdout
+
+
 def test_an_option_without_its_value_is_told():
     done = shell("launch/train", "--dry-run", "--ds")
     assert done.returncode == 2 and "error: --ds needs a value" in done.stderr
