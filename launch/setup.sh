@@ -32,9 +32,9 @@ require_gcc() {
 on_a_line() {
   local doing what
   while read -r doing what; do
-    case $doing in
-      Installing) what="$(wc -w <<< "${what#*:}") packages, which takes a minute or more" ;; # it names all of them
-      Collecting | Building) ;;
+    case "$doing $what" in
+      "Installing collected packages: "*) what="$(wc -w <<< "${what#*:}") packages, which takes a minute or more" ;;
+      Collecting\ * | Building\ * | Installing\ *) ;;
       *) continue ;;
     esac
     [ ! -t 1 ] || printf '\r\033[K    %.70s' "$doing $what"

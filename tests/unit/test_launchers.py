@@ -130,11 +130,13 @@ def test_an_installation_shows_what_it_is_at(tmp_path):
     python.parent.mkdir(parents=True)
     python.write_text(
         "#!/bin/sh\n[ \"$4\" != -qq ] || exit 0\necho Collecting torch==2.11.0\necho '  Downloading torch'\n"
+        "echo '  Installing build dependencies: started'\n"
         "echo 'Installing collected packages: torch, rich, tyro'\necho DEPRECATION: much >&2\necho ERROR: disk >&2\n"
     )
     python.chmod(0o755)
     typed = ["script", "-qec", f"bash -c 'source {tmp_path}/launch/setup.sh'", "/dev/null"]
     shown = subprocess.run(typed, capture_output=True, text=True, check=True).stdout
+    assert "Installing build dependencies: started" in shown
     assert "Collecting torch==2.11.0" in shown and "Installing 3 packages" in shown and "ERROR: disk" in shown
     assert "Downloading" not in shown and "DEPRECATION" not in shown
     assert (tmp_path / ".venv" / "installed").is_file()
