@@ -55,8 +55,10 @@ install() {
   say "environment: installing into .venv with $("$python" --version) (once; some minutes, 5.5 GB)"
   [ -x .venv/bin/python ] || "$python" -m venv --clear .venv
   # Not compiled: Python does that for what is imported, a small part of it. It saves a third of the time here.
-  .venv/bin/python -m pip install --disable-pip-version-check --no-compile --require-hashes --no-deps -r requirements.lock \
-    2> >(grep -v DEPRECATION >&2) | on_a_line # old versions of pip tell what newer ones will do
+  {
+    .venv/bin/python -m pip install --disable-pip-version-check --no-compile --require-hashes --no-deps -r requirements.lock \
+      2>&1 >&3 | { grep -v DEPRECATION >&2 || true; } # old versions of pip tell what newer ones will do
+  } 3>&1 | on_a_line
   .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
   echo "$wanted" > .venv/installed
 }

@@ -108,7 +108,7 @@ def _own_data(source: str, folder: Path) -> Path:
     from hebrew_asr.corpus.prepare import prepare
     from hebrew_asr.data.manifest import read_manifest, write_manifest
 
-    _say(f"data: preparing {source} in {folder}/prepared (16 kHz mono, text as the model should write it)")
+    _say(f"data: preparing {source} in {folder}/prepared; the demo learns all of it, and is measured on the same")
     prepare(PrepareOptions(source=(source,), out=folder / "prepared", eval_fraction=0.0, max_duration_s=30.0))
     clips = read_manifest(folder / "prepared" / "train.jsonl")
     for name in ("train", "eval"):

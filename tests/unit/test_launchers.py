@@ -140,6 +140,10 @@ def test_an_installation_shows_what_it_is_at(tmp_path):
     assert "Collecting torch==2.11.0" in shown and "Installing 3 packages" in shown and "ERROR: disk" in shown
     assert "Downloading" not in shown and "DEPRECATION" not in shown
     assert (tmp_path / ".venv" / "installed").is_file()
+    (tmp_path / ".venv" / "installed").unlink()
+    python.write_text("#!/bin/sh\necho ERROR: disk >&2\nexit 3\n")
+    done = subprocess.run(typed, capture_output=True, text=True, check=False)
+    assert done.returncode == 3 and "ERROR: disk" in done.stdout and not (tmp_path / ".venv" / "installed").exists()
 
 
 def test_the_environment_can_be_overridden():
