@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch._utils import _unflatten_dense_tensors
 
-from hebrew_asr.engine.live_rows import LiveRows
+from hebrew_asr.engine.live_rows import Source
 
 _ALIGNMENT = 8
 """bf16 elements in 16 bytes: param groups and buckets begin at such addresses, which kernels read and write whole."""
@@ -24,7 +24,7 @@ _ALIGNMENT = 8
 class Group:
     """A param group, as its gradients are to be laid out."""
 
-    sources: list[Tensor | LiveRows]
+    sources: list[Source]
     """What has gradients."""
     starts: list[int]
     """Where each begins, in the slices of all ranks end to end."""
@@ -38,7 +38,7 @@ class Group:
 class Piece:
     """A run of a source's elements that lies in one bucket; or of none, where nothing lies."""
 
-    source: Tensor | LiveRows | None
+    source: Source | None
     start: int
     """First element within the flattened source."""
     length: int
@@ -71,11 +71,11 @@ class Bucket:
     forms: list[Tensor] = field(default_factory=list)
     """Of the pieces: what the bucket is cut into in one call. By hundreds of calls, each of which lets another thread
     run, the host would spend as long on this as the device on a small step."""
-    ends: list[Tensor | LiveRows] = field(default_factory=list)
+    ends: list[Source] = field(default_factory=list)
     """Sources of which no later bucket has a piece."""
 
     @property
-    def sources(self) -> set[Tensor | LiveRows]:
+    def sources(self) -> set[Source]:
         """Those of which a piece lies here."""
         return {piece.source for piece in self.pieces if piece.source is not None}
 
@@ -145,7 +145,7 @@ class Layout:
         layout._close(ranks)
         return layout
 
-    def _deal(self, source: Tensor | LiveRows, start: int, offset: int, share: int) -> None:
+    def _deal(self, source: Source, start: int, offset: int, share: int) -> None:
         """Cut a source into pieces of buckets; it begins at ``start`` of a group of ``share`` elements a rank."""
         done = 0
         while done < source.numel():
@@ -157,7 +157,7 @@ class Layout:
             done += length
 
     def _close(self, ranks: int) -> None:
-        seen: set[Tensor | LiveRows] = set()
+        seen: set[Source] = set()
         for bucket in reversed(self.buckets):
             bucket.close(ranks)
             last = bucket.sources - seen

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as torch_dist
 from torch import Tensor
 
-from hebrew_asr.engine.live_rows import LiveRows
+from hebrew_asr.engine.live_rows import LiveRows, Source
 from hebrew_asr.fallbacks import note_fallback
 from hebrew_asr.model.compiled import CANNOT_COMPILE
 from hebrew_asr.model.seam import Seam
@@ -159,23 +159,12 @@ class FlatAdamW:
         """``weights`` are overwritten by the new ones: this rank's slice of the group, or what is live of it."""
         (master,) = options["params"]
         if self._update is not None:
-            state = self.optimizer.state[master]
-            slices = master, state["exp_avg"], state["exp_avg_sq"]
-            moved = slices if rows is None else [rows.own(part) for part in slices]
             try:
-                self._update(
-                    *(moved[0], gradient, *moved[1:], state["step"], weights),
-                    *(torch.full_like(grad_scale, options["lr"]), grad_scale, found_inf),
-                    *(options["betas"], options["eps"], options["weight_decay"]),
-                )
+                self._update_compiled(self._update, options, gradient, weights, rows, grad_scale, found_inf)
+                return
             except CANNOT_COMPILE as error:  # before anything of this group changed
                 self._update = None
                 note_fallback("AdamW could not be compiled and takes more passes over memory", error)
-            else:
-                if rows is not None:
-                    for part, values in zip(slices, moved, strict=True):
-                        rows.put_own(part, values)
-                return
         self.optimizer.grad_scale, self.optimizer.found_inf = grad_scale, found_inf  # type: ignore[attr-defined]
         master.grad = gradient if rows is None else torch.zeros_like(master)
         if rows is not None:
@@ -183,6 +172,29 @@ class FlatAdamW:
         self.optimizer.step()  # of this group alone: no other has a gradient
         master.grad = None
         weights.copy_(master if rows is None else rows.own(master))
+
+    def _update_compiled(
+        self,
+        compiled: Callable[..., None],
+        options: dict[str, Any],
+        gradient: Tensor,
+        weights: Tensor,
+        rows: LiveRows | None,
+        grad_scale: Tensor,
+        found_inf: Tensor,
+    ) -> None:
+        (master,) = options["params"]
+        state = self.optimizer.state[master]
+        slices = master, state["exp_avg"], state["exp_avg_sq"]
+        moved = slices if rows is None else [rows.own(part) for part in slices]
+        compiled(
+            *(moved[0], gradient, *moved[1:], state["step"], weights),
+            *(torch.full_like(grad_scale, options["lr"]), grad_scale, found_inf),
+            *(options["betas"], options["eps"], options["weight_decay"]),
+        )
+        if rows is not None:
+            for part, values in zip(slices, moved, strict=True):
+                rows.put_own(part, values)
 
     @contextmanager
     def _under_the_next_pass(self, read: list[Tensor]) -> Iterator[None]:
@@ -195,7 +207,7 @@ class FlatAdamW:
         finally:
             self._seam.updates_are_queued(self._aside, read)
 
-    def _take(self, sources: Sequence[Tensor | LiveRows], buffers: list[Tensor]) -> None:
+    def _take(self, sources: Sequence[Source], buffers: list[Tensor]) -> None:
         """Put a micro-batch's gradients into fp32 buffers, one per source, or add them to these; then drop them."""
         sums, fresh = [], []
         for source, buffer in zip(sources, buffers, strict=True):

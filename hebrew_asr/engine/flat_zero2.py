@@ -26,7 +26,7 @@ from torch import Tensor
 
 from hebrew_asr.engine.buckets import Bucket, Group, Layout
 from hebrew_asr.engine.flat_adamw import FlatAdamW, wait
-from hebrew_asr.engine.live_rows import LiveRows
+from hebrew_asr.engine.live_rows import LiveRows, Source
 from hebrew_asr.launching.place import local_ranks_from_environment
 from hebrew_asr.model.seam import Seam
 
@@ -63,7 +63,7 @@ class FlatZeRO2(FlatAdamW, DeepSpeedZeroOptimizer):
         placed = zip(self._parameters(), self.round_robin_bit16_offsets, self._masters(), strict=True)
         for index, (parameters, starts, master) in enumerate(placed):
             self._live[index] = rows = self._live_rows(parameters, master.numel(), kept_rows)
-            sources: list[Tensor | LiveRows] = [*parameters] if rows is None else [rows]
+            sources: list[Source] = [*parameters] if rows is None else [rows]
             share = master.numel() if rows is None else rows.length
             groups.append(Group(sources, starts, share, self._seam.weights.issuperset(parameters)))
         self._layout = Layout.of(groups, self.num_ranks, self.reduce_bucket_size)

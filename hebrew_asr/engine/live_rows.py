@@ -94,6 +94,10 @@ class LiveRows:
         _put(flat, self._all, self._block, values)
 
 
+Source = Tensor | LiveRows
+"""What a gradient comes from: ``numel()`` elements, ``grad`` where a pass made one."""
+
+
 def _select(flat: Tensor, blocks: Tensor, block: int) -> Tensor:
     return flat.reshape(-1, block).index_select(0, blocks).view(-1)
 
