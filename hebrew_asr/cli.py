@@ -53,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None:
         speak_utf8()
         argv = sys.argv[1:]
+    if argv[:1] == ["help"] and argv[1:]:
+        argv = [argv[1], "--help"]
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_USAGE.format(rows="\n".join(_row(name, text) for name, text in COMMANDS.items())))
         return 0 if argv else 2

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from hebrew_asr.errors import EnvironmentProblem, UsageError, first_line
+from hebrew_asr.units import gib
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -20,9 +21,9 @@ def push(folder: Path, repo: str, *, really: bool) -> None:
     if _REPO.fullmatch(repo) is None:
         raise UsageError(f"--push {repo}: a hub repository is called owner/name")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    size = sum(path.stat().st_size for path in files) / 1e9
+    size = gib(sum(path.stat().st_size for path in files))
     if not really:
-        print(f"would upload {len(files)} files, {size:.2f} GB, to {repo} (nothing was sent; --really sends them):")
+        print(f"would upload {len(files)} files, {size}, to {repo} (nothing was sent; --really sends them):")
         for path in files:
             print(f"  {path.relative_to(folder)}")
         return
@@ -36,4 +37,4 @@ def push(folder: Path, repo: str, *, really: bool) -> None:
         raise EnvironmentProblem(
             f"{repo} was not uploaded ({first_line(error)}); check HF_TOKEN, its right to write there, and the network"
         ) from error
-    print(f"uploaded {len(files)} files, {size:.2f} GB: {commit}")
+    print(f"uploaded {len(files)} files, {size}: {commit}")

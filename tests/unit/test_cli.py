@@ -37,6 +37,16 @@ def test_every_subcommand_is_listed_and_exists(capsys, monkeypatch):
     assert written == {name.replace("-", "_") for name in COMMANDS}
 
 
+def test_help_of_a_command_has_two_spellings(capsys):
+    told = []
+    for typed in (["help", "runs"], ["runs", "--help"]):
+        with pytest.raises(SystemExit):
+            main(typed)
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1] and told[0].startswith("usage: hebrew-asr runs")
+    assert main(["help", "rums"]) == 2 and "did you mean 'runs'" in capsys.readouterr().err
+
+
 NEAR = {
     "trian": "train",
     "evaluate": "eval",
