@@ -27,6 +27,8 @@ _INTEGERS = {"u8": 128.0, "s16": 32_768.0, "s32": 2_147_483_648.0, "s64": 9_223_
 _MOST_PLANES = 7
 """PyAV looks for the end of eight planes or more where nothing marks it, and reads from wherever that points."""
 _LOST_SHARE, _LOST_S = 0.02, 0.15
+_HOLE_S = 0.02
+"""Less than a frame of flac, by whose numbers it is seen that FFmpeg took a damaged one for a part of the next."""
 _SHORT_S, _SHORT_SHARE = 0.15, 0.01
 
 
@@ -44,7 +46,10 @@ def blocks_by_ffmpeg(reading: Reading) -> Iterator[Block]:
 
 
 def _blocks(reading: Reading) -> Iterator[Block]:
-    """Packet by packet; one that cannot be decoded is left out. Many are an error, and the last one is a cut."""
+    """Packet by packet; one that cannot be decoded is left out. Many are an error, and the last one is a cut.
+
+    Of flac, which libsndfile would not read on either, one is an error.
+    """
     reading.source.file.seek(0)
     options = {"format_whitelist": _FORMATS}
     with av.open(reading.source.file, "r", options=options, metadata_errors="replace") as container:
@@ -65,11 +70,11 @@ def _blocks(reading: Reading) -> Iterator[Block]:
                 reading.cut = "its last packet is not whole"
             packets += packet.size > 0  # the empty one at the end only asks for what is left
             try:
-                frames, broken = decoder.decode(packet if packet.size else None), False
+                frames = decoder.decode(packet if packet.size else None)
+                broken = decoder.name == "flac" and packet.size > 0 and not frames
             except av.error.FFmpegError:
-                broken = packet.size > 0
-                lost += broken
-                continue
+                frames, broken = [], packet.size > 0
+            lost += broken
             for frame in cast(list[av.AudioFrame], frames):
                 samples = _samples(frame, reading)
                 early = _early_frames(container, stream) if early is None else early
@@ -85,14 +90,22 @@ def _blocks(reading: Reading) -> Iterator[Block]:
                     held, values = [], 0
         if held:
             yield np.concatenate(held), rate_hz
-        lost_s = lost * reading.lasts_s / max(packets - lost, 1)
-        if lost == packets > 0:
-            raise reading.fault(
-                f"none of its {packets} packets of sound can be decoded: damage, or a coding that FFmpeg does not know"
-            )
-        if lost_s > max(_LOST_S, _LOST_SHARE * reading.lasts_s):
-            raise reading.fault(f"{lost} of its {packets} packets of sound cannot be decoded: the file is damaged")
+        numbered_s = end_s - begin_s if container.format.name == "flac" else 0.0
+        _require_most(packets, lost, numbered_s, decoder.name == "flac", reading)
         _compare(container, begin_s, end_s, reading)
+
+
+def _require_most(packets: int, lost: int, numbered_s: float, is_flac: bool, reading: Reading) -> None:
+    """Refuse a file of which too much cannot be decoded. ``numbered_s``: its length by the numbers of its frames."""
+    lost_s = lost * reading.lasts_s / max(packets - lost, 1)
+    if lost == packets > 0:
+        raise reading.fault(
+            f"none of its {packets} packets of sound can be decoded: damage, or a coding that FFmpeg does not know"
+        )
+    if lost_s > max(_LOST_S, _LOST_SHARE * reading.lasts_s) or (is_flac and lost > bool(reading.cut)):
+        raise reading.fault(f"{lost} of its {packets} packets of sound cannot be decoded: the file is damaged")
+    if not reading.cut and reading.lasts_s < numbered_s - _HOLE_S:
+        raise reading.fault(f"of {numbered_s:.2f} s only {reading.lasts_s:.2f} s can be decoded: the file is damaged")
 
 
 def _audio_stream(container: Any, reading: Reading) -> Any:
@@ -135,6 +148,8 @@ def _decoder(context: Any) -> Any:
     if context.name in ("amrnb", "amrwb"):
         decoder = cast(Any, av.CodecContext.create(f"libopencore_{context.name}", "r"))
         decoder.sample_rate, decoder.layout = context.sample_rate, "mono"
+    if context.name == "flac":  # no frame comes of a packet with a wrong checksum then, and noise else
+        decoder.options = {"err_detect": "crccheck+explode"}
     decoder.thread_count = 1
     return decoder
 

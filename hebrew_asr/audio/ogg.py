@@ -13,6 +13,8 @@ from hebrew_asr.audio.source import Opened
 _HEADER_BYTES = 27
 _MOST_DRAINED = 5
 """Packets of a last page that may hold nothing but what the encoder's delay has pushed out."""
+_LONGEST_PAGE_S = 6
+"""255 packets of 20 ms, and then some."""
 _START = re.compile(rb"OggS\x00...", re.DOTALL)
 _TURNED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 """Each byte with its bits in the other order."""
@@ -32,6 +34,8 @@ class Ogg:
     """The last page is whole and says that it is the last."""
     gaps: bool = False
     """Pages are missing, or there is something between them."""
+    missing: bool = False
+    """Pages are, by their numbers."""
     damaged: int = 0
     """Whole pages whose checksum is wrong: every decoder leaves them out."""
     falls: bool = False
@@ -44,14 +48,19 @@ class Ogg:
 
     @property
     def least_s(self) -> float:
-        """Seconds that its positions span at least; 0 for other codecs than Opus and Vorbis."""
+        """Seconds that its positions span at least; 0 for other codecs than Opus and Vorbis.
+
+        The first page of sound is not counted, which need not begin at zero. Where pages are missing it is.
+        """
         if self.codec.startswith(b"OpusHead"):
             rate_hz = 48_000
         elif self.codec.startswith(b"\x01vorbis"):
             rate_hz = int.from_bytes(self.codec[12:16], "little")
         else:
             return 0.0
-        return max(self.last_granule - self.first_granule, 0) / rate_hz if rate_hz else 0.0
+        is_from_zero = self.missing and self.first_granule < _LONGEST_PAGE_S * rate_hz
+        start = 0 if is_from_zero else self.first_granule
+        return max(self.last_granule - start, 0) / rate_hz if rate_hz else 0.0
 
 
 def ogg_pages(source: Opened) -> Ogg:
@@ -78,7 +87,7 @@ def ogg_pages(source: Opened) -> Ogg:
                 found.links.append(start)
             found.codec = found.codec or source.read_at(body, 40)
         elif found.streams == 1 and sequence != expected:
-            found.gaps = True
+            found.gaps = found.missing = True
         began, expected = bool(flags & 2), sequence + 1
         found.falls_at_end = _falls(found, granule, sum(size < 255 for size in segments))
         found.falls |= found.falls_at_end

@@ -179,7 +179,8 @@ def _ogg(reading: Reading) -> _Plan:
             return f"it states {pages.least_s:.2f} s, and holds {lasts_s:.2f} s"
         return ""
 
-    is_opus, simple = pages.codec.startswith(b"OpusHead"), pages.streams == 1 and not pages.gaps and not pages.falls
+    is_opus = pages.codec.startswith(b"OpusHead")
+    simple = pages.streams == 1 and pages.ends and not (pages.gaps or pages.falls)
     return _Plan(simple and (is_opus or pages.codec.startswith(b"\x01vorbis")), cut, parts=pages.links)
 
 

@@ -287,6 +287,40 @@ def test_an_opus_file_that_ends_before_its_coder_has_begun_states_no_length():
     assert duration_s(bytes(content)) < 0.4
 
 
+@pytest.mark.parametrize("name", ["vorbis", "opus"])
+def test_an_ogg_page_that_is_missing_is_named(name):
+    """The positions of those around it say how much sound it had."""
+    content = CODED[name][0]()
+    pages = [at for at in range(len(content) - 4) if content[at : at + 4] == b"OggS"]
+    for page in (-2, -3):
+        with pytest.raises(TruncatedAudio, match=r"it states 3\.0\d s, and holds [12]"):
+            decode(content[: pages[page]] + content[pages[page + 1] :])
+
+
+def test_an_opus_file_that_no_page_ends_is_heard_and_named():
+    content = bytearray(CODED["opus"][0]())
+    last = content.rindex(b"OggS")
+    content[last + 5] &= ~4
+    content[last + 22 : last + 26] = bytes(4)
+    struct.pack_into("<I", content, last + 22, ogg_checksum(content[last:]))
+    heard = []
+    with pytest.raises(TruncatedAudio, match="its last page is missing"):
+        heard.extend(decode_blocks(bytes(content)))
+    assert sum(map(len, heard)) == pytest.approx(LASTS_S * SAMPLE_RATE_HZ, abs=800)
+
+
+@pytest.mark.parametrize("name", ["flac from a pipe", "flac in mkv", "flac in mp4"])
+def test_a_frame_of_flac_with_a_wrong_checksum_is_named(name):
+    """FFmpeg hears it as noise, where it is not told to look."""
+    content = bytearray(EXACT[name]() if name in EXACT else CODED[name][0]())
+    assert len(decode(bytes(content))) == pytest.approx(LASTS_S * SAMPLE_RATE_HZ, abs=800)
+    for place in (len(content) // 3, len(content) // 2):
+        content[place] ^= 16
+        with pytest.raises(AudioError, match=r"1 of its \d+ packets .*cannot be decoded|of 3\.00 s only 2\.\d+ s"):
+            decode(bytes(content))
+        content[place] ^= 16
+
+
 def test_a_w64_may_have_chunks_after_its_sound():
     w64 = by_libsndfile(voice(16_000), 16_000, "W64", "PCM_16")
     summary = bytes.fromhex("bc945f925a52d21186dc00c04f8edb8a") + (2_024).to_bytes(8, "little") + b"\x01" * 2_000
