@@ -51,6 +51,7 @@ class Heard:
     """What the model wrote for a clip."""
 
     text: str
+    """On one line: files of transcripts have a line a recording, and subtitles end a cue at an empty one."""
     language: str | None
     """The forced one, or the one that the model named; None if it named none."""
     is_cut: bool
@@ -219,7 +220,7 @@ class Transcriber:
         if not self._forced_ids:
             named, text = parse_target(text)
             language = named or None
-        return Heard(text.strip(), language, is_cut)
+        return Heard(" ".join(text.split()), language, is_cut)
 
 
 @contextmanager

@@ -63,6 +63,14 @@ def test_cap_follows_the_clip_not_the_batch(folder, clips):
     assert transcribe(clips)[0] == transcribe(clips[:1])[0]
 
 
+def test_what_the_model_writes_is_one_line(folder):
+    tokenizer = load_tokenizer(str(folder))
+    transcriber = Transcriber(load_model(Model(str(folder))), tokenizer)
+    ids = tokenizer("\n שלום\n\n1\u2028 עולם\r\n", add_special_tokens=False)["input_ids"]
+    heard = transcriber._heard([*ids, tokenizer.convert_tokens_to_ids("<|im_end|>"), *ids])
+    assert (heard.text, heard.is_cut) == ("שלום 1 עולם", False)
+
+
 def test_clips_that_fill_the_memory_are_decoded_fewer_at_once(folder, clips, monkeypatch):
     asr, tried = load_model(Model(str(folder))).eval(), []
     transcribe = Transcriber(asr, load_tokenizer(str(folder)))
