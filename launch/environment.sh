@@ -43,14 +43,14 @@ require_profile() {
 # Says a command as it could be pasted.
 show() { printf '%q ' "$@"; echo; }
 
-# Starts a command and waits for it, however long its ranks take to save after SIGTERM, SIGINT or SIGHUP. Returns 0 if the
+# Starts a command and waits for it, however long its ranks take to save after a signal to stop. Returns 0 if the
 # run is finished, 75 if it can go on, else what went wrong.
 run_to_its_end() {
   local since code=0
   since=$(mktemp)
   "$@" &
   trainer=$!
-  trap 'kill -TERM "$trainer" 2>/dev/null || true' TERM INT HUP
+  trap 'kill -TERM "$trainer" 2>/dev/null || true' TERM INT HUP USR1 USR2 XCPU
   wait "$trainer" || code=$?
   while kill -0 "$trainer" 2>/dev/null; do # a signal ended the wait, not the command
     code=0

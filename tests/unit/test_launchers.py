@@ -94,13 +94,14 @@ def test_a_run_is_judged_by_its_own_mark(tmp_path, command, was_finished, code):
     assert ("finished: " in done.stdout) == (code == 0)
 
 
-def test_a_signal_is_handed_on_and_its_answer_waited_for(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_is_handed_on_and_its_answer_waited_for(tmp_path, number):
     saves = 'trap "sleep 1; touch $1/saved; exit 75" TERM; touch $1/ready; while :; do sleep 0.1; done'
     words = ["bash", "-c", JUDGE, "it", str(ROOT / "launch/environment.sh"), str(tmp_path), saves]
     process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
     while not (tmp_path / "ready").exists():
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     assert process.wait(30) == 75
     assert (tmp_path / "saved").exists()
 
