@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from hebrew_asr.config.values import PositiveInt
+from hebrew_asr.config.values import Name, PositiveInt
 
 if TYPE_CHECKING:
     from hebrew_asr.evaluation.hearing import Utterance
@@ -31,7 +31,7 @@ class Command:
     $ hebrew-asr eval --model runs/round2 --set eval-d1 --set saspeech=copies/saspeech
     """
 
-    model: str
+    model: Name
     """Folder or hub id of a Qwen3-ASR model, such as runs/round2/final, or a run directory that holds a final/."""
     data: str | None = None
     """Manifest (JSONL), such as qwen3_asr_round2_data/eval.jsonl, or the folder of a set, whose eval.jsonl is taken;

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hebrew_asr.config.values import Port, PositiveInt
+from hebrew_asr.config.values import Name, Port, PositiveInt
 
 
 @dataclass
@@ -27,9 +27,9 @@ class Command:
     (for other machines too, whose clients must show the token)
     """
 
-    model: str
+    model: Name
     """Folder or hub id of a Qwen3-ASR model, or the folder of a run, such as demo-run, or of an export."""
-    host: str = "127.0.0.1"
+    host: Name = "127.0.0.1"
     """Address to listen at; 0.0.0.0 lets other machines in, so give --token too."""
     port: Port = 8000
     language: str = "Hebrew"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
-from hebrew_asr.config.values import PositiveInt
+from hebrew_asr.config.values import Name, PositiveInt
 
 if TYPE_CHECKING:
     from hebrew_asr.inference.formats import Format
@@ -58,7 +58,7 @@ class Command:
 
     files: Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="FILE|DIR|- …")]
     """Files, folders (with all audio and video below), patterns such as '*.mp3', or - for standard input."""
-    model: Annotated[str, tyro.conf.arg(aliases=["-m"])]
+    model: Annotated[Name, tyro.conf.arg(aliases=["-m"])]
     """Folder or hub id of a Qwen3-ASR model, or the folder of a run, such as demo-run, or of an export."""
     format: Annotated[
         Literal["txt", "srt", "vtt", "tsv", "json", "all"], tyro.conf.arg(aliases=["-f", "--output-format"])

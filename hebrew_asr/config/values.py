@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from annotated_types import Interval
+from annotated_types import Interval, MinLen
 
 from hebrew_asr.errors import UsageError, first_line, nearest
 from hebrew_asr.files import from_json
@@ -50,6 +50,8 @@ PositiveFloat = Annotated[float, Interval(gt=0, le=1e9)]
 NonNegativeFloat = Annotated[float, Interval(ge=0, le=1e9)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 Port = Annotated[int, Interval(ge=1, le=65535)]
+Name = Annotated[str, MinLen(1)]
+"""Not empty, as a variable that a shell does not know."""
 
 OTHER_NAMES = {
     "lr": "learning_rates",

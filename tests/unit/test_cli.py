@@ -275,3 +275,18 @@ def test_help_is_colored_on_a_terminal_unless_the_user_wants_none(no_color, is_c
     script = f"TERM=xterm NO_COLOR={no_color} {sys.executable} -m hebrew_asr.cli runs --help"
     shown = subprocess.run(["script", "-qec", script, "/dev/null"], capture_output=True, text=True, check=True).stdout
     assert "List training runs" in shown and ("\x1b[" in shown) == is_colored
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["serve", "--model", "m", "--host", ""], "--host is empty"),
+        (["serve", "--model", ""], "--model is empty"),
+        (["transcribe", "--model", "", "a.wav"], "--model is empty"),
+        (["eval", "--model", "", "--data", "a.jsonl"], "--model is empty"),
+    ],
+)
+def test_a_variable_that_the_shell_does_not_know_is_told(typed, told, capsys):
+    """An empty host would let every machine in, and an empty model is the folder one is in."""
+    assert main(typed) == 2
+    assert capsys.readouterr().err == f"error: {told}\n"
