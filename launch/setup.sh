@@ -52,7 +52,7 @@ install() {
   fi
   require_gcc
   python=$(find_python)
-  say "environment: installing into .venv with $("$python" --version) (once; some minutes, 5.5 GB)"
+  say "installing into .venv with $("$python" --version) (once; some minutes, 5.5 GB)"
   [ -x .venv/bin/python ] || "$python" -m venv --clear .venv
   # Not compiled: Python does that for what is imported, a small part of it. It saves a third of the time here.
   {
