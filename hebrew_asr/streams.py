@@ -82,7 +82,7 @@ def print_table(table: Table) -> None:
     from rich.console import Console
     from rich.measure import Measurement
 
-    console = Console()
+    console = Console(markup=False, emoji=False)  # a run may be called exp[v2]
     if Measurement.get(console, console.options.update(width=10_000), table).minimum <= console.width:
         console.print(table)
         return

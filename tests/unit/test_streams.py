@@ -9,7 +9,9 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+from rich.table import Table
 
+from hebrew_asr.streams import print_table
 from tests.support.tiny_task import ROOT
 
 NO_UTF8 = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -80,3 +82,15 @@ def test_a_full_disk_behind_standard_output_is_told():
 def test_a_reader_that_leaves_is_no_error():
     done = shell("$H score <(echo א) <(echo א) | true; echo ${PIPESTATUS[0]}")
     assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+@pytest.mark.parametrize("width", [20, 200])
+def test_a_table_shows_names_as_they_are(width, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    names = ["exp[v2]", "runs[/red]x", "a:smile:b"]
+    table = Table("[run] of the table")
+    for name in names:
+        table.add_row(name)
+    print_table(table)
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in names)
