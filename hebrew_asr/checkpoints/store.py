@@ -254,6 +254,12 @@ class CheckpointStore:
         Raises:
             OSError: there is no room.
         """
+        if not self.folder.parent.exists():
+            log.warning(
+                "%s was moved or removed while it is trained: from here on its checkpoints and its model are written "
+                "there anew; put them back together before --resume auto",
+                self.folder.parent,
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob(".tmp-step-*"):
             _remove(leftover)

@@ -52,6 +52,18 @@ def test_a_sealed_one_is_told(tmp_path, ranks, background):
     assert steps(tmp_path) == [5]
 
 
+def test_a_run_that_is_moved_while_it_is_trained_is_told_once_and_saved_all_the_same(tmp_path, ranks, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    kept = store(run, ranks, background=False)
+    assert kept.save(state, 1, {}).failure is None
+    assert not capsys.readouterr().err
+    run.rename(tmp_path / "moved")
+    assert [kept.save(state, step, {}).failure for step in (2, 3)] == [None, None]
+    assert capsys.readouterr().err.count(f"{run} was moved or removed") == 1
+    assert (steps(run), steps(tmp_path / "moved")) == ([2, 3], [1])
+
+
 def test_one_that_fails_in_the_background_is_told_and_the_next_is_tried(disk, ranks):
     kept = store(disk, ranks)
     kept.save(state, 1, {})
