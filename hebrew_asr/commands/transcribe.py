@@ -104,7 +104,8 @@ class Command:
             raise UsageError("--skip-existing and --overwrite speak of files in --out FOLDER, which is not given")
         paths = self._paths(inputs)
         if self.skip_existing:
-            inputs = [one for one in inputs if not all(path.exists() for path in paths[one.name])]
+            found, inputs = inputs, [one for one in inputs if not all(path.exists() for path in paths[one.name])]
+            print(f"{len(found) - len(inputs)} of {len(found)} recordings were transcribed before", file=sys.stderr)
         if self.out is not None and inputs:
             make_folder(Path(self.out))
         return DataError.exit_code if self._transcribe(inputs, paths, errors, several) else 0
@@ -128,8 +129,7 @@ class Command:
         if there and not (self.skip_existing or self.overwrite):
             more = f" and {len(there) - 1} more" if len(there) > 1 else ""
             raise UsageError(
-                f"{there[0]}{more} exist{'s' * (len(there) == 1)}: --skip-existing keeps such files, --overwrite "
-                f"replaces them"
+                f"{there[0]}{more} exist{'s' * (len(there) == 1)}: give --skip-existing to keep, --overwrite to replace"
             )
         return paths
 

@@ -74,9 +74,10 @@ def test_eval_is_score_of_what_it_heard(run_folder, tmp_path, capfd):
     written = {file.name: file.read_text(encoding="utf-8") for file in texts.iterdir()}
     assert len(written) == 10 and json.loads(written["a & b 3.json"])["text"] == heard["clip3"]
     (texts / "a & b 0.vtt").unlink()
-    assert main([*asked, "--skip-existing"]) == 0
-    assert {file.name: file.read_text(encoding="utf-8") for file in texts.iterdir()} == written
     capfd.readouterr()
+    assert main([*asked, "--skip-existing"]) == 0
+    assert capfd.readouterr().err.startswith("1 of 2 recordings were transcribed before\n")
+    assert {file.name: file.read_text(encoding="utf-8") for file in texts.iterdir()} == written
     for scored in ([str(out)], [str(manifest), str(out / "hypotheses.jsonl")]):
         assert main(["score", *scored, "--json"]) == 0
         assert json.loads(capfd.readouterr().out)["modes"]["strict"]["wer"] == found["wer"]
