@@ -30,22 +30,21 @@ def print_plan(sources: list[Source], need: DiskNeed, folder: Path) -> None:
 
 def print_result(manifest: dict[str, Any], folder: Path) -> None:
     """The drop table, the split with its leak report, and what to do next."""
-    table = Table("", "clips", "hours")
+    table, places = Table("", "clips", "hours"), 2 if manifest["train"]["hours"] >= 1 else 4
     for column in table.columns[1:]:
         column.justify = "right"
     for side in ("train", "eval"):
-        table.add_row(side, f"{manifest[side]['clips']:,}", f"{manifest[side]['hours']:,.2f}", style="bold")
+        table.add_row(side, f"{manifest[side]['clips']:,}", f"{manifest[side]['hours']:,.{places}f}", style="bold")
     table.add_section()
     for source in manifest["sources"]:
         table.add_row(f"recordings in {source['name']}", f"{source['recordings']:,}", "-")
-        table.add_row(f"clips from {source['name']}", f"{source['clips']:,}", f"{source['hours']:,.2f}")
+        table.add_row(f"clips from {source['name']}", f"{source['clips']:,}", f"{source['hours']:,.{places}f}")
     table.add_section()
     for reason, tally in manifest["dropped"].items():
-        table.add_row(f"dropped: {reason}", f"{tally['clips']:,}", f"{tally['hours']:,.2f}" if tally["hours"] else "-")
+        hours = f"{tally['hours']:,.{places}f}" if tally["hours"] else "-"
+        table.add_row(f"dropped: {reason}", f"{tally['clips']:,}", hours)
     print_table(table)
-    print(_split_line(manifest["split"]))
-    for line in _group_lines(manifest):
-        print(line)
+    print(_split_line(manifest["split"]), *_group_lines(manifest), sep="\n")
     asked = manifest["split"]["eval_fraction"] * (manifest["train"]["clips"] + manifest["eval"]["clips"])
     if manifest["eval"]["clips"] < asked / 2:
         largest = manifest["split"]["largest_component_clips"]
