@@ -36,6 +36,8 @@ class Ogg:
     """Pages are missing, or there is something between them."""
     missing: bool = False
     """Pages are, by their numbers."""
+    disordered: bool = False
+    """A page comes again, or late, by its number and its position."""
     damaged: int = 0
     """Whole pages whose checksum is wrong: every decoder leaves them out."""
     falls: bool = False
@@ -48,7 +50,7 @@ class Ogg:
 
     @property
     def least_s(self) -> float:
-        """Seconds that its positions span at least; 0 for other codecs than Opus and Vorbis.
+        """Seconds that its positions span at least; 0 for other codecs than Opus, Vorbis and FLAC.
 
         The first page of sound is not counted, which need not begin at zero. Where pages are missing it is.
         """
@@ -56,6 +58,8 @@ class Ogg:
             rate_hz = 48_000
         elif self.codec.startswith(b"\x01vorbis"):
             rate_hz = int.from_bytes(self.codec[12:16], "little")
+        elif self.codec.startswith(b"\x7fFLAC"):
+            rate_hz = int.from_bytes(self.codec[27:30], "big") >> 4
         else:
             return 0.0
         is_from_zero = self.missing and self.first_granule < _LONGEST_PAGE_S * rate_hz
@@ -88,20 +92,23 @@ def ogg_pages(source: Opened) -> Ogg:
             found.codec = found.codec or source.read_at(body, 40)
         elif found.streams == 1 and sequence != expected:
             found.gaps = found.missing = True
-        began, expected = bool(flags & 2), sequence + 1
-        found.falls_at_end = _falls(found, granule, sum(size < 255 for size in segments))
+        packets = sum(size < 255 for size in segments)
+        if sequence < expected:
+            found.disordered |= _falls(found, granule, packets, 0)
+        found.falls_at_end = _falls(found, granule, packets)
         found.falls |= found.falls_at_end
+        began, expected = bool(flags & 2), sequence + 1
         if granule > 0:
             found.first_granule = found.first_granule or granule
             found.last_granule = max(granule, found.last_granule)
     return found
 
 
-def _falls(before: Ogg, granule: int, packets: int) -> bool:
+def _falls(before: Ogg, granule: int, packets: int, drained: int = _MOST_DRAINED) -> bool:
     """Whether a page on which so many packets end states no later position than the pages before it."""
     if before.streams != 1 or not before.last_granule or not packets:
         return False
-    return granule < before.last_granule or (granule == before.last_granule and packets > _MOST_DRAINED)
+    return granule < before.last_granule or (granule == before.last_granule and packets > drained)
 
 
 def _is_intact(page: bytes) -> bool:

@@ -167,6 +167,8 @@ def _is_live_rf64(source: Opened) -> bool:
 
 def _ogg(reading: Reading) -> _Plan:
     pages = ogg_pages(reading.source)
+    if pages.disordered:
+        raise reading.fault("some of its pages come twice, or not in their order")
 
     def cut(lasts_s: float) -> str:
         if not pages.ends:

@@ -287,14 +287,25 @@ def test_an_opus_file_that_ends_before_its_coder_has_begun_states_no_length():
     assert duration_s(bytes(content)) < 0.4
 
 
-@pytest.mark.parametrize("name", ["vorbis", "opus"])
+@pytest.mark.parametrize("name", ["vorbis", "opus", "flac in ogg"])
 def test_an_ogg_page_that_is_missing_is_named(name):
     """The positions of those around it say how much sound it had."""
-    content = CODED[name][0]()
+    content = EXACT[name]() if name in EXACT else CODED[name][0]()
     pages = [at for at in range(len(content) - 4) if content[at : at + 4] == b"OggS"]
     for page in (-2, -3):
         with pytest.raises(TruncatedAudio, match=r"it states 3\.0\d s, and holds [12]"):
             decode(content[: pages[page]] + content[pages[page + 1] :])
+
+
+@pytest.mark.parametrize("name", ["vorbis", "opus", "flac in ogg"])
+def test_ogg_pages_that_come_twice_or_late_are_named(name):
+    content = EXACT[name]() if name in EXACT else CODED[name][0]()
+    starts = [at for at in range(len(content) - 4) if content[at : at + 4] == b"OggS"]
+    pages = [content[start:stop] for start, stop in zip(starts, [*starts[1:], len(content)], strict=True)]
+    *first, before, last = pages
+    for order in ([*first, before, before, last], [*first[:-1], before, first[-1], last]):
+        with pytest.raises(AudioError, match="come twice, or not in their order"):
+            decode(b"".join(order))
 
 
 def test_an_opus_file_that_no_page_ends_is_heard_and_named():
