@@ -9,6 +9,7 @@ from hebrew_asr.errors import CheckpointError, UsageError, first_line
 from hebrew_asr.files import values_if_readable
 from hebrew_asr.inference.pieces import Cutting
 from hebrew_asr.inference.transcriber import Decoding, Transcriber
+from hebrew_asr.logs import log
 from hebrew_asr.text.languages import language_name
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -96,8 +97,11 @@ def cutting_of(folder: Path) -> Cutting:
     """Pieces for a model: as its folder says, or the run that it lies in; the defaults where neither says it."""
     from hebrew_asr.inference.export import PIECES
 
-    said = values_if_readable(folder / PIECES)
+    path = folder / PIECES
+    said = values_if_readable(path)
     if not said:
+        if path.exists():
+            log.warning("%s is damaged: recordings are cut as for a model without one", path)
         return cutting_of_run(folder.parent)
     return _cutting(*(_number(said.get(name)) for name in ("max_s", "typical_s", "whole_s")))
 

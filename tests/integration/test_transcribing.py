@@ -359,7 +359,7 @@ def test_a_folder_in_the_place_of_an_output_is_told_before_anything_is_decoded(t
         assert f"{tmp_path / 'talk.srt'} is a folder" in capfd.readouterr().err
 
 
-def test_run_folder_stands_for_its_final_and_that_of_an_export_for_its_hf(tmp_path):
+def test_run_folder_stands_for_its_final_and_that_of_an_export_for_its_hf(tmp_path, capfd):
     (tmp_path / "export" / "hf").mkdir(parents=True)
     assert model_folder(str(tmp_path / "export")) == str(tmp_path / "export" / "hf")
     (tmp_path / "recipe.json").write_text('{"data": {"max_duration_s": 12}}')
@@ -378,6 +378,10 @@ def test_run_folder_stands_for_its_final_and_that_of_an_export_for_its_hf(tmp_pa
     assert cutting_of(tmp_path / "final") == cutting_of(shutil.copytree(tmp_path / "final", tmp_path / "copy")) == own
     (tmp_path / "copy" / "pieces.json").write_text('{"max_s": 900, "typical_s": "long", "whole_s": -1}')
     assert cutting_of(tmp_path / "copy") == Cutting(30.0, 5.0, 15.0), "no more than the encoder hears"
+    (tmp_path / "copy" / "pieces.json").write_text("{")
+    capfd.readouterr()
+    assert cutting_of(tmp_path / "copy") == Cutting(12.0, 5.0, 12.0)
+    assert "pieces.json is damaged" in capfd.readouterr().err
 
 
 SEGMENTS = (
