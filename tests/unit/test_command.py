@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.launching.command import Launch, run
+from tests.support.tiny_task import ROOT
 
 
 class Shell(Launch):
     """Two ranks and their launcher, as a line of bash: ``rank N CODE`` is one that leaves and says its code."""
 
     def line(self) -> list[str]:
-        said = 'rank() { echo "$2" > "${HEBREW_ASR_JOB#*:}/$1.code"; }; '
+        reports = "import sys; from hebrew_asr.launching.job import Job; Job.of_this_rank().report(int(sys.argv[1]))"
+        said = f'rank() {{ RANK="$1" PYTHONPATH={ROOT} {sys.executable} -c "{reports}" "$2"; }}; '
         return ["bash", "-c", said + self.arguments[0]]
 
 
