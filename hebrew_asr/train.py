@@ -5,7 +5,6 @@ deepspeed --num_gpus 8 hebrew_asr/train.py --ds ds_configs/a100x8.json
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import time
@@ -16,6 +15,7 @@ if __name__ == "__main__":  # run as a file: its folder must not shadow other pa
 
 from hebrew_asr.config.misplaced import refuse_recipe_keys
 from hebrew_asr.config.options import parse_options
+from hebrew_asr.cores import loading_modules
 from hebrew_asr.errors import HebrewASRError, Preempted, Unsaved, exit_code_of, exit_process
 from hebrew_asr.launching.job import Job
 from hebrew_asr.launching.stopping import StopRequest, nothing_to_save
@@ -72,12 +72,11 @@ def _train(argv: list[str], stop: StopRequest) -> int:
     if os.environ.get("RANK", "0") == "0":
         log.info("loading PyTorch and DeepSpeed")
 
-    gc.disable()  # nothing imported is garbage, and looking for it would take a tenth of the time
-    from hebrew_asr.engine import dist
-    from hebrew_asr.training.loop import train
-    from hebrew_asr.training.setup import set_up
+    with loading_modules():
+        from hebrew_asr.engine import dist
+        from hebrew_asr.training.loop import train
+        from hebrew_asr.training.setup import set_up
 
-    gc.enable()
     try:
         run = set_up(arguments, stop)
         try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as torch_dist
@@ -62,6 +62,18 @@ def update(
     for before, after in zip((master, exp_avg, exp_avg_sq, step), new, strict=True):
         before.copy_(torch.where(found_inf == 0, after, before))
     weights.copy_(master)
+
+
+class _Update(NamedTuple):
+    """What AdamW does to a param group in a step."""
+
+    options: dict[str, Any]
+    gradient: Tensor
+    weights: Tensor
+    """Overwritten by the new ones: this rank's slice of the group, or what is live of it."""
+    rows: LiveRows | None
+    grad_scale: Tensor
+    found_inf: Tensor
 
 
 class FlatAdamW:
@@ -142,59 +154,41 @@ class FlatAdamW:
         for options, gradient, (flat, slices), rows, is_late in groups:
             if is_late == late:
                 fresh = slices[rank] if rows is None else flat.new_empty(rows.length)
-                self._update_group(options, gradient, fresh, rows, grad_scale, found_inf)
+                self._update_group(_Update(options, gradient, fresh, rows, grad_scale, found_inf))
                 begun.append(self._share(flat, fresh, rows))
         for end in begun:
             end()
 
-    def _update_group(
-        self,
-        options: dict[str, Any],
-        gradient: Tensor,
-        weights: Tensor,
-        rows: LiveRows | None,
-        grad_scale: Tensor,
-        found_inf: Tensor,
-    ) -> None:
-        """``weights`` are overwritten by the new ones: this rank's slice of the group, or what is live of it."""
-        (master,) = options["params"]
+    def _update_group(self, one: _Update) -> None:
+        (master,) = one.options["params"]
         if self._update is not None:
             try:
-                self._update_compiled(self._update, options, gradient, weights, rows, grad_scale, found_inf)
+                self._update_compiled(self._update, one)
                 return
             except CANNOT_COMPILE as error:  # before anything of this group changed
                 self._update = None
                 note_fallback("AdamW could not be compiled and takes more passes over memory", error)
-        self.optimizer.grad_scale, self.optimizer.found_inf = grad_scale, found_inf  # type: ignore[attr-defined]
-        master.grad = gradient if rows is None else torch.zeros_like(master)
-        if rows is not None:
-            rows.put_own(master.grad, gradient)
+        self.optimizer.grad_scale, self.optimizer.found_inf = one.grad_scale, one.found_inf  # type: ignore[attr-defined]
+        master.grad = one.gradient if one.rows is None else torch.zeros_like(master)
+        if one.rows is not None:
+            one.rows.put_own(master.grad, one.gradient)
         self.optimizer.step()  # of this group alone: no other has a gradient
         master.grad = None
-        weights.copy_(master if rows is None else rows.own(master))
+        one.weights.copy_(master if one.rows is None else one.rows.own(master))
 
-    def _update_compiled(
-        self,
-        compiled: Callable[..., None],
-        options: dict[str, Any],
-        gradient: Tensor,
-        weights: Tensor,
-        rows: LiveRows | None,
-        grad_scale: Tensor,
-        found_inf: Tensor,
-    ) -> None:
-        (master,) = options["params"]
+    def _update_compiled(self, compiled: Callable[..., None], one: _Update) -> None:
+        options, (master,) = one.options, one.options["params"]
         state = self.optimizer.state[master]
         slices = master, state["exp_avg"], state["exp_avg_sq"]
-        moved = slices if rows is None else [rows.own(part) for part in slices]
+        moved = slices if one.rows is None else [one.rows.own(part) for part in slices]
         compiled(
-            *(moved[0], gradient, *moved[1:], state["step"], weights),
-            *(torch.full_like(grad_scale, options["lr"]), grad_scale, found_inf),
+            *(moved[0], one.gradient, *moved[1:], state["step"], one.weights),
+            *(torch.full_like(one.grad_scale, options["lr"]), one.grad_scale, one.found_inf),
             *(options["betas"], options["eps"], options["weight_decay"]),
         )
-        if rows is not None:
+        if one.rows is not None:
             for part, values in zip(slices, moved, strict=True):
-                rows.put_own(part, values)
+                one.rows.put_own(part, values)
 
     @contextmanager
     def _under_the_next_pass(self, read: list[Tensor]) -> Iterator[None]:
