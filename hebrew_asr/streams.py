@@ -40,6 +40,9 @@ def speak_utf8() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.write_through:
+        # PYTHONUNBUFFERED forgets what a full disk refused; a buffer, emptied at each line, has it for give_up_stdout
+        sys.stdout = _by_lines(io.FileIO, sys.stdout)
 
 
 def _open_closed_streams() -> None:
@@ -68,13 +71,14 @@ def outlive_the_terminal() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and not isinstance(getattr(stream.buffer, "raw", None), _Lasting):
-            setattr(sys, name, _lasting(stream))
+            setattr(sys, name, _by_lines(_Lasting, stream))
 
 
-def _lasting(stream: TextIO) -> TextIO:
+def _by_lines(raw: type[io.FileIO], stream: TextIO) -> TextIO:
+    """Another stream onto the same file, which writes at the end of each line."""
     stream.flush()
-    raw = io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False))
-    return io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=True)
+    buffer = io.BufferedWriter(raw(stream.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=True)
 
 
 def print_table(table: Table) -> None:

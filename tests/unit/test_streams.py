@@ -72,7 +72,9 @@ def test_closed_streams_are_empty_ones(tmp_path):
     assert int((tmp_path / "first").read_text()) > 2, "what a library prints would go into the file"
 
 
-def test_a_full_disk_behind_standard_output_is_told():
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_standard_output_is_told(unbuffered, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     for line in ("echo שלום | $H normalize", "$H score <(echo א) <(echo א)"):
         done = shell(f"{line} > /dev/full")
         told = "error: standard output: No space left on device; make room there, or give another place\n"
