@@ -15,6 +15,9 @@ from hebrew_asr.audio.source import Opened
 
 _CHUNK_BYTES = 1 << 20
 _NEED_BYTES = 64  # at a frame: its header, and where its tag is
+_TAG_BYTES = 256
+_MOST_DELAY, _MOST_PADDING = 1152, 576
+"""Samples that encoders put before the sound (LAME 576, older ones 1,105), and after it beside those of one frame."""
 _KBIT = {
     (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -87,6 +90,10 @@ class Mpeg:
     """By the tag of the first frame (Xing, Info or VBRI)."""
     ends_whole: bool = False
     """There are frames, and the last one is whole; tags may follow it."""
+    sound_at: int = 0
+    """Byte at which the frame after the tag begins."""
+    hides_sound: bool = False
+    """The tag has decoders leave out more at the start or the end than any encoder adds there."""
 
     @property
     def is_cut_off(self) -> bool:
@@ -127,7 +134,8 @@ def frames_of(source: Opened) -> Mpeg:
     window, position = _Window(source), 0
     runs: list[_Run] = []
     stated: int | None = None
-    broken = between = cut = False
+    broken = between = cut = hides = False
+    sound_at = 0
     while position + 4 <= source.size:
         index = window.at(position)
         header = _headers().get(window.bytes[index + 1 : index + 3]) if window.bytes[index] == 0xFF else None
@@ -138,7 +146,8 @@ def frames_of(source: Opened) -> Mpeg:
         between |= broken
         broken = False
         if not runs and stated is None and (stated := _stated(window.bytes[index : index + _NEED_BYTES])):
-            position += header[0]
+            hides = _hides_sound(source.read_at(position, _TAG_BYTES), header[1])
+            position = sound_at = position + header[0]
             continue
         run = _Run(header[1], window.bytes[index + 3] >= 0xC0)
         position = _follow(window, position, run)
@@ -153,6 +162,8 @@ def frames_of(source: Opened) -> Mpeg:
         uniform=not between and len({(run.kind, run.mono) for run in runs}) <= 1,
         stated_frames=stated,
         ends_whole=bool(runs) and not cut,
+        sound_at=sound_at,
+        hides_sound=hides,
     )
 
 
@@ -242,3 +253,14 @@ def _stated(frame: bytes) -> int | None:
         if at >= 4 and (flag is None or (frame[at + flag : at + flag + 1][:1] and frame[at + flag] & 1)):
             return int.from_bytes(frame[at + offset : at + offset + 4], "big") or None
     return None
+
+
+def _hides_sound(frame: bytes, kind: _Kind) -> bool:
+    """Whether a tag counts more delay or padding than an encoder adds, as LAME's extension of Xing's tag can."""
+    at = max(frame.find(b"Xing"), frame.find(b"Info"))
+    if at < 0:
+        return False
+    flags = frame[at + 7]
+    at += 8 + 4 * (flags & 1) + 4 * (flags >> 1 & 1) + 100 * (flags >> 2 & 1) + 4 * (flags >> 3 & 1)
+    both = int.from_bytes(frame[at + 21 : at + 24], "big")
+    return both >> 12 > _MOST_DELAY or both & 0xFFF > _MOST_PADDING + kind.samples

@@ -195,15 +195,27 @@ def _flac(reading: Reading) -> _Plan:
 
 def _mp3(reading: Reading) -> _Plan:
     frames = frames_of(reading.source)
+    if frames.hides_sound:
+        reading.source = _without_start(reading, frames.sound_at)
+    counts_all = frames.hides_sound or frames.stated_frames is None or frames.frames <= frames.stated_frames
     try:
-        whole = frames.uniform and abs(_libsndfile_s(reading) - frames.lasts_s) <= 3 * frames.frame_s
+        whole = frames.uniform and counts_all and abs(_libsndfile_s(reading) - frames.lasts_s) <= 3 * frames.frame_s
     except soundfile.LibsndfileError:  # it looks for the first frame in the first kilobytes only
         whole = False
     cut = ""
     if frames.is_cut_off:
         cut = f"its tag counts {frames.stated_frames} frames, and it has {frames.frames}"
-    lasts_s = frames.lasts_s if whole and frames.stated_frames is None else None
+    lasts_s = frames.lasts_s if whole and (frames.hides_sound or frames.stated_frames is None) else None
     return _Plan(whole or not frames.frames, lambda _lasts_s: cut, lasts_s=lasts_s, ends_whole=frames.ends_whole)
+
+
+def _without_start(reading: Reading, start: int) -> Opened:
+    """The source without a tag that would hide sound: without one, all is heard."""
+    source = reading.source
+    if source.size > _LARGEST_PART:
+        raise reading.fault("its LAME tag leaves out more sound than an encoder adds: write the file anew")
+    content = source.read_at(start, source.size - start)
+    return Opened(io.BytesIO(content), len(content), source.label)
 
 
 def _other(reading: Reading) -> _Plan:

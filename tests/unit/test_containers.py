@@ -169,6 +169,38 @@ def test_a_flac_after_another_is_heard_however_short_it_is(frames, between, tmp_
     assert len(decode(id3 + short)) == frames
 
 
+def lame_numbers(mp3: bytes) -> tuple[int, int, int]:
+    """Where the tag of LAME stands that tells delay and padding, and both, in samples."""
+    at = max(mp3.find(b"Xing"), mp3.find(b"Info")) + 8 + 4 + 4 + 100 + 4 + 21
+    both = int.from_bytes(mp3[at : at + 3], "big")
+    return at, both >> 12, both & 0xFFF
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 44_100])
+def test_a_tag_of_lame_is_believed_as_far_as_an_encoder_adds_silence(rate_hz):
+    """Decoders leave out what it says, up to half a second at each end."""
+    wanted = voice(rate_hz)
+    mp3 = by_ffmpeg(wanted, rate_hz, "mp3", "libmp3lame")
+    at, delay, padding = lame_numbers(mp3)
+    assert (delay, padding > 575) == (576, True)
+    lasts = len(decode(mp3))
+    assert lasts == pytest.approx(LASTS_S * SAMPLE_RATE_HZ, abs=20)
+    for lie in (4095, 0), (0, 4095), (4095, 4095), (1153, padding):
+        lying = mp3[:at] + (lie[0] << 12 | lie[1]).to_bytes(3, "big") + mp3[at + 3 :]
+        got = decode(lying)
+        longer = len(got) - lasts - (delay + padding) * SAMPLE_RATE_HZ / rate_hz
+        assert longer == pytest.approx(0, abs=2), "all is heard, and the silence around it"
+        decoder_delay = 529  # samples, which decoders leave out where the tag is believed
+        assert likeness(got[round((delay + decoder_delay) * SAMPLE_RATE_HZ / rate_hz) :], decode(mp3)) > 0.98
+        assert duration_s(lying) == pytest.approx(len(got) / SAMPLE_RATE_HZ, abs=0.001)
+        with pytest.raises(TruncatedAudio, match="its tag counts"):
+            decode(lying[: len(lying) * 3 // 4])
+    for fewer in (1, 2, 3):
+        count_at = max(mp3.find(b"Xing"), mp3.find(b"Info")) + 8
+        count = int.from_bytes(mp3[count_at : count_at + 4], "big") - fewer
+        assert len(decode(mp3[:count_at] + count.to_bytes(4, "big") + mp3[count_at + 4 :])) >= lasts
+
+
 @pytest.mark.parametrize("share_padded", [0.0, 0.04, 0.96, 1.0])
 def test_every_frame_of_an_mp3_is_counted_though_most_are_counted_many_at_a_time(share_padded):
     """Runs of one bit rate, longer than what is counted at once and than what is read at once."""
