@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 from hebrew_asr.audio.mpeg import id3_size, is_mpeg
@@ -28,6 +29,8 @@ _TAG = re.compile(rb".?(?:[\x20-\x7e]{4}|ID3|TAG)", re.DOTALL)
 _PADDING_BYTES = 7
 _PCM = re.compile(rb"(?:RIFF|RIFX|RF64)....WAVE|FORM....AIF[FC]|\.snd|caff\x00\x01|riff\x2e\x91\xcf\x11", re.DOTALL)
 _MP4_FIRST = b"ftyp"
+_MP3_TAG_AFTER_JUNK = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]..[\x00-\xff]{9,34}(?:Xing|Info)", re.DOTALL)
+_JUNK_BYTES = 1 << 16
 _FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 _START_BYTES = 8
 """Of what begins a file or a page."""
@@ -59,7 +62,11 @@ def kind_of(source: Opened) -> Kind:
     while tag := id3_size(head):
         position += tag
         head = source.read_at(position, 16)
-    return "mp3" if is_mpeg(head) else "flac" if head[:4] == b"fLaC" else "other"
+    if head[:4] == b"fLaC":
+        return "flac"
+    if is_mpeg(head) or _MP3_TAG_AFTER_JUNK.search(source.read_at(position, _JUNK_BYTES)):
+        return "mp3"
+    return "other"
 
 
 def pcm_files(source: Opened) -> tuple[list[int], int | None]:
@@ -196,16 +203,25 @@ def mp4_starts(source: Opened) -> list[int]:
     return starts
 
 
-def flac_total(source: Opened) -> int:
-    """Samples of a channel by the stream info block (RFC 9639, 8.2).
+@dataclass(frozen=True, slots=True)
+class FlacLength:
+    """What a FLAC file says about its length, in samples of a channel."""
 
-    0 where the encoder did not know them, where so many cannot be in a file of this size, and where frames follow.
-    """
+    rate_hz: int
+    stated: int
+    """By its header. 0 where the encoder did not know, where a file of this size cannot hold so many, and where frames
+    follow after so many."""
+    held: int
+    """By the last frame that is found; -1 for none."""
+
+
+def flac_length(source: Opened) -> FlacLength:
+    """By the stream info block (RFC 9639, 8.2) and the end of the file."""
     info = source.read_at(_flac_begins(source) + 8, 18).ljust(18, b"\0")
     total = int.from_bytes(info[10:], "big") & (1 << 36) - 1
-    block_samples = int.from_bytes(info[:2], "big")
     possible = total <= source.size // _FLAC_FRAME_BYTES * _FLAC_FRAME_SAMPLES
-    return total if possible and _last_flac_frame(source, block_samples) < total else 0
+    begins, ends = _last_flac_frame(source, int.from_bytes(info[:2], "big"))
+    return FlacLength(int.from_bytes(info[10:13], "big") >> 4, total if possible and begins < total else 0, ends)
 
 
 def _flac_begins(source: Opened) -> int:
@@ -216,30 +232,36 @@ def _flac_begins(source: Opened) -> int:
     return start
 
 
-def _last_flac_frame(source: Opened, block_samples: int) -> int:
-    """The sample at which the last frame begins that is found near the end; -1 for none (RFC 9639, 9.1)."""
+def _last_flac_frame(source: Opened, block_samples: int) -> tuple[int, int]:
+    """The samples at which the last frame found near the end begins and ends; -1 for none (RFC 9639, 9.1)."""
     for tail_bytes in _FLAC_TAILS_BYTES:
         tail = source.read_at(max(source.size - tail_bytes, 0), tail_bytes)
         at = len(tail)
         while (at := tail.rfind(b"\xff", 0, at)) >= 0:
             if found := _flac_frame(tail[at : at + _FLAC_HEADER_BYTES]):
-                number, is_sample = found
-                return number if is_sample else number * block_samples
-    return -1
+                number, is_sample, samples = found
+                begins = number if is_sample else number * block_samples
+                return begins, begins + samples
+    return -1, -1
 
 
-def _flac_frame(head: bytes) -> tuple[int, bool] | None:
-    """The number in the header of a frame that starts so, and whether it is a sample's; else that of the frame."""
+def _flac_frame(head: bytes) -> tuple[int, bool, int] | None:
+    """Of a frame that starts so: its number, whether that is a sample's or else the frame's, and its samples."""
     if len(head) < _FLAC_HEADER_BYTES or head[1] not in (0xF8, 0xF9):
         return None
     length = max(8 - (head[4] ^ 0xFF).bit_length(), 1)  # of the number, coded as UTF-8 codes letters
-    end = 4 + length + {6: 1, 7: 2}.get(head[2] >> 4, 0) + {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)
+    sized = {6: 1, 7: 2}.get(head[2] >> 4, 0)
+    end = 4 + length + sized + {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)
     if length > 7 or end >= len(head) or _crc8(head[:end]) != head[end]:
         return None
     number = head[4] & (0x7F if length == 1 else 0x7F >> length)
     for byte in head[5 : 4 + length]:
         number = number << 6 | byte & 0x3F
-    return number, head[1] == 0xF9
+    size = head[2] >> 4  # a power of two, 192, 576 times one, or written out
+    samples = 1 << size if size > 7 else 192 if size == 1 else 144 << size
+    if sized:
+        samples = int.from_bytes(head[4 + length : 4 + length + sized], "big") + 1
+    return number, head[1] == 0xF9, samples
 
 
 def _crc8(content: bytes) -> int:

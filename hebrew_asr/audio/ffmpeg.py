@@ -102,7 +102,7 @@ def _require_most(packets: int, lost: int, numbered_s: float, is_flac: bool, rea
         raise reading.fault(
             f"none of its {packets} packets of sound can be decoded: damage, or a coding that FFmpeg does not know"
         )
-    if lost_s > max(_LOST_S, _LOST_SHARE * reading.lasts_s) or (is_flac and lost > bool(reading.cut)):
+    if lost > bool(reading.cut) if is_flac else lost_s > max(_LOST_S, _LOST_SHARE * reading.lasts_s):
         raise reading.fault(f"{lost} of its {packets} packets of sound cannot be decoded: the file is damaged")
     if not reading.cut and reading.lasts_s < numbered_s - _HOLE_S:
         raise reading.fault(f"of {numbered_s:.2f} s only {reading.lasts_s:.2f} s can be decoded: the file is damaged")

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import soundfile
 
 from hebrew_asr.audio.containers import (
+    flac_length,
     flac_starts,
     flac_starts_after,
-    flac_total,
     kind_of,
     mp4_starts,
     pcm_files,
@@ -30,6 +30,7 @@ from hebrew_asr.audio.source import AudioError, Opened
 from hebrew_asr.errors import first_line
 
 _OGG_TOLERANCE_S = 0.1
+_FLAC_TOLERANCE_S = 0.02
 _LARGEST_PART = 1 << 28
 _NO_LENGTH = 1 << 60
 """Samples of an Opus file whose only page of sound ends before the coder's delay does, as libsndfile counts them."""
@@ -66,7 +67,7 @@ def blocks_of(reading: Reading) -> Iterator[Block]:
             from hebrew_asr.audio.ffmpeg import blocks_by_ffmpeg  # a tenth of a second, which most files do without
 
             yield from _counted(blocks_by_ffmpeg(reading), reading)
-        reading.cut = ("" if plan.ends_whole else reading.cut) or plan.cut(reading.lasts_s)
+        reading.cut = plan.cut(reading.lasts_s) or ("" if plan.ends_whole else reading.cut)
 
 
 def seconds_of(reading: Reading) -> float:
@@ -187,10 +188,19 @@ def _ogg(reading: Reading) -> _Plan:
 
 
 def _flac(reading: Reading) -> _Plan:
-    source = reading.source
-    if flac_total(source) > 0:  # the search takes 3 % of the time of decoding: only what was not read is looked through
+    source, length = reading.source, flac_length(reading.source)
+    if 0 < length.stated <= length.held or length.held < 0 < length.stated:
+        # The search takes 3 % of the time of decoding: only what was not read is looked through.
         return _Plan(True, more=lambda read: flac_starts_after(source, read))
-    return _Plan(False, parts=flac_starts(source))
+
+    def cut(lasts_s: float) -> str:
+        stated_s = length.stated / (length.rate_hz or 1)
+        if lasts_s >= stated_s - _FLAC_TOLERANCE_S:
+            return ""
+        said = f"its header states {stated_s:.2f} s, and {lasts_s:.2f} s are heard"
+        return f"{said}; if that is all of it, write the file anew (ffmpeg -i FILE NEW.flac)"
+
+    return _Plan(False, cut, parts=flac_starts(source))
 
 
 def _mp3(reading: Reading) -> _Plan:

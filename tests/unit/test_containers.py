@@ -164,7 +164,7 @@ def test_a_flac_after_another_is_heard_however_short_it_is(frames, between, tmp_
         for source in (content, tmp_path / "x"):
             assert len(decode(source)) == lasts + frames
             assert duration_s(source) == pytest.approx((lasts + frames) / SAMPLE_RATE_HZ)
-    with pytest.raises(AudioError, match="sync"):
+    with pytest.raises(AudioError, match="lost sync" if frames == lasts else r"states 3.00 s, and 1\.\d\d s are heard"):
         decode(long[: len(long) // 2] + short)
     assert len(decode(id3 + short)) == frames
 
@@ -199,6 +199,14 @@ def test_a_tag_of_lame_is_believed_as_far_as_an_encoder_adds_silence(rate_hz):
         count_at = max(mp3.find(b"Xing"), mp3.find(b"Info")) + 8
         count = int.from_bytes(mp3[count_at : count_at + 4], "big") - fewer
         assert len(decode(mp3[:count_at] + count.to_bytes(4, "big") + mp3[count_at + 4 :])) >= lasts
+
+
+@pytest.mark.parametrize("junk", [bytes(700), b"a line of a log\n" * 20, b"ID3\x04\0\0\0\0\x0f\x76" + bytes(5_000)])
+def test_an_mp3_with_a_tag_after_junk_is_heard_and_its_cut_is_named(junk):
+    mp3 = by_ffmpeg(voice(16_000), 16_000, "mp3", "libmp3lame", muxer={"id3v2_version": "0"})
+    assert len(decode(junk + mp3)) == pytest.approx(LASTS_S * SAMPLE_RATE_HZ, abs=1800)
+    with pytest.raises(TruncatedAudio, match="its tag counts"):
+        decode(junk + mp3[: len(mp3) // 2])
 
 
 @pytest.mark.parametrize("share_padded", [0.0, 0.04, 0.96, 1.0])
@@ -261,6 +269,23 @@ def test_what_states_no_length_is_heard_as_far_as_it_goes(name):
     except AudioError:
         return
     assert 0.2 * LASTS_S < len(got) / SAMPLE_RATE_HZ <= 0.6 * LASTS_S
+
+
+@pytest.mark.parametrize("more", [1, 8_000, 48_000])
+def test_a_flac_that_states_more_than_it_holds_is_heard_and_named(more):
+    """By a lying header, or a cut between two frames. A sample more or less is no sound to speak of."""
+    content = bytearray(by_libsndfile(voice(16_000), 16_000, "FLAC", "PCM_16"))
+    content[18:26] = (int.from_bytes(content[18:26], "big") + more).to_bytes(8, "big")
+    sound = Sound(bytes(content))
+    heard = []
+    if more == 1:
+        heard.extend(sound)
+    else:
+        stated_s = LASTS_S + more / 16_000
+        with pytest.raises(TruncatedAudio, match=rf"states {stated_s:.2f} s, and {LASTS_S:.2f} s are heard; .*anew"):
+            heard.extend(sound)
+    np.testing.assert_allclose(np.concatenate(heard), voice(16_000), atol=1.01 / 32768)
+    assert duration_s(bytes(content)) == pytest.approx(LASTS_S)
 
 
 @pytest.mark.parametrize("name", ["vorbis", "opus", "flac in ogg"])
