@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
+from hebrew_asr.audio.source import AUDIO_SUFFIXES
 from hebrew_asr.errors import DataError, UsageError, did_you_mean
 from hebrew_asr.remote.paths import RemotePath, is_url
 from hebrew_asr.sources.hub import HUB_ID, open_hub
@@ -112,9 +114,13 @@ def _open_url(path: RemotePath, name: str, held_out: bool) -> Source:
 def _open_local(path: Path, name: str, held_out: bool) -> Source:
     try:
         is_folder = path.is_dir()
-        shards = [found for found in files_in(path) if found.suffix == ".parquet"] if is_folder else []
+        files = files_in(path) if is_folder else []
+        shards = [found for found in files if found.suffix == ".parquet"]
         if shards:
-            return open_parquet(name, shards, path, all_held_out=held_out)
+            source = open_parquet(name, shards, path, all_held_out=held_out)
+            beside = sum(found.suffix.lower() in AUDIO_SUFFIXES for found in files)
+            notes = (f"its parquet files are read, and {beside} recordings beside them are not",) if beside else ()
+            return replace(source, notes=notes)
         if path.suffix == ".parquet" and not is_folder:
             return open_parquet(name, [path], path.parent, all_held_out=held_out)
         if is_folder or path.suffix.lower() in LISTING_SUFFIXES:

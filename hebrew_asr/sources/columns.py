@@ -6,9 +6,6 @@ ivrit-ai/asr-training for the *-whisper-training family; cards of Common Voice, 
 
 from __future__ import annotations
 
-import ast
-import json
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ from hebrew_asr.errors import DataError
 from hebrew_asr.remote.paths import RemotePath
 from hebrew_asr.sources.rows import Row
 from hebrew_asr.sources.timestamps import has_timestamps
+from hebrew_asr.text.values import is_true, number, read_out
 
 FLAGS = ("skipped", "unintelligible", "foreign_language", "multiple_speakers", "noisy", "too_long")
 """Check-boxes of the crowd-transcribe application, all inside its "I could not transcribe this" dialog."""
@@ -106,7 +104,7 @@ def _uuid_row(row: dict[str, Any], place: Place) -> Row:
         groups=uuid_groups(uuid) if uuid else (),
         flags=_flags(row, extra),
         stated_duration_s=number(extra.get("duration")),
-        retake=_is_true(row.get("is_retranscribe")) or _is_true(attributes.get("retranscribe")),
+        retake=is_true(row.get("is_retranscribe")) or is_true(attributes.get("retranscribe")),
         problem=problem or wrong,
     )
 
@@ -155,9 +153,7 @@ def _extra(row: dict[str, Any], place: Place) -> tuple[dict[str, Any], tuple[str
 
 def _struct(row: dict[str, Any], column: str, place: Place) -> tuple[dict[str, Any], tuple[str, str] | None]:
     """A column of fields, as a struct or written out as JSON or as Python does; and what is wrong with it."""
-    value = row.get(column)
-    for _ in range(_TIMES_WRITTEN_OUT):
-        value = _read_out(value) if isinstance(value, str | bytes) else value
+    value = read_out(row.get(column))
     if isinstance(value, list) and all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in value):
         value = {str(name): field for name, field in value}  # a map, as pyarrow gives it
     if value is None or value != value:  # pandas writes NaN where there is nothing
@@ -170,40 +166,8 @@ def _struct(row: dict[str, Any], column: str, place: Place) -> tuple[dict[str, A
     )
 
 
-def _read_out(written: str | bytes) -> Any:
-    """What a text says as JSON or as Python; None where it is blank, itself where it is neither."""
-    try:
-        text = written.decode() if isinstance(written, bytes) else written
-    except UnicodeDecodeError:
-        return written
-    if not text.strip():
-        return None
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-    return written
-
-
 def _flags(row: dict[str, Any], extra: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(flag for flag in FLAGS if _is_true(extra.get(flag)) or _is_true(row.get(flag)))
-
-
-def _is_true(value: Any) -> bool:
-    """Of a check-box, whose value may have gone through a text."""
-    if isinstance(value, str):
-        return value.strip().lower() in ("true", "1", "1.0", "yes", "t", "y")
-    return bool(value)
-
-
-def number(value: Any) -> float | None:
-    """A finite number, perhaps written as a text; None for anything else."""
-    try:
-        found = float(value)
-    except (TypeError, ValueError):
-        return None
-    return found if math.isfinite(found) else None
+    return tuple(flag for flag in FLAGS if is_true(extra.get(flag)) or is_true(row.get(flag)))
 
 
 def _text(row: dict[str, Any]) -> str:
@@ -217,8 +181,6 @@ def _plain(name: str, *required: str, optional: tuple[str, ...] = ()) -> Adapter
     return Adapter(name, frozenset(("audio", *required)), more, _plain_row)
 
 
-_TIMES_WRITTEN_OUT = 2
-"""A record that goes through JSON twice holds a text that is JSON."""
 _STRUCTS = ("extra_data", "metadata")
 """Read whole where they are texts or maps, and by their fields where they are structs that have any of those."""
 _EXTRA_DATA = (

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from hebrew_asr.errors import DataError
 from hebrew_asr.sources.listed import in_stretches
 from hebrew_asr.sources.rows import Row
 from hebrew_asr.sources.walk import file_problem
@@ -22,7 +23,7 @@ def kaldi_rows(folder: Path) -> list[Row]:
     A recording that ``wav.scp`` gives as a command is refused by name: no command of a data set is ever run.
 
     Raises:
-        DataError: a table cannot be read.
+        DataError: a table cannot be read, or names one thing twice.
     """
     recordings, texts, speakers = (_table(folder / name) for name in (WAV_SCP, "text", "utt2spk"))
     if all(speaker == utterance for utterance, speaker in speakers.items()):  # what is written where none is known
@@ -84,4 +85,11 @@ def _table(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     lines = (line.strip().split(maxsplit=1) for line in read_text(path).split("\n"))
-    return {parts[0]: parts[1] if len(parts) > 1 else "" for parts in lines if parts}
+    found: dict[str, str] = {}
+    for name, *rest in filter(None, lines):
+        value = rest[0] if rest else ""
+        if found.setdefault(name, value) != value:
+            raise DataError(
+                f"{path} names {name} twice, with {found[name][:60]!r} and {value[:60]!r}: keep one of them"
+            )
+    return found

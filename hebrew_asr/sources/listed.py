@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import unicodedata
 from collections.abc import Iterable
 from contextlib import suppress
@@ -14,14 +15,16 @@ from typing import Any
 
 from hebrew_asr.audio.source import AUDIO_SUFFIXES
 from hebrew_asr.errors import DataError
-from hebrew_asr.sources.columns import Place, choose_adapter, number
-from hebrew_asr.sources.listings import TEXTS, Line, read_listing, unknown_columns
+from hebrew_asr.sources.columns import Place, choose_adapter
+from hebrew_asr.sources.listings import TEXTS, TIMES, Line, read_listing, unknown_columns
 from hebrew_asr.sources.rows import Row
 from hebrew_asr.sources.walk import file_problem
 from hebrew_asr.text.prompt import parse_target
+from hebrew_asr.text.values import number
 
 _FOLDERS = ("", "clips", "wavs", "wav", "audio")
 """Where audio lies that a listing names without its folder: Common Voice, LJSpeech, and habits."""
+_TWO_TEXTS = "listed with two texts"
 _GROUPS = ("speaker", "session", "source", "episode")
 
 
@@ -38,8 +41,10 @@ def listed_rows(listing: Path) -> list[Row]:
     rows: dict[str, Row] = {}
     for line in lines:
         row = _row_of(line, listing)
-        if row.id in rows:
-            row = _again(row, rows[row.id], line, listing)
+        if before := rows.get(row.id):
+            row = _again(row, before, line, listing)
+            if row.problem and row.problem[0] == _TWO_TEXTS:
+                rows[before.id] = replace(before, problem=before.problem or row.problem)
         rows[row.id] = row
     return in_stretches(_without_constant_source(rows.values()))
 
@@ -96,6 +101,9 @@ def _require_columns(listing: Path, lines: list[Line]) -> None:
     if "audio" not in known or known.isdisjoint(TEXTS):
         wrong = "; ".join(f"{line.where}: {line.problem}" for line in lines[:3] if line.problem)
         raise DataError((wrong and f"listing {listing}: {wrong}") or unknown_columns(listing, sorted(known)))
+    times = sorted(name for name in known if TIMES.fullmatch(re.sub(r"\W+", "_", name).strip("_")))
+    if times and known.isdisjoint(("start_s", "end_s")):  # else each row would have all of its recording
+        raise DataError(f"listing {listing}: are {' and '.join(times)} times? Call them start and end, in seconds")
 
 
 def _row_of(line: Line, listing: Path) -> Row:
@@ -140,12 +148,12 @@ def _row_of(line: Line, listing: Path) -> Row:
 
 def _again(row: Row, before: Row, line: Line, listing: Path) -> Row:
     """A row whose id was listed before: of one recording it is dropped, of another one it gets an id of its own."""
-    identity = f"{row.id} ({listing.name}, {line.where})"
-    if (row.audio, row.span_s, row.problem) == (before.audio, before.span_s, before.problem):
-        return replace(
-            row, id=identity, problem=row.problem or ("listed twice", f"{line.where}: {row.id!r} was listed before")
-        )
-    return replace(row, id=identity)
+    identity, problem = f"{row.id} ({listing.name}, {line.where})", row.problem
+    disputed = before.problem is not None and before.problem[0] == _TWO_TEXTS
+    if (row.audio, row.span_s) == (before.audio, before.span_s) and (disputed or problem == before.problem):
+        reason = _TWO_TEXTS if disputed or row.text != before.text else "listed twice"
+        problem = problem or (reason, f"{line.where}: {row.id!r} was listed before")
+    return replace(row, id=identity, problem=problem)
 
 
 def _stated(values: dict[str, Any]) -> Any:

@@ -34,8 +34,8 @@ NAMES = {
     "id": ("id", "utt_id", "utterance_id", "segment_id", "clip_id"),
     "duration_s": ("duration_s", "length_s"),
     "duration": ("duration",),
-    "start_s": ("start_s", "offset", "start", "start_time", "begin", "begin_time", "from"),
-    "end_s": ("end_s", "end", "end_time", "stop", "to"),
+    "start_s": (*("start_s", "offset", "start", "start_time", "begin", "begin_time", "from", "start_sec"), "onset"),
+    "end_s": ("end_s", "end", "end_time", "stop", "to", "end_sec"),
     "speaker": ("speaker", "client_id", "speaker_id", "spk", "spk_id", "speaker_name", "דובר"),
     "session": ("session", "session_id", "group", "recording_id"),
     "source": ("source", "podcast", "show"),
@@ -43,6 +43,10 @@ NAMES = {
 }
 """What the columns are called that are read, first the name that the rest of the code knows them by."""
 TEXTS = ("sentence", "text", "transcript", "transcription")
+TIMES = re.compile(
+    r"(?:\w+_)?(?:start|begin|onset|offset|end|stop)(?:_?time)?(?:_?(?:m?s|m?secs?|m?seconds|millis\w*|samples?|frames?))?"
+)
+"""Columns of times by their names."""
 _CANONICAL = {name: own for own, names in NAMES.items() for name in names}
 
 

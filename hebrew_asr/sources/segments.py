@@ -75,9 +75,12 @@ def parse_elan(text: str) -> list[Segment]:
         ValueError: it is not such a file, or an annotation has no times.
     """
     try:
-        document = ElementTree.fromstring(text.encode())
+        document = ElementTree.fromstring(text)  # whatever encoding it names: it is decoded
     except ElementTree.ParseError as error:
         raise ValueError(f"it is not XML: {error}") from error
+    shifts = [media.get("TIME_ORIGIN") for media in document.iter("MEDIA_DESCRIPTOR")]
+    if shifted := [shift for shift in shifts if shift not in (None, "", "0")]:
+        raise ValueError(f"its media are shifted (TIME_ORIGIN {shifted[0]} ms): synchronize them at 0 in ELAN")
     slots = {slot.get("TIME_SLOT_ID"): slot.get("TIME_VALUE") for slot in document.iter("TIME_SLOT")}
     segments = []
     for tier in document.iter("TIER"):

@@ -18,6 +18,7 @@ from hebrew_asr.sources.subtitles import parse_subtitles
 from hebrew_asr.sources.textgrid import parse_textgrid
 from hebrew_asr.sources.timestamps import Segment, from_cues, has_timestamps
 from hebrew_asr.sources.walk import file_problem
+from hebrew_asr.text.plain import not_plain
 from hebrew_asr.text.reading import read_text
 
 _TIMED: dict[str, Callable[[str], list[Segment]]] = {
@@ -127,6 +128,8 @@ def _row(audio: Path, texts: list[Path], folder: Path, listed: str | None = None
         parse = _TIMED.get(path.suffix.lower(), parse_labels)
         segments = parse(text)
         if parse is parse_labels and not segments:
+            if fault := not_plain(text):
+                raise ValueError(fault)
             return replace(row, text=text, timed=has_timestamps(text))
         timing = from_cues(segments)
     except DataError as error:

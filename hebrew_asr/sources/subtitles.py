@@ -14,6 +14,9 @@ from hebrew_asr.sources.timestamps import Segment
 
 _TIME = r"(?:(\d+):)?(\d{1,3}):(\d{1,2})(?:[.,:](\d{1,3}))?"
 _TIMES = re.compile(rf"^{_TIME}\s*-+>\s*{_TIME}(?:\s.*)?$")
+_TIMELIKE = re.compile(r"-->|^[^\w<]*\d+:\d+(?::\d+\b|[.,]\d+\W)")
+_NOTES = re.compile(r"(?:\A|(?<=\n\n))(?:NOTE|STYLE|REGION)(?:[ \t].*)?(?:\n.+)*")
+_BLANK = re.compile(r"\n(?:[^\S\n]*\n)+")
 _MARKS = re.compile("[\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 """Direction marks and joiners: invisible, and some editors put them into the times too."""
 _WITHIN = re.compile(r"<\d+:[\d:.]+>")
@@ -30,9 +33,10 @@ def parse_subtitles(text: str) -> list[Segment]:
     Raises:
         ValueError: there is no line of times, or one of them is not a time of day.
     """
+    bare = _NOTES.sub(lambda note: "\n" * note[0].count("\n"), _MARKS.sub("", text))
     rolling = _WITHIN.search(text) is not None
     cues, said_before = [], ""
-    for start_s, end_s, lines in _blocks(_MARKS.sub("", text).split("\n")):
+    for start_s, end_s, lines in _blocks(bare.split("\n")):
         if rolling and lines and _plain(lines[0]) == said_before:  # YouTube shows a line twice: as it comes, and again
             lines = lines[1:]
         words = _plain("\n".join(lines))
@@ -43,17 +47,19 @@ def parse_subtitles(text: str) -> list[Segment]:
 
 
 def _blocks(lines: list[str]) -> Iterator[tuple[float, float, list[str]]]:
-    """Times and text lines of each cue. A blank line ends a cue, and so does the next line of times."""
+    """Times and text lines of each cue, which lasts until the next line of times."""
+    for number, line in enumerate(lines, 1):
+        if _TIMELIKE.search(line) and not _TIMES.match(line.strip()):
+            raise ValueError(f"line {number} is not two times: {line.strip()[:60]!r}")
     places = [(number, match) for number, line in enumerate(lines) if (match := _TIMES.match(line.strip()))]
     if not places:
         raise ValueError("no line with two times, as 00:00:01,000 --> 00:00:02,500")
     for (number, match), following in zip(places, [*(place for place, _ in places[1:]), len(lines)], strict=True):
-        body = lines[number + 1 : following]
-        blank = next((at for at, line in enumerate(body) if not line.strip()), None)
-        if blank is not None:
-            body = body[:blank]
-        elif following < len(lines) and body and body[-1].strip().isdigit():
-            body = body[:-1]  # the next cue's number, where no blank line parts them
+        paragraphs = [part.split("\n") for part in _BLANK.split("\n".join(["", *lines[number + 1 : following]]))]
+        is_named = len(paragraphs) > 1 and len(paragraphs[-1]) == 1
+        if following < len(lines) and (is_named or paragraphs[-1][-1].strip().isdigit()):
+            paragraphs[-1].pop()  # the next cue's number, or its name
+        body = [line for part in paragraphs for line in part if line.strip()]
         yield _seconds(match.groups()[:4], number), _seconds(match.groups()[4:], number), body
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hebrew_asr.errors import DataError
@@ -144,9 +147,9 @@ def test_rows_that_are_wrong_are_named_one_by_one(tmp_path):
     written = "".join(f"{json.dumps(line)}\n" for line in lines)
     write(tmp_path / "clips.jsonl", written + "{nonsense\n" + '"text"\n')
     rows = rows_of(tmp_path)
-    assert [row.id for row in rows if not row.problem] == ["0", "0 (clips.jsonl, line 2)"]
+    assert [row.id for row in rows if not row.problem] == ["0 (clips.jsonl, line 2)"]
     found = [row.problem[0] for row in rows if row.problem]
-    assert found[:1] == ["listed twice"] and found.count("no audio file") == 5
+    assert found[:2] == ["listed with two texts"] * 2 and found.count("no audio file") == 5
     assert found.count("malformed times") == 9 and found.count("malformed line") == 6
     assert found[-1] == "not in the listing" and rows[-1].id == "unlisted.wav"
     assert "empty audio file" in found and len(rows) == len(lines) + 3
@@ -609,3 +612,112 @@ def test_two_columns_of_one_name_are_refused(tmp_path, name, mark):
         rows_of(table)
     write(table, f"path{mark}text{mark}note{mark}note{mark}{mark}\na.wav{mark}שלום{mark}א{mark}ב{mark}{mark}\n")
     assert [row.text for row in rows_of(table)] == ["שלום"]
+
+
+# -- times that are not read as times
+
+
+SAID = "00:00:00,000 --> 00:00:02,000\nאחת\n\n2\n{}\nשתיים\n\n3\n00:00:04,000 --> 00:00:06,000\nשלוש\n"
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        *("00:00:02,000 --> 00:00:04,0000", "00:00:02,000 --> ", "00:00:02,000 00:00:04,000", "00:00:02 00:00:04"),
+        *("00:00:02,000 –> 00:00:04,000", "-00:00:02,000 --> 00:00:04,000", "[00:02.000] 00:04.000"),
+    ],
+)
+def test_a_line_of_times_in_subtitles_that_is_none_is_named_and_its_words_go_nowhere(times):
+    with pytest.raises(ValueError, match="line 5 is not two times"):
+        parse_subtitles(SAID.format(times))
+
+
+def test_words_behind_a_blank_line_belong_to_their_cue_and_notes_to_none():
+    srt = "1\n00:00,0 --> 00:02,0\nאחת\n \nעוד\n\n2\n00:02,0 --> 00:04,0\n\n3\n00:05,0 --> 00:06,0\n7\n"
+    assert [(cue.start_s, cue.text) for cue in parse_subtitles(srt)] == [(0.0, "אחת עוד"), (5.0, "7")]
+    vtt = (
+        "WEBVTT\n\nSTYLE\n::cue {}\n\nNOTE\n00:01.000 מתי\nעוד\n\nפתיחה\n00:00.000 --> 00:02.000\nאחת\n\nNOTE לא\n\n"
+        "name\n00:02.0 --> 00:03.0\nשתיים\n\nname 2\n00:03.0 --> 00:04.0\n\nn 3\n00:04.0 --> 00:05.0\n<00:04.5>שלוש\n"
+    )
+    assert [cue.text for cue in parse_subtitles(vtt)] == ["אחת", "שתיים", "שלוש"]
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("1\n00:00:00,000 --> 00:00:02,000\nאחת\n", r"call it \.srt"),
+        ("[00:00.000 --> 00:02.000]  אחת\n", r"call it \.srt"),
+        ("[00:00:00] אחת\n[00:00:02] שתיים\n", "2 of its 2 lines begin with times"),
+        ("0:00\nאחת\n0:02\nשתיים\n", "2 of its 4 lines begin with times"),
+        ("0.0\t2.0\tאחת\n2.0 4.0 שתיים\n4.0\t6.0\tשלוש\n", "3 of its 3 lines begin with times"),
+        ("start\tend\n-0.1\t2\tאחת\n2\t4,5\tשתיים\n", "2 of its 3 lines begin with times"),
+        (r"{\rtf1\ansi אחת}", "it is RTF"),
+        ("<!DOCTYPE html>\n<p>אחת</p>", "it is HTML"),
+    ],
+)
+def test_a_text_with_times_or_markup_is_named_not_learned(tmp_path, text, cause):
+    files(tmp_path, "a.wav", "b.wav", "c.wav")
+    write(tmp_path / "a.txt", text)
+    write(tmp_path / "b.txt", "12:30 בצהריים\nועוד שורה\nועוד אחת\n12:45 אחר כך\nוזהו\nבאמת\nסוף\n")
+    write(tmp_path / "c.txt", "3 2 1\n5 4 אפס")
+    unread, *plain = rows_of(tmp_path)
+    assert unread.problem is not None and unread.problem[0] == "unreadable text"
+    assert re.search(cause, unread.problem[1]) and not problems_of(plain)
+
+
+@pytest.mark.parametrize("column", ["start_ms", "end ms", "start(ms)", "startTime", "segment_start", "end_samples"])
+def test_times_that_a_listing_calls_otherwise_do_not_give_a_row_all_of_its_recording(tmp_path, column):
+    files(tmp_path, "a.wav")
+    write(tmp_path / "x.csv", f"audio,{column},text\na.wav,2000,שלום\n")
+    with pytest.raises(DataError, match="times\\? Call them start and end, in seconds"):
+        open_source(str(tmp_path))
+    write(tmp_path / "x.csv", f"audio,{column},start_sec,end_sec,text\na.wav,2000,2,3.5,שלום\n")
+    assert rows_of(tmp_path)[0].span_s == (2.0, 3.5)
+    write(tmp_path / "x.csv", "audio,weekend,started by,text\na.wav,1,2,שלום\n")
+    assert not problems_of(rows_of(tmp_path))
+
+
+def test_a_recording_with_two_texts_has_none(tmp_path):
+    files(tmp_path, "a.wav", "b.wav")
+    write(tmp_path / "x.csv", "audio,text\na.wav,אחת\na.wav,שתיים\na.wav,אחת\nb.wav,שלוש\nb.wav,שלוש\n")
+    rows = rows_of(tmp_path)
+    assert [row.problem[0] if row.problem else "" for row in rows] == [
+        *["listed with two texts"] * 3,
+        *("", "listed twice"),
+    ]
+
+
+@pytest.mark.parametrize("table", ["wav.scp", "text", "segments"])
+def test_a_table_of_kaldi_that_names_a_thing_twice_is_refused(tmp_path, table):
+    files(tmp_path, "a.wav", "b.wav")
+    tables = {"wav.scp": "r a.wav\n", "text": "u שלום\n", "segments": "u r 0 1\n"}
+    more = {"wav.scp": "r b.wav\n", "text": "u עולם\n", "segments": "u r 1 2\n"}
+    for name, content in tables.items():
+        write(tmp_path / name, content * 2 + (more[name] if name == table else ""))
+    with pytest.raises(DataError, match=f"{table} names [ru] twice"):
+        open_source(str(tmp_path))
+    write(tmp_path / table, tables[table] * 2)
+    assert len(rows_of(tmp_path)) == 2, "a line twice says the same; b.wav is named by none"
+
+
+def test_elan_in_any_encoding_and_a_shift_of_its_media(tmp_path):
+    eaf = (
+        '<?xml version="1.0" encoding="{}"?><ANNOTATION_DOCUMENT><HEADER><MEDIA_DESCRIPTOR TIME_ORIGIN="{}"/></HEADER>'
+        '<TIME_ORDER><TIME_SLOT TIME_SLOT_ID="a" TIME_VALUE="0"/><TIME_SLOT TIME_SLOT_ID="b" TIME_VALUE="900"/>'
+        '</TIME_ORDER><TIER><ANNOTATION><ALIGNABLE_ANNOTATION TIME_SLOT_REF1="a" TIME_SLOT_REF2="b"><ANNOTATION_VALUE>'
+        "שלום</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION></TIER></ANNOTATION_DOCUMENT>"
+    )
+    files(tmp_path, "a.wav", "b.wav", "c.wav")
+    write(tmp_path / "a.eaf", eaf.format("UTF-16", 0), "utf-16")
+    write(tmp_path / "b.eaf", eaf.format("windows-1255", ""))
+    write(tmp_path / "c.eaf", eaf.format("UTF-8", 3000))
+    first, second, shifted = rows_of(tmp_path)
+    assert (first.text, second.text, shifted.text) == ("שלום", "שלום", "")
+    assert shifted.problem is not None and "TIME_ORIGIN 3000 ms" in shifted.problem[1]
+
+
+def test_recordings_beside_parquet_are_told(tmp_path):
+    pq.write_table(pa.table({"audio": [b"x"], "text": ["שלום"]}), tmp_path / "x.parquet")
+    assert open_source(str(tmp_path)).notes == ()
+    files(tmp_path, "a.wav", "in/b.MP3", "a.txt")
+    assert open_source(str(tmp_path)).notes == ("its parquet files are read, and 2 recordings beside them are not",)
