@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import av
@@ -22,6 +23,10 @@ _FORMATS = (
 _STATES_LENGTH = {"mov": True, "matroska": True, "asf": True, "wv": False, "tta": False, "ape": False, "dsf": False}
 """Formats that state their length, and whether their packets have times, so that pauses need no packets. Of other
 formats FFmpeg gives an estimate."""
+_PAUSES_IN = ("mov", "matroska", "asf", "flv")
+"""Formats whose times tell of pauses: a recorder that was muted, packets that were lost."""
+_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 3600.0
+_HEBREW = ("heb", "he", "iw")
 _ENCRYPTED_TAGS = {"enca", "drms", "aavd"}
 _INTEGERS = {"u8": 128.0, "s16": 32_768.0, "s32": 2_147_483_648.0, "s64": 9_223_372_036_854_775_808.0}
 _MOST_PLANES = 7
@@ -54,7 +59,7 @@ def _blocks(reading: Reading) -> Iterator[Block]:
     options = {"format_whitelist": _FORMATS}
     with av.open(reading.source.file, "r", options=options, metadata_errors="replace") as container:
         stream = _audio_stream(container, reading)
-        decoder = _decoder(stream.codec_context)
+        decoder, clock = _decoder(stream.codec_context), _Clock(reading, *_timeline(container))
         lost = packets = 0
         broken, early = False, cast("int | None", None)
         begin_s, end_s = math.inf, 0.0
@@ -79,20 +84,66 @@ def _blocks(reading: Reading) -> Iterator[Block]:
                 samples = _samples(frame, reading)
                 early = _early_frames(container, stream) if early is None else early
                 samples, early = samples[early:], max(early - len(samples), 0)
-                if held and (frame.sample_rate != rate_hz or samples.shape[1] != held[0].shape[1]):
-                    yield np.concatenate(held), rate_hz
-                    held, values = [], 0
-                rate_hz = frame.sample_rate
-                held.append(samples)
-                values += samples.size
-                if values >= BLOCK_VALUES:
-                    yield np.concatenate(held), rate_hz
-                    held, values = [], 0
+                for part in clock.with_pause(frame, samples):
+                    if held and (frame.sample_rate != rate_hz or part.shape[1] != held[0].shape[1]):
+                        yield np.concatenate(held), rate_hz
+                        held, values = [], 0
+                    rate_hz = frame.sample_rate
+                    held.append(part)
+                    values += part.size
+                    if values >= BLOCK_VALUES:
+                        yield np.concatenate(held), rate_hz
+                        held, values = [], 0
         if held:
             yield np.concatenate(held), rate_hz
         numbered_s = end_s - begin_s if container.format.name == "flac" else 0.0
         _require_most(packets, lost, numbered_s, decoder.name == "flac", reading)
         _compare(container, begin_s, end_s, reading)
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Puts silence where the times of a container leave a pause, as players do: texts with times go by those."""
+
+    reading: Reading
+    tells_pauses: bool
+    zero_s: float | None
+    """Where the sound begins by those times; None for at its first frame."""
+    heard_s: float = 0.0
+    """Since then, with pauses."""
+    end_s: float | None = None
+    """Of the last frame, by its own time."""
+
+    def with_pause(self, frame: av.AudioFrame, samples: np.ndarray) -> Iterator[np.ndarray]:
+        """What comes before a frame, a second at a time, and its samples. Raises AudioError for a mad time."""
+        lasts_s = frame.samples / frame.sample_rate
+        if self.tells_pauses and frame.pts is not None and frame.time_base:
+            begin_s = float(frame.pts * frame.time_base)
+            self.zero_s = begin_s if self.zero_s is None else self.zero_s
+            # Not longer than what is missing in all: recorders catch up with what they stamped too late.
+            pause_s = min(
+                begin_s - (self.zero_s if self.end_s is None else self.end_s), begin_s - self.zero_s - self.heard_s
+            )
+            if pause_s > _LONGEST_PAUSE_S:
+                raise self.reading.fault(
+                    f"its times jump by {pause_s:,.0f} s after {self.heard_s:.2f} s: write it anew"
+                )
+            left = round(pause_s * frame.sample_rate) if pause_s >= _PAUSE_S else 0
+            self.heard_s += left / frame.sample_rate
+            self.end_s = begin_s
+            while left > 0:
+                yield np.zeros((min(left, frame.sample_rate), samples.shape[1]), np.float32)
+                left -= frame.sample_rate
+        self.heard_s += lasts_s
+        self.end_s = None if self.end_s is None else self.end_s + lasts_s
+        yield samples
+
+
+def _timeline(container: Any) -> tuple[bool, float | None]:
+    """Whether the times of a container tell of pauses, and where they begin if there is more than sound in it."""
+    beside = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+    zero_s = container.start_time / av.time_base if beside and container.start_time is not None else None
+    return container.format.name.split(",")[0] in _PAUSES_IN, zero_s
 
 
 def _require_most(packets: int, lost: int, numbered_s: float, is_flac: bool, reading: Reading) -> None:
@@ -109,11 +160,12 @@ def _require_most(packets: int, lost: int, numbered_s: float, is_flac: bool, rea
 
 
 def _audio_stream(container: Any, reading: Reading) -> Any:
-    """The default audio stream, or the first."""
+    """The audio stream in Hebrew, the default one, or the first."""
     streams = container.streams.audio
     if not streams:
         raise reading.fault("it has no audio track")
-    stream = next((s for s in streams if s.disposition & s.disposition.default), streams[0])
+    hebrew = [s for s in streams if s.language in _HEBREW]
+    stream = next((s for s in hebrew or streams if s.disposition & s.disposition.default), (hebrew or streams)[0])
     if stream.codec_context is None:
         raise reading.fault("its codec is not known")
     if _tag(stream.codec_context) in _ENCRYPTED_TAGS:

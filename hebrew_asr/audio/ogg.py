@@ -35,7 +35,9 @@ class Ogg:
     gaps: bool = False
     """Pages are missing, or there is something between them."""
     missing: bool = False
-    """Pages are, by their numbers."""
+    """Pages are, by their numbers, of the only stream."""
+    lost_beside: int = 0
+    """Gaps in the numbers of pages, where several streams lie beside or after each other."""
     disordered: bool = False
     """A page comes again, or late, by its number and its position."""
     damaged: int = 0
@@ -71,6 +73,7 @@ def ogg_pages(source: Opened) -> Ogg:
     """Walk the pages of a file."""
     found = Ogg()
     position, expected, began = 0, 0, False
+    following: dict[int, int] = {}  # by stream, where there are several
     while position < source.size:
         page = source.read_at(position, _HEADER_BYTES + 255)
         if page[:4] != b"OggS" or len(page) < _HEADER_BYTES:
@@ -78,7 +81,7 @@ def ogg_pages(source: Opened) -> Ogg:
             position = _next_page(source, position + 1)
             continue
         start = position
-        flags, granule, _serial, sequence = struct.unpack_from("<BqII", page, 5)
+        flags, granule, serial, sequence = struct.unpack_from("<BqII", page, 5)
         segments = page[_HEADER_BYTES : _HEADER_BYTES + page[26]]
         body = position + _HEADER_BYTES + page[26]
         position = body + sum(segments)
@@ -92,6 +95,8 @@ def ogg_pages(source: Opened) -> Ogg:
             found.codec = found.codec or source.read_at(body, 40)
         elif found.streams == 1 and sequence != expected:
             found.gaps = found.missing = True
+        found.lost_beside += found.streams > 1 and not flags & 2 and sequence > following.get(serial, sequence)
+        following[serial] = sequence + 1
         packets = sum(size < 255 for size in segments)
         if sequence < expected:
             found.disordered |= _falls(found, granule, packets, 0)

@@ -176,6 +176,8 @@ def _ogg(reading: Reading) -> _Plan:
             return "its last page is missing"
         if pages.damaged:
             return f"{pages.damaged} of its pages have a wrong checksum, and their sound is not heard"
+        if pages.lost_beside:
+            return "some of its pages are missing"
         if is_opus and pages.falls_at_end:
             return "its last page states no later end than the page before it, and is not heard"
         if pages.streams == 1 and lasts_s < pages.least_s - _OGG_TOLERANCE_S:

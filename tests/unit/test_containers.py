@@ -11,6 +11,7 @@ import time
 import tracemalloc
 import wave
 import zlib
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
@@ -621,6 +622,70 @@ def test_sound_around_the_listener_is_heard(channels, container, codec):
 def test_samples_in_units_of_integers_are_refused_by_name(scale):
     with pytest.raises(AudioError, match="where 1 is full scale"):
         decode(by_libsndfile(voice(16_000) * scale, 16_000, "WAV", "FLOAT"))
+
+
+def with_pause(content: bytes, container: str, at_s: float, pause_s: float, *, picture: bool = False) -> bytes:
+    """The same packets, of which those from a second on come later; beside a picture from zero on, if wanted."""
+    out = io.BytesIO()
+    with av.open(io.BytesIO(content)) as source, av.open(out, "w", format=container) as file:
+        packets = [packet for packet in source.demux(source.streams.audio[0]) if packet.pts is not None]
+        stream = file.add_stream_from_template(source.streams.audio[0])
+        film = file.add_stream("mpeg4", rate=5) if picture else None
+        if film is not None:
+            film.width, film.height, film.pix_fmt = 32, 32, "yuv420p"
+            for number in range(5):
+                frame = av.VideoFrame(32, 32, "yuv420p")
+                frame.pts, frame.time_base = number, Fraction(1, 5)
+                file.mux(film.encode(frame))
+            file.mux(film.encode(None))
+        for packet in packets:
+            later = round(pause_s / packet.time_base) if packet.pts * packet.time_base >= at_s else 0
+            packet.pts, packet.dts = packet.pts + later, packet.dts + later
+            packet.stream = stream
+            file.mux(packet)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(("container", "codec"), [("matroska", "pcm_s16le"), ("mov", "alac")])
+def test_a_pause_that_a_container_tells_by_its_times_is_heard(container, codec):
+    """What subtitles say of the second half is said there, as in a player. A recorder that was muted leaves such."""
+    content = by_ffmpeg(voice(16_000), 16_000, container, codec)
+    whole, rate_hz = decode(content), SAMPLE_RATE_HZ
+    for at_s, pause_s, picture in ((1.5, 2.0, False), (1.5, 2.0, True), (0.0, 1.0, True)):
+        got = decode(with_pause(content, container, at_s, pause_s, picture=picture))
+        assert len(got) == pytest.approx(len(whole) + pause_s * rate_hz, abs=20)
+        pause = round(pause_s * rate_hz)
+        quiet = np.flatnonzero(np.convolve(np.abs(got), np.ones(pause - 50), "valid") == 0)
+        first = int(quiet[0])
+        assert first / rate_hz == pytest.approx(at_s, abs=0.26), "packets last 64 and 256 ms"
+        assert likeness(got[first + pause :], whole[first:]) > 0.99 and np.array_equal(got[:first], whole[:first])
+    for at_s, pause_s, picture in ((0.0, 1.0, False), (1.5, 0.05, False)):
+        assert len(decode(with_pause(content, container, at_s, pause_s, picture=picture))) == len(whole)
+    with pytest.raises(AudioError, match=r"its times jump by 5,000 s after 1\.\d+ s"):
+        decode(with_pause(content, container, 1.5, 5_000.0))
+
+
+def test_the_hebrew_audio_track_is_taken():
+    content = by_ffmpeg(voice(16_000), 16_000, "matroska", "flac", tracks=2)
+    out = io.BytesIO()
+    with av.open(io.BytesIO(content)) as source, av.open(out, "w", format="matroska") as file:
+        streams = [file.add_stream_from_template(stream) for stream in source.streams.audio]
+        streams[1].metadata["language"] = "heb"
+        for packet in source.demux():
+            if packet.pts is not None:
+                packet.stream = streams[packet.stream.index]
+                file.mux(packet)
+    assert not decode(out.getvalue()).any(), "the second one holds silence"
+
+
+def test_a_missing_page_is_named_where_streams_lie_beside_each_other():
+    """As of a film, or of an ogg with a skeleton."""
+    opus = by_ffmpeg(voice(16_000), 16_000, "ogg", "libopus", tracks=2)
+    assert len(decode(opus)) == pytest.approx(LASTS_S * SAMPLE_RATE_HZ, abs=800)
+    pages = [at for at in range(len(opus) - 4) if opus[at : at + 4] == b"OggS"]
+    lost = pages[-4]
+    with pytest.raises(TruncatedAudio, match="pages are missing"):
+        decode(opus[:lost] + opus[pages[-3] :])
 
 
 def test_the_first_audio_track_is_taken():
