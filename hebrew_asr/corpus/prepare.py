@@ -180,7 +180,6 @@ def _build(options: PrepareOptions, folder: Path, work: Path) -> None:
         while assembly is None:
             with Progress(sum(shard.size_bytes for shard in shards)) as progress:
                 units = convert_all(shards, options, folder, work, progress, workers)
-            print(progress.line(), file=sys.stderr)
             assembly = _assembled([unit for of_shard in units for unit in of_shard], options, folder, work)
     manifest = write_set(folder, assembly, sources, options, _asked(options), workers)
     summary.print_result(manifest, folder)

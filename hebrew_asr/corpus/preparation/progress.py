@@ -41,8 +41,10 @@ class Progress:
         self._bar.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, fault: object, *_: object) -> None:
         self._bar.stop()
+        if self._bar.disable and fault is None:
+            print(self.line(), file=sys.stderr)
 
     def expect(self, rows: int, size_bytes: int) -> None:
         """A shard of so many rows and bytes has arrived."""
