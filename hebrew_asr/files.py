@@ -39,8 +39,7 @@ def atomic(path: str | Path) -> Generator[BinaryIO, None, None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # A process id is a machine's own, and a folder may be several machines'.
     ending = f".{os.getpid()}{secrets.randbelow(10**9):09d}.tmp"
-    kept = os.fsencode(path.name)[: MOST_NAME_BYTES - len(ending) - 1].decode(errors="ignore")
-    temporary = path.with_name(f".{kept}{ending}")
+    temporary = path.with_name(fitting_name(f".{path.name}", ending))
     try:
         with temporary.open("wb") as stream:
             yield stream
@@ -54,6 +53,13 @@ def atomic(path: str | Path) -> Generator[BinaryIO, None, None]:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def fitting_name(name: str, ending: str) -> str:
+    """``name``, as much of it as a file system takes with ``ending``, and ``ending``."""
+    while len(os.fsencode(f"{name}{ending}")) > MOST_NAME_BYTES:
+        name = name[:-1]
+    return f"{name}{ending}"
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from hebrew_asr.config.values import Name, PositiveInt
+from hebrew_asr.config.options import Language, ModelName
+from hebrew_asr.config.values import PositiveInt
 
 if TYPE_CHECKING:
     from hebrew_asr.evaluation.hearing import Utterance
@@ -31,7 +32,7 @@ class Command:
     $ hebrew-asr eval --model runs/round2 --set eval-d1 --set saspeech=copies/saspeech
     """
 
-    model: Name
+    model: ModelName
     """Folder or hub id of a Qwen3-ASR model, such as runs/round2/final, or a run directory that holds a final/."""
     data: str | None = None
     """Manifest (JSONL), such as qwen3_asr_round2_data/eval.jsonl, or the folder of a set, whose eval.jsonl is taken;
@@ -44,7 +45,7 @@ class Command:
     clips is written anew; of anything else it stays, and another folder has to be named."""
     mode: Literal["strict", "ivrit", "lenient"] = "strict"
     """Normalizer of the rates that --json gives outside "modes"."""
-    language: str = "Hebrew"
+    language: Language = "Hebrew"
     """Language that the model is told, or auto to let it say."""
     batch: PositiveInt = 32
     """Clips decoded together."""
@@ -64,12 +65,13 @@ class Command:
         from hebrew_asr.evaluation.hearing import LONG, UNREADABLE
         from hebrew_asr.inference.load import devices_of
         from hebrew_asr.inference.progress import loading, sound_progress
+        from hebrew_asr.text.languages import language_name
         from hebrew_asr.text.scoring import figures
 
         if bool(self.data) == bool(self.set):
             raise UsageError("give --data, a manifest, or --set, one or more sets of the leaderboard")
         utterances, total_s = self._utterances()
-        of = {"model": self.model, "data": self.data or self.set, "language": self.language}
+        of = {"model": self.model, "data": self.data or self.set, "language": language_name(self.language) or "auto"}
         if self.out is not None:
             refuse_other_results(self.out, of)
             make_folder(self.out)
@@ -95,10 +97,7 @@ class Command:
         }
         self._tell(found, told, sounds)
         if long:
-            print(
-                f"{len(long)} of {len(found)} clips, longer than 30 s, were transcribed as long ones",
-                file=sys.stderr,
-            )
+            print(f"{len(long)} of {len(found)} clips, longer than 30 s, were heard as long ones", file=sys.stderr)
         if unreadable:
             print(f"warning: {len(unreadable)} of {len(found)} clips could not be read", file=sys.stderr)
         return DataError.exit_code if unreadable else 0
@@ -147,9 +146,8 @@ class Command:
         if self.out is not None:
             write_json(self.out / FIGURES, told)
             write_atomically(self.out / "clips.csv", clips_csv(found))
-            title = f"{self.model} on {self.data or ', '.join(self.set)}"
             addresses = {key: _address(file, self.out) for key, file in sounds.items()}
-            page = clips_page(found, told, title, addresses)
+            page = clips_page(found, told, f"{self.model} on {self.data or ', '.join(self.set)}", addresses)
             write_atomically(self.out / "clips.html", page.encode("utf-8", "replace"))
         print(json.dumps(told, ensure_ascii=False) if self.json else figures_text(told))
 

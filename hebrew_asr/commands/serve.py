@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hebrew_asr.config.options import Language, ModelName
 from hebrew_asr.config.values import Name, Port, PositiveInt
 
 
@@ -27,12 +28,12 @@ class Command:
     (for other machines too, whose clients must show the token)
     """
 
-    model: Name
+    model: ModelName
     """Folder or hub id of a Qwen3-ASR model, or the folder of a run, such as demo-run, or of an export."""
     host: Name = "127.0.0.1"
     """Address to listen at; 0.0.0.0 lets other machines in, so give --token too."""
     port: Port = 8000
-    language: str = "Hebrew"
+    language: Language = "Hebrew"
     """Language of requests that name none, or auto."""
     token: str | None = None
     """Bearer token that clients must show."""

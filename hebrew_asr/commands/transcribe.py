@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
-from hebrew_asr.config.values import Name, PositiveInt
+from hebrew_asr.config.options import Language, ModelName
+from hebrew_asr.config.values import PositiveInt
 
 if TYPE_CHECKING:
     from hebrew_asr.inference.formats import Format
@@ -58,7 +59,7 @@ class Command:
 
     files: Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="FILE|DIR|- …")]
     """Files, folders (with all audio and video below), patterns such as '*.mp3', or - for standard input."""
-    model: Annotated[Name, tyro.conf.arg(aliases=["-m"])]
+    model: ModelName
     """Folder or hub id of a Qwen3-ASR model, or the folder of a run, such as demo-run, or of an export."""
     format: Annotated[
         Literal["txt", "srt", "vtt", "tsv", "json", "all"], tyro.conf.arg(aliases=["-f", "--output-format"])
@@ -70,7 +71,7 @@ class Command:
     """Pass over recordings whose file is already in --out."""
     overwrite: bool = False
     """Replace files that are already in --out; otherwise nothing starts if there are any."""
-    language: Annotated[str, tyro.conf.arg(aliases=["-l"])] = "Hebrew"
+    language: Language = "Hebrew"
     """Language that is spoken, by name or code (he, iw, Hebrew, en, …), or auto to let the model say."""
     prompt: Annotated[str, tyro.conf.arg(aliases=["--initial-prompt"])] = ""
     """Context: names and terms that occur, in their spelling."""

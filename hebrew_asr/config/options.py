@@ -16,13 +16,17 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import tyro
 from annotated_types import Interval, MinLen
 
 from hebrew_asr.config.shown import Screen, option_texts, with_description
-from hebrew_asr.config.values import complaint, entries
+from hebrew_asr.config.values import Name, complaint, entries
 from hebrew_asr.errors import UsageError, nearest
 
 Kind = TypeVar("Kind")
+ModelName = Annotated[Name, tyro.conf.arg(aliases=["-m"])]
+Language = Annotated[str, tyro.conf.arg(aliases=["-l"])]
+"""Options that several commands have, under the same names."""
 _NUMBERS = {"INT": "a whole number", "FLOAT": "a number, such as 12.5"}
 
 
@@ -33,8 +37,6 @@ def parse_options(options: type[Kind], program: str, argv: list[str]) -> Kind:
         UsageError: some option does not exist or is out of bounds; or one is given twice that takes all of its values
             at once, or is in the command's ``ONCE``.
     """
-    import tyro
-
     _refuse_unknown(options, program, argv)
     for option in _options_of_several_values(options):
         if argv.count(option) > 1:
@@ -106,8 +108,6 @@ def option_names(options: type) -> Iterator[str]:
 
 def _options_of_several_values(options: type) -> Iterator[str]:
     """Those that take all their values at once, as ``--source a b``."""
-    import tyro
-
     for name, hint in get_type_hints(options, include_extras=True).items():
         kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
         is_several = any(get_origin(one) in (list, tuple) for one in (kind, *get_args(kind)))

@@ -35,6 +35,7 @@ TEST_SETS = {
     "common-voice": TestSet("mozilla-foundation/common_voice_17_0", "test", "he"),
     "hebrew-speech-kan": TestSet("imvladikon/hebrew_speech_kan", "validation"),
 }
+_ANSWER_S = 10.0
 _TEXTS = ("text", "sentence", "transcription", "transcript", "raw_transcription")
 _GROUPS = ("speaker_id", "client_id", "speaker", "source", "episode")
 _IDS = ("uuid", "id", "audio_id", "path")
@@ -121,7 +122,15 @@ def _from_hub(of: TestSet) -> Any:
         f"{of.repo} cannot be fetched; check the network, accept its conditions on {page} and set HF_TOKEN if it is "
         f"gated, or give NAME=PATH of a copy"
     )
-    return _explained(partial(_streamed, of.repo, of.config, of.split), message, EnvironmentProblem)
+
+    def load() -> Any:
+        from huggingface_hub import HfApi, constants
+
+        if not constants.HF_HUB_OFFLINE:  # asks once: without a network datasets asks for half a minute
+            HfApi().dataset_info(of.repo, timeout=_ANSWER_S)
+        return _streamed(of.repo, of.config, of.split)
+
+    return _explained(load, message, EnvironmentProblem)
 
 
 def _streamed(place: str, config: str | None, split: str, **options: Any) -> Any:

@@ -27,13 +27,13 @@ def formatted(transcript: Transcript, form: Format, file: str) -> str:
         return "\n".join(
             f"{number}\n{_clock(cue.start_s, ',')} --> {_clock(cue.end_s, ',')}\n"
             + "".join(f"{line.replace('-->', '→')}\n" for line in cue.lines)
-            for number, cue in enumerate(cues(transcript.segments), 1)
+            for number, cue in enumerate(cues(transcript.segments, transcript.duration_s), 1)
         )
     if form == "vtt":
         return "WEBVTT\n" + "".join(
             f"\n{_clock(cue.start_s, '.')} --> {_clock(cue.end_s, '.')}\n"
             + "".join(f"{_escaped(line)}\n" for line in cue.lines)
-            for cue in cues(transcript.segments)
+            for cue in cues(transcript.segments, transcript.duration_s)
         )
     if form == "tsv":
         rows = (

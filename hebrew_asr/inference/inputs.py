@@ -19,7 +19,7 @@ from hebrew_asr.audio.decode import decode_blocks
 from hebrew_asr.audio.reading import MOST_CHANNELS, RATES_HZ
 from hebrew_asr.audio.source import AUDIO_SUFFIXES
 from hebrew_asr.errors import DataError, UsageError
-from hebrew_asr.files import MOST_NAME_BYTES
+from hebrew_asr.files import fitting_name
 
 STDIN = ("-", "/dev/stdin")
 
@@ -130,21 +130,14 @@ def output_paths(inputs: Sequence[Input], folder: Path, suffix: str) -> list[Pat
         chosen = [longer if counts[name.casefold()] > 1 else name for name, longer in zip(chosen, form, strict=True)]
     taken: set[str] = set()
     paths = []
-    for name in chosen:
-        numbered, number = _fitting(name, f".{suffix}"), 1
-        while numbered.casefold() in taken:
+    for path in map(Path, chosen):
+        numbered, number = path.with_name(fitting_name(path.name, f".{suffix}")), 1
+        while str(numbered).casefold() in taken:
             number += 1
-            numbered = _fitting(name, f"-{number}.{suffix}")
-        taken.add(numbered.casefold())
+            numbered = path.with_name(fitting_name(path.name, f"-{number}.{suffix}"))
+        taken.add(str(numbered).casefold())
         paths.append(folder / numbered)
     return paths
-
-
-def _fitting(name: str, ending: str) -> str:
-    """``name``, with as much of its last part as leaves room for ``ending``, and ``ending``."""
-    while len(os.fsencode(f"{Path(name).name}{ending}")) > MOST_NAME_BYTES:
-        name = name[:-1]
-    return f"{name}{ending}"
 
 
 def blocks_of_any(sound: Any, rate_hz: int) -> Iterator[np.ndarray]:

@@ -6,6 +6,7 @@ usual limits of subtitling (Netflix' Timed Text Style Guide for Hebrew). A word 
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -40,14 +41,16 @@ class Cue:
     lines: tuple[str, ...]
 
 
-def cues(segments: Sequence[Segment]) -> list[Cue]:
-    """Segments as cues in order, none overlapping the next.
+def cues(segments: Sequence[Segment], duration_s: float = math.inf) -> list[Cue]:
+    """Segments as cues in order, none overlapping the next, and none shown after the recording's end, ``duration_s``.
 
     Where a segment is too long for one cue its time is shared out by characters: nothing else is known about its words.
     """
     parts = [part for segment in segments for part in _parts(segment)]
     shown = _merged(parts)
-    timed = [_timed(part, shown[i + 1].start_s if i + 1 < len(shown) else None) for i, part in enumerate(shown)]
+    timed = [
+        _timed(part, shown[i + 1].start_s if i + 1 < len(shown) else None, duration_s) for i, part in enumerate(shown)
+    ]
     return [Cue(part.start_s, part.end_s, tuple(_isolated(line) for line in _lines(part.text))) for part in timed]
 
 
@@ -131,9 +134,9 @@ def _needs_s(part: Segment) -> float:
     return min(max(len(part.text) / CHARACTERS_PER_S, LEAST_S), MOST_S)
 
 
-def _timed(part: Segment, next_s: float | None) -> Segment:
-    """Shown for as long as reading takes, unless the next cue comes before."""
-    end_s = max(part.end_s, part.start_s + _needs_s(part))
+def _timed(part: Segment, next_s: float | None, duration_s: float) -> Segment:
+    """Shown for as long as reading takes, unless the next cue or the end comes before."""
+    end_s = max(part.end_s, min(part.start_s + _needs_s(part), duration_s))
     if next_s is not None:
         end_s = min(end_s, max(next_s - _BETWEEN_S, part.end_s), max(next_s, part.start_s + 0.001))
     return replace(part, end_s=end_s)

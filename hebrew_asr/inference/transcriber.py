@@ -22,7 +22,15 @@ from hebrew_asr.errors import EnvironmentProblem, first_line
 from hebrew_asr.fallbacks import note_fallback
 from hebrew_asr.inference.pieces import DEFAULT_CUTTING, Cutting
 from hebrew_asr.inference.replay import replayed_decoding
-from hebrew_asr.text.prompt import LANGUAGE, PromptTokens, build_target, parse_target, target_ids, without_markers
+from hebrew_asr.text.prompt import (
+    LANGUAGE,
+    PromptTokens,
+    build_target,
+    parse_target,
+    target_ids,
+    text_of,
+    without_markers,
+)
 
 if TYPE_CHECKING:
     from hebrew_asr.inference.long_form import Transcript
@@ -220,7 +228,7 @@ class Transcriber:
         if not self._forced_ids:
             named, text = parse_target(text)
             language = named or None
-        return Heard(" ".join(text.split()), language, is_cut)
+        return Heard(text_of(text), language, is_cut)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from hebrew_asr.text.prompt import checked_context
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 SIDE_FILES = ("srt", "vtt", "txt")
 """What ``include[]`` of a streamed request can ask for: the whole transcript in these forms, with the last event."""
+_GRANULARITIES = ("timestamp_granularities[]", "timestamp_granularities")  # with brackets from OpenAI's clients
 _MiB = 1 << 20
 _BEAT_S = 15.0
 _PAGE_HEADERS = {
@@ -119,11 +120,12 @@ class _Service:
         """The line closes the upload of a job that it took."""
         upload = form.get("file")
         if not isinstance(upload, UploadFile):
-            raise HTTPException(422, "the field file with the recording is missing")
+            raise HTTPException(422, "the field file with the recording is missing, or is no upload: -F file=@talk.mp3")
         wanted = _one_of(form, "response_format", FORMATS, "json")
         is_streamed = _one_of(form, "stream", ("true", "false"), "false") == "true"
-        if "word" in [str(value) for value in form.getlist("timestamp_granularities[]")]:
-            raise HTTPException(422, "times of single words are not known; timestamp_granularities[] can be segment")
+        times = {str(value) for name in _GRANULARITIES for value in form.getlist(name)} - {"segment", ""}
+        if times:
+            raise HTTPException(422, f"timestamp_granularities[] is {times.pop()!r}; only times of segments are known")
         events: asyncio.Queue[Event] = asyncio.Queue()
         job = self._job(form, upload, events)
         if not self._line.add(job):

@@ -21,6 +21,7 @@ LANGUAGE = "Hebrew"
 ASR_TEXT = "<asr_text>"
 AUDIO_PAD = "<|audio_pad|>"
 END_OF_TURN = "<|im_end|>"
+_PREFIX = re.compile(rf"(?:language(?: +[A-Za-z]+)?\s*)?{ASR_TEXT}")
 _TARGETS_AT_ONCE = 10_000
 _MOST_CONTEXT = 10_000
 _MARKER = re.compile(
@@ -85,6 +86,15 @@ def without_markers(context: str) -> str:
     while _MARKER.search(context):
         context = _MARKER.sub("", context)
     return context
+
+
+def text_of(written: str) -> str:
+    """What a model wrote as a transcript, on one line, without what is no text.
+
+    A badly trained one writes ``language …<asr_text>`` amid its text, or other control tokens that its tokenizer does
+    not call special.
+    """
+    return " ".join(without_markers(_PREFIX.sub(" ", written)).split())
 
 
 def checked_context(context: str) -> str:

@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import signal
+import socket
+import time
 from pathlib import Path
 
 import numpy as np
@@ -59,11 +61,11 @@ def write_manifest(folder: Path, seconds: tuple[float, ...], broken: bool = Fals
 
 def test_eval_is_score_of_what_it_heard(run_folder, tmp_path, capfd):
     manifest, out = write_manifest(tmp_path, (0.7, 1.3, 0.4, 31.0)), tmp_path / "out"
-    arguments = ["eval", "--model", str(run_folder), "--data", str(manifest.parent), "--batch", "3"]
-    assert main([*arguments, "-o", str(out), "--json"]) == 0
+    arguments = ["eval", "-m", str(run_folder), "--data", str(manifest.parent), "--batch", "3"]
+    assert main([*arguments, "-l", "he", "-o", str(out), "--json"]) == 0
     told = capfd.readouterr()
     found, results = json.loads(told.out), [file.read_bytes() for file in sorted(out.iterdir())]
-    assert found["wer"] == found["modes"]["strict"]["wer"] and found["clips"] == 4
+    assert found["wer"] == found["modes"]["strict"]["wer"] and found["clips"] == 4 and found["language"] == "Hebrew"
     assert found["longer_than_30_s"] == 1 and "clip3: longer than 30 s (31.0 s): transcribed as a" in told.err
     heard = {row["id"]: row["hypothesis"] for row in map(json.loads, (out / "hypotheses.jsonl").open(encoding="utf-8"))}
     assert main(["transcribe", "--model", str(run_folder), "--format", "json", str(tmp_path / "a & b 3.wav")]) == 0
@@ -139,6 +141,21 @@ def test_a_copy_of_the_leaderboards_sets(run_folder, tmp_path, capfd, monkeypatc
     for name in ("bad", "other"):
         assert main(["eval", "--model", str(run_folder), "--set", str(tmp_path / f"{name}.parquet")]) == 3
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_without_a_network_the_hub_is_asked_once(monkeypatch):
+    """``datasets`` asks six times, with pauses of 23 s in all."""
+    import datasets  # seconds by itself
+
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", address)
+        started = time.monotonic()
+        with pytest.raises(EnvironmentProblem, match="eval-d1 cannot be fetched; check the network"):
+            next(open_test_set("eval-d1"))
+    assert time.monotonic() - started < 15
 
 
 def test_a_saved_data_set_is_read_too(tmp_path):

@@ -63,10 +63,11 @@ def test_cap_follows_the_clip_not_the_batch(folder, clips):
     assert transcribe(clips)[0] == transcribe(clips[:1])[0]
 
 
-def test_what_the_model_writes_is_one_line(folder):
+@pytest.mark.parametrize("amid", ["", "language Hebrew<asr_text>", "language<asr_text>", "<asr_text> </think>"])
+def test_what_the_model_writes_is_one_line_of_text(folder, amid):
     tokenizer = load_tokenizer(str(folder))
     transcriber = Transcriber(load_model(Model(str(folder))), tokenizer)
-    ids = tokenizer("\n שלום\n\n1\u2028 עולם\r\n", add_special_tokens=False)["input_ids"]
+    ids = tokenizer(f"\n שלום\n\n1\u2028 {amid}עולם\r\n", add_special_tokens=False)["input_ids"]
     heard = transcriber._heard([*ids, tokenizer.convert_tokens_to_ids("<|im_end|>"), *ids])
     assert (heard.text, heard.is_cut) == ("שלום 1 עולם", False)
 

@@ -46,7 +46,7 @@ def test_it_says_where_it_is_refuses_in_a_line_and_ends_at_once(tmp_path, capfd)
     save_tiny(tmp_path / "model", SPEC, [" ".join(WORDS)], 0)
     port, model = str(free_port()), str(tmp_path / "model")
     server = subprocess.Popen(
-        command("--model", model, "--port", port),
+        command("-m", model, "--port", port, "-l", "he"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

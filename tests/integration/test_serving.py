@@ -98,6 +98,8 @@ def test_bad_requests_are_refused_in_words_and_the_server_goes_on(url, said):
         "no file": (422, post(url, None)),
         "format": (422, post(url, good, response_format="docx")),
         "words": (422, post(url, good, **{"timestamp_granularities[]": "word"})),
+        "words without brackets": (422, post(url, good, timestamp_granularities="word")),
+        "other times": (422, post(url, good, **{"timestamp_granularities[]": "character"})),
         "language": (422, post(url, good, language="xx")),
         "stream": (422, post(url, good, stream="perhaps")),
         "prompt": (422, post(url, good, prompt="מילה " * 100_000)),

@@ -433,3 +433,6 @@ def test_formats_are_those_of_whisper():
     assert values["segments"][4]["suspect"] == "endless"
     assert formatted(transcript, "txt", "").splitlines()[0] == "שלום עולם"
     assert formatted(Transcript((), 3.0), "vtt", "") == "WEBVTT\n"
+    short = Transcript((Segment(0.1, 0.2, "כן"), Segment(0.288, 0.65, "הילדה שותה")), 0.7)
+    for form, end in (("srt", "00:00:00,700\n"), ("vtt", "00:00:00.700\n")):
+        assert f" --> {end}" in formatted(short, form, ""), "read for 0.8 s, but the recording ends before"
