@@ -17,10 +17,8 @@ from hebrew_asr.config.values import Name, Port, PositiveInt
 class Command:
     """Answer POST /v1/audio/transcriptions as OpenAI's clients send it, until Ctrl-C; also /v1/models and /health.
 
-    A web page at / takes a file or records, shows segments as they come, and saves subtitles.
-
-    Formats: json, text, verbose_json, srt, vtt; with stream=true, segments as they are decoded. Requests that wait
-    together are decoded together.
+    A web page at / takes a file or records, shows segments as they come, and saves subtitles; pages of other sites
+    cannot read its answers. Formats: json, text, verbose_json, srt, vtt; with stream=true, segments as they come.
 
     $ hebrew-asr serve --model runs/round2
     (then a browser at http://127.0.0.1:8000)
@@ -33,6 +31,7 @@ class Command:
     host: Name = "127.0.0.1"
     """Address to listen at; 0.0.0.0 lets other machines in, so give --token too."""
     port: Port = 8000
+    """At that address."""
     language: Language = "Hebrew"
     """Language of requests that name none, or auto."""
     token: str | None = None

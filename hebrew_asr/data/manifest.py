@@ -238,7 +238,7 @@ def _values_of(line: str, number: int) -> tuple[str, str, str, float, str, int, 
         missing = [key for key in ("audio", "text") if not isinstance(row.get(key), str)]
         raise ValueError(f"no {' and no '.join(missing)}")
     if not parse_target(text)[1].strip():
-        raise ValueError("the transcript is empty; leave the clip out. Words heard in silence: eval --set, score")
+        raise ValueError("the transcript is empty; leave the clip out (eval --set and score take such clips)")
     marker = find_marker(text)
     if marker:
         raise ValueError(f"the text contains {shortened(marker)}, which the model takes for a control token; remove it")

@@ -253,7 +253,7 @@ def test_options_survive_the_launcher():
 
 
 def test_a_reader_that_leaves_is_no_traceback():
-    script = f"{sys.executable} -m hebrew_asr.cli normalize | head -n 1"
+    script = f"{sys.executable} -m hebrew_asr normalize | head -n 1"
     lines = "שלום\n" * 50_000
     done = subprocess.run(["bash", "-c", script], input=lines, capture_output=True, text=True, check=False)
     assert done.stdout == "שלום\n"

@@ -22,6 +22,7 @@ FLOORS = [
     {"training"},
     {"planning", "demo", "serving"},
     {"commands", "cli", "train"},
+    {"__main__"},
 ]
 """A room imports only rooms of lower floors."""
 FRONT_DOOR = {("__init__", "inference")}
