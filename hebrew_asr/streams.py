@@ -1,5 +1,5 @@
 """The standard streams: there even where they were closed, UTF-8 whatever the locale, and for what must go on whatever
-becomes of the terminal, writes that never fail. Tables that fit it.
+becomes of the terminal, writes that never fail. Bars where a terminal can draw them, and tables that fit it.
 """
 
 from __future__ import annotations
@@ -7,10 +7,13 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+Item = TypeVar("Item")
 
 
 class _Lasting(io.FileIO):
@@ -79,6 +82,20 @@ def _by_lines(raw: type[io.FileIO], stream: TextIO) -> TextIO:
     stream.flush()
     buffer = io.BufferedWriter(raw(stream.fileno(), "w", closefd=False))
     return io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=True)
+
+
+def can_redraw(stream: TextIO) -> bool:
+    """Whether a bar or a view can stay in place there. rich believes FORCE_COLOR, and would draw into a file."""
+    return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+
+
+def tracked(items: Iterable[Item], words: str, total: int | None = None, *, transient: bool = False) -> Iterator[Item]:
+    """``items``, with a bar of how many are done on standard error, where it can be drawn."""
+    from rich.console import Console
+    from rich.progress import track
+
+    shown = {"console": Console(stderr=True), "disable": not can_redraw(sys.stderr), "transient": transient}
+    yield from track(items, words, total, **shown)
 
 
 def print_table(table: Table) -> None:

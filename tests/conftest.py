@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import secrets
 import sys
 from collections.abc import Generator
@@ -22,6 +23,12 @@ from tests.support import properties  # registers the profiles
 
 settings.load_profile(properties.FIXED)
 
+_WISHES = (
+    r"NO_COLOR|(CLI|FORCE)_?COLOR(_FORCE)?|COLUMNS|LINES|TERM|TTY_\w+|CI|PYTHONWARNINGS|\w+_PROXY|HF_(TOKEN|ENDPOINT)"
+    r"|\w+_OFFLINE|(WANDB|SLURM|AWS)_\w+|(LOCAL_)?RANK|(LOCAL_)?WORLD_SIZE|MASTER_(ADDR|PORT)"
+)
+"""Variables by which a shell says what its user or its job wants: no test is of that."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of this project's tests."""
@@ -32,8 +39,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before hypothesis reads its options
 def pytest_configure(config: pytest.Config) -> None:
-    """A thorough run of the property tests draws anew, from a seed that it prints and that repeats it."""
+    """Tests meet the same surroundings everywhere.
+
+    A thorough run of the property tests draws anew, from a seed that it prints and that repeats it.
+    """
     sys.dont_write_bytecode = False
+    os.umask(0o022)
+    for name in [name for name in os.environ if re.fullmatch(_WISHES, name, re.IGNORECASE)]:
+        del os.environ[name]
     if config.option.hypothesis_profile == properties.THOROUGH and config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = str(secrets.randbits(32))
 

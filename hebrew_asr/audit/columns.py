@@ -16,8 +16,6 @@ from typing import TypeVar
 
 import numpy as np
 import xxhash
-from rich.console import Console
-from rich.progress import track
 
 from hebrew_asr.audio.decode import quiet_decoders
 from hebrew_asr.audit.checks import QUIET_DB, Problem, faults_of, odd_pace, oddities, pace_of, recording_of
@@ -28,6 +26,7 @@ from hebrew_asr.data.clip_audio import read_ahead
 from hebrew_asr.data.clips import Clip, Clips
 from hebrew_asr.data.keys import sentence_key
 from hebrew_asr.pools import Pool
+from hebrew_asr.streams import tracked
 from hebrew_asr.text.normalize import normalize
 
 _CLIPS_PER_TASK = 200
@@ -116,7 +115,7 @@ def measure_all(sides: dict[str, Clips], processes: int | None, *, decodes: bool
     workers = min(processes or len(usable_cores()), count)
     with Pool(workers, start_worker) as pool:
         parts = in_turn(pool, work, tasks, 4 * workers)
-        _add_all(whole, track(parts, "auditing", count, console=Console(stderr=True)))
+        _add_all(whole, tracked(parts, "auditing", count))
     return Measured(sides, whole, decodes)
 
 

@@ -7,8 +7,6 @@ from dataclasses import replace
 from itertools import chain
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, quiet_decoders
 from hebrew_asr.audio.source import AudioError, Part
@@ -21,6 +19,7 @@ from hebrew_asr.data.clip_audio import read_ahead
 from hebrew_asr.data.clips import Clip, Clips
 from hebrew_asr.pools import Pool
 from hebrew_asr.remote.paths import is_url
+from hebrew_asr.streams import tracked
 
 _CLIPS_PER_TASK = 200
 _WORTH_PROCESSES = 2000
@@ -84,7 +83,7 @@ def _digests_of(tasks: Iterator[list[Clip]], count: int) -> Iterator[bytes]:
     workers = len(usable_cores())
     with Pool(workers, start_worker) as pool:
         found = chain.from_iterable(in_turn(pool, digests_of_some, tasks, 4 * workers))
-        yield from track(found, "comparing sound", count, console=Console(stderr=True))
+        yield from tracked(found, "comparing sound", count)
 
 
 def digests_of_some(clips: list[Clip]) -> list[bytes]:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 SIDES = ("train", "eval")
 _NAMED = re.compile(r"(?!\.{1,2}=)([\w.-]+)=(.+)")
 _SHOWN_SETS = 20
-_MANY_CLIPS = 100_000
-"""From here on it takes so long that a bar is shown."""
 
 
 @dataclass
@@ -210,12 +208,11 @@ def _refuse_equal_ids(parts: list[_Part]) -> None:
 
 def _write(folder: Path, parts: list[_Part], elsewhere: _Elsewhere) -> None:
     """Write all of a joined set into a folder."""
-    from rich.console import Console
-    from rich.progress import track
 
     from hebrew_asr.data.manifest import index_manifest, row_of
     from hebrew_asr.errors import DataError
     from hebrew_asr.files import write_lines
+    from hebrew_asr.streams import tracked
 
     (folder / "sets").mkdir()
     for part in parts:
@@ -225,8 +222,7 @@ def _write(folder: Path, parts: list[_Part], elsewhere: _Elsewhere) -> None:
     for side in SIDES:
         rows = (row_of(clip) for part in parts for clip in _taken(part, side, elsewhere, dropped))
         total = sum(len(part.sides.get(side, ())) for part in parts)
-        shown = {"console": Console(stderr=True), "disable": total < _MANY_CLIPS}
-        write_lines(folder / f"{side}.jsonl", track(rows, f"joining {side}", total, **shown))
+        write_lines(folder / f"{side}.jsonl", tracked(rows, f"joining {side}", total, transient=True))
     write_lines(folder / "dropped.jsonl", dropped)
     for part in parts:
         if not part.taken["train"]:

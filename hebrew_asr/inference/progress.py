@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hebrew_asr.audio.decode import quiet_decoders
+from hebrew_asr.streams import can_redraw
 
 
 class SoundProgress:
@@ -45,8 +47,7 @@ class SoundProgress:
 @contextmanager
 def loading() -> Iterator[None]:
     """Says on a terminal what takes the seconds, or minutes, before the first sound."""
-    console = Console(stderr=True)
-    with console.status("loading the model") if console.is_interactive else nullcontext():
+    with Console(stderr=True).status("loading the model") if can_redraw(sys.stderr) else nullcontext():
         yield
 
 
@@ -58,6 +59,7 @@ def sound_progress(total_s: float | None) -> Iterator[SoundProgress]:
     """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[pace]}"), TimeRemainingColumn())
-    bar = Progress(*columns, console=console, disable=not console.is_interactive, transient=True, redirect_stdout=False)
+    drawn = can_redraw(sys.stderr)
+    bar = Progress(*columns, console=console, disable=not drawn, transient=True, redirect_stdout=False)
     with quiet_decoders(), bar:
         yield SoundProgress(bar, total_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from hebrew_asr.pages.words import count
 from hebrew_asr.report import records
 from hebrew_asr.report.guide import NOTE, RECIPE, guide_loss
 from hebrew_asr.report.records import EvalRecord, TrainRecord
+from hebrew_asr.streams import can_redraw
 from hebrew_asr.watching.panel import LogConsole, lines, on_a_line, view
 from hebrew_asr.watching.progress import Course, Progress
 
@@ -53,7 +55,7 @@ class Console:
         self._last_line, self._line_every_s = time.monotonic(), line_every_s
         self._screen = LogConsole(highlight=False)
         self._live: Live | None = None
-        if self._screen.is_terminal:
+        if can_redraw(sys.stdout):
             self._live = Live(get_renderable=self._view, console=self._screen, auto_refresh=False)
             self._live.start()
             threading.Thread(target=self._redraw, name="view", daemon=True).start()

@@ -35,6 +35,7 @@ OUT_OF_MEMORY = FaultRecord(
 def lines(capsys, monkeypatch):
     """Shows a record and gives the lines that it printed, without their stamps."""
     monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes a file for a terminal then
     console = Console(COURSE, line_every_s=0.0)
 
     def show(record: Record) -> list[str]:

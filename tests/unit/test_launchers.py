@@ -76,8 +76,8 @@ def judged(run: Path, command: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("command", "was_finished", "code"),
     [
-        ("echo {} > $1/summary.json", False, 0),
-        ("echo {} > $1/summary.json; exit 1", False, 0),  # as a launcher that was killed at the end
+        ('echo {} > "$1/summary.json"', False, 0),
+        ('echo {} > "$1/summary.json"; exit 1', False, 0),  # as a launcher that was killed at the end
         ("exit 0", True, 0),  # there was nothing left to do
         ("exit 0", False, 1),  # as a launcher whose second half was killed
         ("exit 2", True, 2),  # an earlier run's mark says nothing of this one
@@ -96,7 +96,7 @@ def test_a_run_is_judged_by_its_own_mark(tmp_path, command, was_finished, code):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_is_handed_on_and_its_answer_waited_for(tmp_path, number):
-    saves = 'trap "sleep 1; touch $1/saved; exit 75" TERM; touch $1/ready; while :; do sleep 0.1; done'
+    saves = 'cd "$1"; trap "sleep 1; touch saved; exit 75" TERM; touch ready; while :; do sleep 0.1; done'
     words = ["bash", "-c", JUDGE, "it", str(ROOT / "launch/environment.sh"), str(tmp_path), saves]
     process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
     while not (tmp_path / "ready").exists():
@@ -135,7 +135,7 @@ def test_an_installation_shows_what_it_is_at(tmp_path):
         "echo 'Installing collected packages: torch, rich, tyro'\necho DEPRECATION: much >&2\necho ERROR: disk >&2\n"
     )
     python.chmod(0o755)
-    typed = ["script", "-qec", f"bash -c 'source {tmp_path}/launch/setup.sh'", "/dev/null"]
+    typed = ["script", "-qec", f"bash -c 'source \"{tmp_path}/launch/setup.sh\"'", "/dev/null"]
     shown = subprocess.run(typed, capture_output=True, text=True, check=True).stdout
     assert "Installing build dependencies: started" in shown
     assert "Collecting torch==2.11.0" in shown and "Installing 3 packages" in shown and "ERROR: disk" in shown

@@ -82,7 +82,7 @@ def test_what_is_asked_for_goes_where_standard_output_does_and_a_bar_to_the_term
         "print('the end', file=sys.stderr)\n"
     )
     shown = {}
-    for name, ending in (("file", f">{tmp_path / 'text'}"), ("terminal", ""), ("dumb", "")):
+    for name, ending in (("file", f">'{tmp_path / 'text'}'"), ("terminal", ""), ("dumb", "")):
         terminal = Terminal(
             ["sh", "-c", f'"{sys.executable}" -c "$SCRIPT" {ending}'],
             environment=environment() | {"SCRIPT": script, "TERM": "dumb" if name == "dumb" else "xterm"},

@@ -74,7 +74,7 @@ def no_fallback():
 def test_what_is_mapped_is_what_was_written(folder, no_fallback, capsys):
     text = open_manifest(folder / "train.jsonl")
     assert main(["index", str(folder)]) == 0
-    assert capsys.readouterr().out.split() == [str(folder / "train.arrow")]
+    assert capsys.readouterr().out == f"{folder / 'train.arrow'}\n"
     mapped = open_manifest(folder / "train.jsonl")
     alone = folder / "train.arrow"
     assert list(mapped) == list(text) == [mapped[index] for index in range(4)] == list(open_manifest(alone))

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from rich.table import Table
 
-from hebrew_asr.streams import print_table
+from hebrew_asr.streams import can_redraw, print_table
 from tests.support.tiny_task import ROOT
 
 NO_UTF8 = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -84,6 +84,15 @@ def test_a_full_disk_behind_standard_output_is_told(unbuffered, monkeypatch):
 def test_a_reader_that_leaves_is_no_error():
     done = shell("$H score <(echo א) <(echo א) | true; echo ${PIPESTATUS[0]}")
     assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+def test_bars_and_views_are_for_terminals_that_can_draw_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    leader, follower = os.openpty()
+    with os.fdopen(leader), os.fdopen(follower, "w") as terminal, (tmp_path / "log").open("w") as file:
+        for name, can in (("xterm-256color", True), ("", True), ("dumb", False)):
+            monkeypatch.setenv("TERM", name)
+            assert (can_redraw(terminal), can_redraw(file)) == (can, False)
 
 
 @pytest.mark.parametrize("width", [20, 200])

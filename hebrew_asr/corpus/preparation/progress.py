@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 
 from hebrew_asr.corpus.preparation.convert import UnitSummary
+from hebrew_asr.streams import can_redraw
 
 _LINE_EVERY_S = 15.0
 
@@ -33,7 +34,7 @@ class Progress:
             TextColumn("ETA"),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=Console(file=sys.stderr),
-            disable=not sys.stderr.isatty(),
+            disable=not can_redraw(sys.stderr),
         )
         self._task = self._bar.add_task("", total=0, speed="")
 

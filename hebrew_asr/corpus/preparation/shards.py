@@ -18,14 +18,13 @@ from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
-from rich.console import Console
-from rich.progress import track
 
 from hebrew_asr.audio.frames import SAMPLE_RATE_HZ
 from hebrew_asr.audio.source import Part, opened
 from hebrew_asr.corpus.preparation.workers import Workers
 from hebrew_asr.data.clips import Clip
 from hebrew_asr.files import atomic, sha256_of
+from hebrew_asr.streams import tracked
 
 SHARD_BYTES = 1 << 30
 """Of sound, at most; one clip at least. Few files even for thousands of hours, and small enough to be sent again."""
@@ -98,8 +97,7 @@ def pack_all(shards: list[Shard], workers: Workers) -> list[Packed]:
         try:
             with workers:
                 futures = [workers.submit(pack, shard) for shard in shards]
-                waiting = track(futures, "packing", console=Console(stderr=True), disable=len(futures) < 2)
-                return [future.result() for future in waiting]
+                return [future.result() for future in tracked(futures, "packing", transient=True)]
         except BrokenExecutor:
             workers.set_aside()
 

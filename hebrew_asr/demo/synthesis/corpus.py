@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import soundfile
-from rich.console import Console
-from rich.progress import track
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, to_int16
 from hebrew_asr.data.manifest import Clip, write_manifest
@@ -21,6 +19,7 @@ from hebrew_asr.demo.synthesis.speech import Voice, recorded, speak
 from hebrew_asr.errors import UsageError
 from hebrew_asr.files import values_if_readable, write_atomically, write_json
 from hebrew_asr.pools import Pool
+from hebrew_asr.streams import tracked
 from hebrew_asr.text.prompt import build_target
 
 # No breathy variants (f2, f3, f5, Alicia): their noise differs from process to process.
@@ -147,11 +146,9 @@ def _plan(train_clips: int, eval_clips: int, seed: int) -> tuple[list[_Utterance
 
 def _speak_all(folder: Path, utterances: list[_Utterance], processes: int) -> list[Clip]:
     """Speak in worker processes, since the engine is global to its process; a bar shows progress on a terminal."""
-    console = Console(stderr=True)
     with Pool(processes) as pool:
         spoken = pool.map(partial(_speak_one, folder), utterances, chunksize=16)
-        shown = {"console": console, "disable": not console.is_interactive, "transient": True}
-        return list(track(spoken, "speaking", len(utterances), **shown))
+        return list(tracked(spoken, "speaking", len(utterances), transient=True))
 
 
 def _speak_one(folder: Path, utterance: _Utterance) -> Clip:
