@@ -32,6 +32,8 @@ class HebrewASRError(Exception):
     """Base of every error that a user can act on."""
 
     exit_code = 1
+    is_told = False
+    """Whether another process prints it, to which the same has happened."""
 
 
 class UsageError(HebrewASRError):

@@ -57,7 +57,7 @@ def _first_rank_prints(error: HebrewASRError) -> bool:
     """Before the ranks meet, every one of them finds the same mistake; and all of them stop, or end, together."""
     from hebrew_asr.engine import dist
 
-    return isinstance(error, (Preempted, Unsaved)) or not dist.has_started()
+    return error.is_told or isinstance(error, (Preempted, Unsaved)) or not dist.has_started()
 
 
 def _train(argv: list[str], stop: StopRequest) -> int:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 
 from hebrew_asr.audio.augment import clip_seed
 from hebrew_asr.audio.decode import to_int16
 from hebrew_asr.audio.frames import SAMPLE_RATE_HZ, EncoderGeometry
 from hebrew_asr.config.batching import Batching
 from hebrew_asr.config.recipe import Recipe
-from hebrew_asr.cores import keep_freed_memory
 from hebrew_asr.data.clip_audio import Unreadable, read_ahead, read_clip
 from hebrew_asr.data.clips import Clip
 from hebrew_asr.data.collate import Example, PackedBatch, pack
 from hebrew_asr.data.sampler import Draw
 from hebrew_asr.data.steps import Steps
-from hebrew_asr.errors import STOP_SIGNALS, DataError, EnvironmentProblem, HebrewASRError, first_line
-from hebrew_asr.launching.processes import end_with_the_parent
+from hebrew_asr.errors import DataError, EnvironmentProblem, HebrewASRError, first_line
 from hebrew_asr.text.prompt import target_ids
 
 
@@ -114,26 +111,6 @@ class StepDataset(Steps, Dataset[StepBatch]):
         return Example(clip.id, to_int16(samples), target_ids(self._tokenizer, clip.text), speed, seed)
 
 
-def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin_memory: bool) -> Iterator[StepBatch]:
-    """Steps ``first`` to ``stop`` in order, read ahead by ``workers`` processes, which start at once.
-
-    Raises, when it comes to such a step:
-        DataError: no clip of the next step can be decoded.
-        EnvironmentProblem: the server on which its clips lie does not answer, or there is no memory to share.
-    """
-    loader = DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=range(first, stop),
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        pin_memory=pin_memory,
-        worker_init_fn=_settle_worker,
-        multiprocessing_context="fork" if workers else None,
-    )
-    return _raising(iter(loader))
-
-
 def _shared(micro_batches: list[MicroBatch]) -> list[MicroBatch]:
     """In memory that the trainer sees too, where another process packed them.
 
@@ -148,22 +125,3 @@ def _shared(micro_batches: list[MicroBatch]) -> list[MicroBatch]:
             f"/dev/shm is full, through which loader processes hand over steps ({first_line(error)}): make it larger "
             "(docker run --shm-size=8g, or --ipc=host), or load without them (--set data.workers=0)"
         ) from error
-
-
-def _raising(loaded: Iterator[StepBatch]) -> Iterator[StepBatch]:
-    for batch in loaded:
-        if batch.error is not None:
-            raise batch.error
-        yield batch
-
-
-def _settle_worker(_: int) -> None:
-    """One thread each. Workers ignore signals that ask for a stop: the trainer needs their data until its step is done.
-
-    They end with the trainer however it ends: a worker that is stuck in a read could not notice by itself.
-    """
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    end_with_the_parent()

@@ -27,7 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
 from hebrew_asr.config.batching import derive_batching
 from hebrew_asr.config.options import parse_options
-from hebrew_asr.data.loader import MicroBatch, StepBatch, load_steps
+from hebrew_asr.data.loader import MicroBatch, StepBatch
 from hebrew_asr.engine import dist
 from hebrew_asr.errors import exit_code_of, exit_process
 from hebrew_asr.files import write_json
@@ -36,6 +36,7 @@ from hebrew_asr.planning.flops import Work, pass_flops
 from hebrew_asr.training.arguments import TrainArguments
 from hebrew_asr.training.evaluate import Evaluator, stratified_sample
 from hebrew_asr.training.feed import feed
+from hebrew_asr.training.loading import load_steps
 from hebrew_asr.training.setup import Run, set_up
 from hebrew_asr.units import GIB
 

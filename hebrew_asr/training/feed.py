@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import queue
-import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -16,6 +14,7 @@ import torch
 
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.loader import MicroBatch, StepBatch
+from hebrew_asr.training.loading import end_workers
 
 _CHECK_S = 0.5
 _JOIN_S = 3.0
@@ -29,7 +28,7 @@ def feed(
     Steps are loaded in a thread, so that a wait for data that never comes (a file system that hangs) can be left.
 
     Args:
-        steps: from :func:`hebrew_asr.data.loader.load_steps`.
+        steps: from :func:`hebrew_asr.training.loading.load_steps`.
         mel: on ``device``.
         device: where the steps go.
         give_up: asked before and while a step is waited for; nothing more is yielded once it says so.
@@ -158,21 +157,3 @@ def _to_device(batch: StepBatch, mel: LogMel, device: torch.device) -> StepBatch
     packed = [micro.packed.to(device, non_blocking=True) for micro in batch.micro_batches]
     pairs = zip(batch.micro_batches, packed, strict=True)
     return replace(batch, micro_batches=[MicroBatch(there, micro.num_labels, mel(there)) for micro, there in pairs])
-
-
-def end_workers() -> None:
-    """Kill the loader processes that are left. One may be stuck in a read, and then even an orderly exit of this
-    process, which waits for its children, would never end; SIGTERM they ignore.
-    """
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the DataLoader's own handler takes this for a fault
-    if threading.excepthook is threading.__excepthook__:
-        threading.excepthook = _report_unless_cut_off
-    for worker in multiprocessing.active_children():
-        worker.kill()
-
-
-def _report_unless_cut_off(error: threading.ExceptHookArgs) -> None:
-    """The DataLoader's thread for pinned memory may be receiving from a worker that is killed: no news to anybody."""
-    cut_off = issubclass(error.exc_type, (ConnectionError, EOFError, FileNotFoundError))
-    if not (cut_off and error.thread is not None and "_pin_memory_loop" in error.thread.name):
-        threading.__excepthook__(error)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hebrew_asr.checkpoints.store import CheckpointStore, Outcome
+from hebrew_asr.engine.dist import Ranks
+from hebrew_asr.errors import HebrewASRError
 from hebrew_asr.files import as_os_error, is_full, write_json
 from hebrew_asr.inference.export import save_native
 from hebrew_asr.inference.load import cutting_of_run
@@ -43,6 +45,21 @@ def slow_disk_advice(write_s: float | None, patience_s: float | None, run_folder
     )
 
 
+class SlowDisk:
+    """Says :func:`slow_disk_advice` when it begins to hold, and again when it does so anew."""
+
+    def __init__(self, run: Run):
+        self._run, self._is_known = run, False
+
+    def warn(self) -> None:
+        """After each checkpoint."""
+        run = self._run
+        advice = slow_disk_advice(run.state.write_s, run.stop.request.patience_s, run.folder)
+        if advice is not None and not self._is_known:
+            run.say(advice)
+        self._is_known = advice is not None
+
+
 def what_a_stop_takes(state: TrainState) -> str:
     """What a run does first when it is asked to stop."""
     if not state.step:
@@ -63,6 +80,32 @@ def values_of(run: Run) -> dict[str, Any]:
         "precision": run.profile.precision,
         "data": run.data_fingerprint,
     }
+
+
+def stopped(run: Run, failure: str | None) -> str:
+    """What is left of a run that ends before its last step. ``failure``: why its state could not be saved."""
+    step = run.state.step
+    if not step:
+        return "stopped before a step was trained"
+    if failure is not None:
+        return f"stopped after step {step}, but {unsaved(run.checkpoints, step, failure)}"
+    return f"stopped after step {step}, state saved in {run.folder}; go on with --resume auto"
+
+
+def raise_together(ranks: Ranks, own: HebrewASRError | None, left: str) -> NoReturn:
+    """Raise on every rank what the first of those raises that found something, which the first rank prints; collective.
+
+    Args:
+        ranks: all of them.
+        own: what this rank found.
+        left: what is left of the run, to be said with it.
+    """
+    found = ranks.gather(own)
+    rank, error = next((rank, error) for rank, error in enumerate(found) if error is not None)
+    where = f"rank {rank}: " if None in found else ""
+    told = type(error)(f"{where}{error}; {left}")
+    told.is_told = not ranks.is_main
+    raise told from own
 
 
 def unsaved(store: CheckpointStore, step: int, failure: str) -> str:

@@ -12,11 +12,11 @@ import torch
 
 from hebrew_asr.checkpoints.store import Outcome
 from hebrew_asr.data.clips import Clip
-from hebrew_asr.data.loader import StepBatch, load_steps
+from hebrew_asr.data.loader import StepBatch
 from hebrew_asr.data.mixture import counts_by_set
 from hebrew_asr.engine.engine import MicroBatchTooLarge, StepResult
 from hebrew_asr.engine.optimizer_state import StateReader
-from hebrew_asr.errors import Preempted, Unsaved
+from hebrew_asr.errors import HebrewASRError, Preempted, Unsaved
 from hebrew_asr.fallbacks import any_new_fallback
 from hebrew_asr.launching.command import next_commands
 from hebrew_asr.launching.stopping import nothing_to_save
@@ -26,6 +26,7 @@ from hebrew_asr.training.evaluate import stratified_sample, what_is_measured
 from hebrew_asr.training.faults import FaultBudget, record_fallbacks
 from hebrew_asr.training.feed import feed
 from hebrew_asr.training.final_model import write_final
+from hebrew_asr.training.loading import load_steps
 from hebrew_asr.training.out_of_memory import fault_record, smaller_batching
 from hebrew_asr.training.setup import Run
 from hebrew_asr.watching.machine import forget_peak, is_machine_read, read_machine
@@ -51,7 +52,7 @@ class Session:
         """Steps whose figures have not been read: the device may still be at them."""
         self._records: list[TrainRecord] = []
         """To be written."""
-        self._slow_disk_known = False
+        self._slow_disk = saving.SlowDisk(run)
         run.stop.request.explain = lambda: saving.what_a_stop_takes(run.state)
 
     @property
@@ -73,7 +74,7 @@ class Session:
         else:
             with StateReader(resume.path) as reader:
                 run.engine.enter_phase(self._phase, reader)
-        self._warn_of_a_slow_disk()
+        self._slow_disk.warn()
         for fault in run.resumable.faults:
             run.tracker.write(fault)
         if run.out_of_memory is not None:
@@ -85,25 +86,30 @@ class Session:
         """This rank's steps, from the present one to the last.
 
         Before each step the ranks agree whether to stop: one that waits for data would not notice that the others do.
-        After an out-of-memory error the same step is yielded again, in smaller micro-batches.
+        After an out-of-memory error the same step is yielded again, in smaller micro-batches. If a rank gets no data
+        for a step, all save and leave.
         """
         run = self.run
         try:
             while not self.is_done:
                 self._step_started = time.monotonic()  # so that a step's time holds its wait for data
-                too_large: MicroBatchTooLarge | None = None
+                self.batch, too_large, failure = None, None, None
                 try:
                     self.batch = next(self._feed, None)
                 except torch.OutOfMemoryError as error:
-                    self.batch, too_large = None, MicroBatchTooLarge("features", [run.ranks.rank], True, str(error))
+                    too_large = MicroBatchTooLarge("features", [run.ranks.rank], True, str(error))
+                except HebrewASRError as error:
+                    failure = error
                 skipped = self.batch is not None and bool(self.batch.skipped)
-                asked, self._some_skipped, short, slower = run.ranks.any_of(
-                    run.stop.is_raised(), skipped, too_large is not None, any_new_fallback()
+                asked, self._some_skipped, short, slower, failed = run.ranks.any_of(
+                    run.stop.is_raised(), skipped, too_large is not None, any_new_fallback(), failure is not None
                 )
                 if slower:
                     record_fallbacks(self.run.tracker, self.run.ranks, self.state)
                 if asked:
                     self._stop()
+                if failed:
+                    self._fail(failure)
                 if short:
                     self._shrink(too_large or MicroBatchTooLarge("features", [], True, "reported by another rank"))
                     continue
@@ -113,9 +119,9 @@ class Session:
             self._feed.close()
 
     def _open_feed(self) -> Generator[StepBatch]:
-        run, first, last = self.run, self.state.step, self.run.schedule.last_step
-        pin_memory = run.ranks.device.type == "cuda"
-        loaded = load_steps(run.dataset, first, last, workers=run.recipe.data.workers, pin_memory=pin_memory)
+        run, span = self.run, (self.state.step, self.run.schedule.last_step)
+        pins = run.ranks.device.type == "cuda"
+        loaded = load_steps(run.dataset, *span, workers=run.recipe.data.workers, pin_memory=pins)
         return feed(loaded, run.mel, run.ranks.device, run.stop.is_raised)
 
     def enter_phase_if_due(self) -> None:
@@ -240,14 +246,7 @@ class Session:
         for outcome in self.run.checkpoints.take_outcomes():
             self.run.tracker.write(saving.checkpoint_record(outcome, self.run.folder))
             self.state.write_s = outcome.write_s
-            self._warn_of_a_slow_disk()
-
-    def _warn_of_a_slow_disk(self) -> None:
-        request = self.run.stop.request
-        advice = saving.slow_disk_advice(self.state.write_s, request.patience_s, self.run.folder)
-        if advice is not None and not self._slow_disk_known:
-            self.run.say(advice)
-        self._slow_disk_known = advice is not None
+            self._slow_disk.warn()
 
     def evaluate_if_due(self) -> None:
         """Measure the whole eval split at an epoch's end; the sample at the start, every few steps and at the end."""
@@ -301,20 +300,19 @@ class Session:
         return None if outcome is None else outcome.failure
 
     def _stop(self) -> NoReturn:
-        """Save and leave; on all ranks together.
-
-        Raises:
-            Preempted: the state is saved, or nothing has been trained.
-            Unsaved: it could not be saved.
-        """
-        run, step = self.run, self.state.step
-        if not step:
+        """Save and leave, on all ranks together: by Preempted, or by Unsaved where the disk does not take the state."""
+        run = self.run
+        if not self.state.step:
             raise Preempted(nothing_to_save(run.stop.request.reason or "another rank was asked"))
         failure = self._save_for_good()
-        run.stop.request.leaving(Preempted.exit_code if failure is None else Unsaved.exit_code)
-        if failure is not None:
-            raise Unsaved(f"stopped after step {step}, but {saving.unsaved(run.checkpoints, step, failure)}")
-        raise Preempted(f"stopped after step {step}, state saved in {run.folder}; go on with --resume auto")
+        kind = Preempted if failure is None else Unsaved
+        run.stop.request.leaving(kind.exit_code)
+        raise kind(saving.stopped(run, failure))
+
+    def _fail(self, error: HebrewASRError | None) -> NoReturn:
+        """Save, and leave with the error of the first rank that has one; collective. ``error``: this rank's."""
+        failure = self._save_for_good() if self.state.step else None
+        saving.raise_together(self.run.ranks, error, saving.stopped(self.run, failure))
 
     def finish(self) -> None:
         """Save the last checkpoint and the model, and sum the run up.

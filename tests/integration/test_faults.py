@@ -183,7 +183,7 @@ def test_no_token_is_written_anywhere(task, warm, tmp_path):
 
 def test_a_loader_that_is_stuck_in_a_read_ends_with_its_rank():
     script = (
-        "import os, time; from hebrew_asr.data.loader import load_steps\n"
+        "import os, time; from hebrew_asr.training.loading import load_steps\n"
         "class Stuck:\n"
         "    def __getitem__(self, step):\n"
         "        print(os.getpid(), flush=True)\n"
@@ -205,10 +205,27 @@ def test_a_loader_that_is_stuck_in_a_read_ends_with_its_rank():
     loader.wait(timeout=10)
 
 
-def test_shared_memory_that_is_full_is_told(task, tmp_path):
+def test_a_loader_that_is_killed_costs_no_step(task, warm, tmp_path):
+    """As by a kernel that is out of memory: both ranks save, one line says why, and neither calls the other dead."""
+    run, output = tmp_path / "run", tmp_path / "log"
+    arguments = train_arguments(task, run, *NO_EVALUATION, ENDLESS, "data.workers=1")
+    pids = warm.start(arguments, ranks=2, port=free_port(), output=output)
+    wait_for(lambda: last_step(run) > 1, lambda: has_ended(pids) and output.read_text())
+    (loader,) = psutil.Process(pids[1]).children()
+    loader.kill()
+    assert [warm.wait(pid) for pid in pids] == [4, 4], output.read_text()
+    (line,) = (line for line in output.read_text().splitlines() if "error" in line)
+    step = find_checkpoints(run / "checkpoints")[-1].step
+    assert line.startswith(f"error: rank 1: a loader process ended before its work was done (pid {loader.pid}, ")
+    assert f"stopped after step {step}, state saved in {run}" in line and step == last_step(run)
+    assert "Traceback" not in output.read_text()
+
+
+@pytest.mark.parametrize("size", ["256k", "4k"])  # the first ends in a step, the other before any loader is there
+def test_shared_memory_that_is_full_is_told(task, tmp_path, size):
     """As in a container, which has 64 MB of it: torch alone would say so in a thread, and wait for ever."""
     arguments = shlex.join(train_arguments(task, tmp_path / "run", *NO_EVALUATION, "data.workers=2", "max_steps=4"))
-    small = "mount -t tmpfs -o size=256k tmpfs /dev/shm || exit 77"
+    small = f"mount -t tmpfs -o size={size} tmpfs /dev/shm || exit 77"
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", f"{small}; exec {sys.executable} {TRAIN_FILE} {arguments}"],
         env=environment(),
@@ -219,5 +236,6 @@ def test_shared_memory_that_is_full_is_told(task, tmp_path):
     if done.returncode == 77 or "unshare:" in done.stderr:
         pytest.skip("this user may not mount a small disk")
     assert done.returncode == 4, done.stderr
-    assert "error: /dev/shm is full" in done.stderr and "--shm-size" in done.stderr
+    assert re.search("error: (/dev/shm is full|loader processes cannot be started .*/dev/shm)", done.stderr)
+    assert "--shm-size" in done.stderr and "data.workers=0" in done.stderr
     assert "Traceback" not in done.stderr

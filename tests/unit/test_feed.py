@@ -15,7 +15,8 @@ from hebrew_asr.data.collate import pack
 from hebrew_asr.data.loader import MicroBatch, StepBatch
 from hebrew_asr.errors import DataError
 from hebrew_asr.text.prompt import PromptTokens
-from hebrew_asr.training.feed import end_workers, feed
+from hebrew_asr.training.feed import feed
+from hebrew_asr.training.loading import load_steps
 from tests.support.native import build, examples
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))]
@@ -65,7 +66,7 @@ def test_workers_that_are_killed_leave_no_traceback(monkeypatch, capsys):
     """What torch's thread for pinned memory was receiving from them is cut off; every other failure is still told."""
     assert pin_memory._pin_memory_loop.__name__ == "_pin_memory_loop"  # which names the thread
     monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
-    end_workers()
+    load_steps([], 0, 0, workers=0, pin_memory=False)
 
     def fail(error: Exception) -> None:
         raise error
