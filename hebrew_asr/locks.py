@@ -72,12 +72,16 @@ class FolderLock:
                 continue
 
     def release(self) -> None:
-        """Give it back, and delete its file, and the folder if nothing else is in it."""
+        """Give it back, and delete its file, and the folder if nothing else is in it.
+
+        If the folder was moved, and another process has locked a new one of its name, that one's file stays.
+        """
         if self._stream is None:
             return
         with contextlib.suppress(OSError):  # the folder holds more, or is gone, or cannot be written
-            self.path.unlink(missing_ok=True)
-            self.path.parent.rmdir()
+            if os.path.samestat(self.path.stat(), os.fstat(self._stream.fileno())):
+                self.path.unlink()
+                self.path.parent.rmdir()
         self._stream.close()
         self._stream = None
 

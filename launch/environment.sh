@@ -6,6 +6,10 @@ export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:Tr
 # Ranks print at once: what a killed rank said last would be lost in a buffer.
 export PYTHONUNBUFFERED=1
 
+# Until a run begins, a signal to stop ends the script once what it is at has ended. Process 1 of a container, which has
+# no handler, would not hear of it.
+trap 'echo "stopped before the run began; start the same command again" >&2; exit 75' TERM INT HUP USR1 USR2 XCPU
+
 # Of "$@": sets dry (0 or 1), options (all but --dry-run), asked (those that doctor takes too) and run (the directory).
 read_options() {
   dry=0 run='' options=() asked=()
@@ -46,16 +50,17 @@ show() { printf '%q ' "$@"; echo; }
 # Starts a command and waits for it, however long its ranks take to save after a signal to stop. Returns 0 if the
 # run is finished, 75 if it can go on, else what went wrong.
 run_to_its_end() {
-  local since code=0
+  local since code trainer='' signaled=0
   since=$(mktemp)
-  "$@" &
+  trap 'signaled=1; kill -TERM "$trainer" 2>/dev/null || true' TERM INT HUP USR1 USR2 XCPU
+  (trap - INT; exec "$@") & # else bash has it ignore Ctrl-C, which a second time means: leave without saving
   trainer=$!
-  trap 'kill -TERM "$trainer" 2>/dev/null || true' TERM INT HUP USR1 USR2 XCPU
-  wait "$trainer" || code=$?
-  while kill -0 "$trainer" 2>/dev/null; do # a signal ended the wait, not the command
-    code=0
+  [ "$signaled" = 0 ] || kill -TERM "$trainer" 2>/dev/null || true # before it was there
+  while
+    signaled=0 code=0
     wait "$trainer" || code=$?
-  done
+    [ "$signaled" = 1 ] # by a signal that ended the wait, not the command
+  do :; done
   judge "$code" "$since" && code=0 || code=$?
   rm -f "$since"
   return "$code"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hebrew_asr.commands.ranks import RankArguments
+from hebrew_asr.launching.command import run, stopped_at_once
 from hebrew_asr.logs import log
 from hebrew_asr.streams import outlive_the_terminal
 from hebrew_asr.training.arguments import TrainArguments, finished
@@ -35,10 +36,9 @@ class Command(RankArguments, TrainArguments):
             print(message)
             return 0
         log.info("checking recipe, profile and clips")
+        with stopped_at_once():
+            from hebrew_asr.training.check import check  # loads torch
 
-        from hebrew_asr.launching.command import run
-        from hebrew_asr.training.check import check
-
-        launch = self.launch_of(TRAIN_FILE, self, TrainArguments)
-        check(self, launch.num_ranks)  # a mistake is one line here, and under the launcher one among its own lines
+            launch = self.launch_of(TRAIN_FILE, self, TrainArguments)
+            check(self, launch.num_ranks)  # a mistake is one line here, and under the launcher one among its own lines
         return run(launch)

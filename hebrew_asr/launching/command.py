@@ -12,15 +12,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 from hebrew_asr.errors import STOP_SIGNALS, EnvironmentProblem, Preempted
 from hebrew_asr.launching.gpus import VISIBLE, visible_gpus
 from hebrew_asr.launching.job import Told
 from hebrew_asr.launching.place import collective_timeout_s
 from hebrew_asr.launching.processes import JOB_VARIABLE, free_port, has_ended, process_of
-from hebrew_asr.launching.stopping import nothing_to_save
+from hebrew_asr.launching.stopping import NAMES, nothing_to_save
 
 _PACE_S = 0.1
 _LEAVE_S = 40.0
@@ -119,7 +121,8 @@ def run(launch: Launch) -> int:
     with tempfile.TemporaryDirectory(prefix="hebrew-asr-job-") as folder:
         told = Told(Path(folder))
         environment = {**launch.environment(), JOB_VARIABLE: f"{os.getpid()}:{folder}"}
-        with _Signals() as signals:
+        signals = _Signals()
+        with _caught(signals.hear):
             process = subprocess.Popen(launch.line(), env=environment, start_new_session=True)
             while process.poll() is None or any(not has_ended(process_of(pid)) for pid in told.pids().values()):
                 signals.pass_on(process, told)
@@ -129,23 +132,45 @@ def run(launch: Launch) -> int:
         return _judge(told, launch.num_ranks, was_asked=bool(signals.heard), code=process.returncode)
 
 
+@contextlib.contextmanager
+def stopped_at_once() -> Iterator[None]:
+    """What comes before the ranks ends at once by any signal that asks for a stop.
+
+    Raises:
+        Preempted: there was one.
+    """
+
+    def interrupt(number: int, _: object) -> NoReturn:
+        raise KeyboardInterrupt(NAMES[signal.Signals(number)])  # which nobody takes for a fault of a file
+
+    try:
+        with _caught(interrupt):
+            yield
+    except KeyboardInterrupt as asked:
+        raise Preempted(nothing_to_save(str(asked))) from None
+
+
+@contextlib.contextmanager
+def _caught(handler: Callable[[int, Any], object]) -> Iterator[None]:
+    """Signals that ask for a stop are this handler's, but those that were ignored at the start (nohup)."""
+    caught = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, handler) for number in caught}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
 class _Signals:
-    """Signals that ask for a stop, kept for the ranks; one that was ignored at the start (nohup) stays ignored."""
+    """Signals that ask for a stop, kept for the ranks."""
 
     def __init__(self) -> None:
         self.heard: list[int] = []
         self._sent: dict[int, int] = {}
 
-    def __enter__(self) -> _Signals:
-        caught = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        self._previous = {number: signal.signal(number, self._hear) for number in caught}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _hear(self, number: int, _: object) -> None:
+    def hear(self, number: int, _: object) -> None:
+        """Keep it."""
         self.heard.append(number)
 
     def pass_on(self, process: subprocess.Popen, told: Told) -> None:

@@ -24,8 +24,10 @@ JOB_VARIABLE = "HEBREW_ASR_JOB"
 _NAMES = {"deepspeed", "torchrun", "hebrew-asr"}
 _MODULES = {"deepspeed.launcher.runner", "deepspeed.launcher.launch", "torch.distributed.run", "hebrew_asr.cli"}
 _LAUNCH = "deepspeed.launcher.launch"
-LAUNCH_PATIENCE_S = 30.0
-"""After which launch.py kills a rank (``terminate_process_tree``), when it was itself asked to stop."""
+_KILLERS = {_LAUNCH, "torchrun", "torch.distributed.run"}
+_PATIENCE_S = 30.0
+"""After which these kill a rank when they were asked to stop themselves (launch.py's ``terminate_process_tree``,
+torchrun's ``PContext.close``)."""
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _PORTS = range(20_000, 32_000)
 """Below those of outgoing connections, from 32,768 on Linux: one of them could take a port before a rank listens."""
@@ -42,8 +44,8 @@ class Launchers:
         launchers = [place for place, process in enumerate(above) if process.pid == starter or _is_launcher(process)]
         self._watched = above[: max(launchers, default=-1) + 1]
         self._missing = _already_gone(self._watched, starter)
-        is_under_launch = any(_LAUNCH in _line(process) for process in self._watched)
-        self.patience_s = LAUNCH_PATIENCE_S if is_under_launch and starter is None else None
+        kills = any(_words(process) & _KILLERS for process in self._watched)
+        self.patience_s = _PATIENCE_S if kills and starter is None else None
         """How long the launcher waits for a rank that it was asked to stop; None where nothing limits it."""
 
     def gone(self) -> str | None:
@@ -71,7 +73,13 @@ def _ancestors() -> list[psutil.Process]:
 
 
 def _is_launcher(process: psutil.Process) -> bool:
-    return bool(_line(process) & _MODULES) or bool({Path(part).name for part in _line(process)} & _NAMES)
+    return bool(_words(process) & (_MODULES | _NAMES))
+
+
+def _words(process: psutil.Process) -> set[str]:
+    """Of its line, and of what they name as paths."""
+    line = _line(process)
+    return line | {Path(part).name for part in line}
 
 
 def _line(process: psutil.Process) -> set[str]:

@@ -32,7 +32,8 @@ _SLOW_S = 2.0
 """A stop that takes longer than this says what it waits for."""
 _LOOK_S, _LOOK_WHEN_ASKED_S = 1.0, 0.1
 IMPATIENT = 130  # as a shell reports a process that died of SIGINT
-_NAMES = {number: number.name for number in STOP_SIGNALS} | {signal.SIGINT: "Ctrl-C"}
+NAMES = {number: number.name for number in STOP_SIGNALS} | {signal.SIGINT: "Ctrl-C"}
+"""Of the signals that ask for a stop."""
 
 
 class StopRequest:
@@ -69,7 +70,7 @@ class StopRequest:
         os.set_blocking(write_end, False)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
         os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
-        for number in _NAMES:
+        for number in NAMES:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, lambda *_: None)  # the thread hears of it, through the pipe
         self._launchers = Launchers()
@@ -96,7 +97,7 @@ class StopRequest:
             pace = _LOOK_S if self.reason is None else _LOOK_WHEN_ASKED_S
             ready, _, _ = select.select([self._pipe], [], [], pace)
             for number in os.read(self._pipe, 256) if ready else b"":
-                if number in _NAMES:
+                if number in NAMES:
                     self._hear(number)
             gone = self._launchers.gone() if self.reason is None else None
             if gone is not None:
@@ -107,7 +108,7 @@ class StopRequest:
     def _hear(self, number: int) -> None:
         self._heard_s = time.monotonic()
         if self.reason is None:
-            self.ask(_NAMES[signal.Signals(number)])
+            self.ask(NAMES[signal.Signals(number)])
         elif number == signal.SIGINT and time.monotonic() - self._asked_s > GRACE_S:
             lost = "the steps since the last checkpoint are lost" if self.unsaved else "nothing is lost"
             self._leave(self._code or IMPATIENT, f"left at once, as Ctrl-C asked again; {lost}")
@@ -137,5 +138,5 @@ class StopRequest:
 
 
 def nothing_to_save(reason: str | None) -> str:
-    """Said where a start ends before it has trained."""
-    return f"stopped ({reason}) before a step was trained: there is nothing to save; --resume auto goes on as before"
+    """Said where a start ends that has trained nothing, or nothing since its last checkpoint."""
+    return f"stopped ({reason}): there is nothing to save since the last checkpoint or the start; --resume auto goes on"

@@ -45,8 +45,8 @@ def write_final(run: Run, *, is_saved: bool) -> FinalModel | None:
     """Write the model of the last step as ``final/``, then in its place a better one, if there is; collective.
 
     Nothing is compared if the recipe says so (``evaluation.choose_final``), if the last step has no evaluation of the
-    whole split, or if ``max_steps`` ended the run. What goes wrong in comparing is recorded, and the last step's model
-    stays.
+    whole split, if ``max_steps`` ended the run, or if it began with random weights, which cannot be drawn again. What
+    goes wrong in comparing is recorded, and the last step's model stays.
 
     Args:
         run: after its last step.

@@ -40,7 +40,7 @@ def slow_disk_advice(write_s: float | None, patience_s: float | None, run_folder
     if write_s is None or patience_s is None or write_s < _SHARE_FOR_WRITING * patience_s:
         return None
     return (
-        f"a checkpoint takes {write_s:.0f} s to write here, and DeepSpeed's launcher kills ranks {patience_s:.0f} s "
+        f"a checkpoint takes {write_s:.0f} s to write here, and the launcher kills ranks {patience_s:.0f} s "
         f"after Ctrl-C or SIGTERM: stop by touch {run_folder / 'STOP'}, or start by hebrew-asr train, which waits"
     )
 

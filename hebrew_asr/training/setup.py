@@ -102,6 +102,7 @@ def set_up(arguments: TrainArguments, request: StopRequest | None = None) -> Run
             request.cleanups.append(lock.release)
             if place.rank_from_environment() == 0:
                 lock.take_or_refuse(f"run directory {spec.folder}")
+                (spec.folder / "STOP").unlink(missing_ok=True)  # of an earlier start; one that comes later is for this
             asr = _load_model(spec.recipe, spec.profile)
             weights_by_phase = check_phases(asr, spec.recipe)  # every phase is set once, to see that it can be
             space_warning = _require_disk_space(spec, asr, weights_by_phase)
@@ -252,8 +253,7 @@ def _outputs(
     """Write what the run is into its directory and open its sinks."""
     recipe, profile, batching, folder = spec.recipe, spec.profile, spec.batching, spec.folder
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("STOP", SUMMARY):  # of an earlier start: this one has not been asked to stop, and is not finished
-        (folder / name).unlink(missing_ok=True)
+    (folder / SUMMARY).unlink(missing_ok=True)  # of an earlier start: this one is not finished
     files.write("recipe.json", as_json(recipe.to_dict()))
     files.write("deepspeed.json", as_json(deepspeed_config(profile, recipe, batching)))
     files.write("run.json", as_json(facts))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from hebrew_asr.errors import EnvironmentProblem
+from hebrew_asr.errors import EnvironmentProblem, Preempted
 from hebrew_asr.launching.command import Launch, run
-from tests.support.tiny_task import ROOT
+from tests.support.tiny_task import ROOT, environment
 
 
 class Shell(Launch):
@@ -46,3 +49,17 @@ def test_the_first_rank_that_failed_gives_the_code(script, code):
 def test_a_rank_that_says_nothing_is_no_success(script, told):
     with pytest.raises(EnvironmentProblem, match=told):
         run(Shell(Path("train.py"), [script], ["0", "1"], on_gpus=False))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_stop_before_there_is_a_rank_is_a_stop(tmp_path, number):
+    """Data may be prepared for hours then; launchers go by the code."""
+    line = [sys.executable, "-m", "hebrew_asr.cli", "train", "--ds", "cpu", "--run", str(tmp_path / "run")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(line, env=environment(), cwd=ROOT, text=True, **pipes) as process:
+        assert process.stdout is not None and "checking recipe" in process.stdout.readline()
+        time.sleep(0.2)
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[0]
+    assert (process.returncode, said.count("\n")) == (Preempted.exit_code, 1), said
+    assert said.startswith(f"stopped ({number.name}): there is nothing to save")

@@ -19,6 +19,7 @@ from hebrew_asr.commands.train import Command as Train
 from hebrew_asr.config.options import parse_options
 from hebrew_asr.config.profiles import load_profile
 from hebrew_asr.training.arguments import TrainArguments
+from tests.support.terminal import CTRL_C, Terminal, processes_of
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ("train", "slurm.sbatch", "demo", "test", "setup.sh", "environment.sh")
@@ -104,6 +105,34 @@ def test_a_signal_is_handed_on_and_its_answer_waited_for(tmp_path, number):
     process.send_signal(number)
     assert process.wait(30) == 75
     assert (tmp_path / "saved").exists()
+
+
+def test_ctrl_c_reaches_the_run_each_time(tmp_path):
+    """Of what bash starts in the background it reaches nobody, and the second time it means: leave without saving."""
+    leaves = 'trap : TERM; trap "exit 130" INT; touch $1/ready; while :; do sleep 0.1; done'
+    words = ["bash", "-c", JUDGE, "it", str(ROOT / "launch/environment.sh"), str(tmp_path), leaves]
+    terminal = Terminal(words, environment=dict(os.environ), folder=ROOT)
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.05)
+    terminal.type(CTRL_C)
+    try:
+        assert terminal.process.wait(30) == 130
+    finally:
+        for process in processes_of(str(tmp_path)):
+            process.kill()
+    terminal.drain()
+    assert "the last code was 130" in terminal.text
+
+
+def test_a_signal_before_the_run_begins_ends_the_script(tmp_path):
+    script = f"source launch/environment.sh; touch {tmp_path}/ready; sleep 1; touch {tmp_path}/began"
+    process = subprocess.Popen(["bash", "-c", script], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.05)
+    process.terminate()
+    told = process.communicate(timeout=30)[1]
+    assert process.returncode == 75 and "stopped before the run began" in told
+    assert not (tmp_path / "began").exists()
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -95,6 +95,14 @@ def test_a_killed_holder_is_no_obstacle_though_its_child_lives_on(lock, holder):
     assert not lock.path.parent.exists(), "nothing else was in the folder"
 
 
+def test_the_lock_of_another_in_the_place_of_a_folder_that_was_moved_stays(request, lock):
+    assert lock.take()
+    lock.path.parent.rename(lock.path.parent.with_name("moved"))
+    other = request.getfixturevalue("holder")
+    lock.release()
+    assert (FolderLock(lock.path).holder() or {})["pid"] == other.pid
+
+
 def test_a_folder_with_something_in_it_stays(lock):
     assert lock.take()
     (lock.path.parent / "kept").touch()
