@@ -37,20 +37,27 @@ def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin
         worker_init_fn=_settle_worker,
         multiprocessing_context="fork" if workers else None,
     )
+    if workers:
+        _try_semaphores(workers)
     others = multiprocessing.active_children()
-    try:
-        loaded = iter(loader)
-    except OSError as error:  # of a semaphore
-        raise EnvironmentProblem(
-            f"loader processes cannot be started ({error.strerror}): they need room in /dev/shm (docker run "
-            "--shm-size=8g, or --ipc=host), memory, and open files (ulimit -n); or load without them (--set "
-            "data.workers=0)"
-        ) from error
+    loaded = iter(loader)
     # The DataLoader's own handler raises wherever the main thread is: in the midst of an optimizer step.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = _report_unless_cut_off
     return _raising(loaded, [child for child in multiprocessing.active_children() if child not in others])
+
+
+def _try_semaphores(workers: int) -> None:
+    """Make as many as the DataLoader will, and let go of them: half built, it would end in a traceback of its own."""
+    context = multiprocessing.get_context("fork")
+    try:
+        _ = context.Event(), [context.Queue() for _ in range(workers + 1)]
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"loader processes cannot be started ({error.strerror}): they need room in /dev/shm (docker run "
+            "--shm-size=8g, or --ipc=host) and open files (ulimit -n); or load without them (--set data.workers=0)"
+        ) from error
 
 
 def _raising(loaded: Iterator[StepBatch], processes: list[BaseProcess]) -> Iterator[StepBatch]:
