@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hebrew_asr.config.values import Port, PositiveInt
-from hebrew_asr.training.arguments import RecipeArguments, as_argv
+from hebrew_asr.training.arguments import RecipeArguments, TrainArguments, as_argv
 
 if TYPE_CHECKING:
     from hebrew_asr.launching.command import Launch
@@ -33,7 +33,10 @@ class RankArguments(RecipeArguments):
         ranks, port = self.num_gpus, self.master_port
         return launch_for(script, as_argv(options, kind), ranks, port, on_gpus=on_gpus, usual_ranks=usual_ranks)
 
-    def measure(self, script: Path, options: RecipeArguments) -> int:
-        """Run ``script`` on every rank, to its end; returns the launcher's exit code."""
+    def measure(self, script: Path, options: TrainArguments) -> int:
+        """Run ``script`` on every rank, to its end; gives the launcher's exit code, or raises what ``check`` does."""
+        from hebrew_asr.training.check import check
+
         launch = self.launch_of(script, options, type(options))
+        check(options, launch.num_ranks)  # a mistake is one line here, and there one of each rank
         return subprocess.run(launch.line(), env=launch.environment(), check=False).returncode

@@ -88,3 +88,9 @@ def test_the_view_shows_how_far_the_test_is_and_not_the_recipe(capsys):
     told = capsys.readouterr().out
     assert "step 100/100 | epoch 4 | phase B" in told
     assert "the guide" not in told and "evaluation" not in told
+
+
+def test_a_mistake_is_told_once_and_not_by_each_rank(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert main(["lr-range", "--ds", "cpu", "--data", "nowhere"]) == 3
+    assert capfd.readouterr().err.count("--data nowhere: no such folder") == 1
