@@ -34,8 +34,9 @@ _JUNK_BYTES = 1 << 16
 _FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 _START_BYTES = 8
 """Of what begins a file or a page."""
-_FLAC_TAILS_BYTES, _FLAC_HEADER_BYTES = (1 << 14, 1 << 17), 16
+_FLAC_TAILS_BYTES = 1 << 14, 1 << 17
 """The last frame of most files is in the shorter one."""
+_FLAC_LEAST_HEADER_BYTES, _FLAC_HEADER_BYTES = 6, 16
 _CRC8_OF_BYTES = list(range(256))
 """Polynomial x^8 + x^2 + x + 1 (RFC 9639, 9.1.8)."""
 for _ in range(8):
@@ -247,7 +248,7 @@ def _last_flac_frame(source: Opened, block_samples: int) -> tuple[int, int]:
 
 def _flac_frame(head: bytes) -> tuple[int, bool, int] | None:
     """Of a frame that starts so: its number, whether that is a sample's or else the frame's, and its samples."""
-    if len(head) < _FLAC_HEADER_BYTES or head[1] not in (0xF8, 0xF9):
+    if len(head) < _FLAC_LEAST_HEADER_BYTES or head[1] not in (0xF8, 0xF9):
         return None
     length = max(8 - (head[4] ^ 0xFF).bit_length(), 1)  # of the number, coded as UTF-8 codes letters
     sized = {6: 1, 7: 2}.get(head[2] >> 4, 0)

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import soxr
 
-from hebrew_asr.audio.containers import flac_starts
+from hebrew_asr.audio.containers import flac_length, flac_starts
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, Sound, decode, decode_blocks, duration_s
 from hebrew_asr.audio.mpeg import frames_of
 from hebrew_asr.audio.readers import blocks_of
@@ -287,6 +287,14 @@ def test_a_flac_that_states_more_than_it_holds_is_heard_and_named(more):
             heard.extend(sound)
     np.testing.assert_allclose(np.concatenate(heard), voice(16_000), atol=1.01 / 32768)
     assert duration_s(bytes(content)) == pytest.approx(LASTS_S)
+
+
+@pytest.mark.parametrize("samples", [1, 15, 100, 4_095, 4_096, 4_097, 20_000])
+def test_the_last_frame_of_a_flac_is_found_however_small(samples):
+    """Of silence it takes as few bytes as a header may: then the file was decoded by the slower way."""
+    for sound in (np.zeros(samples), voice(16_000)[:samples]):
+        length = flac_length(as_opened(by_libsndfile(sound, 16_000, "FLAC", "PCM_16")))
+        assert (length.rate_hz, length.stated, length.held) == (16_000, samples, samples)
 
 
 @pytest.mark.parametrize("name", ["vorbis", "opus", "flac in ogg"])
