@@ -50,17 +50,15 @@ show() { printf '%q ' "$@"; echo; }
 # Starts a command and waits for it, however long its ranks take to save after a signal to stop. Returns 0 if the
 # run is finished, 75 if it can go on, else what went wrong.
 run_to_its_end() {
-  local since code trainer='' signaled=0
+  local since code=0 trainer='' signaled=0
   since=$(mktemp)
   trap 'signaled=1; kill -TERM "$trainer" 2>/dev/null || true' TERM INT HUP USR1 USR2 XCPU
   (trap - INT; exec "$@") & # else bash has it ignore Ctrl-C, which a second time means: leave without saving
   trainer=$!
   [ "$signaled" = 0 ] || kill -TERM "$trainer" 2>/dev/null || true # before it was there
-  while
-    signaled=0 code=0
-    wait "$trainer" || code=$?
-    [ "$signaled" = 1 ] # by a signal that ended the wait, not the command
-  do :; done
+  # Not in wait: a signal ends it, and if the command ends at that moment, bash has lost its code.
+  while kill -0 "$trainer" 2>/dev/null; do sleep 0.2 || true; done
+  wait "$trainer" || code=$?
   judge "$code" "$since" && code=0 || code=$?
   rm -f "$since"
   return "$code"
