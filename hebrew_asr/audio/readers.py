@@ -90,7 +90,7 @@ def _joined(starts: Sequence[int], reading: Reading) -> Iterator[Block]:
     for start, end in zip(starts, [*starts[1:], source.size], strict=True):
         if end - start > _LARGEST_PART:
             raise reading.fault(f"it is several files one after another, of {end - start:,} bytes and less: part them")
-        part = Reading(Opened(io.BytesIO(source.read_at(start, end - start)), end - start, source.label))
+        part = Reading(_in_memory(source, start, end))
         if reading.longest_s is not None:
             part.longest_s = max(reading.longest_s - reading.lasts_s, 0.0)
         yield from _counted(blocks_of(part), reading)
@@ -145,8 +145,7 @@ def _plan_of(reading: Reading) -> _Plan:
 
 def _pcm(reading: Reading) -> _Plan:
     if _is_live_rf64(reading.source):  # all readers hear nothing then, and of a wav of unknown length all
-        content = b"RIFF" + reading.source.read_at(4, reading.source.size)
-        reading.source = Opened(io.BytesIO(content), reading.source.size, reading.source.label)
+        reading.source = _in_memory(reading.source, 4, reading.source.size, begun=b"RIFF")
     (starts, end), size = pcm_files(reading.source), reading.source.size
     cut = ""
     if end is not None and end > size + _MISCOUNTED_BYTES:
@@ -226,7 +225,12 @@ def _without_start(reading: Reading, start: int) -> Opened:
     source = reading.source
     if source.size > _LARGEST_PART:
         raise reading.fault("its LAME tag leaves out more sound than an encoder adds: write the file anew")
-    content = source.read_at(start, source.size - start)
+    return _in_memory(source, start, source.size)
+
+
+def _in_memory(source: Opened, start: int, end: int, begun: bytes = b"") -> Opened:
+    """Bytes ``start`` to ``end`` of a source as one of its own; ``begun``: what it begins with before them."""
+    content = begun + source.read_at(start, end - start)
     return Opened(io.BytesIO(content), len(content), source.label)
 
 

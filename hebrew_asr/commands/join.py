@@ -208,7 +208,6 @@ def _refuse_equal_ids(parts: list[_Part]) -> None:
 
 def _write(folder: Path, parts: list[_Part], elsewhere: _Elsewhere) -> None:
     """Write all of a joined set into a folder."""
-
     from hebrew_asr.data.manifest import index_manifest, row_of
     from hebrew_asr.errors import DataError
     from hebrew_asr.files import write_lines
