@@ -91,6 +91,20 @@ class PackedBatch(Bundled):
         """Supervised tokens, the divisor of the summed loss."""
         return sum(self.labels_per_clip)
 
+    @property
+    def shape(self) -> Shape:
+        """Its sizes, padding among them."""
+        return Shape(
+            tokens=len(self.input_ids_T),
+            audio_tokens=len(self.conv_positions_A),
+            chunks=len(self.mel.clip_C) + self.mel.padding_chunks,
+            windows=len(self.window_cu_seqlens_W1) - 1,
+            clips=len(self.clip_cu_seqlens_N1) - 1,
+            labels=len(self.labels_L),
+            longest_window=self.max_window_tokens,
+            longest_clip=self.max_clip_tokens,
+        )
+
 
 def pack(
     examples: Sequence[Example],

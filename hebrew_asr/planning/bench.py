@@ -27,7 +27,8 @@ from torch.profiler import ProfilerActivity, profile
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
 from hebrew_asr.config.batching import derive_batching
 from hebrew_asr.config.options import parse_options
-from hebrew_asr.data.loader import MicroBatch, StepBatch
+from hebrew_asr.data.loader import StepBatch
+from hebrew_asr.data.shapes import Shape
 from hebrew_asr.engine import dist
 from hebrew_asr.errors import exit_code_of, exit_process
 from hebrew_asr.files import write_json
@@ -200,7 +201,7 @@ def _measure_phase(run: Run, index: int, arguments: BenchArguments, ceiling_tflo
     rates = run.schedule.rates(first)
     loaded = load_steps(run.dataset, first, 1 << 40, workers=run.recipe.data.workers, pin_memory=on_cuda)
     steps_ahead = feed(loaded, run.mel, device)
-    met: Counter[Any] = Counter()
+    met: Counter[Shape] = Counter()
     started = time.perf_counter()
     warmup_steps = _warm_up(run, steps_ahead, rates, met)
     warmup_s = time.perf_counter() - started
@@ -248,7 +249,7 @@ def _measure_phase(run: Run, index: int, arguments: BenchArguments, ceiling_tflo
 
 
 def _time(
-    run: Run, batches: Iterator[StepBatch], steps: int, rates: dict[str, float], met: Counter[Any]
+    run: Run, batches: Iterator[StepBatch], steps: int, rates: dict[str, float], met: Counter[Shape]
 ) -> tuple[list[StepBatch], list[float]]:
     """As many steps as are to be timed, and the seconds of each."""
     timed: list[StepBatch] = []
@@ -271,7 +272,7 @@ def _peak_bytes(run: Run) -> int:
     return torch.cuda.max_memory_reserved() if run.profile.uses_cuda_graphs else torch.cuda.max_memory_allocated()
 
 
-def _warm_up(run: Run, batches: Iterator[StepBatch], rates: dict[str, float], met: Counter[Any]) -> int:
+def _warm_up(run: Run, batches: Iterator[StepBatch], rates: dict[str, float], met: Counter[Shape]) -> int:
     """Until everything is compiled and the shapes that are met most are recorded; returns the steps that it took."""
     number = 0
     for number, batch in enumerate(batches, start=1):
@@ -283,22 +284,16 @@ def _warm_up(run: Run, batches: Iterator[StepBatch], rates: dict[str, float], me
     return number
 
 
-def _is_settled(run: Run, batch: StepBatch, met: Counter[Any]) -> bool:
+def _is_settled(run: Run, batch: StepBatch, met: Counter[Shape]) -> bool:
     """Whether a step's shapes have all been recorded, on every rank; without CUDA graphs one graph serves all."""
     if not run.profile.uses_cuda_graphs:
         return True
-    return not run.ranks.any(any(met[_shape(micro)] < SETTLED for micro in batch.micro_batches))
+    return not run.ranks.any(any(met[micro.packed.shape] < SETTLED for micro in batch.micro_batches))
 
 
-def _shape(micro: MicroBatch) -> tuple[int, ...]:
-    packed, mel_CBF = micro.packed, micro.mel_CBF
-    assert mel_CBF is not None
-    return len(packed.input_ids_T), len(packed.conv_positions_A), len(packed.labels_L), len(mel_CBF)
-
-
-def _step(run: Run, batch: StepBatch, rates: dict[str, float], met: Counter[Any]) -> None:
+def _step(run: Run, batch: StepBatch, rates: dict[str, float], met: Counter[Shape]) -> None:
     """Train one step and note the shapes it met."""
-    met.update(_shape(micro) for micro in batch.micro_batches)
+    met.update(micro.packed.shape for micro in batch.micro_batches)
     run.engine.step(batch.micro_batches, rates)
     run.engine.prove_phase()
 

@@ -20,6 +20,7 @@ from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.shapes import Shape, _cut_points, choose_shapes, fitting, needed_shape
 from hebrew_asr.demo.tiny import TinySpec
 from hebrew_asr.model.packed import PackedASR
+from hebrew_asr.model.recorded import _READ
 from hebrew_asr.planning.bench_corpus import draw_clips
 from hebrew_asr.planning.plan import LengthTokenizer
 from hebrew_asr.text.prompt import PromptTokens
@@ -40,19 +41,6 @@ def batch_of(clips: list[tuple[int, int]], shapes: list[Shape]) -> PackedBatch:
     return pack(made, PROMPT, GEOMETRY, shapes=shapes)
 
 
-def shape_of(batch: PackedBatch) -> Shape:
-    return Shape(
-        tokens=len(batch.input_ids_T),
-        audio_tokens=len(batch.conv_positions_A),
-        chunks=len(batch.mel.clip_C) + batch.mel.padding_chunks,
-        windows=len(batch.window_cu_seqlens_W1) - 1,
-        clips=len(batch.clip_cu_seqlens_N1) - 1,
-        labels=len(batch.labels_L),
-        longest_window=batch.max_window_tokens,
-        longest_clip=batch.max_clip_tokens,
-    )
-
-
 def needed(clips: list[tuple[int, int]]) -> Shape:
     return needed_shape([samples for samples, _ in clips], [labels for _, labels in clips], PROMPT, GEOMETRY)
 
@@ -60,7 +48,7 @@ def needed(clips: list[tuple[int, int]]) -> Shape:
 @given(BATCHES)
 def test_a_batch_needs_what_packing_it_takes(batches):
     for clips in batches:
-        assert shape_of(batch_of(clips, [])) == needed(clips)
+        assert batch_of(clips, []).shape == needed(clips)
 
 
 @st.composite
@@ -110,10 +98,13 @@ def test_few_tokens_are_padding_and_few_batches_need_the_largest_shape(profile, 
 def test_any_batch_is_padded_to_whole_segments(seen, unseen, count):
     shapes = choose_shapes([needed(clips) for clips in seen], count)
     assert 1 <= len(shapes) <= count and shapes == sorted(shapes, key=lambda shape: shape.tokens)
+    recorded: dict[Shape, list[int]] = {}
     for clips in [*seen, *unseen]:
         shape = fitting(needed(clips), shapes)
         batch = batch_of(clips, shapes)
-        assert shape_of(batch) == shape
+        assert batch.shape == shape
+        sizes = [len(getattr(batch, name)) for name in _READ]
+        assert recorded.setdefault(shape, sizes) == sizes, "a recording of the same shape does not serve this batch"
         for bounds, longest in (
             (batch.window_cu_seqlens_W1, batch.max_window_tokens),
             (batch.clip_cu_seqlens_N1, batch.max_clip_tokens),
@@ -152,7 +143,7 @@ def test_padding_changes_neither_loss_nor_gradients(chosen: list[int]):
     for offered in ([], shapes):
         batch = pack([clips[index] for index in chosen], prompt, GEOMETRY, Augmentation(), shapes=offered)
         mel_CBF = log_mel(batch)
-        assert len(mel_CBF) == shape_of(batch).chunks
+        assert len(mel_CBF) == batch.shape.chunks
         loss = packed(batch, mel_CBF)
         loss.backward()
         found.append((loss.item(), {name: p.grad for name, p in model.named_parameters()}))
