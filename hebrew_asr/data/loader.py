@@ -18,6 +18,7 @@ from hebrew_asr.data.clip_audio import Unreadable, read_ahead, read_clip
 from hebrew_asr.data.clips import Clip
 from hebrew_asr.data.collate import Example, PackedBatch, pack
 from hebrew_asr.data.sampler import Draw
+from hebrew_asr.data.shapes import Shape
 from hebrew_asr.data.steps import Steps
 from hebrew_asr.errors import DataError, EnvironmentProblem, HebrewASRError, first_line
 from hebrew_asr.text.prompt import target_ids
@@ -72,41 +73,40 @@ class StepDataset(Steps, Dataset[StepBatch]):
 
     def __getitem__(self, index: int) -> StepBatch:
         """Decode and pack this rank's share, without the clips that cannot be decoded."""
-        step = index
-        epoch = step // self._sampler.steps_per_epoch
-        skipped: list[Unreadable] = []
+        step, skipped = index, list[Unreadable]()
         try:
-            dealt = self._sampler.deal(step)[self._rank]
-            read_ahead(self._clips[draw.clip] for draws in dealt for draw in draws)
-            micro_batches = [self._pack(draws, epoch, step, skipped) for draws in dealt]
+            dealt = self._sampler.deal(step)
+            own = dealt[self._rank]
+            read_ahead(self._clips[draw.clip] for draws in own for draw in draws)
+            offered = self._shapes_of(step, dealt)
+            micro_batches = [self._pack(*one, step, skipped) for one in zip(own, offered, strict=True)]
             return StepBatch(step, _shared(micro_batches), tuple(skipped))
         except HebrewASRError as error:  # raised here it would reach the trainer as a page of worker traceback
             return StepBatch(step, [], error=error)
 
-    def _pack(self, draws: list[Draw], epoch: int, step: int, skipped: list[Unreadable]) -> MicroBatch:
-        examples = [self._example(draw, epoch, skipped) for draw in draws]
+    def _pack(self, draws: list[Draw], shapes: Sequence[Shape], step: int, skipped: list[Unreadable]) -> MicroBatch:
+        examples = [self._example(draw, step, skipped) for draw in draws]
         readable = [example for example in examples if example is not None]
-        filler = readable or [self._any_example(step, epoch)]
-        packed = pack(filler, self._prompt, self._geometry, self._augmentation, self._shapes)
+        packed = pack(readable or [self._any_example(step)], self._prompt, self._geometry, self._augmentation, shapes)
         return MicroBatch(packed, packed.num_labels if readable else 0)
 
-    def _any_example(self, step: int, epoch: int) -> Example:
+    def _any_example(self, step: int) -> Example:
         """Some readable clip of the step, for a micro-batch that has none of its own and must still run."""
         failures: list[Unreadable] = []
         for draw in self._sampler.draws_of_step(step):
-            example = self._example(draw, epoch, failures)
+            example = self._example(draw, step, failures)
             if example is not None:
                 return example
         raise DataError(f"no clip of step {step} can be decoded, the first because: {failures[0]}")
 
-    def _example(self, draw: Draw, epoch: int, skipped: list[Unreadable]) -> Example | None:
+    def _example(self, draw: Draw, step: int, skipped: list[Unreadable]) -> Example | None:
         """The clip, decoded; None, with the reason added to ``skipped``, if it cannot be."""
         clip = self._clips[draw.clip]
         samples = read_clip(clip)
         if isinstance(samples, Unreadable):
             skipped.append(samples)
             return None
-        seed = clip_seed(self._seed, epoch, clip.id, draw.times_before)
+        seed = clip_seed(self._seed, step // self._sampler.steps_per_epoch, clip.id, draw.times_before)
         speed = self._speed(round(clip.duration_s * SAMPLE_RATE_HZ), seed)
         return Example(clip.id, to_int16(samples), target_ids(self._tokenizer, clip.text), speed, seed)
 

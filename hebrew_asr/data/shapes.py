@@ -1,8 +1,10 @@
 """Pads batches to at most 32 shapes, so that CUDA graphs and allocator blocks are reused.
 
-A batch is padded to the smallest shape that holds it. The padding is whole segments after the last clip: no clip
-attends to them and they have no label, so loss and gradients stay those of the batch alone. The shapes follow from the
-lengths of the data, the batching and the recipe alone: every rank and every resumed run finds the same ones.
+Batches that run at the same time, one on each rank, are padded to the smallest shape that holds them all: none would
+be done before the longest, and a graph for a new shape is recorded by all ranks at once. The padding is whole segments
+after the last clip: no clip attends to them and they have no label, so loss and gradients stay those of the batch
+alone. The shapes follow from the lengths of the data, the batching and the recipe alone: every rank and every resumed
+run finds the same ones.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from hebrew_asr.audio.frames import CHUNK_FRAMES, EncoderGeometry, num_audio_tok
 from hebrew_asr.text.prompt import PromptTokens
 
 NUM_SHAPES = 32
-"""Each costs a graph recording where CUDA graphs are used, and an allocation pattern elsewhere. Padding is then 1 % of
-the tokens at 64 clips per step and 4 % at 8."""
+"""Each costs a graph recording where CUDA graphs are used, and an allocation pattern elsewhere. Of the longest rank's
+tokens padding is then 1 % at 64 clips on one rank and 4 % at 8 clips on each of eight."""
 _ALIGNMENT = 64
 """Rows of a matrix product: whole tiles."""
 _GROWTH = 1.25
@@ -96,21 +98,32 @@ def cut_windows(audio_tokens: Sequence[int], geometry: EncoderGeometry) -> list[
     return windows
 
 
-def choose_shapes(needed: Sequence[Shape], count: int) -> list[Shape]:
+def choose_shapes(needed: Sequence[Sequence[Shape]], count: int) -> list[Shape]:
     """At most ``count`` shapes, smallest first, that waste few tokens on batches like ``needed``.
 
     The largest lies well above everything seen, for the rare batch. The others are made for the best cut points: each
-    holds every batch of ``needed`` up to its cut, in the order of their tokens.
+    holds everything of ``needed`` up to its cut, in the order of tokens.
+
+    Args:
+        needed: batches that run at the same time, one on each rank, and so take one shape.
+        count: at least 1.
     """
-    longest = max(shape.longest_window for shape in needed), max(shape.longest_clip for shape in needed)
-    longest_window, longest_clip = map(_aligned, longest)
-    ordered = sorted(needed, key=lambda shape: shape.tokens)
-    demands = np.array([_demand(shape, longest_window, longest_clip) for shape in ordered])
-    cuts = _cut_points([shape.tokens for shape in ordered], count - 1)
+    longest_window = _aligned(max(shape.longest_window for together in needed for shape in together))
+    longest_clip = _aligned(max(shape.longest_clip for together in needed for shape in together))
+    ordered = sorted(needed, key=_most_tokens)
+    demands = np.array(
+        [np.max([_demand(shape, longest_window, longest_clip) for shape in together], axis=0) for together in ordered]
+    )
+    cuts = _cut_points([*map(_most_tokens, ordered)], count - 1)
     # Five deviations: a batch beyond it should not occur in a whole run.
     rare = np.maximum(demands.max(axis=0), demands.mean(axis=0) + 5 * demands.std(axis=0))
     chosen = [*(demands[: cut + 1].max(axis=0) for cut in cuts), np.ceil(rare)]
     return list(dict.fromkeys(_meeting(demand.astype(int).tolist(), longest_window, longest_clip) for demand in chosen))
+
+
+def holding_all(needed: Sequence[Shape], shapes: Sequence[Shape]) -> Sequence[Shape]:
+    """Those of ``shapes`` that hold each of ``needed``; all of them if none does."""
+    return [shape for shape in shapes if all(map(shape.holds, needed))] or shapes
 
 
 def fitting(needed: Shape, shapes: Sequence[Shape]) -> Shape:
@@ -131,6 +144,10 @@ def fitting(needed: Shape, shapes: Sequence[Shape]) -> Shape:
 def fill(items: int, segments: int) -> list[int]:
     """``items`` dealt to ``segments`` padding segments as evenly as can be."""
     return [items // segments + (index < items % segments) for index in range(segments)]
+
+
+def _most_tokens(together: Sequence[Shape]) -> int:
+    return max(shape.tokens for shape in together)
 
 
 def _demand(needed: Shape, longest_window: int, longest_clip: int) -> list[int]:

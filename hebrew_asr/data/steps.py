@@ -19,7 +19,7 @@ from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.data.clips import Clip, Clips, array_of
 from hebrew_asr.data.mixture import Mixture
 from hebrew_asr.data.sampler import Draw, StepSampler
-from hebrew_asr.data.shapes import NUM_SHAPES, Shape, choose_shapes, needed_shape
+from hebrew_asr.data.shapes import NUM_SHAPES, Shape, choose_shapes, holding_all, needed_shape
 from hebrew_asr.text.prompt import PromptTokens, target_lengths
 
 _SAMPLED_STEPS = 200
@@ -77,12 +77,10 @@ class Steps:
         longest_window = max(bound.longest_window for bound in bounds)
         steps = np.unique(np.linspace(0, total_steps - 1, sampled_steps).astype(int)).tolist()
         own = steps if ranks is None else np.array_split(steps, ranks.size)[ranks.rank].tolist()
-        dealt = [(step, draws) for step in own for of_rank in self._sampler.deal(step) for draws in of_rank if draws]
-        found = self._needed_at(dealt) if dealt else []
+        found = self._needed_together(own)
         everyone = [found] if ranks is None else ranks.gather(found)
-        needed = [
-            replace(one, longest_clip=longest_clip, longest_window=longest_window) for part in everyone for one in part
-        ]
+        as_long = partial(replace, longest_clip=longest_clip, longest_window=longest_window)
+        needed = [list(map(as_long, together)) for part in everyone for together in part if together]
         self._shape_limits = total_steps, count
         self._shapes = choose_shapes(needed, count)
         return self._shapes
@@ -101,13 +99,24 @@ class Steps:
             found, played_s = found[kept], played_s[kept]
         return found
 
-    def _needed_at(self, dealt: list[tuple[int, list[Draw]]]) -> list[Shape]:
-        """What micro-batches take, each by its step and its clips."""
-        chosen, times_before = np.concatenate([draws for _, draws in dealt]).T
-        epochs = [step // self._sampler.steps_per_epoch for step, draws in dealt for _ in draws]
+    def _shapes_of(self, step: int, dealt: list[list[list[Draw]]]) -> list[Sequence[Shape]]:
+        """For each micro-batch of a rank, shapes that hold it on every rank; ``dealt`` by [rank][micro-batch]."""
+        if not self._shapes or len(dealt) == 1:
+            return [self._shapes] * len(dealt[0])
+        return [holding_all(together, self._shapes) for together in self._needed_together([step])]
+
+    def _needed_together(self, steps: list[int]) -> list[list[Shape]]:
+        """What the micro-batches of these steps take, each with those that run at the same time on other ranks."""
+        columns = [(step, of_ranks) for step in steps for of_ranks in zip(*self._sampler.deal(step), strict=True)]
+        batches = [draws for _, of_ranks in columns for draws in of_ranks if draws]
+        if not batches:
+            return [[] for _ in columns]
+        chosen, times_before = np.concatenate(batches).T
+        epochs = [step // self.steps_per_epoch for step, of_ranks in columns for draws in of_ranks for _ in draws]
         seeds = map(partial(clip_seed, self._seed), epochs, self._of("id", chosen), times_before.tolist())
         speeds = list(map(self._speed, self._samples(chosen).tolist(), seeds))
-        return self._needed([draws for _, draws in dealt], np.asarray(speeds))
+        needed = iter(self._needed(batches, np.asarray(speeds)))
+        return [[next(needed) for draws in of_ranks if draws] for _, of_ranks in columns]
 
     def _needed(self, batches: list[list[Draw]], speeds_N: np.ndarray) -> list[Shape]:
         """What batches of clips take, played at these speeds. One call of the tokenizer is much faster than many."""

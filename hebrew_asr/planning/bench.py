@@ -279,7 +279,7 @@ def _warm_up(run: Run, batches: Iterator[StepBatch], rates: dict[str, float], me
         _step(run, batch, rates, met)
         settled = sum(count for count in met.values() if count > SETTLED) > 0.9 * met.total()
         if number >= WARMUP_STEPS and not (run.profile.uses_cuda_graphs and run.ranks.any(not settled)):
-            break  # on all ranks together: each meets shapes of its own
+            break  # on all ranks together: batches too large for every shape have shapes of their own
     _wait(run.ranks.device)
     return number
 

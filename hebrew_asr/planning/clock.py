@@ -126,8 +126,7 @@ def run_clock(plan: RunPlan, clips_per_s: float | None = None) -> Clock | None:
     steps = [phase.epochs * plan.steps_per_epoch for phase in recipe.phases]
     awaited = len(recipe.phases) if profile.compiles else 1  # a checkpoint is waited for before the step is compiled
     awaited_gib = (awaited * plan.disk.checkpoint + plan.disk.model) / GIB
-    # Each rank records a shape when it first meets it, and the others wait (counted for 1 to 8 ranks: LOG.md).
-    recorded = len(plan.shapes) * len(recipe.phases) * math.sqrt(batching.num_ranks) * profile.uses_cuda_graphs
+    recorded = len(plan.shapes) * len(recipe.phases) * profile.uses_cuda_graphs
     return Clock(
         steps_s=sum(count * each for count, each in zip(steps, per_step, strict=True)),
         compile_s=_compile_s(known, profile) * len(recipe.phases),

@@ -33,7 +33,7 @@ def padded_batches(tokenizer) -> list[PackedBatch]:
         needed_shape([len(clip.samples) for clip in batch], [len(c.target_ids) for c in batch], prompt, GEOMETRY)
         for batch in picked
     ]
-    shapes = choose_shapes(needed, 1)
+    shapes = choose_shapes([needed], 1)
     return [pack(batch, prompt, GEOMETRY, shapes=shapes).to("cuda") for batch in picked]
 
 

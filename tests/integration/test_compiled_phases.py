@@ -92,7 +92,7 @@ def packed_in_sizes(tokenizer) -> list[PackedBatch]:
         "longest_clip": max(shape.longest_clip for shape in needed),
         "longest_window": max(shape.longest_window for shape in needed),
     }
-    shapes = choose_shapes([replace(shape, **longest) for shape in needed], 4)
+    shapes = choose_shapes([[replace(shape, **longest)] for shape in needed], 4)
     packed = [pack(batch, prompt, geometry, shapes=shapes) for batch in chosen]
     assert len({len(batch.input_ids_T) for batch in packed}) > 1
     return packed

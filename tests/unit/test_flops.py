@@ -64,6 +64,6 @@ def test_formula_agrees_with_the_counter(index: int):
     even = Work.of_shape(shape)
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert pass_flops(ModelSizes.of(model.config), trained, even) == flops(model, batch), "of one clip"
-    padded = pack([clip], PROMPT, GEOMETRY, shapes=choose_shapes([shape], 1))
+    padded = pack([clip], PROMPT, GEOMETRY, shapes=choose_shapes([[shape]], 1))
     assert len(padded.input_ids_T) > sum(batch.tokens)
     assert flops(model, padded) == flops(model, batch), "padding is not work done"

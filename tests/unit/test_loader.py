@@ -44,6 +44,19 @@ def test_no_clip_is_slowed_down_beyond_what_the_encoder_was_trained_on(tmp_path)
     assert all(speeds == {1.0, 1.1} for clip_id, speeds in played.items() if float(clip_id) > 27.0)
 
 
+def test_batches_that_run_at_the_same_time_take_one_shape_on_all_ranks(tmp_path):
+    clips, (_, tokenizer), epochs = long_clips(tmp_path), build(), 6
+    recipe = load_recipe("round2", ["clips_per_step=7"])
+    batching = Batching(clips_per_step=7, num_ranks=3, accumulation=2, max_micro_batch=2)
+    sets = [StepDataset(clips, batching, recipe, tokenizer, EncoderGeometry(), rank) for rank in range(3)]
+    shapes = [steps.fix_shapes(2 * epochs) for steps in sets]
+    assert shapes[0] == shapes[1] == shapes[2] and len(shapes[0]) > 1
+    (tmp_path / "20.0.flac").write_bytes(b"damaged")
+    for step in range(2 * epochs):
+        for together in zip(*(steps[step].micro_batches for steps in sets), strict=True):
+            assert len({micro.packed.shape for micro in together}) == 1
+
+
 def test_a_clip_that_comes_again_in_an_epoch_is_augmented_anew_and_alike_on_any_ranks(tmp_path):
     """Its first turn is what it was when no clip came twice: figures on record stay so."""
     (_, tokenizer), clips = build(), []

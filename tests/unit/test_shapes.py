@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -17,7 +18,7 @@ from hebrew_asr.config.profiles import load_profile
 from hebrew_asr.config.recipe import Augmentation, load_recipe
 from hebrew_asr.data.collate import IGNORED, Example, PackedBatch, pack
 from hebrew_asr.data.loader import StepDataset
-from hebrew_asr.data.shapes import Shape, _cut_points, choose_shapes, fitting, needed_shape
+from hebrew_asr.data.shapes import Shape, _cut_points, choose_shapes, fitting, holding_all, needed_shape
 from hebrew_asr.demo.tiny import TinySpec
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.recorded import _READ
@@ -69,16 +70,19 @@ def needs(draw: st.DrawFn) -> Shape:
 
 
 @examples(500)
-@given(st.lists(needs(), min_size=1, max_size=20), st.integers(1, 6), needs())
+@given(st.lists(st.lists(needs(), min_size=1, max_size=3), min_size=1, max_size=20), st.integers(1, 6), needs())
 def test_a_chosen_shape_holds_all_that_it_was_chosen_for(seen, count, rare):
     shapes = choose_shapes(seen, count)
     assert 1 <= len(shapes) <= count and shapes == sorted(shapes, key=lambda shape: shape.tokens)
-    ordered = sorted(seen, key=lambda needed: needed.tokens)
-    cuts = _cut_points([needed.tokens for needed in ordered], count - 1)
-    for number, cut in enumerate(cuts, 1):
-        assert any(all(shape.holds(needed) for needed in ordered[: cut + 1]) for shape in shapes[:number])
-    assert all(shapes[-1].holds(needed) for needed in seen)
+    tokens = [max(needed.tokens for needed in together) for together in seen]
+    ordered = [together for _, together in sorted(zip(tokens, seen, strict=True), key=lambda pair: pair[0])]
+    for number, cut in enumerate(_cut_points(sorted(tokens), count - 1), 1):
+        upto = [needed for together in ordered[: cut + 1] for needed in together]
+        assert any(all(map(shape.holds, upto)) for shape in shapes[:number])
+    for together in seen:
+        assert all(map(holding_all(together, shapes)[0].holds, together)), "on every rank the same one"
     assert fitting(rare, shapes).holds(rare)
+    assert holding_all([replace(rare, chunks=shapes[-1].chunks + 1)], shapes) == shapes, "to be grown, each rank's own"
 
 
 @pytest.mark.parametrize(("profile", "ranks", "most_percent"), [("h200x1", 1, 1.2), ("a100x8", 8, 4.6)])
@@ -87,16 +91,18 @@ def test_few_tokens_are_padding_and_few_batches_need_the_largest_shape(profile, 
     batching = derive_batching(load_profile(ROOT / "ds_configs" / f"{profile}.json"), recipe, ranks)
     dataset = StepDataset(draw_clips("train", 20_000), batching, recipe, LengthTokenizer(), GEOMETRY, rank=0)
     shapes = dataset.fix_shapes(5 * dataset.steps_per_epoch)
-    unseen = dataset._needed_at([(step, dataset._sampler.deal(step)[0][0]) for step in range(1, 1500, 7)])
-    found = [fitting(needed, shapes) for needed in unseen]
-    assert sum(shape.tokens for shape in found) <= (1 + most_percent / 100) * sum(needed.tokens for needed in unseen)
+    unseen = dataset._needed_together(list(range(1, 1500, 7)))
+    found = [holding_all(together, shapes)[0] for together in unseen]
+    needed = sum(max(one.tokens for one in together) for together in unseen)
+    assert sum(shape.tokens for shape in found) <= (1 + most_percent / 100) * needed
     assert set(found) <= set(shapes) and found.count(shapes[-1]) <= 0.01 * len(found)
+    assert all(map(shape.holds, together) for shape, together in zip(found, unseen, strict=True))
 
 
 @given(BATCHES, BATCHES, st.integers(1, 4))
 @example([[(1, 1), (1, 1), (1, 1), (192_160, 1)], [(1, 1)] * 17], [[(1, 1)]], 1)
 def test_any_batch_is_padded_to_whole_segments(seen, unseen, count):
-    shapes = choose_shapes([needed(clips) for clips in seen], count)
+    shapes = choose_shapes([[needed(clips)] for clips in seen], count)
     assert 1 <= len(shapes) <= count and shapes == sorted(shapes, key=lambda shape: shape.tokens)
     recorded: dict[Shape, list[int]] = {}
     for clips in [*seen, *unseen]:
@@ -138,7 +144,7 @@ def test_padding_changes_neither_loss_nor_gradients(chosen: list[int]):
     clips, prompt = native_examples(tokenizer), PromptTokens.of(tokenizer)
     packed, log_mel = PackedASR(model), LogMel()
     largest = needed_shape([len(clip.samples) for clip in clips], [len(c.target_ids) for c in clips], prompt, GEOMETRY)
-    shapes = choose_shapes([largest], 1)
+    shapes = choose_shapes([[largest]], 1)
     found = []
     for offered in ([], shapes):
         batch = pack([clips[index] for index in chosen], prompt, GEOMETRY, Augmentation(), shapes=offered)
