@@ -251,15 +251,16 @@ def _measure_phase(run: Run, index: int, arguments: BenchArguments, ceiling_tflo
 def _time(
     run: Run, batches: Iterator[StepBatch], steps: int, rates: dict[str, float], met: Counter[Shape]
 ) -> tuple[list[StepBatch], list[float]]:
-    """As many steps as are to be timed, and the seconds of each."""
+    """As many steps as are to be timed, and the seconds of each; the ranks agree on them behind each step."""
     timed: list[StepBatch] = []
     took_s: list[float] = []
     quiet, before = 0, time.perf_counter()
     while len(timed) < steps:
         batch = next(batches)
-        quiet = quiet + 1 if _is_settled(run, batch, met) else 0
+        recording_ranks = run.ranks.begin_sum(torch.tensor(int(_may_record(run, batch, met))))
         _step(run, batch, rates, met)  # which returns when the step before it ends
         now = time.perf_counter()
+        quiet = 0 if int(recording_ranks()) else quiet + 1
         if quiet > QUIET:
             timed.append(batch)
             took_s.append(now - before)
@@ -284,11 +285,9 @@ def _warm_up(run: Run, batches: Iterator[StepBatch], rates: dict[str, float], me
     return number
 
 
-def _is_settled(run: Run, batch: StepBatch, met: Counter[Shape]) -> bool:
-    """Whether a step's shapes have all been recorded, on every rank; without CUDA graphs one graph serves all."""
-    if not run.profile.uses_cuda_graphs:
-        return True
-    return not run.ranks.any(any(met[micro.packed.shape] < SETTLED for micro in batch.micro_batches))
+def _may_record(run: Run, batch: StepBatch, met: Counter[Shape]) -> bool:
+    """Whether this rank may record a shape in this step; without CUDA graphs one graph serves all."""
+    return run.profile.uses_cuda_graphs and any(met[micro.packed.shape] < SETTLED for micro in batch.micro_batches)
 
 
 def _step(run: Run, batch: StepBatch, rates: dict[str, float], met: Counter[Shape]) -> None:
