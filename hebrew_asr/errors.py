@@ -6,8 +6,11 @@ its ``exit_code``; anything else is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import multiprocessing.util
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -157,4 +160,11 @@ def exit_process(code: int) -> NoReturn:
             thread.join()
     sys.stdout.flush()
     sys.stderr.flush()
+    end_at_once(code)
+
+
+def end_at_once(code: int) -> NoReturn:
+    """``os._exit``, but what multiprocessing made in the temporary folder, for sockets of loaders, does not stay."""
+    with contextlib.suppress(OSError):
+        shutil.rmtree(multiprocessing.util.get_temp_dir())
     os._exit(code)

@@ -96,7 +96,7 @@ def newest_whole(found: list[Checkpoint], ranks: Ranks) -> tuple[Checkpoint, lis
         if reason is None:
             return checkpoint, damaged
         damaged.append(Damaged(checkpoint.path, reason))
-    raise CheckpointError(no_checkpoint(damaged))
+    raise ranks.in_common(CheckpointError(no_checkpoint(damaged)))
 
 
 def _damage(checkpoint: Checkpoint, ranks: Ranks) -> str | None:

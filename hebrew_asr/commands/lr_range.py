@@ -49,6 +49,7 @@ class Command(RankArguments, DataArguments):
         from hebrew_asr.commands.ours import refuse_overwriting
         from hebrew_asr.errors import UsageError
         from hebrew_asr.files import write_json
+        from hebrew_asr.launching.command import stopped_at_once
         from hebrew_asr.planning.lr_curve import lr_curve
 
         recipe = self.load_recipe()
@@ -61,7 +62,7 @@ class Command(RankArguments, DataArguments):
         if self.out:
             refuse_overwriting(Path(self.out), '"factors"')
         # On the disk that a run would be on: its room is checked as for a run.
-        with tempfile.TemporaryDirectory(prefix=".lr-range-", dir=Path.cwd()) as name:
+        with stopped_at_once(resumes=False), tempfile.TemporaryDirectory(prefix=".lr-range-", dir=Path.cwd()) as name:
             curve = Path(name) / "curve.json"
             code = self._measure(phase, Path(name) / "run", curve)
             if code:

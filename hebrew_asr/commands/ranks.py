@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,9 +33,10 @@ class RankArguments(RecipeArguments):
         return launch_for(script, as_argv(options, kind), ranks, port, on_gpus=on_gpus, usual_ranks=usual_ranks)
 
     def measure(self, script: Path, options: TrainArguments) -> int:
-        """Run ``script`` on every rank, to its end; gives the launcher's exit code, or raises what ``check`` does."""
+        """Run ``script`` on every rank; gives the exit code of the ranks, or raises what ``check`` and ``run`` do."""
+        from hebrew_asr.launching.command import run
         from hebrew_asr.training.check import check
 
-        launch = self.launch_of(script, options, type(options))
+        launch = replace(self.launch_of(script, options, type(options)), resumes=False)
         check(options, launch.num_ranks)  # a mistake is one line here, and there one of each rank
-        return subprocess.run(launch.line(), env=launch.environment(), check=False).returncode
+        return run(launch)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as torch_dist
@@ -19,6 +19,7 @@ from hebrew_asr.files import disk_fault
 from hebrew_asr.launching import place
 from hebrew_asr.launching.processes import free_port
 
+Error = TypeVar("Error", bound=HebrewASRError)
 _STORES: list[Any] = []
 """Kept: the process group shares the first rank's server, which ends with the store that began it."""
 
@@ -32,6 +33,11 @@ class Ranks:
     device: torch.device
     host_group: Any
     """A gloo group: what it carries needs no wait for the GPU."""
+
+    def in_common(self, error: Error) -> Error:
+        """An error that all ranks are about to raise: the first alone is to print it."""
+        error.is_told = not self.is_main
+        return error
 
     @property
     def is_main(self) -> bool:

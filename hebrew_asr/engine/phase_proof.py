@@ -94,7 +94,7 @@ class _Findings:
             first, more = ", ".join([*names][:5]), ", …" if len(names) > 5 else ""
             problems.append(f"{len(names)} parameters {what}{where} ({first}{more})")
         if problems:
-            raise TrainingFault("phase proof failed: " + "; ".join(problems))
+            raise self._ranks.in_common(TrainingFault("phase proof failed: " + "; ".join(problems)))
 
 
 class PhaseProof:

@@ -32,7 +32,7 @@ def require_shared(folder: Path, ranks: Ranks) -> None:
         except OSError as error:
             failure = f"cannot write into run directory {folder} ({first_line(error)}); give --run another one"
     if failure := ranks.broadcast(failure):
-        raise EnvironmentProblem(failure)
+        raise ranks.in_common(EnvironmentProblem(failure))
     places = ranks.gather((socket.gethostname(), os.fspath(folder.resolve()), _is_seen(folder, name)))
     if ranks.is_main:
         (folder / name).unlink(missing_ok=True)
@@ -40,10 +40,11 @@ def require_shared(folder: Path, ranks: Ranks) -> None:
     if blind:
         rank, host, path = blind[0]
         more = f", nor do {len(blind) - 1} others" if len(blind) > 1 else ""
-        raise EnvironmentProblem(
+        fault = EnvironmentProblem(
             f"the ranks do not share the run directory: rank {rank} does not see in {path} on {host} what rank 0 wrote "
             f"in {places[0][1]} on {places[0][0]}{more}; give --run an absolute path on a disk that all nodes share"
         )
+        raise ranks.in_common(fault)
 
 
 def _is_seen(folder: Path, name: str) -> bool:

@@ -66,6 +66,8 @@ class Launch:
     on_gpus: bool
     port: int | None = None
     """Where the ranks meet; one that is free unless given."""
+    resumes: bool = True
+    """Whether the next start goes on from what this one saves."""
 
     @property
     def num_ranks(self) -> int:
@@ -129,12 +131,12 @@ def run(launch: Launch) -> int:
                 time.sleep(_PACE_S)
             if signals.heard and not told.pids():
                 _see_it_end(process.pid)
-        return _judge(told, launch.num_ranks, was_asked=bool(signals.heard), code=process.returncode)
+        return _judge(told, launch, was_asked=bool(signals.heard), code=process.returncode)
 
 
 @contextlib.contextmanager
-def stopped_at_once() -> Iterator[None]:
-    """What comes before the ranks ends at once by any signal that asks for a stop.
+def stopped_at_once(*, resumes: bool = True) -> Iterator[None]:
+    """What comes before the ranks ends at once by any signal that asks for a stop. ``resumes``: as of ``Launch``.
 
     Raises:
         Preempted: there was one.
@@ -147,7 +149,7 @@ def stopped_at_once() -> Iterator[None]:
         with _caught(interrupt):
             yield
     except KeyboardInterrupt as asked:
-        raise Preempted(nothing_to_save(str(asked))) from None
+        raise Preempted(nothing_to_save(str(asked), resumes=resumes)) from None
 
 
 @contextlib.contextmanager
@@ -195,18 +197,18 @@ def _see_it_end(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def _judge(told: Told, ranks: int, *, was_asked: bool, code: int) -> int:
+def _judge(told: Told, launch: Launch, *, was_asked: bool, code: int) -> int:
     """The launcher's own code is 1 whatever a stopped rank says."""
     codes = told.codes()
     failed = next((codes[rank] for rank in sorted(codes) if codes[rank]), None)
     if failed is not None:
         return failed
-    if len(codes) == ranks:
+    if len(codes) == launch.num_ranks:
         return 0
     if was_asked and not told.pids():
-        raise Preempted(nothing_to_save("asked before the ranks were there"))
-    missing = ", ".join(str(rank) for rank in range(ranks) if rank not in codes)
+        raise Preempted(nothing_to_save("asked before the ranks were there", resumes=launch.resumes))
+    missing = ", ".join(str(rank) for rank in range(launch.num_ranks) if rank not in codes)
     raise EnvironmentProblem(
         f"rank {missing} ended without a word (the launcher's code is {code}): killed, perhaps for want of memory; "
-        "dmesg may say so. --resume auto goes on from the last checkpoint"
+        f"dmesg may say so{'. --resume auto goes on from the last checkpoint' if launch.resumes else ''}"
     )

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from hebrew_asr.errors import STOP_SIGNALS, TERMINAL_FLUSH_S, Preempted
+from hebrew_asr.errors import STOP_SIGNALS, TERMINAL_FLUSH_S, Preempted, end_at_once
 from hebrew_asr.launching.processes import Launchers
 
 GRACE_S = 5.0
@@ -39,11 +39,12 @@ NAMES = {number: number.name for number in STOP_SIGNALS} | {signal.SIGINT: "Ctrl
 class StopRequest:
     """Whether this process was asked to stop, and what becomes of it if so."""
 
-    def __init__(self, *, prints: bool = True, report: Callable[[int], object] = lambda _: None):
+    def __init__(self, *, prints: bool = True, resumes: bool = True, report: Callable[[int], object] = lambda _: None):
         """Nothing is caught before ``install``.
 
         Args:
             prints: whether this process prints, for all ranks.
+            resumes: as for :func:`nothing_to_save`.
             report: called with the exit code before the thread ends the process.
         """
         self.reason: str | None = None
@@ -58,6 +59,7 @@ class StopRequest:
         """Called once, when the stop is asked for, by whichever thread notices."""
         self.explain: Callable[[], str] = lambda: "stopping"
         """Says what a slow stop is waiting for."""
+        self.resumes = resumes
         self._prints, self._report = prints, report
         self._stderr = sys.stderr
         self._met = self._explained = False
@@ -115,7 +117,7 @@ class StopRequest:
 
     def _act(self, waited_s: float) -> None:
         if not self.unsaved and (not self._met or waited_s > AGREE_S):
-            self._leave(Preempted.exit_code, nothing_to_save(self.reason))
+            self._leave(Preempted.exit_code, nothing_to_save(self.reason, resumes=self.resumes))
         if waited_s > _SLOW_S and not self._explained:
             self._explained = True
             self.say(f"asked to stop ({self.reason}): {self.explain()}")
@@ -127,7 +129,7 @@ class StopRequest:
         self._report(code)
         for child in multiprocessing.active_children():  # loaders ignore SIGTERM
             child.kill()
-        os._exit(code)
+        end_at_once(code)
 
     def say(self, text: str) -> None:
         """Print a line, if this process prints for all ranks."""
@@ -137,6 +139,13 @@ class StopRequest:
             print(text, file=self._stderr if is_collected else sys.stderr, flush=True)
 
 
-def nothing_to_save(reason: str | None) -> str:
-    """Said where a start ends that has trained nothing, or nothing since its last checkpoint."""
+def nothing_to_save(reason: str | None, *, resumes: bool = True) -> str:
+    """Said where a start ends that has trained nothing, or nothing since its last checkpoint.
+
+    Args:
+        reason: what asked for the stop.
+        resumes: False for a measurement, which has no checkpoints.
+    """
+    if not resumes:
+        return f"stopped ({reason}): nothing is kept of a measurement"
     return f"stopped ({reason}): there is nothing to save since the last checkpoint or the start; --resume auto goes on"

@@ -30,14 +30,16 @@ from hebrew_asr.config.options import parse_options
 from hebrew_asr.data.loader import StepBatch
 from hebrew_asr.data.shapes import Shape
 from hebrew_asr.engine import dist
-from hebrew_asr.errors import exit_code_of, exit_process
+from hebrew_asr.errors import exit_process
 from hebrew_asr.files import write_json
+from hebrew_asr.launching.stopping import StopRequest
 from hebrew_asr.model.sizes import ModelSizes
 from hebrew_asr.planning.flops import Work, pass_flops
 from hebrew_asr.training.arguments import TrainArguments
 from hebrew_asr.training.evaluate import Evaluator, stratified_sample
 from hebrew_asr.training.feed import feed
 from hebrew_asr.training.loading import load_steps
+from hebrew_asr.training.rank import run_rank
 from hebrew_asr.training.setup import Run, set_up
 from hebrew_asr.units import GIB
 
@@ -129,9 +131,10 @@ def matmul_ceiling_tflops(device: torch.device) -> float:
     return 2 * size**3 * repeats / (time.perf_counter() - started) / 1e12
 
 
-def measure(arguments: BenchArguments) -> int:
+def measure(argv: list[str], stop: StopRequest) -> int:
     """Run phases for a while at each number of clips per step; collective. Returns the exit code."""
-    run = set_up(arguments)
+    arguments = parse_options(BenchArguments, "bench.py", argv)
+    run = set_up(arguments, stop)
     figures: dict[str, Any] = {
         "profile": run.profile.name,
         "num_ranks": run.ranks.size,
@@ -334,11 +337,10 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     """The launcher's entry."""
-    argv = [part for part in argv if not part.startswith("--local_rank")]
-    return exit_code_of(lambda: measure(parse_options(BenchArguments, "bench.py", argv)))
+    return run_rank(measure, argv, resumes=False)
 
 
 if __name__ == "__main__":
-    exit_process(main(sys.argv[1:]))
+    exit_process(main())

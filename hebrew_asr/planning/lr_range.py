@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -21,11 +20,14 @@ from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.data.loader import StepBatch
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.engine import StepResult
-from hebrew_asr.errors import Preempted, exit_code_of, exit_process
+from hebrew_asr.errors import HebrewASRError, Preempted, exit_process
 from hebrew_asr.files import write_json
+from hebrew_asr.launching.stopping import StopRequest, nothing_to_save
 from hebrew_asr.planning.lr_curve import has_diverged
 from hebrew_asr.training.arguments import TrainArguments
 from hebrew_asr.training.loop import train
+from hebrew_asr.training.rank import run_rank
+from hebrew_asr.training.saving import raise_together
 from hebrew_asr.training.schedule import Schedule
 from hebrew_asr.training.session import Session
 from hebrew_asr.training.setup import Run, set_up
@@ -88,7 +90,7 @@ class RangeTest(Session):
         """Nothing happens yet."""
         super().__init__(run)
         self.losses: list[float] = []
-        run.stop.request.explain = lambda: "nothing is kept of a range test"
+        run.stop.request.explain = lambda: "nothing is kept of a measurement"
 
     @property
     def is_done(self) -> bool:
@@ -115,7 +117,12 @@ class RangeTest(Session):
         super()._write_records()
 
     def _stop(self) -> NoReturn:
-        raise Preempted("stopped; nothing is kept of a range test")
+        request = self.run.stop.request
+        request.leaving(Preempted.exit_code)
+        raise Preempted(nothing_to_save(request.reason or "another rank was asked", resumes=False))
+
+    def _fail(self, error: HebrewASRError | None) -> NoReturn:
+        raise_together(self.run.ranks, error, "nothing is kept of a measurement")
 
     def finish(self) -> None:
         """Nothing is saved."""
@@ -129,9 +136,10 @@ def ramp_course(recipe: Recipe, phase: int, steps: int, steps_per_epoch: int) ->
     return RampCourse(recipe=recipe, steps_per_epoch=steps_per_epoch, last_step=steps, eval_clips=0)
 
 
-def measure(arguments: LrRangeArguments) -> int:
+def measure(argv: list[str], stop: StopRequest) -> int:
     """Train until the rates are highest or the loss diverges; collective. Returns the exit code."""
-    run = set_up(arguments)
+    arguments = parse_options(LrRangeArguments, "lr_range.py", argv)
+    run = set_up(arguments, stop)
     ramp = Ramp(run.recipe, run.dataset.steps_per_epoch, arguments)
     run = replace(run, schedule=ramp)
     if run.console is not None:
@@ -149,11 +157,10 @@ def measure(arguments: LrRangeArguments) -> int:
     return 0
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     """The launcher's entry."""
-    argv = [part for part in argv if not part.startswith("--local_rank")]
-    return exit_code_of(lambda: measure(parse_options(LrRangeArguments, "lr_range.py", argv)))
+    return run_rank(measure, argv, resumes=False)
 
 
 if __name__ == "__main__":
-    exit_process(main(sys.argv[1:]))
+    exit_process(main())

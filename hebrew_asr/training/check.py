@@ -240,7 +240,8 @@ def refuse_another_base(resume: Checkpoint, base: BaseModel, ranks: dist.Ranks) 
     before = BaseModel(**written)
     other = base.differs_from(before)
     if other is not None:
-        raise CheckpointError(
+        mistake = CheckpointError(
             f"{resume.path} was trained on {before}, and {base} has other {other}: two models would be mixed; set "
             f"model.path to the first, or give --run another name"
         )
+        raise ranks.in_common(mistake)

@@ -41,11 +41,12 @@ class FaultBudget:
         self._in_a_row += 1
         ids = sorted(clip for own in self._ranks.gather(clip_ids(batch)) for clip in own)
         if self._in_a_row > self._limits.non_finite_patience:
-            raise TrainingFault(
+            fault = TrainingFault(
                 f"step {batch.step + 1}: gradients were NaN or infinite {self._in_a_row} steps in a row; the last "
                 f"clips were {', '.join(ids[:8])}{', …' if len(ids) > 8 else ''}. Lower the learning rates, or look at "
                 "them"
             )
+            raise self._ranks.in_common(fault)
         return FaultRecord(step=batch.step + 1, kind="non-finite", clips=ids)
 
     def finite(self) -> None:
@@ -54,24 +55,27 @@ class FaultBudget:
 
     @property
     def unreadable_ids(self) -> list[str]:
-        """Training clips that could not be decoded since the run began, for its checkpoints."""
+        """Training clips that could not be decoded since the run began, of those that it bore; for its checkpoints."""
         return sorted(self._unreadable)
 
-    def unreadable(self, step: int, own: tuple[Unreadable, ...]) -> FaultRecord:
+    def unreadable(self, step: int, own: tuple[Unreadable, ...]) -> tuple[FaultRecord, DataError | None]:
         """Some rank had clips that could not be decoded; collective.
 
-        Raises:
-            DataError: there are more of them than the recipe allows.
+        Returns:
+            A record of them; and an error where there are more than the recipe allows, to be raised when what the other
+            clips of the step have trained is saved.
         """
         found = sorted((clip for part in self._ranks.gather(own) for clip in part), key=lambda clip: clip.clip_id)
         ids, reasons = [clip.clip_id for clip in found], [str(clip) for clip in found]
-        self._unreadable |= set(ids)
-        if len(self._unreadable) > self._max_unreadable:
-            raise DataError(
-                f"{len(self._unreadable)} unreadable clips, the recipe allows {self._max_unreadable} "
+        record = FaultRecord(step=step + 1, kind="unreadable", clips=ids, reasons=reasons)
+        unreadable = self._unreadable.union(ids)
+        if len(unreadable) > self._max_unreadable:  # those of this step do not count after a resume: they may be mended
+            return record, DataError(
+                f"{len(unreadable)} unreadable clips, the recipe allows {self._max_unreadable} "
                 f"(faults.max_unreadable_share); step {step + 1}: {reasons[0]}"
             )
-        return FaultRecord(step=step + 1, kind="unreadable", clips=ids, reasons=reasons)
+        self._unreadable = unreadable
+        return record, None
 
 
 def record_fallbacks(tracker: Tracker, ranks: Ranks, state: TrainState) -> None:

@@ -135,7 +135,7 @@ def _together(run: Run, act: Callable[[], Found]) -> Found:
     reasons = run.ranks.gather(reason)
     for rank, reason in enumerate(reasons):
         if reason is not None:
-            raise CheckpointError(f"rank {rank}: {reason}")
+            raise run.ranks.in_common(CheckpointError(f"rank {rank}: {reason}"))
     return cast("Found", result)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.util
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
 import torch
@@ -15,6 +16,9 @@ from hebrew_asr.cores import keep_freed_memory
 from hebrew_asr.data.loader import StepBatch, StepDataset
 from hebrew_asr.errors import STOP_SIGNALS, EnvironmentProblem
 from hebrew_asr.launching.processes import end_with_the_parent
+
+_ENDS_S = 1.0
+"""Until a process that is killed has ended: its sockets close first, which is what the trainer notices."""
 
 
 def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin_memory: bool) -> Iterator[StepBatch]:
@@ -39,6 +43,7 @@ def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin
     )
     if workers:
         _try_semaphores(workers)
+        multiprocessing.util.get_temp_dir()  # they inherit it, and this process removes it: they are killed in the end
     others = multiprocessing.active_children()
     loaded = iter(loader)
     # The DataLoader's own handler raises wherever the main thread is: in the midst of an optimizer step.
@@ -65,6 +70,8 @@ def _raising(loaded: Iterator[StepBatch], processes: list[BaseProcess]) -> Itera
         try:
             batch = next(loaded, None)
         except Exception as error:
+            if processes:
+                wait([one.sentinel for one in processes], _ENDS_S)
             if (killed := next((one for one in processes if not one.is_alive()), None)) is None:
                 raise
             raise EnvironmentProblem(

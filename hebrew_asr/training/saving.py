@@ -103,9 +103,7 @@ def raise_together(ranks: Ranks, own: HebrewASRError | None, left: str) -> NoRet
     found = ranks.gather(own)
     rank, error = next((rank, error) for rank, error in enumerate(found) if error is not None)
     where = f"rank {rank}: " if None in found else ""
-    told = type(error)(f"{where}{error}; {left}")
-    told.is_told = not ranks.is_main
-    raise told from own
+    raise ranks.in_common(type(error)(f"{where}{error}; {left}")) from own
 
 
 def unsaved(store: CheckpointStore, step: int, failure: str) -> str:

@@ -190,12 +190,12 @@ class Session:
 
         Raises:
             TrainingFault: gradients were not finite for too many steps.
-            DataError: more clips cannot be read than the recipe allows.
+            DataError: more clips cannot be read than the recipe allows; what is trained is saved.
         """
         run, step = self.run, self.state.step
-        unreadable: list[str] = []
+        unreadable, too_many = [], None
         if self._some_skipped:
-            fault = self._faults.unreadable(batch.step, batch.skipped)
+            fault, too_many = self._faults.unreadable(batch.step, batch.skipped)
             run.tracker.write(fault)
             unreadable, self.state.unreadable_clips = fault.clips, self._faults.unreadable_ids
         chosen = (run.train_clips[index] for index in run.dataset.clips_of_step(step - 1))
@@ -213,6 +213,8 @@ class Session:
             loss=math.nan,  # the figures of the device are read later
         )
         self._pending.append((record, batch, result))
+        if too_many is not None:
+            self._fail(too_many)
         self._read(keep=1)
         if step % run.recipe.logging.every_steps == 0 or self.is_done:
             self._flush()

@@ -238,7 +238,8 @@ def _opened(
     except OSError as error:
         refused = as_os_error(error).strerror
     if (refused := ranks.broadcast(refused)) is not None:
-        raise EnvironmentProblem(f"run directory {spec.folder} cannot be written: {refused}; mend that, or give --run")
+        fault = f"run directory {spec.folder} cannot be written: {refused}; mend that, or give --run"
+        raise ranks.in_common(EnvironmentProblem(fault))
     return opened
 
 

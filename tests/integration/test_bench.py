@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import psutil
 import pytest
@@ -14,14 +17,14 @@ import pytest
 from hebrew_asr import cli
 from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.demo.tiny import save_tiny
-from hebrew_asr.errors import EnvironmentProblem
+from hebrew_asr.errors import EnvironmentProblem, Preempted
 from hebrew_asr.planning import all_reduce
 from hebrew_asr.planning.bench import BenchArguments
 from hebrew_asr.planning.bench_corpus import make_corpus
 from hebrew_asr.planning.lr_curve import has_diverged
 from hebrew_asr.planning.lr_range import LrRangeArguments
 from hebrew_asr.training.arguments import as_argv
-from tests.support.tiny_task import BF16, ROOT, SPEC, WORDS, free_port, write_profile
+from tests.support.tiny_task import BF16, ROOT, SPEC, WORDS, environment, free_port, wait_for, write_profile
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -157,6 +160,38 @@ def test_the_rate_of_gradients_between_ranks(monkeypatch):
         all_reduce.bus_gb_per_s(2, "cpu", limit_s=0.2)
     assert time.monotonic() - started < 200
     assert not [one for one in psutil.Process().children() if "all_reduce" in " ".join(one.cmdline())]
+
+
+@pytest.mark.parametrize("command", ["bench", "lr-range"])
+def test_a_stop_leaves_nothing_behind(tmp_path, command):
+    """SIGTERM to the command alone: before it has ranks, and while they train."""
+    save_tiny(tmp_path / "model", SPEC, [" ".join(WORDS)], 0)
+    make_corpus(tmp_path / "data", 16)
+    work = tmp_path / "work"
+    work.mkdir()
+    changes = ["clips_per_step=4", "data.workers=1", 'unfrozen_layers={"llm_top": 2, "audio_top": 2}']
+    model, data = str(tmp_path / "model"), str(tmp_path / "data")
+    options = ["--model", model] if command == "bench" else ["--data", data, "--set", f"model.path={model}"]
+    sets = [part for change in changes for part in ("--set", change)]
+    line = [sys.executable, "-m", "hebrew_asr.cli", command, "--ds", str(ROOT / "ds_configs" / "cpu.json")]
+    line += ["--num-gpus", "1", "--steps", "100000", *options, *sets]
+    for moment in ("", "/run/metrics.jsonl"):
+        stop_once_there(line, work, f"[.h]*{moment}")
+        assert not [*work.iterdir()]
+
+
+def stop_once_there(line: list[str], work: Path, pattern: str) -> None:
+    """SIGTERM to a command as soon as a file is in the folder ``work``, where its temporary ones are too."""
+    output, variables = work.parent / "output", {**environment(), "TMPDIR": str(work)}
+    with output.open("w") as opened:
+        process = subprocess.Popen(line, cwd=work, env=variables, stdout=opened, stderr=subprocess.STDOUT)
+    own = psutil.Process(process.pid)
+    wait_for(lambda: [*work.glob(pattern)], lambda: process.poll() is not None and output.read_text())
+    started = own.children(recursive=True)
+    process.terminate()
+    assert process.wait(60) == Preempted.exit_code, output.read_text()
+    assert output.read_text().splitlines()[-1] == "stopped (SIGTERM): nothing is kept of a measurement"
+    assert "Traceback" not in output.read_text() and not [child for child in started if child.is_running()]
 
 
 @pytest.mark.parametrize("options", [["--phase", "C"], ["--phase", "A", "--baseline"]])

@@ -63,8 +63,8 @@ def test_nan_gradients_are_borne_then_told(task, warm, tmp_path):
     changes = [overflowing(task, tmp_path / "base"), "faults.non_finite_patience=2", *NO_EVALUATION]
     done = warm.finish(train_arguments(task, run, *changes), ranks=2, port=free_port())
     assert done.returncode == 6
-    assert "NaN or infinite 3 steps in a row" in done.stderr
-    assert "Traceback" not in done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if "error" in line)  # of two ranks
+    assert "NaN or infinite 3 steps in a row" in line and "Traceback" not in done.stderr
     faults = events(run, "fault")
     assert [row["kind"] for row in faults] == ["non-finite"] * 2
     assert all(len(row["clips"]) >= 4 for row in faults)
@@ -96,10 +96,20 @@ def test_unreadable_clips_are_skipped_within_the_budget(warm, tmp_path):
             sum(durations.values()) - durations["train3"], abs=0.01
         )
     # The one clip that the recipe allows was met before the resume.
+    sound = (clips / "train5.wav").read_bytes()
     (clips / "train5.wav").write_bytes(b"RIFF")
     done = warm.finish(train_arguments(task, run, *changes, "max_steps=9", resume="auto"), ranks=2, port=free_port())
     assert done.returncode == 3
-    assert "2 unreadable clips, the recipe allows 1" in done.stderr and "Traceback" not in done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if "error" in line)  # of two ranks
+    assert "2 unreadable clips, the recipe allows 1" in line and "Traceback" not in done.stderr
+    trained, (newest, *_) = last_step(run), reversed(find_checkpoints(run / "checkpoints"))
+    assert 6 < trained == newest.step and line.endswith(
+        f"; stopped after step {trained}, state saved in {run}; go on with --resume auto"
+    )
+    assert events(run, "fault")[-1]["clips"] == ["train5"] and events(run, "fault")[-1]["step"] == trained
+    (clips / "train5.wav").write_bytes(sound)
+    done = warm.finish(train_arguments(task, run, *changes, "max_steps=9", resume="auto"), ranks=2, port=free_port())
+    assert done.returncode == 0 and last_step(run) == 9, done.stderr
 
 
 def test_a_slower_way_is_on_record(task, warm, tmp_path):

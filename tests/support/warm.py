@@ -134,8 +134,9 @@ def main() -> None:
 
     import hebrew_asr.train
     import hebrew_asr.training.loop
+    import hebrew_asr.training.rank
 
-    hebrew_asr.train.FIRST_SPEAKS_S = 0.0  # no launcher here kills the other ranks when one leaves
+    hebrew_asr.training.rank.FIRST_SPEAKS_S = 0.0  # no launcher here kills the other ranks when one leaves
     _start_once()
     gc.collect()
     gc.enable()

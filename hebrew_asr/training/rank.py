@@ -1,0 +1,70 @@
+"""What the process of a rank does around its work: it hears of stops, tells its exit code, and lets the first speak."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from hebrew_asr.errors import HebrewASRError, Preempted, Unsaved, exit_code_of
+from hebrew_asr.launching.job import Job
+from hebrew_asr.launching.stopping import StopRequest, nothing_to_save
+from hebrew_asr.streams import outlive_the_terminal, speak_utf8
+
+FIRST_SPEAKS_S = 2.0
+"""Seconds by which other ranks leave later: the launcher kills all ranks when one leaves, and the first has a message
+to finish."""
+
+
+def run_rank(work: Callable[[list[str], StopRequest], int], argv: list[str] | None, *, resumes: bool = True) -> int:
+    """The exit code of ``work``, which gets the options of this rank and is told of stops.
+
+    Args:
+        work: returns its exit code.
+        argv: options; those of the process unless given.
+        resumes: whether the next start goes on from what this one saves, as is said at a stop.
+    """
+    if argv is None:
+        speak_utf8()
+        argv = sys.argv[1:]
+    options = [part for part in argv if not part.startswith("--local_rank")]  # the launcher's; ranks come from RANK
+    is_main = os.environ.get("RANK", "0") == "0"
+    outlive_the_terminal()
+    job = Job.of_this_rank()
+    stop = StopRequest(prints=is_main, resumes=resumes, report=job.report)
+    stop.install()
+    job.join()
+    code = 1
+    try:
+        code = exit_code_of(
+            lambda: _unless_stopped(work, options, stop),
+            quiet=lambda error: not is_main and _first_rank_prints(error),
+        )
+    except SystemExit as left:  # options that cannot be parsed, or --help
+        code = left.code if isinstance(left.code, int) else 2
+        raise
+    finally:
+        stop.leaving(code)
+        job.report(code)
+    if code and not is_main:
+        time.sleep(FIRST_SPEAKS_S)
+    return code
+
+
+def _unless_stopped(work: Callable[[list[str], StopRequest], int], argv: list[str], stop: StopRequest) -> int:
+    try:
+        return work(argv, stop)
+    except HebrewASRError:
+        raise
+    except Exception as error:
+        if stop.reason is not None and not stop.unsaved:  # another rank has left already
+            raise Preempted(nothing_to_save(stop.reason, resumes=stop.resumes)) from error
+        raise
+
+
+def _first_rank_prints(error: HebrewASRError) -> bool:
+    """Before the ranks meet, every one of them finds the same mistake; and all of them stop, or end, together."""
+    from hebrew_asr.engine import dist
+
+    return error.is_told or isinstance(error, (Preempted, Unsaved)) or not dist.has_started()
