@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from hebrew_asr.training.arguments import DataArguments
+
 
 @dataclass
-class Command:
+class Command(DataArguments):
     """Look at GPUs, disk, memory, cores, compilers, hub and logins, and say what is wrong and how to mend it.
 
     Leaves with exit code 0, or 4 if a check failed; a warning does not stop a run. Names the profile for these GPUs.
@@ -21,14 +23,8 @@ class Command:
     (whether that run can be done here)
     """
 
-    ds: str | None = None
+    ds: str | None = None  # type: ignore[assignment]
     """Profile to check for; the one that suits these GPUs unless given."""
-    recipe: str = "round2"
-    """Recipe: a JSON file, or the name of a shipped one."""
-    set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
-    """A change to the recipe, such as data.folder=DIR; may be given again."""
-    data: str | None = None
-    """Folder of a prepared set; a shorthand of --set data.folder=DIR."""
     run_dir: Annotated[str | None, tyro.conf.arg(name="run")] = None
     """Run directory; runs/<recipe name> unless given."""
     json: bool = False
@@ -36,12 +32,11 @@ class Command:
 
     def run(self) -> int:
         from hebrew_asr.config.profiles import load_profile
-        from hebrew_asr.config.recipe import load_recipe
         from hebrew_asr.errors import EnvironmentProblem
         from hebrew_asr.planning.doctor import examine
 
-        folder = [] if self.data is None else [f"data.folder={json.dumps(self.data)}"]
-        recipe = load_recipe(self.recipe, [*self.set, *folder])
+        self.refuse_no_set()
+        recipe = self.load_recipe()
         profile = None if self.ds is None else load_profile(self.ds)
         found, best = examine(recipe, profile, Path(self.run_dir or f"runs/{recipe.name}"))
         failed = [finding.name for finding in found if finding.state == "fail"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hebrew_asr.config.values import PositiveFloat, PositiveInt
@@ -42,15 +41,12 @@ class Command(DataArguments):
         from dataclasses import replace
 
         from hebrew_asr.config.profiles import load_profile
-        from hebrew_asr.data.manifest import has_manifest
-        from hebrew_asr.errors import DataError, EnvironmentProblem
+        from hebrew_asr.errors import EnvironmentProblem
         from hebrew_asr.planning.clock import run_clock
         from hebrew_asr.planning.plan import make_plan, what_would_fit
-        from hebrew_asr.remote.paths import is_url
 
         recipe, profile = self.load_recipe(), load_profile(self.ds)
-        if self.data is not None and not (is_url(self.data) or has_manifest(Path(self.data) / "train.jsonl")):
-            raise DataError(f"no prepared set in {self.data}: train.jsonl is missing; hebrew-asr prepare makes one")
+        self.refuse_no_set()
         if not profile.is_plain:
             from hebrew_asr.engine.nested_keys import check_nested_keys
 

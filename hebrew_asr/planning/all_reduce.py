@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from hebrew_asr.config.profiles import Profile
 from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.launching.processes import free_port
 from hebrew_asr.planning.doctor_access import Outcome
@@ -22,14 +23,13 @@ _LIMIT_S = 90.0
 """For all ranks to load torch, to meet and to measure."""
 _SLOW_GB_PER_S = 10.0
 """Below this, what PCIe gives: a step of 8 clips waits longer for its gradients than it computes."""
-_CHECKPOINT_BYTES_PER_GRADIENT = 3
-"""A weight takes 12 bytes in a checkpoint, and its gradient is reduced in 4."""
+_CHECKPOINT_BYTES_PER_WEIGHT = 12
 _MEASURED_S = 1.0
 _ELEMENTS = {"cuda": 1 << 26, "cpu": 1 << 20}
 """fp32: 256 MiB, as much as a bucket of gradients, and 4 MiB."""
 
 
-def reduction(num_gpus: int, need: DiskNeed | None) -> Outcome:
+def reduction(num_gpus: int, need: DiskNeed | None, profile: Profile) -> Outcome:
     """What ``doctor`` says of the visible GPUs: state, finding, remedy. ``need``: of the run, where it is known."""
     if num_gpus < 2:
         return "ok", "not measured: there are fewer than two GPUs", ""
@@ -40,9 +40,11 @@ def reduction(num_gpus: int, need: DiskNeed | None) -> Outcome:
         return "fail", f"{num_gpus} GPUs cannot add up gradients: {error}", fix
     says = f"{rate:,.0f} GB/s between {num_gpus} GPUs"
     if need is not None:
-        gradients = need.checkpoint // _CHECKPOINT_BYTES_PER_GRADIENT
-        ms = 2 * (num_gpus - 1) / num_gpus * gradients / (rate * 1e6)
-        says += f"; the gradients of a step take {ms:,.0f} ms"
+        width = 2 if profile.config.get("communication_data_type") == "bf16" else 4
+        gradients = width * need.checkpoint // _CHECKPOINT_BYTES_PER_WEIGHT
+        # A rank sends each owner its part; without owners, at stage 0, the sums come back too.
+        sent = (1 + (profile.zero_stage == 0)) * (num_gpus - 1) / num_gpus * gradients
+        says += f"; the gradients of a step take at most {sent / (rate * 1e6):,.0f} ms"
     if rate < _SLOW_GB_PER_S:
         return "warn", says, "nothing, if the price is right; else take GPUs that are linked by NVLink"
     return "ok", says, ""

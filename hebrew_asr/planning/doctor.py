@@ -80,7 +80,7 @@ def examine(recipe: Recipe, profile: Profile | None, folder: Path) -> tuple[list
         "driver": partial(_driver, profile),
         "GPUs": partial(_gpus, profile, cards, best),
         "NVLink": partial(_nvlink, cards),
-        "all-reduce": partial(reduction, len(cards), need),
+        "all-reduce": partial(reduction, len(cards), need, profile),
         "time-out": _time_out,
         "disk space": partial(_disk_space, need, folder),
         "disk speed": partial(_disk_speed, need, folder),

@@ -22,11 +22,15 @@ _SKEW_S = 300.0
 def repository(name: str, kind: Literal["model", "dataset"]) -> Outcome:
     """Whether the hub would give this repository to the account that is logged in."""
     from huggingface_hub import HfApi, errors, get_token
+    from huggingface_hub.utils import validate_repo_id
 
     page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{name}"
     who = "the token's account" if get_token() else "an account: nobody is logged in"
     try:
+        validate_repo_id(name)
         HfApi().auth_check(name, repo_type=kind)
+    except errors.HFValidationError:
+        return "fail", "no folder here, and no name that the hub could have", "give a folder, or owner/name"
     except errors.GatedRepoError:
         return "fail", f"gated, and not open to {who}", f"accept the conditions on {page}, and set HF_TOKEN"
     except errors.RepositoryNotFoundError:

@@ -12,8 +12,10 @@ import tyro
 
 from hebrew_asr.config.recipe import Recipe, as_begun, changes, load_recipe
 from hebrew_asr.config.values import PositiveFloat, entries
+from hebrew_asr.errors import DataError
 from hebrew_asr.files import from_json
 from hebrew_asr.locks import FolderLock
+from hebrew_asr.remote.paths import is_url
 
 SUMMARY = "summary.json"
 """Written last, into the run directory: the run has trained all its steps and its model is there."""
@@ -65,6 +67,13 @@ class DataArguments(RecipeArguments):
     def shorthands(self) -> dict[str, str | float | None]:
         """What is given, by the recipe's key that it stands for; None where nothing is."""
         return {"data.folder": self.data}
+
+    def refuse_no_set(self) -> None:
+        """Raise DataError where ``data`` is a folder without a prepared set."""
+        from hebrew_asr.data.manifest import has_manifest
+
+        if self.data is not None and not (is_url(self.data) or has_manifest(Path(self.data) / "train.jsonl")):
+            raise DataError(f"no prepared set in {self.data}: train.jsonl is missing; hebrew-asr prepare makes one")
 
     def load_recipe(self) -> Recipe:
         """The recipe with its changes, shorthands the last; see ``config.recipe.load_recipe`` for what it raises."""

@@ -50,6 +50,13 @@ def test_a_profile_for_gpus_fails_without_them(tmp_path):
     assert "fail  GPUs: none, and profile a100x8 is for GPUs\n      -> check nvidia-smi" in done.stdout
 
 
+def test_a_mistyped_place_is_no_question_of_the_network(tmp_path):
+    done = examined("--data", "nowhere", "--run", str(tmp_path))
+    assert done.returncode == 3 and done.stderr.startswith("error: no prepared set in nowhere"), done.stderr
+    done = examined("--set", "model.path=./models/mistyped", "--run", str(tmp_path))
+    assert done.returncode == 4 and "fail  model ./models/mistyped: no folder here" in done.stdout, done.stdout
+
+
 @pytest.mark.parametrize(
     ("count", "name", "memory_gib", "profile"),
     [
@@ -92,18 +99,22 @@ def test_gpus_that_do_and_do_not_suit(found, state, says):
 def test_links_between_gpus_are_measured(monkeypatch):
     """The rate itself is measured on real ranks in ``tests/integration/test_bench.py``."""
     need = DiskNeed(12_000_000_000, 4, 1)
-    assert reduction(1, need) == ("ok", "not measured: there are fewer than two GPUs", "")
+    bf16, fp32 = load_profile("a100x8"), load_profile("a100x8-40gb-zero3")
+    assert reduction(1, need, bf16) == ("ok", "not measured: there are fewer than two GPUs", "")
     for rate, state in ((300.0, "ok"), (4.0, "warn")):
         monkeypatch.setattr(all_reduce, "bus_gb_per_s", lambda *_, rate=rate, **__: rate)
-        told = reduction(2, need)
+        told = reduction(2, need, bf16)
         assert told[0] == state and f"{rate:.0f} GB/s" in told[1] and bool(told[2]) == (state == "warn")
-        assert f"take {4e9 / rate / 1e6:,.0f} ms" in told[1]
+        assert f"take at most {1e9 / rate / 1e6:,.0f} ms" in told[1], (
+            "half of 10⁹ weights leave a rank, in 2 bytes each"
+        )
+        assert f"take at most {2e9 / rate / 1e6:,.0f} ms" in reduction(2, need, fp32)[1]
 
     def fails(*_, **__):
         raise EnvironmentProblem("rank 1 ended with code 1: NCCL error")
 
     monkeypatch.setattr(all_reduce, "bus_gb_per_s", fails)
-    told = reduction(2, None)
+    told = reduction(2, None, bf16)
     assert told[0] == "fail" and "cannot add up gradients: rank 1 ended" in told[1] and told[2]
 
 
