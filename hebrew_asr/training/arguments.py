@@ -131,7 +131,8 @@ def finished(arguments: TrainArguments) -> str | None:
             from_json((folder / name).read_text(encoding="utf-8")) for name in (SUMMARY, "recipe.json", "run.json")
         )
         last = min(facts["total_steps"], recipe.max_steps or facts["total_steps"])
-        is_done = summary["steps"] >= last and not changes(before, as_begun(recipe, before), counted=_PLACES)
+        is_done = (folder / "final").is_dir() and summary["steps"] >= last
+        is_done = is_done and not changes(before, as_begun(recipe, before), counted=_PLACES)
     except (OSError, ValueError, KeyError, TypeError):  # no finished run; training checks the rest
         return None
     return f"{folder} is a finished run: {summary['steps']} steps, model in {folder / 'final'}" if is_done else None

@@ -253,3 +253,7 @@ def test_in_the_end_nothing_can_be_told(long_task, run, long_run, warm, tmp_path
     assert again.stdout == f"{run} is a finished run: {STEPS} steps, model in {run / 'final'}\n"
     loaded = set(re.findall(r"\| +(\S+)$", again.stderr, re.MULTILINE))
     assert "hebrew_asr.errors" in loaded and not loaded & {"torch", "deepspeed"}
+    (run / "final").rename(run / "moved")  # then it is written again
+    done = warm.finish(arguments, ranks=2, port=free_port())
+    assert done.returncode == 0, done.stderr
+    ends_like(run, long_run)
