@@ -1,4 +1,4 @@
-"""Ranks and collectives: with ``zero.py``, the only users of ``torch.distributed`` and ``deepspeed``."""
+"""The ranks: how they meet, what they tell each other, how they part."""
 
 from __future__ import annotations
 

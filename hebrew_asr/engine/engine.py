@@ -19,7 +19,7 @@ from hebrew_asr.engine.dist import Ranks
 from hebrew_asr.engine.host_memory import HostMemory
 from hebrew_asr.engine.optimizer_state import PartitionState, StateReader, capture, restore
 from hebrew_asr.engine.phase_proof import PhaseProof
-from hebrew_asr.errors import UsageError, first_line, on_one_line
+from hebrew_asr.errors import EnvironmentProblem, UsageError, first_line, on_one_line
 from hebrew_asr.model.absent_tokens import AbsentTokens
 from hebrew_asr.model.load import build_model
 from hebrew_asr.model.packed import PackedASR
@@ -62,7 +62,7 @@ class StepResult:
         return StepFigures(loss, self._num_labels, norm, applied)
 
 
-class MicroBatchTooLarge(Exception):
+class MicroBatchTooLarge(EnvironmentProblem):
     """Device memory ran out in a micro-batch, before the optimizer stepped; ``rebuild`` makes the engine whole again.
 
     After a pass without collectives (forward under ZeRO 0 to 2; backward under ZeRO 0 and 1, which reduce in the step,
@@ -74,7 +74,8 @@ class MicroBatchTooLarge(Exception):
 
     def __init__(self, part: str, ranks: list[int], is_agreed: bool, reason: str):
         """``part``: forward or backward; ``ranks``: those that ran out; ``reason``: the allocator's, on such a rank."""
-        super().__init__(f"out of device memory in {part} on rank {', '.join(map(str, ranks))}: {reason}")
+        where = f"out of device memory in {part} on rank {', '.join(map(str, ranks))}"
+        super().__init__(f"{where}{reason and f': {reason}'}; take a smaller train_micro_batch_size_per_gpu")
         self.part, self.ranks, self.is_agreed, self.reason = part, ranks, is_agreed, reason
 
 
@@ -276,7 +277,8 @@ class TrainEngine:
         found = ranks.max(ran_out).tolist() if agreed and ranks.size > 1 else ran_out.tolist()
         short = [rank for rank, where in enumerate(found) if where]
         if short:
-            raise MicroBatchTooLarge(parts[found[short[0]]], short, agreed or ranks.size == 1, reason)
+            error = MicroBatchTooLarge(parts[found[short[0]]], short, agreed or ranks.size == 1, reason)
+            raise ranks.in_common(error) if agreed else error
 
     @contextmanager
     def timed(self, part: Callable[[str], AbstractContextManager[None]]) -> Iterator[None]:

@@ -24,7 +24,17 @@ from hebrew_asr.planning.bench_corpus import make_corpus
 from hebrew_asr.planning.lr_curve import has_diverged
 from hebrew_asr.planning.lr_range import LrRangeArguments
 from hebrew_asr.training.arguments import as_argv
-from tests.support.tiny_task import BF16, ROOT, SPEC, WORDS, environment, free_port, wait_for, write_profile
+from tests.support.tiny_task import (
+    BF16,
+    ROOT,
+    SPEC,
+    WORDS,
+    environment,
+    free_port,
+    train_arguments,
+    wait_for,
+    write_profile,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -148,6 +158,16 @@ def test_a_range_test_raises_rates_and_keeps_nothing(tmp_path, warm):
         assert record["phase"] == "A" and record["lr"] == pytest.approx({g: r * factor for g, r in rates.items()})
     assert not list((tmp_path / "run").rglob("*.safetensors")) and not (tmp_path / "run" / "checkpoints").exists()
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_bench_that_does_not_fit_is_one_line(task, warm, tmp_path):
+    arguments = [*train_arguments(task, tmp_path / "run"), "--phases", "B", "--sizes", "8"]
+    shortages = [{"part": "forward", "after": 1, "fits": 0, "ranks": [1]}]
+    module = "hebrew_asr.planning.bench"
+    done = warm.finish(arguments, ranks=2, port=free_port(), program=module, shortages=shortages)
+    assert done.returncode == 4 and "Traceback" not in done.stderr, done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if "error" in line)
+    assert line == "error: out of device memory in forward on rank 1; take a smaller train_micro_batch_size_per_gpu"
 
 
 def test_the_rate_of_gradients_between_ranks(monkeypatch):
