@@ -20,7 +20,7 @@ from hebrew_asr.sources.walk import files_in
 LISTING_NAMES = ("clips.jsonl", "metadata.jsonl", "metadata.csv", "metadata.tsv")
 _SPLITS = ("train", "test", "testing", "dev", "val", "valid", "validation", "eval")
 _COMMON_VOICE = ("validated.tsv", "train.tsv")
-_TABLES = (".xlsx", ".xls", ".ods")
+_OFFICE = (".xlsx", ".xls", ".ods", ".docx", ".doc", ".odt", ".rtf", ".pdf")
 _LONGEST_PATH = 4096
 _UNNAMED = ("not in the listing", "the listing of its folder does not name it")
 
@@ -105,8 +105,10 @@ def _found_in(folder: Path) -> _Found:
         several = _common_voice if listings[0].parent == folder else _each_of
         return _with_the_rest(several(folder, listings), files, folder)
     if len(listings) == 1 and (listings[0].name in LISTING_NAMES or not has_pairs(files)):
-        found = _Found(((listings[0].name, False, listed_rows(listings[0])),), (f"listed in {listings[0].name}",))
-        return _with_the_rest(found, files, folder)
+        parts, notes = _by_side(listings[0].name, listed_rows(listings[0]))
+        return _with_the_rest(_Found(parts, (f"listed in {listings[0].name}", *notes)), files, folder)
+    if (tables := [path for path in files if path.name == WAV_SCP]) and not has_pairs(files):
+        return _with_the_rest(_each_of(folder, tables), files, folder)
     return _pairs(folder, files, listings)
 
 
@@ -145,11 +147,12 @@ def _common_voice(folder: Path, listings: list[Path]) -> _Found:
 
 
 def _each_of(folder: Path, listings: list[Path]) -> _Found:
-    """Listings of a folder each, as of splits or of speakers."""
+    """Listings of a folder each, or its tables of Kaldi, as of splits or of speakers."""
     rows = []
     for listing in listings:
         place = listing.parent.relative_to(folder).as_posix()
-        rows += [replace(row, id=f"{place}/{row.id}") for row in listed_rows(listing)]
+        found = kaldi_rows(listing.parent) if listing.name == WAV_SCP else listed_rows(listing)
+        rows += [replace(row, id=f"{place}/{row.id}") for row in found]
     parts, notes = _by_side(folder.name, grouped(rows))
     names = ", ".join(path.relative_to(folder).as_posix() for path in listings[:3])
     return _Found(parts, (f"{len(listings)} listings, of a folder each ({names}{', …' * (len(listings) > 3)})", *notes))
@@ -180,8 +183,8 @@ def _pairs(folder: Path, files: list[Path], listings: list[Path]) -> _Found:
     kinds = [f"{count} {suffix}" for suffix, count in (+other).most_common()]
     kinds[8:] = [f"and {len(kinds) - 8} other kinds"] if kinds[8:] else []
     notes += [f"passed over: {', '.join(kinds)}"] if kinds else []
-    if any(other[suffix] > 0 for suffix in _TABLES):
-        notes.append("tables are read as csv, tsv or JSON: save them so")
+    if any(other[suffix] > 0 for suffix in _OFFICE):
+        notes.append("tables are read as csv, tsv or JSON, and texts as txt: save them so")
     notes += [
         f"{path.name} is a link to a folder that was copied as a text: copy the folder itself, or link it anew"
         for path in files

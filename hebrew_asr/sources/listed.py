@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-import unicodedata
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from hebrew_asr.audio.source import AUDIO_SUFFIXES
+from hebrew_asr.audio.named import forget_names, located
 from hebrew_asr.errors import DataError
 from hebrew_asr.sources.columns import Place, choose_adapter
 from hebrew_asr.sources.listings import TEXTS, TIMES, Line, read_listing, unknown_columns
@@ -22,8 +18,6 @@ from hebrew_asr.sources.walk import file_problem
 from hebrew_asr.text.prompt import parse_target
 from hebrew_asr.text.values import number
 
-_FOLDERS = ("", "clips", "wavs", "wav", "audio")
-"""Where audio lies that a listing names without its folder: Common Voice, LJSpeech, and habits."""
 _TWO_TEXTS = "listed with two texts"
 _GROUPS = ("speaker", "session", "source", "episode")
 
@@ -35,52 +29,20 @@ def listed_rows(listing: Path) -> list[Row]:
         DataError: the listing cannot be read.
     """
     folder = listing.parent
-    _names_alike.cache_clear()
+    forget_names()
     lines = read_listing(listing, lambda value: located(value, folder).is_file())
     _require_columns(listing, lines)
     rows: dict[str, Row] = {}
+    heard: dict[object, str] = {}  # a recording may be listed by several of its names
     for line in lines:
         row = _row_of(line, listing)
-        if before := rows.get(row.id):
+        first = row.id if line.values.get("id") or not row.audio else heard.setdefault((row.audio, row.span_s), row.id)
+        if before := rows.get(row.id) or rows.get(first):
             row = _again(row, before, line, listing)
             if row.problem and row.problem[0] == _TWO_TEXTS:
                 rows[before.id] = replace(before, problem=before.problem or row.problem)
         rows[row.id] = row
     return in_stretches(_without_constant_source(rows.values()))
-
-
-def located(audio: str, folder: Path) -> Path:
-    """The file that a listing in ``folder`` means, or where it should be.
-
-    Tried are the path itself, with Windows' backslashes turned, below the folders where clips usually lie, and with
-    the suffix of audio where it has none; then the only name that differs by case or, as macOS writes them, by accents.
-    """
-    turned = audio.replace("\\", "/")
-    ends = AUDIO_SUFFIXES if Path(turned).suffix.lower() not in AUDIO_SUFFIXES else ()
-    for name in dict.fromkeys((audio, turned)):
-        for below in _FOLDERS:
-            for end in ("", *ends):
-                path = folder / below / f"{name}{end}"
-                if os.path.lexists(path) and not path.is_dir():
-                    return path
-    for path in (folder / below / turned for below in _FOLDERS):
-        if len(alike := _names_alike(path.parent).get(_folded(path.name), ())) == 1:
-            return path.with_name(alike[0])
-    return folder / turned
-
-
-@lru_cache(maxsize=len(_FOLDERS))
-def _names_alike(folder: Path) -> dict[str, list[str]]:
-    """The names in a folder by their folded ones; none where it cannot be read, or is none."""
-    found: dict[str, list[str]] = {}
-    with suppress(OSError, ValueError):
-        for path in folder.iterdir():
-            found.setdefault(_folded(path.name), []).append(path.name)
-    return found
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def in_stretches(rows: Iterable[Row]) -> list[Row]:
@@ -184,7 +146,7 @@ def _time(value: Any, name: str) -> float | None:
     try:
         parts = [float(part) for part in str(value).replace(",", ".").split(":")]
         seconds = sum(part * 60**place for place, part in enumerate(reversed(parts)))
-        if not math.isfinite(seconds):  # Python's JSON knows NaN
+        if not math.isfinite(seconds) or len(parts) > 3:  # Python's JSON knows NaN; a fourth part counts frames
             raise ValueError
     except (ValueError, OverflowError):
         raise ValueError(f"{name} is {value!r}") from None

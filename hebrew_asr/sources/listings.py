@@ -25,17 +25,20 @@ NAMES = {
     "audio": (
         *("audio", "path", "file", "file_name", "filename", "audio_filepath", "audio_file", "audio_path", "wav"),
         *("wav_path", "wav_file", "wav_filename", "file_path", "filepath", "recording", "clip", "קובץ", "נתיב"),
-        *("שם_קובץ", "שם_הקובץ", "הקלטה"),
+        *("שם_קובץ", "שם_הקובץ", "הקלטה", "קובץ_אודיו", "קובץ_שמע", "אודיו"),
     ),
     "sentence": ("sentence", "משפט"),
-    "text": ("text", "normalized_text", "טקסט"),
+    "text": ("text", "normalized_text", "טקסט", "מלל"),
     "transcript": ("transcript", "תמלול", "תמליל"),
     "transcription": ("transcription", "transcripts"),
     "id": ("id", "utt_id", "utterance_id", "segment_id", "clip_id"),
     "duration_s": ("duration_s", "length_s"),
-    "duration": ("duration",),
-    "start_s": (*("start_s", "offset", "start", "start_time", "begin", "begin_time", "from", "start_sec"), "onset"),
-    "end_s": ("end_s", "end", "end_time", "stop", "to", "end_sec"),
+    "duration": ("duration", "משך"),
+    "start_s": (
+        *("start_s", "offset", "start", "start_time", "begin", "begin_time", "from", "start_sec", "onset"),
+        *("התחלה", "זמן_התחלה"),
+    ),
+    "end_s": ("end_s", "end", "end_time", "stop", "to", "end_sec", "סיום", "סוף", "זמן_סיום", "זמן_סוף"),
     "speaker": ("speaker", "client_id", "speaker_id", "spk", "spk_id", "speaker_name", "דובר"),
     "session": ("session", "session_id", "group", "recording_id"),
     "source": ("source", "podcast", "show"),
@@ -44,7 +47,8 @@ NAMES = {
 """What the columns are called that are read, first the name that the rest of the code knows them by."""
 TEXTS = ("sentence", "text", "transcript", "transcription")
 TIMES = re.compile(
-    r"(?:\w+_)?(?:start|begin|onset|offset|end|stop)(?:_?time)?(?:_?(?:m?s|m?secs?|m?seconds|millis\w*|samples?|frames?))?"
+    r"(?:\w+_)?(?:start|begin|onset|offset|end|stop|התחלה|סיום|סוף)(?:_?time(?:stamp|code)?)?"
+    r"(?:_?(?:m?s|m?secs?|m?seconds|millis\w*|samples?|frames?))?"
 )
 """Columns of times by their names."""
 _CANONICAL = {name: own for own, names in NAMES.items() for name in names}

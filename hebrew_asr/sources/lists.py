@@ -26,7 +26,7 @@ def is_kind(folder: str) -> bool:
 
 
 def across_folders(recordings: Iterable[str], texts: Iterable[str]) -> dict[str, str]:
-    """Recordings and texts, as paths without suffixes, that differ only in folders of kinds: ``wav/a``, ``txt/a``.
+    """Recordings and texts, as paths without suffixes, that differ in folders of kinds (``wav/a``, ``txt/a``) or case.
 
     Where several could be meant, none is.
     """
@@ -35,7 +35,7 @@ def across_folders(recordings: Iterable[str], texts: Iterable[str]) -> dict[str,
         found.append(defaultdict(list))
         for stem in stems:
             *folders, name = stem.split("/")
-            found[-1][(*(folder for folder in folders if not is_kind(folder)), name)].append(stem)
+            found[-1][(*(folder for folder in folders if not is_kind(folder)), name.casefold())].append(stem)
     sounds, written = found
     pairs = ((sounds[key], written[key]) for key in sounds.keys() & written.keys())
     return {ours[0]: theirs[0] for ours, theirs in pairs if len(ours) == len(theirs) == 1}

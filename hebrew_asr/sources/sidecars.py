@@ -18,7 +18,7 @@ from hebrew_asr.sources.subtitles import parse_subtitles
 from hebrew_asr.sources.textgrid import parse_textgrid
 from hebrew_asr.sources.timestamps import Segment, from_cues, has_timestamps
 from hebrew_asr.sources.walk import file_problem
-from hebrew_asr.text.plain import not_plain
+from hebrew_asr.text.plain import not_plain, without_speakers
 from hebrew_asr.text.reading import read_text
 
 _TIMED: dict[str, Callable[[str], list[Segment]]] = {
@@ -33,7 +33,7 @@ TEXT_SUFFIXES = (".textgrid", ".eaf", ".srt", ".vtt", ".txt", ".lab", ".json", "
 """In order of preference, where a recording has several: times are worth more than none."""
 _ONLY_BESIDE = (".json", ".tsv")
 """Texts only where a recording has their name: else they may be anything."""
-_LANGUAGE = re.compile(r"\.(?:he|iw|heb|he-il|hebrew)$", re.I)
+_LANGUAGE = re.compile(r"\.(?:he|iw|heb|he-il|hebrew)(?:-orig)?$", re.I)
 _SPLITS = re.compile(r"train|training|test|testing|dev|val|valid|validation|eval|data", re.I)
 
 
@@ -130,8 +130,8 @@ def _row(audio: Path, texts: list[Path], folder: Path, listed: str | None = None
         if parse is parse_labels and not segments:
             if fault := not_plain(text):
                 raise ValueError(fault)
-            return replace(row, text=text, timed=has_timestamps(text))
-        timing = from_cues(segments)
+            return replace(row, text=without_speakers(text), timed=has_timestamps(text))
+        timing = from_cues(replace(segment, text=without_speakers(segment.text)) for segment in segments)
     except DataError as error:
         return replace(row, problem=("unreadable text", str(error).replace(f"{folder}/", "")))
     except ValueError as error:

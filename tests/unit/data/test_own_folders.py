@@ -165,6 +165,53 @@ def test_a_listing_may_write_case_and_accents_in_another_way(tmp_path):
     assert [row.problem[0] for row in rows if row.problem] == ["no audio file"] * 4 + ["not in the listing"] * 3
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "C:\\Users\\me\\in\\a b.wav",
+            "D:/in/a b.wav",
+            "/data/upload/in/a b.wav",
+            "/data/local-files/?d=x/in/a b.wav",
+        ),
+        *(
+            "file:///x/in/a%20b.wav",
+            "https://host:80/in/a%20b.wav",
+            "in/a%20b.wav",
+            "\u200fin/a b.wav\u200f",
+            "IN/../in/A B.WAV",
+        ),
+        *("SET/in/a b.wav", "up/SET/in/a b.wav"),
+    ],
+)
+def test_a_recording_is_found_by_what_other_programs_and_machines_call_it(tmp_path, name):
+    folder = files(tmp_path / "up" / "SET", "in/a b.wav", "IN/x.txt")
+    write(folder / "m.jsonl", json.dumps({"audio": name, "text": "שלום"}))
+    (row,) = rows_of(folder)
+    assert not row.problem and Path(str(row.audio)).samefile(folder / "in/a b.wav")
+
+
+def test_two_names_of_one_recording_are_one_recording(tmp_path):
+    files(tmp_path, "a.wav")
+    write(tmp_path / "m.csv", "audio,text\n/x/1/a.wav,אחת\n/x/2/a.wav,שתיים\n")
+    assert {*problems_of(rows_of(tmp_path)).values()} == {"listed with two texts"}
+    write(tmp_path / "m.csv", "audio,text,start,end\n/x/1/a.wav,אחת,0,1\n/x/2/a.wav,שתיים,1,2\n")
+    assert not problems_of(rows_of(tmp_path))
+    write(tmp_path / "m.csv", "audio,text\n/x/1/b.wav,אחת\n/x/a.wav,שתיים\n")
+    assert problems_of(rows_of(tmp_path)) == {"/x/1/b.wav": "no audio file"}
+
+
+def test_columns_in_hebrew_and_their_times(tmp_path):
+    files(tmp_path, "a.wav")
+    write(
+        tmp_path / "m.csv", 'מלל,קובץ אודיו,זמן התחלה,זמן סיום\nאחת,a.wav,0:01,"00:00:04,250"\nשתיים,a.wav,0:05,0:09\n'
+    )
+    assert [(row.text, row.span_s) for row in rows_of(tmp_path)] == [("אחת", (1.0, 4.25)), ("שתיים", (5.0, 9.0))]
+    write(tmp_path / "m.csv", "טקסט,קובץ,התחלה,סוף\nאחת,a.wav,00:00:01:12,00:00:04:05\n")
+    (row,) = rows_of(tmp_path)
+    assert row.problem == ("malformed times", "m.csv, line 2: start_s is '00:00:01:12'"), "a fourth part counts frames"
+
+
 def test_check_boxes_inside_a_listing_count_however_they_are_written(tmp_path):
     files(tmp_path, "a.wav", "b.wav", "c.wav", "d.wav", "e.wav")
     boxes = [{"noisy": True}, json.dumps({"noisy": "true"}), json.dumps(json.dumps({"noisy": 1})), None, "{'noisy'"]
@@ -264,7 +311,44 @@ def test_kaldi(tmp_path):
     }
 
 
+def test_tables_of_kaldi_in_folders_below_and_which_of_them_are_tests(tmp_path):
+    files(tmp_path, "wavs/a.wav", "wavs/b.wav", "wavs/c.wav")
+    for name, part in (("a", "train"), ("b", "test")):
+        write(tmp_path / "data" / part / "wav.scp", f"{name} wavs/{name}.wav\n")
+        write(tmp_path / "data" / part / "text", f"{name} שלום\n")
+    rows = {row.id: row for row in rows_of(tmp_path, held_out=False)}
+    assert rows["data/train/a"].text == "שלום" and rows["wavs/c.wav"].problem[0] == "not in the listing"
+    assert [row.id for row in rows_of(tmp_path, held_out=True)] == ["data/test/b"]
+
+
+def test_one_listing_of_folders_of_which_some_are_tests(tmp_path):
+    files(tmp_path, "train/a.wav", "test/b.wav")
+    write(tmp_path / "metadata.csv", "file_name,transcription\ntrain/a.wav,אחת\ntest/b.wav,שתיים\n")
+    assert [row.id for row in rows_of(tmp_path, held_out=False)] == ["train/a.wav"]
+    assert [row.id for row in rows_of(tmp_path, held_out=True)] == ["test/b.wav"]
+
+
 # -- texts beside recordings
+
+
+def test_who_speaks_is_not_learned_as_what_is_said(tmp_path):
+    files(tmp_path, "a.wav", "b.wav", "c.wav")
+    write(tmp_path / "a.txt", "דובר 1: שלום\n\u200fדוברת ב': מה שלומך\nSpeaker A: טוב\nהדובר אמר: כן\n")
+    write(tmp_path / "b.srt", "1\n00:00:00,000 --> 00:00:01,000\nSPEAKER_01: שלום\n")
+    write(tmp_path / "c.vtt", "WEBVTT\n\n00:00.000 --> 00:01.000\n[SPEAKER_00]: דובר ערבית: אחד\n")
+    texts = [row.text for row in rows_of(tmp_path)]
+    assert texts == ["שלום\nמה שלומך\nטוב\nהדובר אמר: כן\n", "שלום", "דובר ערבית: אחד"]
+
+
+def test_a_text_that_differs_by_case_alone_is_found(tmp_path):
+    files(tmp_path, "A.WAV", "b.wav", "B.flac", "x.m4a")
+    write(tmp_path / "a.txt", "שלום")
+    write(tmp_path / "x.iw-orig.vtt", "WEBVTT\n\n00:00.000 --> 00:01.000\nאחת\n")
+    rows = {row.id: row for row in rows_of(tmp_path)}
+    assert rows["A.WAV"].text == "שלום" and rows["x.m4a"].text == "אחת" and "a.txt" not in rows
+    write(tmp_path / "B.Txt", "שתיים")
+    rows = {row.id: row for row in rows_of(tmp_path)}
+    assert rows["B.flac"].text == "שתיים" and rows["b.wav"].problem[0] == "no text"
 
 
 def test_every_recording_is_taken_or_named(tmp_path):
