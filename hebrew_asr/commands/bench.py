@@ -138,6 +138,7 @@ def _ratios(figures: dict[str, Any]) -> dict[str, float]:
 def _print_phases(figures: dict[str, Any]) -> None:
     from rich.table import Table
 
+    from hebrew_asr.pages.words import count
     from hebrew_asr.streams import print_table
 
     table = Table(
@@ -169,7 +170,7 @@ def _print_phases(figures: dict[str, Any]) -> None:
     print_table(table)
     stops = figures["interruptions"]
     print(
-        f"evaluating {stops['evaluated_clips']} clips stops training for {stops['evaluation_s']:.1f} s "
+        f"evaluating {count(stops['evaluated_clips'], 'clip')} stops training for {stops['evaluation_s']:.1f} s "
         f"({stops['longest_evaluation_s']:.1f} s at most), a checkpoint for {stops['checkpoint_s']:.2f} s"
     )
 

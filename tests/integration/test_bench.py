@@ -70,7 +70,7 @@ def test_bench_measures_both_phases(tmp_path, capfd):
         assert 2 < phase["audio_s_per_s"] / phase["clips_per_s"] < 9
         assert min(phase["forward_ms"], phase["backward_ms"], phase["optimizer_ms"], phase["mfu"]) > 0
         assert 0 <= phase["data_wait_share"] < 1
-    assert "clips/s" in told.out and "evaluating 1 clips stops training for" in told.out
+    assert "clips/s" in told.out and "evaluating 1 clip stops training for" in told.out
     assert figures["interruptions"]["evaluated_clips"] == 1 and figures["interruptions"]["checkpoint_s"] > 0
     if not baseline:
         return
