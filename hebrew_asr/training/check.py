@@ -87,8 +87,9 @@ def check(arguments: TrainArguments, num_ranks: int | None = None) -> RunSpec:
     if recipe.data.prepare and not is_url(recipe.data.folder):
         from hebrew_asr.corpus.prepare import ensure_prepared  # it reads parquet; training alone never does
 
-        if arguments.data and not source.exists():  # misspelled, rather than the place for the recipe's corpora
-            raise DataError(f"--data {source}: no such folder; hebrew-asr prepare --source … --out {source} makes it")
+        # Misspelled, or left by a prepare that failed, rather than the place for the recipe's corpora.
+        if arguments.data and not source.is_file() and not any(source.glob("*")):
+            raise DataError(f"--data {source}: no set is there; hebrew-asr prepare --source … --out {source} makes one")
         ensure_prepared(source)
     train_clips = open_manifest(source / "train.jsonl", allow_outside=recipe.data.allow_outside)
     _refuse_no_evaluation(source / "eval.jsonl")

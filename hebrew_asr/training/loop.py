@@ -15,7 +15,9 @@ def train(run: Run, session: Session | None = None) -> None:
         Preempted: asked to stop; says what is saved.
         Unsaved: the disk did not take the state at a stop, or the model at the end.
         TrainingFault: a phase did not train what it should, or gradients stayed non-finite.
+        OutOfMemory: it ran out where the ranks cannot agree on that; a resumed run goes on in smaller parts.
         DataError: more clips cannot be decoded than the recipe allows.
+        EnvironmentProblem: loader processes were killed, or where the clips lie does not answer.
     """
     session = session or Session(run)
     try:

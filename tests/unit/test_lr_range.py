@@ -93,4 +93,4 @@ def test_the_view_shows_how_far_the_test_is_and_not_the_recipe(capsys):
 def test_a_mistake_is_told_once_and_not_by_each_rank(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert main(["lr-range", "--ds", "cpu", "--data", "nowhere"]) == 3
-    assert capfd.readouterr().err.count("--data nowhere: no such folder") == 1
+    assert capfd.readouterr().err.count("--data nowhere: no set is there") == 1
