@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
@@ -32,6 +32,7 @@ class Command:
     $ hebrew-asr average runs/round2 --steps 5000 6000 --out mean --choose
     """
 
+    IDLE: ClassVar = ("data without choose", "batch without choose")
     run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run directory, such as runs/round2."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]

@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
@@ -33,6 +33,7 @@ class Command(RankArguments):
     $ hebrew-asr bench --ds h200x1 --model Qwen/Qwen3-ASR-1.7B
     """
 
+    IDLE: ClassVar = ("baseline-steps without baseline",)
     model: str = "Qwen/Qwen3-ASR-1.7B"
     """Model folder or hub id; only its config and tokenizer are read."""
     phase: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)

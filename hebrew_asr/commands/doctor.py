@@ -45,15 +45,10 @@ class Command(DataArguments):
             print(json.dumps(report, ensure_ascii=False, indent=2))
             return EnvironmentProblem.exit_code if failed else 0
         for finding in found:
-            print(
-                f"{finding.state:<4}  {finding.name}: {finding.says}"
-                + (f"\n      -> {finding.fix}" * bool(finding.fix))
-            )
-        print(
-            f"profile for these GPUs: --ds {best}"
-            if best
-            else "no profile for GPUs fits here; --ds cpu is for the demo"
-        )
+            fix = f"\n      -> {finding.fix}" if finding.fix else ""
+            print(f"{finding.state:<4}  {finding.name}: {finding.says}{fix}")
+        none = "no profile for GPUs fits here; --ds cpu is for the demo"
+        print(f"profile for these GPUs: --ds {best}" if best else none)
         if failed:
             print(f"failed: {', '.join(failed)}")
         return EnvironmentProblem.exit_code if failed else 0

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -32,6 +32,7 @@ class Command:
     $ hebrew-asr eval --model runs/round2 --set eval-d1 --set saspeech=copies/saspeech
     """
 
+    IDLE: ClassVar = ("allow-outside without data", "mode without json or out")
     model: ModelName
     """Folder or hub id of a Qwen3-ASR model, such as runs/round2/final, or a run directory that holds a final/."""
     data: str | None = None
@@ -90,11 +91,8 @@ class Command:
         counted = figures(found)
         own_mode = {key: value for key, value in counted["modes"][self.mode].items() if key != "slices"}
         long, unreadable = ([t for t in found if t.note.startswith(begins)] for begins in (LONG, UNREADABLE))
-        told: dict[str, Any] = {
-            **of,
-            **{**counted, "wer_mode": self.mode, **own_mode},
-            **{"longer_than_30_s": len(long), "unreadable": len(unreadable)},
-        }
+        apart = {"longer_than_30_s": len(long), "unreadable": len(unreadable)}
+        told: dict[str, Any] = {**of, **counted, "wer_mode": self.mode, **own_mode, **apart}
         self._tell(found, told, sounds)
         if long:
             print(f"{len(long)} of {len(found)} clips, longer than 30 s, were heard as long ones", file=sys.stderr)

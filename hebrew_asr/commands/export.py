@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -22,6 +22,7 @@ class Command:
     $ hebrew-asr export runs/round2 --out hebrew-model
     """
 
+    IDLE: ClassVar = ("out with check", "dtype with check", "base with check", "name with check", "really without push")
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|CHECKPOINT|MODEL")]
     """Run directory (its final/ is taken), one of its checkpoints, or folder or hub id of a model in either layout."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None

@@ -56,6 +56,10 @@ class Command:
         "verbose": "a bar shows progress on a terminal, and text goes to stdout unless --out is given",
     }
     """Options of Whisper's tools that are none here, and what to do."""
+    IDLE: ClassVar = (
+        *("skip-existing without out", "overwrite without out", "overwrite with skip-existing"),
+        "batch with condition-on-previous",
+    )
 
     files: Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="FILE|DIR|- …")]
     """Files, folders (with all audio and video below), patterns such as '*.mp3', or - for standard input."""
@@ -84,7 +88,7 @@ class Command:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the model; auto is bfloat16 on a GPU and float32 on a CPU."""
     json: bool = False
-    """Print one JSON object a file on stdout, a line each: file, text, language, duration_s, segments."""
+    """Print one JSON object a file on a line of stdout, with --out too: file, text, language, duration_s, segments."""
 
     def run(self) -> int:
         from hebrew_asr.commands.ours import make_folder
@@ -101,8 +105,8 @@ class Command:
             raise UsageError(f"--format all writes {len(FORMATS)} files a recording: give --out FOLDER")
         if self.out is None and several and self.format in ("srt", "vtt", "tsv"):
             raise UsageError(f"{len(inputs)} files as one {self.format} would mix their times: give --out FOLDER")
-        if self.out is None and (self.skip_existing or self.overwrite):
-            raise UsageError("--skip-existing and --overwrite speak of files in --out FOLDER, which is not given")
+        if self.out is None and self.json and self.format not in ("txt", "json"):
+            raise UsageError(f"--json and --format {self.format} would both go to stdout: give --out FOLDER, or one")
         paths = self._paths(inputs)
         if self.skip_existing:
             found, inputs = inputs, [one for one in inputs if not all(path.exists() for path in paths[one.name])]
@@ -178,7 +182,7 @@ class Command:
             return True
         for form, path in zip(self._forms, paths, strict=False):  # no paths where nothing is written
             write_atomically(path, formatted(outcome, form, name))
-        if paths:
+        if paths and not self.json:
             return False
         if self.json or (self.format == "json" and several):
             progress.write(f"{json.dumps(as_values(outcome, name), ensure_ascii=False)}\n")

@@ -10,7 +10,7 @@ import io
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from operator import ge, gt, le, lt
 from pathlib import Path
 from types import NoneType, UnionType
@@ -27,6 +27,7 @@ Kind = TypeVar("Kind")
 ModelName = Annotated[Name, tyro.conf.arg(aliases=["-m"])]
 Language = Annotated[str, tyro.conf.arg(aliases=["-l"])]
 """Options that several commands have, under the same names."""
+_OR_ADD = ", or give that too"
 _NUMBERS = {"INT": "a whole number", "FLOAT": "a number, such as 12.5"}
 
 
@@ -35,7 +36,7 @@ def parse_options(options: type[Kind], program: str, argv: list[str]) -> Kind:
 
     Raises:
         UsageError: some option does not exist or is out of bounds; or one is given twice that takes all of its values
-            at once, or is in the command's ``ONCE``.
+            at once, or is in the command's ``ONCE``; or it has no effect beside the others, by the command's ``IDLE``.
     """
     _refuse_unknown(options, program, argv)
     for option in _options_of_several_values(options):
@@ -61,7 +62,31 @@ def parse_options(options: type[Kind], program: str, argv: list[str]) -> Kind:
             raise
         raise UsageError(_without_box(told.getvalue(), program)) from None
     check_options(parsed)
+    _refuse_idle(parsed)
     return parsed
+
+
+def _refuse_idle(options: Any) -> None:
+    """Refuse an option that would be ignored.
+
+    A command's ``IDLE`` says which, in lines such as ``really without push``, ``mode without json or out`` and
+    ``hold-out with split=random``. An option with its default value is as one that is not given.
+    """
+    defaults = {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(options)
+    }
+
+    def is_given(option: str) -> bool:
+        name, _, value = option.replace("-", "_").partition("=")
+        found = getattr(options, name)
+        return found == value if value else found != defaults[name]
+
+    for line in getattr(options, "IDLE", ()):
+        option, beside, *others = line.replace(" or ", " ").split()
+        if is_given(option) and any(map(is_given, others)) == (beside == "with"):
+            said = " or ".join(f"--{other.replace('=', ' ')}" for other in others)
+            raise UsageError(f"--{option} has no effect {beside} {said}: leave it out{_OR_ADD * (beside == 'without')}")
 
 
 def _without_box(box: str, program: str) -> str:

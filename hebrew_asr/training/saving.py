@@ -12,6 +12,7 @@ from hebrew_asr.errors import HebrewASRError
 from hebrew_asr.files import as_os_error, is_full, write_json
 from hebrew_asr.inference.export import save_native
 from hebrew_asr.inference.load import cutting_of_run
+from hebrew_asr.pages.words import count
 from hebrew_asr.report.records import CheckpointRecord, FaultRecord
 from hebrew_asr.training.arguments import SUMMARY
 from hebrew_asr.training.setup import Run
@@ -112,7 +113,7 @@ def unsaved(store: CheckpointStore, step: int, failure: str) -> str:
         left = f"there is no checkpoint: all {step} steps are lost"
     else:
         lost = step - store.sealed_step
-        left = f"the newest checkpoint is of step {store.sealed_step} and lacks {lost} step{'s' * (lost > 1)}"
+        left = f"the newest checkpoint is of step {store.sealed_step} and lacks {count(lost, 'step')}"
     return f"its state could not be saved ({failure}); {left}. Mend the disk or make room, then --resume auto"
 
 

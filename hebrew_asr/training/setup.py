@@ -37,6 +37,7 @@ from hebrew_asr.model.forward import training_module
 from hebrew_asr.model.groups import GROUPS
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.phases import check_phases
+from hebrew_asr.pages.words import count
 from hebrew_asr.report.outputs import MetricsFile, PatientFiles
 from hebrew_asr.report.sinks import TensorBoardSink, Tracker, WandbSink
 from hebrew_asr.training.arguments import SUMMARY, TrainArguments, lock_of
@@ -333,9 +334,9 @@ def _introduce(console: Console, spec: RunSpec, schedule: Schedule, facts: dict[
         counts = ", ".join(f"{found['clips']:,} of {side}" for side, found in one.sides.items())
         console.say(f"  of {one.name} ({one.place}): {counts}")
     meant = profile.hardware.num_ranks
-    other = "" if spec.batching.num_ranks == meant else f" (the profile is for {meant} rank{'s' * (meant > 1)})"
-    each = f"{steps:,} step{'s' * (steps > 1)} per epoch"
-    console.say(f"{spec.batching}{other}; {each}, {total:,} in {recipe.epochs} epoch{'s' * (recipe.epochs > 1)}")
+    other = "" if spec.batching.num_ranks == meant else f" (the profile is for {count(meant, 'rank')})"
+    each = f"{count(steps, 'step')} per epoch, {total:,} in {count(recipe.epochs, 'epoch')}"
+    console.say(f"{spec.batching}{other}; {each}")
     for index, (phase, start) in enumerate(zip(recipe.phases, schedule.phase_starts, strict=True)):
         sizes, highest = facts["trainable_weights"][phase.name], schedule.highest_rates(index)
         ends_before = "" if highest else f" (not reached: this run ends after step {schedule.last_step:,})"

@@ -177,7 +177,9 @@ def test_final_model_is_native_and_transcribes(task, warm, whole_run, tmp_path):
     scored = json.loads(done.stdout)["modes"][last["wer_mode"]]
     assert (scored["wer"], scored["cer"]) == (last["wer"], last["cer"]), "score and the loop measure differently"
     clips = sorted(map(str, (task / "data" / "clips").glob("eval*.wav")))
-    done = command(warm, "transcribe", "--model", str(whole_run), "--json", *clips)
+    texts = tmp_path / "texts"
+    done = command(warm, "transcribe", "--model", str(whole_run), "--json", "--out", str(texts), *clips)
+    assert sorted(path.stem for path in texts.iterdir()) == sorted(Path(clip).stem for clip in clips)
     (tmp_path / "heard.jsonl").write_text(done.stdout, encoding="utf-8")
     done = command(warm, "score", str(task / "data" / "eval.jsonl"), str(tmp_path / "heard.jsonl"), "--json")
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from hebrew_asr.cli import COMMANDS, main
 from hebrew_asr.commands.bench import Command as Benching
 from hebrew_asr.commands.export import Command as Exporting
 from hebrew_asr.config.misplaced import refuse_recipe_keys
-from hebrew_asr.config.options import parse_options
+from hebrew_asr.config.options import option_names, parse_options
 from hebrew_asr.data.clips import Clip
 from hebrew_asr.data.manifest import write_manifest
 from hebrew_asr.errors import DataError, UsageError, exit_code_of
@@ -276,6 +277,44 @@ def test_help_is_colored_on_a_terminal_unless_the_user_wants_none(no_color, is_c
     script = f"TERM=xterm NO_COLOR={no_color} {sys.executable} -m hebrew_asr.cli runs --help"
     shown = subprocess.run(["script", "-qec", script, "/dev/null"], capture_output=True, text=True, check=True).stdout
     assert "List training runs" in shown and ("\x1b[" in shown) == is_colored
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("export m --check -o x", "--out has no effect with --check"),
+        ("export m --check --dtype float16", "--dtype has no effect with --check"),
+        ("export m -o x --really", "--really has no effect without --push"),
+        ("transcribe a.wav -m m --overwrite", "--overwrite has no effect without --out"),
+        ("transcribe a.wav -m m -o x --overwrite --skip-existing", "--overwrite has no effect with --skip-existing"),
+        (
+            "transcribe a.wav -m m --batch 2 --condition-on-previous",
+            "--batch has no effect with --condition-on-previous",
+        ),
+        ("transcribe a.wav -m m --json -f srt", "--json and --format srt would both go to stdout"),
+        ("eval -m m --set eval-d1 --allow-outside", "--allow-outside has no effect without --data"),
+        ("eval -m m --data a.jsonl --mode lenient", "--mode has no effect without --json or --out"),
+        ("average m -o x --data a.jsonl", "--data has no effect without --choose"),
+        ("bench --ds cpu --baseline-steps 5", "--baseline-steps has no effect without --baseline"),
+        ("prepare --split random --hold-out episode", "--hold-out has no effect with --split random"),
+        ("prepare --processes 2 --workers-on tcp://a:1", "--processes has no effect with --workers-on"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused_by_name(typed, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.wav").touch()
+    assert main(typed.split()) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {told}")
+    assert [*tmp_path.iterdir()] == [tmp_path / "a.wav"]
+
+
+def test_every_option_that_is_named_as_ignored_is_one():
+    for name in COMMANDS:
+        command = importlib.import_module(f"hebrew_asr.commands.{name.replace('-', '_')}").Command
+        for line in getattr(command, "IDLE", ()):
+            option, beside, *others = line.replace(" or ", " ").split()
+            assert beside in ("with", "without") and others
+            assert {option, *(other.partition("=")[0] for other in others)} <= {*option_names(command)}, line
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Interval, MinLen
 
@@ -27,6 +27,7 @@ _RISING = (
 class PrepareOptions:
     """What to prepare, and how."""
 
+    IDLE: ClassVar = ("hold-out with split=random", "processes with workers-on")
     source: Annotated[tuple[str, ...], MinLen(1)] = RECIPE_SOURCES
     """Hub ids (owner/name[:config][@revision]); parquet files or folders of them, at URLs too (https, s3, gs, hf: pip
     install 'hebrew-asr[remote]'); folders of audio with texts, listings or Kaldi tables; JSON, CSV or TSV files."""
