@@ -166,7 +166,9 @@ def _decoded_batches(plan: RunPlan) -> int:
     def batches(clips: int) -> int:
         return math.ceil(math.ceil(clips / plan.batching.num_ranks) / settings.batch_clips)
 
-    samples = math.ceil(plan.total_steps / settings.every_steps) * batches(settings.sample_clips)
+    samples = math.ceil(plan.total_steps / settings.every_steps) * batches(
+        min(settings.sample_clips, plan.num_eval_clips)
+    )
     times = plan.recipe.epochs + 2 * settings.choose_final  # which at the end compares the last model with two others
     return samples + (times * batches(plan.num_eval_clips) if settings.full_each_epoch else 0)
 

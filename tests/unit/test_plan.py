@@ -27,7 +27,7 @@ from hebrew_asr.model.load import NUM_WEIGHTS_1_7B
 from hebrew_asr.model.sizes import PUBLISHED, ModelSizes, sizes_at, weight_shapes
 from hebrew_asr.planning import cards
 from hebrew_asr.planning.bench_corpus import draw_clips
-from hebrew_asr.planning.clock import run_clock
+from hebrew_asr.planning.clock import measured_speeds, run_clock
 from hebrew_asr.planning.plan import (
     LengthTokenizer,
     RunPlan,
@@ -304,6 +304,14 @@ def test_a_run_that_was_timed_takes_as_long_and_as_much_memory(tmp_path, capsys)
         assert plan["total_steps"] == 300 and plan["needed_gib"] == pytest.approx(gib, rel=0.1)
         if seconds is not None:
             assert plan["time"]["measured"] and plan["time"]["total_s"] == pytest.approx(seconds, rel=0.1)
+
+
+def test_a_sample_is_no_larger_than_the_split():
+    plan, every = plan_of("h200x1"), load_recipe("round2").evaluation.every_steps
+    clock = run_clock(replace(plan, num_eval_clips=8))
+    assert clock is not None
+    batches = math.ceil(plan.total_steps / every) + 5 + 2
+    assert clock.evaluation_s == pytest.approx(measured_speeds().decoding_s_per_batch * batches)
 
 
 def test_more_clips_per_gpu_take_longer_and_fewer_gpus_too():
