@@ -45,8 +45,6 @@ class Command:
         from hebrew_asr.commands.ours import refuse_if_taken
         from hebrew_asr.errors import UsageError
 
-        if self.really and not self.push:
-            raise UsageError("--really uploads what --push OWNER/NAME names, and there is none")
         if self.check:
             from hebrew_asr.inference.published import check_export
 

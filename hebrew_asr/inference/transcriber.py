@@ -125,6 +125,10 @@ class Transcriber:
         options = Options(prompt=prompt, batch_pieces=batch_pieces)
         return transcribe_recording(self, blocks_of_any(sound, rate_hz), options)
 
+    def tokens(self, text: str) -> list[int]:
+        """Ids of the tokens that a text is made of."""
+        return target_ids(self._tokenizer, text)[:-1]
+
     def __call__(self, clips: Sequence[np.ndarray]) -> list[str]:
         """Transcripts of clips, decoded together.
 

@@ -6,7 +6,8 @@ import asyncio
 import hmac
 import json
 import traceback
-from collections.abc import AsyncIterator
+import zlib
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -64,8 +65,8 @@ def create_app(line: Line, model: str, language: str, limits: Limits) -> Starlet
     return Starlette(
         routes=[
             Route("/", service.page),
-            Route("/v1/audio/transcriptions", service.transcriptions, methods=["POST"]),
-            Route("/v1/models", service.models),
+            *(Route(f"/v1/audio/transcriptions{end}", service.transcriptions, methods=["POST"]) for end in ("", "/")),
+            *(Route(f"/v1/models{end}", service.models) for end in ("", "/")),
             Route("/v1/models/{name:path}", service.one_model),
             Route("/health", lambda _: JSONResponse({"status": "ok"})),
         ],
@@ -137,7 +138,7 @@ class _Service:
                 media_type="text/event-stream",
                 headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
             )
-        return _answer(await self._outcome(request, events, job), wanted, job.name)
+        return _answer(await self._outcome(request, events, job), wanted, job.name, self._line.tokens)
 
     def _admit(self, request: Request) -> None:
         scheme, _, shown = request.headers.get("authorization", "").partition(" ")
@@ -230,16 +231,31 @@ def _checked(outcome: Transcript | Exception) -> Transcript:
     return outcome
 
 
-def _answer(transcript: Transcript, wanted: str, name: str) -> Response:
+def _answer(transcript: Transcript, wanted: str, name: str, tokens: Callable[[str], list[int]]) -> Response:
     if wanted == "json":
         return JSONResponse({"text": transcript.text})
     if wanted == "verbose_json":
         values = as_values(transcript, name)
+        values["segments"] = [_in_full(segment, tokens(segment["text"])) for segment in values["segments"]]
         return JSONResponse({"task": "transcribe", "duration": values.pop("duration_s"), **values})
     if wanted == "text":
         return PlainTextResponse(transcript.text + "\n")
     kind = "text/vtt" if wanted == "vtt" else "application/x-subrip"
     return Response(formatted(transcript, cast(Format, wanted), name), media_type=f"{kind}; charset=utf-8")
+
+
+def _in_full(segment: dict[str, Any], tokens: list[int]) -> dict[str, Any]:
+    """A segment with all fields of OpenAI's schema. Probabilities, which decoding does not keep, are null."""
+    content = segment["text"].encode()
+    return {
+        **segment,
+        "seek": round(100 * segment["start"]),  # in hundredths of a second, as Whisper counts
+        "tokens": tokens,
+        "temperature": 0.0,  # decoding is greedy
+        "compression_ratio": len(content) / len(zlib.compress(content)),  # as Whisper's, of UTF-8
+        "avg_logprob": None,
+        "no_speech_prob": None,
+    }
 
 
 async def _streamed(events: asyncio.Queue[Event], job: Job, sides: list[str]) -> AsyncIterator[str]:

@@ -57,6 +57,10 @@ class Line:
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
+    def tokens(self, text: str) -> list[int]:
+        """Ids of a text's tokens, as the model has them."""
+        return self._transcriber.tokens(text)
+
     def add(self, job: Job) -> bool:
         """Whether there was room in the line."""
         self._open.add(job)

@@ -73,6 +73,7 @@ def test_cap_follows_the_clip_not_the_batch(folder, clips):
 def test_what_the_model_writes_is_one_line_of_text(folder, amid):
     tokenizer = load_tokenizer(str(folder))
     transcriber = Transcriber(load_model(Model(str(folder))), tokenizer)
+    assert tokenizer.decode(transcriber.tokens(f"{WORDS[0]}, {WORDS[1]}")) == f"{WORDS[0]}, {WORDS[1]}"
     ids = tokenizer(f"\n שלום\n\n1\u2028 {amid}עולם\r\n", add_special_tokens=False)["input_ids"]
     heard = transcriber._heard([*ids, tokenizer.convert_tokens_to_ids("<|im_end|>"), *ids])
     assert (heard.text, heard.is_cut) == ("שלום 1 עולם", False)

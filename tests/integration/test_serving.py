@@ -60,6 +60,11 @@ def test_official_client_gets_every_format(url, said):
     verbose = ask(model="demo", file=sound, response_format="verbose_json", language="en", prompt="names")
     assert (verbose.text, verbose.language, verbose.segments[0].start >= 0) == (f"{text} names", "en", True)
     assert verbose.duration == pytest.approx(len(said) / RATE, abs=1e-3)
+    (segment,) = verbose.segments
+    assert {*type(segment).model_fields} <= {*segment.model_dump()}, "no field of the client's type is missing"
+    assert bytes(segment.tokens).decode() == segment.text and segment.seek == round(100 * segment.start)
+    assert segment.temperature == 0 and 0 < segment.compression_ratio < 2
+    assert segment.avg_logprob is segment.no_speech_prob is None, "not known, so no number"
     assert "--> 00:00:0" in ask(model="demo", file=sound, response_format="srt")
     assert ask(model="demo", file=sound, response_format="vtt").startswith("WEBVTT")
     assert ask(model="demo", file=sound, response_format="text").strip() == text
@@ -71,6 +76,14 @@ def test_official_client_gets_every_format(url, said):
         client.models.retrieve("whisper-1")
     with pytest.raises(openai.UnprocessableEntityError, match="Klingon"):
         ask(model="demo", file=sound, language="Klingon")
+
+
+def test_a_slash_at_the_end_of_an_address_changes_nothing(url, said):
+    headers, files = {"Authorization": f"Bearer {TOKEN}"}, {"file": ("a.wav", wav(said))}
+    answer = httpx.post(f"{url}/v1/audio/transcriptions/", files=files, headers=headers)
+    assert (answer.status_code, answer.json()) == (200, {"text": str(len(said))})
+    found = httpx.get(f"{url}/v1/models/", headers=headers)
+    assert (found.status_code, found.json()["data"][0]["id"]) == (200, "demo")
 
 
 def test_fifty_at_once_are_all_answered_and_none_mixed_up(url, said):
