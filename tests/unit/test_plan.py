@@ -242,7 +242,7 @@ def test_the_data_folder_decides_where_there_is_one(tiny, tmp_path, capsys):
     assert values["time"]["steps_s"] == 5 * 3 * 16 / 2 and values["eval_clips"] == 0
     assert values["prepare_core_s"] is None and "data preparation" not in told, "it is done"
     assert values["price"] == pytest.approx(values["time"]["total_s"] / 100)
-    assert "minutes, 1.52 at 36 per hour" in told and "scaled: 2 clips/s, as given" in told
+    assert "minutes, 1.50 at 36 per hour" in told and "scaled: 2 clips/s, as given" in told
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES_DIR.glob("*.json")))
