@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 _MAX_SHOWN = 300
 STOP_SIGNALS = (
@@ -119,6 +119,11 @@ def on_one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:400]
 
 
+def flush_s(stream: TextIO) -> float:
+    """Seconds after Ctrl-C before which what is printed may never be seen: none where that is no terminal."""
+    return TERMINAL_FLUSH_S if stream.isatty() else 0.0
+
+
 def exit_code_of(run: Callable[[], int], quiet: Callable[[HebrewASRError], bool] = lambda _: False) -> int:
     """The exit code of ``run``; one of our own errors becomes one line on stderr and its own code.
 
@@ -133,11 +138,11 @@ def exit_code_of(run: Callable[[], int], quiet: Callable[[HebrewASRError], bool]
             kind = "error: "
             if isinstance(error, Preempted):
                 kind = ""
-                time.sleep(TERMINAL_FLUSH_S)
+                time.sleep(flush_s(sys.stderr))
             print(f"{kind}{error}", file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt:
-        time.sleep(TERMINAL_FLUSH_S)
+        time.sleep(flush_s(sys.stderr))
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader left, as head does

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from hebrew_asr.errors import STOP_SIGNALS, TERMINAL_FLUSH_S, Preempted, end_at_once
+from hebrew_asr.errors import STOP_SIGNALS, Preempted, end_at_once, flush_s
 from hebrew_asr.launching.processes import Launchers
 
 GRACE_S = 5.0
@@ -134,9 +134,10 @@ class StopRequest:
     def say(self, text: str) -> None:
         """Print a line, if this process prints for all ranks."""
         if self._prints:
-            time.sleep(max(0.0, self._heard_s + TERMINAL_FLUSH_S - time.monotonic()))
             is_collected = isinstance(sys.stderr, io.StringIO)  # as while options are parsed (config/options.py)
-            print(text, file=self._stderr if is_collected else sys.stderr, flush=True)
+            stream = self._stderr if is_collected else sys.stderr
+            time.sleep(max(0.0, self._heard_s + flush_s(stream) - time.monotonic()))
+            print(text, file=stream, flush=True)
 
 
 def nothing_to_save(reason: str | None, *, resumes: bool = True) -> str:

@@ -20,6 +20,7 @@ from hebrew_asr.launching.stopping import IMPATIENT
 ROOT = Path(__file__).parents[2]
 _TRAINER = """
 import io, sys, time
+from hebrew_asr import errors
 from hebrew_asr.launching import stopping
 from hebrew_asr.streams import outlive_the_terminal
 stopping.GRACE_S = stopping.AGREE_S = 0.5
@@ -27,7 +28,7 @@ stopping._LOOK_S = 0.1
 if "hangs" in sys.argv:
     stopping._SLOW_S = 0.5
 if "flushed" in sys.argv:
-    stopping.TERMINAL_FLUSH_S = 0.7
+    errors.TERMINAL_FLUSH_S = 0.7
 outlive_the_terminal()
 request = stopping.StopRequest()
 request.install()
@@ -52,13 +53,15 @@ def start() -> Iterator[Start]:
     """Starts the trainer in a session of its own, under a process that looks like ``under`` where that is given."""
     started = []
 
-    def begin(*options: str, under: str | None = None, ignored: int | None = None) -> subprocess.Popen:
+    def begin(
+        *options: str, under: str | None = None, ignored: int | None = None, stderr: int = subprocess.STDOUT
+    ) -> subprocess.Popen:
         above = [sys.executable, "-c", _LAUNCHER, under, "--"] if under else [sys.executable]
         process = subprocess.Popen(
             [*above, "-c", _TRAINER, *options],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=stderr,
             text=True,
             start_new_session=True,
             preexec_fn=lambda: _defaults(ignored),
@@ -96,11 +99,30 @@ def test_what_it_says_is_not_collected_with_the_words_of_a_parser(start):
 
 
 def test_it_answers_when_the_terminal_has_thrown_its_output_away(start):
+    ours, terminal = os.openpty()
+    process = start("hangs", "flushed", stderr=terminal)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert b"nothing to save" in os.read(ours, 1000)
+    assert time.monotonic() - asked >= 0.7
+    os.close(ours), os.close(terminal)
+
+
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "errors.Preempted('x')"])
+def test_where_there_is_no_terminal_it_answers_at_once(start, error):
+    """Neither the thread nor the end of a command waits for what no file throws away."""
     process = start("hangs", "flushed")
     asked = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert "nothing to save" in process.stdout.readline()
-    assert time.monotonic() - asked >= 0.7
+    assert time.monotonic() - asked < 0.7
+    timed = (
+        "import time; from hebrew_asr import errors; errors.TERMINAL_FLUSH_S = 5.0\n"
+        f"def run(): raise {error}\n"
+        "asked = time.monotonic(); errors.exit_code_of(run); print(time.monotonic() - asked)"
+    )
+    done = subprocess.run([sys.executable, "-c", timed], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr and float(done.stdout) < 2
 
 
 def test_where_nothing_would_be_lost_the_ranks_get_a_moment_to_agree(start):
