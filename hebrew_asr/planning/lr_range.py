@@ -19,7 +19,7 @@ from hebrew_asr.config.options import parse_options
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.data.loader import StepBatch
 from hebrew_asr.engine import dist
-from hebrew_asr.engine.engine import StepResult
+from hebrew_asr.engine.engine import MicroBatchTooLarge, StepResult
 from hebrew_asr.errors import HebrewASRError, Preempted, exit_process
 from hebrew_asr.files import write_json
 from hebrew_asr.launching.stopping import StopRequest, nothing_to_save
@@ -115,6 +115,11 @@ class RangeTest(Session):
     def _write_records(self) -> None:
         self.losses += [record.loss for record in self._records]
         super()._write_records()
+
+    def _shrink(self, too_large: MicroBatchTooLarge) -> None:
+        if not too_large.is_agreed:  # training would end as well, for another start to go on in smaller parts
+            raise too_large
+        super()._shrink(too_large)
 
     def _stop(self) -> NoReturn:
         request = self.run.stop.request

@@ -160,6 +160,18 @@ def test_a_range_test_raises_rates_and_keeps_nothing(tmp_path, warm):
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
+def test_a_range_test_that_does_not_fit_offers_no_resume(task, warm, tmp_path):
+    """Under ZeRO-2 in fp32, where ranks cannot agree on smaller micro-batches."""
+    arguments = [*train_arguments(task, tmp_path / "run"), "--phase", "B", "--steps", "1000"]
+    arguments += ["--out", str(tmp_path / "curve.json")]
+    shortages = [{"part": "backward", "after": 2, "fits": 0, "ranks": [1]}]
+    module, output = "hebrew_asr.planning.lr_range", tmp_path / "log"
+    codes = warm.run(arguments, ranks=2, port=free_port(), output=output, program=module, shortages=shortages)
+    assert codes[1] == 4 and codes[0] != 0, output.read_text()
+    assert "error: out of device memory in backward on rank 1: CUDA out of memory" in output.read_text()
+    assert "--resume" not in output.read_text() and not (tmp_path / "run" / "max_micro_batch.json").exists()
+
+
 def test_a_bench_that_does_not_fit_is_one_line(task, warm, tmp_path):
     arguments = [*train_arguments(task, tmp_path / "run"), "--phases", "B", "--sizes", "8"]
     shortages = [{"part": "forward", "after": 1, "fits": 0, "ranks": [1]}]
