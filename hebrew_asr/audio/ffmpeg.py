@@ -14,6 +14,7 @@ import numpy as np
 
 from hebrew_asr.audio.containers import is_live
 from hebrew_asr.audio.reading import BLOCK_VALUES, Block, Reading
+from hebrew_asr.languages import is_hebrew
 
 _FORMATS = (
     "wav,w64,aiff,caf,au,flac,ogg,mp3,aac,loas,mov,matroska,asf,xwma,amr,avi,flv,mpegts,mpeg,ac3,eac3,dts,wv,ape,tta,"
@@ -26,7 +27,6 @@ formats FFmpeg gives an estimate."""
 _PAUSES_IN = ("mov", "matroska", "asf", "flv")
 """Formats whose times tell of pauses: a recorder that was muted, packets that were lost."""
 _PAUSE_S, _LONGEST_PAUSE_S = 0.1, 3600.0
-_HEBREW = ("heb", "he", "iw")
 _ENCRYPTED_TAGS = {"enca", "drms", "aavd"}
 _INTEGERS = {"u8": 128.0, "s16": 32_768.0, "s32": 2_147_483_648.0, "s64": 9_223_372_036_854_775_808.0}
 _MOST_PLANES = 7
@@ -164,7 +164,7 @@ def _audio_stream(container: Any, reading: Reading) -> Any:
     streams = container.streams.audio
     if not streams:
         raise reading.fault("it has no audio track")
-    hebrew = [s for s in streams if s.language in _HEBREW]
+    hebrew = [s for s in streams if is_hebrew(s.language)]
     stream = next((s for s in hebrew or streams if s.disposition & s.disposition.default), (hebrew or streams)[0])
     if stream.codec_context is None:
         raise reading.fault("its codec is not known")

@@ -66,7 +66,7 @@ class Command:
         from hebrew_asr.evaluation.hearing import LONG, UNREADABLE
         from hebrew_asr.inference.load import devices_of
         from hebrew_asr.inference.progress import loading, sound_progress
-        from hebrew_asr.text.languages import language_name
+        from hebrew_asr.languages import language_name
         from hebrew_asr.text.scoring import figures
 
         if bool(self.data) == bool(self.set):

@@ -48,7 +48,7 @@ class Command:
     """Number format of the model; auto is bfloat16 on a GPU and float32 on a CPU."""
 
     def run(self) -> int:
-        from hebrew_asr.text.languages import language_name
+        from hebrew_asr.languages import language_name
 
         language_name(self.language)  # a mistake is told before torch is imported, which takes seconds
         _check_token(self.token)

@@ -94,7 +94,7 @@ class Command:
         from hebrew_asr.commands.ours import make_folder
         from hebrew_asr.errors import DataError, UsageError
         from hebrew_asr.inference.inputs import find_inputs
-        from hebrew_asr.text.languages import language_name
+        from hebrew_asr.languages import language_name
 
         if not self.files:
             raise UsageError("no audio file given; usage: hebrew-asr transcribe --model DIR FILE…")

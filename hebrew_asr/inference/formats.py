@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from hebrew_asr.inference.long_form import Segment, Transcript
 from hebrew_asr.inference.subtitles import cues
-from hebrew_asr.text.languages import language_code
+from hebrew_asr.languages import language_code
 
 Format = Literal["txt", "srt", "vtt", "tsv", "json"]
 

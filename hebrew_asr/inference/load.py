@@ -9,8 +9,8 @@ from hebrew_asr.errors import CheckpointError, UsageError, first_line
 from hebrew_asr.files import values_if_readable
 from hebrew_asr.inference.pieces import Cutting
 from hebrew_asr.inference.transcriber import Decoding, Transcriber
+from hebrew_asr.languages import language_name
 from hebrew_asr.logs import log
-from hebrew_asr.text.languages import language_name
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 

@@ -21,9 +21,9 @@ from starlette.routing import Route
 from hebrew_asr.errors import DataError, UsageError
 from hebrew_asr.inference.formats import Format, as_values, formatted, segment_values
 from hebrew_asr.inference.long_form import Segment, Transcript
+from hebrew_asr.languages import language_name
 from hebrew_asr.serving.line import Ending, Job, Line
 from hebrew_asr.serving.page import page
-from hebrew_asr.text.languages import language_name
 from hebrew_asr.text.prompt import checked_context
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")

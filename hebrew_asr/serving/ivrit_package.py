@@ -15,7 +15,7 @@ from ivrit.types import Segment  # type: ignore[import]
 from ivrit.utils import get_audio_file_path  # type: ignore[import]
 
 from hebrew_asr.inference.transcriber import Transcriber
-from hebrew_asr.text.languages import language_code, language_name
+from hebrew_asr.languages import language_code, language_name
 
 
 def load_model(*, model: str, device: str = "auto") -> HebrewASRModel:

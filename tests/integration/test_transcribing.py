@@ -28,7 +28,7 @@ from hebrew_asr.inference.long_form import Options, Segment, Transcript, transcr
 from hebrew_asr.inference.pieces import Cutting, Piece, cut
 from hebrew_asr.inference.subtitles import LINE_CHARACTERS, cues
 from hebrew_asr.inference.transcriber import Heard
-from hebrew_asr.text.languages import language_code, language_name
+from hebrew_asr.languages import language_code, language_name
 
 pytestmark = pytest.mark.integration
 

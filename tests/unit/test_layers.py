@@ -13,7 +13,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "hebrew_asr"
 FLOORS = [
     {"cores", "errors"},
-    {"files", "logs", "pools", "streams", "units", "__init__"},
+    {"files", "languages", "logs", "pools", "streams", "units", "__init__"},
     {"text", "config", "pages", "audio", "launching", "fallbacks", "locks", "remote"},
     {"data", "sources"},
     {"model", "corpus", "report"},

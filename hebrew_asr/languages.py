@@ -80,6 +80,12 @@ def language_name(asked: str) -> str | None:
     )
 
 
+def is_hebrew(code: str | None) -> bool:
+    """Whether a code, as containers give their tracks, is one of Hebrew: ``heb``, ``he``, ``iw``, ``he-IL``."""
+    folded = (code or "").casefold().partition("-")[0]
+    return _NAMES.get(_ALSO.get(folded, folded)) == HEBREW
+
+
 def language_code(name: str | None) -> str:
     """The ISO 639-1 code of a name that :func:`language_name` gives, or that a model wrote; itself where unknown."""
     codes = {known: code for code, known in _NAMES.items()}
