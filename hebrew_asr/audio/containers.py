@@ -27,8 +27,17 @@ _CHUNK_BYTES = 1 << 18
 _AFTER_BYTES = 1 << 10
 _TAG = re.compile(rb".?(?:[\x20-\x7e]{4}|ID3|TAG)", re.DOTALL)
 _PADDING_BYTES = 7
-_PCM = re.compile(rb"(?:RIFF|RIFX|RF64)....WAVE|FORM....AIF[FC]|\.snd|caff\x00\x01|riff\x2e\x91\xcf\x11", re.DOTALL)
+_PCM = re.compile(
+    rb"(?:RIFF|RIFX|RF64|BW64)....WAVE|FORM....AIF[FC]|\.snd|caff\x00\x01|riff\x2e\x91\xcf\x11", re.DOTALL
+)
+_AFTER_TAGS = re.compile(rb"(?:RIFF|RIFX|RF64|BW64|FORM|OggS|\.snd|caff|riff|\x1a\x45\xdf\xa3|....ftyp)", re.DOTALL)
 _MP4_FIRST = b"ftyp"
+_FIRST = {
+    b"FLV\x01": re.compile(rb"FLV\x01[\x01\x04\x05]\0\0\0"),
+    b"TTA1": re.compile(rb"TTA1[\x01\x03]\0.\0", re.DOTALL),
+    _ASF: re.compile(re.escape(bytes.fromhex("3026b2758e66cf11"))),
+}
+"""What begins a file of which FFmpeg would hear the first alone if several were joined."""
 _MP3_TAG_AFTER_JUNK = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]..[\x00-\xff]{9,34}(?:Xing|Info)", re.DOTALL)
 _JUNK_BYTES = 1 << 16
 _FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
@@ -53,7 +62,7 @@ def kind_of(source: Opened) -> Kind:
         return "flac"
     if head[:4] == b"OggS":
         return "ogg"
-    if head[:4] in (b"RIFF", b"RIFX", b"RF64"):
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64"):
         return "pcm" if head[8:12] == b"WAVE" else "other"
     if head[:4] == b"FORM":
         return "pcm" if head[8:12] in (b"AIFF", b"AIFC") else "other"
@@ -122,7 +131,7 @@ def _pcm_end(source: Opened) -> int | None:
     else:
         order, name = (">", b"SSND") if head[:4] == b"FORM" else ("<", b"data")
         found = _chunk(source, 12, name, (">" if head[:4] == b"RIFX" else order) + "4sI", 0, 2)
-        if head[:4] == b"RF64" and found and found[1] == 0xFFFFFFFF:
+        if head[:4] in (b"RF64", b"BW64") and found and found[1] == 0xFFFFFFFF:
             found = found[0], struct.unpack_from("<Q", source.read_at(28, 8).ljust(8, b"\xff"))[0]
     if found is None or _unknown(found[1], source.size):
         return None
@@ -185,6 +194,18 @@ def is_live(source: Opened) -> bool:
         return False
     duration = _MATROSKA_DURATION.search(head, info, info + _MATROSKA_INFO_BYTES)
     return duration is None or not any(duration[1][1:])
+
+
+def tags_before(source: Opened) -> int:
+    """Bytes of ID3 tags before a container that has no place for them there: 0 where there are none."""
+    start = _flac_begins(source)
+    return start if start and _AFTER_TAGS.match(source.read_at(start, 8)) else 0
+
+
+def joined_starts(source: Opened) -> list[int]:
+    """Where each file begins, of those that were joined to make one that FFmpeg would hear the first of."""
+    pattern = _FIRST.get(source.read_at(0, 4))
+    return list(places_of(source, pattern, 0)) if pattern else mp4_starts(source)
 
 
 def mp4_starts(source: Opened) -> list[int]:

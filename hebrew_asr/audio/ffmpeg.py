@@ -18,15 +18,17 @@ from hebrew_asr.languages import is_hebrew
 
 _FORMATS = (
     "wav,w64,aiff,caf,au,flac,ogg,mp3,aac,loas,mov,matroska,asf,xwma,amr,avi,flv,mpegts,mpeg,ac3,eac3,dts,wv,ape,tta,"
-    "tak,mpc,mpc8,voc,nistsphere,ircam,rm,nut,dsf,oma,wtv,mmf,qcp,sox,gsm"
+    "tak,mpc,mpc8,voc,nistsphere,ircam,rm,nut,dsf,oma,wtv,mmf,qcp,sox,gsm,mxf"
 )
 """Files that hold their own sound. FFmpeg's playlists, which name other files, are not read."""
 _STATES_LENGTH = {"mov": True, "matroska": True, "asf": True, "wv": False, "tta": False, "ape": False, "dsf": False}
 """Formats that state their length, and whether their packets have times, so that pauses need no packets. Of other
 formats FFmpeg gives an estimate."""
-_PAUSES_IN = ("mov", "matroska", "asf", "flv")
+_SPLICED = ("mpegts", "mpeg")
+"""Formats whose times jump where broadcasts were joined or cut: as for FFmpeg, 10 s or a jump back are no pause."""
+_PAUSES_IN = ("mov", "matroska", "asf", "flv", "nut", *_SPLICED)
 """Formats whose times tell of pauses: a recorder that was muted, packets that were lost."""
-_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 3600.0
+_PAUSE_S, _SPLICE_S, _LONGEST_PAUSE_S = 0.1, 10.0, 3600.0
 _ENCRYPTED_TAGS = {"enca", "drms", "aavd"}
 _INTEGERS = {"u8": 128.0, "s16": 32_768.0, "s32": 2_147_483_648.0, "s64": 9_223_372_036_854_775_808.0}
 _MOST_PLANES = 7
@@ -60,7 +62,7 @@ def _blocks(reading: Reading) -> Iterator[Block]:
     with av.open(reading.source.file, "r", options=options, metadata_errors="replace") as container:
         stream = _audio_stream(container, reading)
         decoder, clock = _decoder(stream.codec_context), _Clock(reading, *_timeline(container))
-        lost = packets = 0
+        lost = packets = corrupt = 0
         broken, early = False, cast("int | None", None)
         begin_s, end_s = math.inf, 0.0
         held: list[np.ndarray] = []
@@ -71,6 +73,7 @@ def _blocks(reading: Reading) -> Iterator[Block]:
                 end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream.index != stream.index:
                 continue
+            corrupt += packet.is_corrupt
             if not packet.size and broken:
                 reading.cut = "its last packet is not whole"
             packets += packet.size > 0  # the empty one at the end only asks for what is left
@@ -99,6 +102,8 @@ def _blocks(reading: Reading) -> Iterator[Block]:
         numbered_s = end_s - begin_s if container.format.name == "flac" else 0.0
         _require_most(packets, lost, numbered_s, decoder.name == "flac", reading)
         _compare(container, begin_s, end_s, reading)
+        if corrupt and clock.paused_s:
+            reading.cut = f"packets of it are missing by their counters, of {clock.paused_s:.2f} s in all"
 
 
 @dataclass(slots=True)
@@ -109,10 +114,14 @@ class _Clock:
     tells_pauses: bool
     zero_s: float | None
     """Where the sound begins by those times; None for at its first frame."""
+    is_spliced: bool
+    """Its times may jump: from there on they count anew."""
     heard_s: float = 0.0
     """Since then, with pauses."""
     end_s: float | None = None
     """Of the last frame, by its own time."""
+    paused_s: float = 0.0
+    """In all, behind the first frame."""
 
     def with_pause(self, frame: av.AudioFrame, samples: np.ndarray) -> Iterator[np.ndarray]:
         """What comes before a frame, a second at a time, and its samples. Raises AudioError for a mad time."""
@@ -120,6 +129,9 @@ class _Clock:
         if self.tells_pauses and frame.pts is not None and frame.time_base:
             begin_s = float(frame.pts * frame.time_base)
             self.zero_s = begin_s if self.zero_s is None else self.zero_s
+            if self.is_spliced and self.end_s is not None and not -1.0 < begin_s - self.end_s < _SPLICE_S:
+                self.zero_s = self.end_s = begin_s
+                self.heard_s = 0.0
             # Not longer than what is missing in all: recorders catch up with what they stamped too late.
             pause_s = min(
                 begin_s - (self.zero_s if self.end_s is None else self.end_s), begin_s - self.zero_s - self.heard_s
@@ -130,6 +142,7 @@ class _Clock:
                 )
             left = round(pause_s * frame.sample_rate) if pause_s >= _PAUSE_S else 0
             self.heard_s += left / frame.sample_rate
+            self.paused_s += 0.0 if self.end_s is None else left / frame.sample_rate
             self.end_s = begin_s
             while left > 0:
                 yield np.zeros((min(left, frame.sample_rate), samples.shape[1]), np.float32)
@@ -139,11 +152,12 @@ class _Clock:
         yield samples
 
 
-def _timeline(container: Any) -> tuple[bool, float | None]:
-    """Whether the times of a container tell of pauses, and where they begin if there is more than sound in it."""
+def _timeline(container: Any) -> tuple[bool, float | None, bool]:
+    """Whether its times tell of pauses, where they begin if there is more than sound in it, and whether they jump."""
     beside = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
     zero_s = container.start_time / av.time_base if beside and container.start_time is not None else None
-    return container.format.name.split(",")[0] in _PAUSES_IN, zero_s
+    name = container.format.name.split(",")[0]
+    return name in _PAUSES_IN, zero_s, name in _SPLICED
 
 
 def _require_most(packets: int, lost: int, numbered_s: float, is_flac: bool, reading: Reading) -> None:

@@ -18,10 +18,11 @@ from hebrew_asr.audio.containers import (
     flac_length,
     flac_starts,
     flac_starts_after,
+    joined_starts,
     kind_of,
-    mp4_starts,
     pcm_files,
     stated_size,
+    tags_before,
 )
 from hebrew_asr.audio.mpeg import frames_of
 from hebrew_asr.audio.ogg import ogg_pages
@@ -207,7 +208,9 @@ def _flac(reading: Reading) -> _Plan:
 def _mp3(reading: Reading) -> _Plan:
     frames = frames_of(reading.source)
     if frames.hides_sound:
-        reading.source = _without_start(reading, frames.sound_at)
+        reading.source = _without_start(
+            reading, frames.sound_at, "its LAME tag leaves out more sound than encoders add"
+        )
     counts_all = frames.hides_sound or frames.stated_frames is None or frames.frames <= frames.stated_frames
     try:
         whole = frames.uniform and counts_all and abs(_libsndfile_s(reading) - frames.lasts_s) <= 3 * frames.frame_s
@@ -220,11 +223,11 @@ def _mp3(reading: Reading) -> _Plan:
     return _Plan(whole or not frames.frames, lambda _lasts_s: cut, lasts_s=lasts_s, ends_whole=frames.ends_whole)
 
 
-def _without_start(reading: Reading, start: int) -> Opened:
+def _without_start(reading: Reading, start: int, fault: str) -> Opened:
     """The source without a tag that would hide sound: without one, all is heard."""
     source = reading.source
     if source.size > _LARGEST_PART:
-        raise reading.fault("its LAME tag leaves out more sound than an encoder adds: write the file anew")
+        raise reading.fault(f"{fault}: write the file anew")
     return _in_memory(source, start, source.size)
 
 
@@ -235,9 +238,12 @@ def _in_memory(source: Opened, start: int, end: int, begun: bytes = b"") -> Open
 
 
 def _other(reading: Reading) -> _Plan:
+    if start := tags_before(reading.source):
+        reading.source = _without_start(reading, start, "it begins with an ID3 tag, which no file of its kind does")
+        return _plan_of(reading)
     size, stated = reading.source.size, stated_size(reading.source)
     cut = f"the file has {size:,} bytes, and by its header {stated:,}" if stated > size + 1 else ""
-    return _Plan(False, lambda _lasts_s: cut, parts=mp4_starts(reading.source))
+    return _Plan(False, lambda _lasts_s: cut, parts=joined_starts(reading.source))
 
 
 _PLANS: dict[str, Callable[[Reading], _Plan]] = {

@@ -65,7 +65,7 @@ AUDIO_SUFFIXES = (
     *(".wma", ".amr", ".aiff", ".aif", ".aifc", ".caf", ".3gp", ".m4b", ".mp2", ".au", ".w64", ".rf64", ".wv", ".ac3"),
     *(".weba", ".m4v", ".avi", ".asf", ".wmv", ".awb", ".3g2", ".m4r", ".qt", ".flv", ".mpg", ".mpeg", ".ts", ".mts"),
     *(".m2ts", ".spx", ".eac3", ".dts", ".tta", ".ape", ".dsf", ".voc", ".sph", ".gsm", ".ra", ".rm"),
-    *(".ogv", ".ogm", ".snd", ".vob", ".f4v", ".f4a", ".latm", ".ircam"),
+    *(".ogv", ".ogm", ".snd", ".vob", ".f4v", ".f4a", ".latm", ".ircam", ".3gpp", ".wave", ".mpga", ".mxf"),
 )
 """What is taken for a recording in folders and listings, by its name; whether it is one is the decoder's to say.
 Lossless ones first."""

@@ -673,6 +673,62 @@ def test_a_pause_that_a_container_tells_by_its_times_is_heard(container, codec):
         decode(with_pause(content, container, 1.5, 5_000.0))
 
 
+def test_a_pause_in_a_broadcast_is_heard_and_a_splice_is_none():
+    for container in ("mpegts", "mpeg"):
+        content = by_ffmpeg(voice(16_000), 16_000, container, "mp2")
+        whole_s = len(decode(content)) / SAMPLE_RATE_HZ
+        for at_s, pause_s, picture, heard_s in (
+            *((1.5, 2.0, False, 2.0), (0.0, 1.0, True, 1.0), (0.0, 1.0, False, 0.0)),
+            *((1.5, 60.0, False, 0.0), (1.5, 20_000.0, False, 0.0)),
+        ):
+            if picture and container == "mpeg":
+                continue  # which has no such picture
+            got = decode(with_pause(content, container, at_s, pause_s, picture=picture))
+            assert len(got) / SAMPLE_RATE_HZ == pytest.approx(whole_s + heard_s, abs=0.05), (container, at_s, pause_s)
+
+
+def test_a_pause_after_a_splice_is_heard_and_lost_packets_are_told():
+    content = by_ffmpeg(voice(16_000), 16_000, "mpegts", "mp2", bit_rate=64_000)
+    whole, paused = decode(content), with_pause(content, "mpegts", 1.5, 2.0)
+    assert len(decode(content + paused)) == pytest.approx(2 * len(whole) + 2 * SAMPLE_RATE_HZ, abs=800)
+    lost = content[: 60 * 188] + content[97 * 188 :]  # not by a multiple of 16, to which they are counted
+    with pytest.raises(TruncatedAudio, match=r"packets of it are missing by their counters, of 0\.[3-9]"):
+        decode(lost)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"),
+    [("wav", "pcm_s16le"), ("aiff", "pcm_s16be"), ("ipod", "aac"), ("ogg", "libopus"), ("webm", "libopus")],
+)
+def test_a_tag_before_a_container_that_has_none_there_hides_no_sound(container, codec):
+    content = by_ffmpeg(voice(48_000), 48_000, container, codec)
+    tag = b"ID3\x03\0\0\0\0\0\x64" + bytes(100)
+    assert np.array_equal(decode(tag * 2 + content), decode(content))
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"), [("flv", "aac"), ("flv", "libmp3lame"), ("tta", "tta"), ("asf", "wmav2"), ("adts", "aac")]
+)
+def test_what_ffmpeg_hears_the_first_of_is_heard_whole(container, codec):
+    content = by_ffmpeg(voice(44_100), 44_100, container, codec, bit_rate=None if codec == "tta" else 64_000)
+    once = decode(content)
+    assert len(decode(content * 3)) == pytest.approx(3 * len(once), abs=20)
+    if container in ("tta", "asf"):  # which state their length
+        with pytest.raises(AudioError):
+            decode(content + content[: len(content) // 2])
+
+
+def test_a_cut_in_a_bw64_is_told():
+    """RF64 of the European Broadcasting Union, by another name."""
+    samples = (voice(16_000) * 32_767).astype("<i2").tobytes()
+    wav = by_libsndfile(voice(16_000), 16_000, "WAV", "PCM_16")
+    sizes = struct.pack("<4sIQQQI", b"ds64", 28, len(samples) + 72, len(samples), 0, 0)
+    bw64 = b"BW64\xff\xff\xff\xffWAVE" + sizes + wav[12:36] + b"data\xff\xff\xff\xff" + samples
+    np.testing.assert_allclose(decode(bw64), voice(16_000), atol=2 / 32_768)
+    with pytest.raises(TruncatedAudio, match="by its header sound until byte"):
+        decode(bw64[: len(bw64) * 3 // 5])
+
+
 @pytest.mark.parametrize(("code", "is_hebrew"), [("heb", True), ("iw", True), ("he-IL", True), ("eng", False)])
 def test_the_hebrew_audio_track_is_taken(code, is_hebrew):
     content = by_ffmpeg(voice(16_000), 16_000, "matroska", "flac", tracks=2)
