@@ -14,6 +14,7 @@ import numpy as np
 
 from hebrew_asr.audio.containers import is_live
 from hebrew_asr.audio.reading import BLOCK_VALUES, Block, Reading
+from hebrew_asr.audio.unreadable import what_it_is
 from hebrew_asr.languages import is_hebrew
 
 _FORMATS = (
@@ -48,8 +49,9 @@ def blocks_by_ffmpeg(reading: Reading) -> Iterator[Block]:
     try:
         yield from _blocks(reading)
     except av.error.FFmpegError as error:
-        cause = f"it is no sound file that can be read, or a damaged one (FFmpeg: {error.strerror})"
-        raise reading.fault(cause) from error
+        known = what_it_is(reading.source)
+        why = f": {known}" if known else f", or a damaged one (FFmpeg: {error.strerror})"
+        raise reading.fault(f"it is no sound file that can be read{why}") from error
 
 
 def _blocks(reading: Reading) -> Iterator[Block]:

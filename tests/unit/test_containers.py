@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import os
 import struct
@@ -800,6 +801,29 @@ def test_what_is_no_sound_says_so(tmp_path):
     ):
         with pytest.raises(AudioError, match=told):
             decode(content, name="clip 7")
+
+
+def test_what_a_file_is_instead_of_sound_is_told():
+    """So that its owner knows what to do, and not only that there is a fault."""
+    flac = by_libsndfile(voice(16_000), 16_000, "FLAC", "PCM_16")
+    mp3 = by_libsndfile(voice(16_000), 16_000, "MP3", "MPEG_LAYER_III")
+    mp4 = by_ffmpeg(voice(44_100), 44_100, "mp4", "aac")
+    for content, told in (
+        (gzip.compress(flac), "unpack it"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
+        (b'{"error": "not found"}\n', "download the file again"),
+        (b"\n<!DOCTYPE html>\n<title>404</title>" * 20, "download the file again"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(5_000), "a picture"),
+        (bytes(len(flac)), "begins with zeros"),
+        (base64.encodebytes(flac), "base64 -d"),
+        (b"data:audio/flac;base64," + base64.b64encode(flac), "base64 -d"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + flac, r"at its byte 19: `tail -c \+20`"),
+        (bytes(600) + flac, r"at its byte 600"),
+        (mp4[: len(mp4) * 3 // 5], "its index .moov"),
+        (mp3.decode(errors="replace").encode(), "saved as a text"),
+    ):
+        with pytest.raises(AudioError, match=f"no sound file that can be read: .*{told}"):
+            decode(content)
 
 
 def test_absurd_headers_are_refused_before_anything_is_allocated():
