@@ -17,6 +17,7 @@ from hebrew_asr.errors import DataError, TrainingFault
 from hebrew_asr.fallbacks import take_fallbacks
 from hebrew_asr.files import as_os_error, write_atomically, write_json
 from hebrew_asr.logs import log
+from hebrew_asr.pages.words import count
 from hebrew_asr.report.records import FaultRecord
 from hebrew_asr.report.sinks import Tracker
 from hebrew_asr.training.train_state import TrainState
@@ -71,8 +72,8 @@ class FaultBudget:
         unreadable = self._unreadable.union(ids)
         if len(unreadable) > self._max_unreadable:  # those of this step do not count after a resume: they may be mended
             return record, DataError(
-                f"{len(unreadable)} unreadable clips, the recipe allows {self._max_unreadable} "
-                f"(faults.max_unreadable_share); step {step + 1}: {reasons[0]}"
+                f"{count(len(unreadable), 'unreadable clip')}, the recipe allows {self._max_unreadable} "
+                f"(mend them, or raise faults.max_unreadable_share); step {step + 1}: {reasons[0]}"
             )
         self._unreadable = unreadable
         return record, None

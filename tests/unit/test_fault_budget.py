@@ -52,7 +52,7 @@ def test_the_count_goes_on_after_a_resume(budget):
 
 
 def test_a_small_set_bears_none(budget):
-    assert "the recipe allows 0" in str(budget(0.001, 999).unreadable(0, (Unreadable("a", "x"),))[1])
+    assert "1 unreadable clip, the recipe allows 0" in str(budget(0.001, 999).unreadable(0, (Unreadable("a", "x"),))[1])
 
 
 def test_non_finite_steps_are_borne_in_a_row_only(ranks):
