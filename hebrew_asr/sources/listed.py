@@ -19,6 +19,7 @@ from hebrew_asr.text.prompt import parse_target
 from hebrew_asr.text.values import number
 
 _TWO_TEXTS = "listed with two texts"
+_TEXT_FILE = re.compile(r"\S+\.(?:txt|srt|vtt|lab|json|textgrid|eaf)|.*[/\\].*\.(?:txt|srt|vtt|lab)", re.I)
 _GROUPS = ("speaker", "session", "source", "episode")
 
 
@@ -93,6 +94,10 @@ def _row_of(line: Line, listing: Path) -> Row:
     if odd:
         problem = "malformed line", f"{place}: its {odd} is {str(values[odd])[:80]}, no text"
         return Row(identity, "", str(path), problem=problem)
+    file = next((values[name] for name in present if _TEXT_FILE.fullmatch(str(values[name]).strip())), None)
+    if file:
+        detail = f"{place}: it has the name of a file, {file}: write what is said there into the table"
+        return Row(identity, "", str(path), problem=("no text", detail))
     row = choose_adapter(values, where=place).convert(values, Place(identity, listing.parent))
     groups = [*row.groups, *(f"{kind}:{values[kind]}" for kind in _GROUPS if values.get(kind) not in (None, ""))]
     groups += [f"recording:{audio.strip()}"] if span_s or row.timed else []

@@ -18,12 +18,14 @@ _FREQUENCIES = "\\\t"
 def parse_json(text: str) -> list[Segment]:
     """Segments as Whisper and what is built on it write them: ``segments``, ``chunks``, or the list alone.
 
+    whisper.cpp calls it ``transcription``, with ``offsets`` in ms.
+
     Raises:
         ValueError: it is not JSON, or holds no such list, or a segment without times.
     """
     found = from_json(text)
     if isinstance(found, dict):
-        found = found.get("segments", found.get("chunks"))
+        found = found.get("segments", found.get("chunks", found.get("transcription")))
     if not isinstance(found, list):
         raise ValueError("no list of segments, as Whisper writes it")
     return [_of_json(value, number) for number, value in enumerate(found, 1)]
@@ -31,7 +33,10 @@ def parse_json(text: str) -> list[Segment]:
 
 def _of_json(value: Any, number: int) -> Segment:
     try:
-        start_s, end_s = value["timestamp"] if "timestamp" in value else (value["start"], value["end"])
+        if "offsets" in value:
+            start_s, end_s = (value["offsets"][edge] / 1000 for edge in ("from", "to"))
+        else:
+            start_s, end_s = value["timestamp"] if "timestamp" in value else (value["start"], value["end"])
         segment = Segment(float(start_s), float(end_s), " ".join(value["text"].split()))
         if not (math.isfinite(segment.start_s) and math.isfinite(segment.end_s)):
             raise ValueError

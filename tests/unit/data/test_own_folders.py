@@ -191,6 +191,15 @@ def test_a_recording_is_found_by_what_other_programs_and_machines_call_it(tmp_pa
     assert not row.problem and Path(str(row.audio)).samefile(folder / "in/a b.wav")
 
 
+@pytest.mark.parametrize("name", ["txt/שלום.txt", "a.TXT", "C:\\my texts\\a.srt"])
+def test_the_name_of_a_text_is_not_what_is_said(tmp_path, name):
+    files(tmp_path, "a.wav", "b.wav")
+    write(tmp_path / "m.csv", f"audio,text\na.wav,{name}\nb.wav,כתבתי ל a.txt\n")
+    named, said = rows_of(tmp_path)
+    assert named.problem is not None and named.problem[0] == "no text" and name in named.problem[1]
+    assert said.text == "כתבתי ל a.txt" and not said.problem
+
+
 def test_two_names_of_one_recording_are_one_recording(tmp_path):
     files(tmp_path, "a.wav")
     write(tmp_path / "m.csv", "audio,text\n/x/1/a.wav,אחת\n/x/2/a.wav,שתיים\n")
@@ -329,6 +338,14 @@ def test_one_listing_of_folders_of_which_some_are_tests(tmp_path):
 
 
 # -- texts beside recordings
+
+
+def test_segments_of_whisper_cpp(tmp_path):
+    files(tmp_path, "a.wav")
+    said = [{"timestamps": {"from": "00:00:01,000"}, "offsets": {"from": 1000, "to": 2500}, "text": " שלום"}]
+    write(tmp_path / "a.json", json.dumps({"systeminfo": "", "result": {"language": "he"}, "transcription": said}))
+    (row,) = rows_of(tmp_path)
+    assert row.timing is not None and row.timing.segments == (Segment(1.0, 2.5, "שלום"),)
 
 
 def test_who_speaks_is_not_learned_as_what_is_said(tmp_path):
