@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
 
 from hebrew_asr.errors import HebrewASRError, Preempted, Unsaved, exit_code_of
 from hebrew_asr.launching.job import Job
+from hebrew_asr.launching.place import rank_from_environment
 from hebrew_asr.launching.stopping import StopRequest, nothing_to_save
 from hebrew_asr.streams import outlive_the_terminal, speak_utf8
 
@@ -29,7 +29,7 @@ def run_rank(work: Callable[[list[str], StopRequest], int], argv: list[str] | No
         speak_utf8()
         argv = sys.argv[1:]
     options = [part for part in argv if not part.startswith("--local_rank")]  # the launcher's; ranks come from RANK
-    is_main = os.environ.get("RANK", "0") == "0"
+    is_main = rank_from_environment() == 0
     outlive_the_terminal()
     job = Job.of_this_rank()
     stop = StopRequest(prints=is_main, resumes=resumes, report=job.report)
@@ -37,10 +37,7 @@ def run_rank(work: Callable[[list[str], StopRequest], int], argv: list[str] | No
     job.join()
     code = 1
     try:
-        code = exit_code_of(
-            lambda: _unless_stopped(work, options, stop),
-            quiet=lambda error: not is_main and _first_rank_prints(error),
-        )
+        code = exit_code_of(lambda: _unless_stopped(work, options, stop), quiet=_first_rank_prints)
     except SystemExit as left:  # options that cannot be parsed, or --help
         code = left.code if isinstance(left.code, int) else 2
         raise
@@ -64,7 +61,8 @@ def _unless_stopped(work: Callable[[list[str], StopRequest], int], argv: list[st
 
 
 def _first_rank_prints(error: HebrewASRError) -> bool:
-    """Before the ranks meet, every one of them finds the same mistake; and all of them stop, or end, together."""
+    """Of others: before the ranks meet, all find the same mistake; and all of them stop, or end, together."""
     from hebrew_asr.engine import dist
 
-    return error.is_told or isinstance(error, (Preempted, Unsaved)) or not dist.has_started()
+    is_common = error.is_told or isinstance(error, (Preempted, Unsaved)) or not dist.has_started()
+    return is_common and rank_from_environment() != 0
