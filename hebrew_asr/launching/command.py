@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -142,14 +143,32 @@ def stopped_at_once(*, resumes: bool = True) -> Iterator[None]:
         Preempted: there was one.
     """
 
+    tell, heard, again = sys.unraisablehook, list[int](), list[threading.Timer]()
+
     def interrupt(number: int, _: object) -> NoReturn:
+        heard.append(number)
         raise KeyboardInterrupt(NAMES[signal.Signals(number)])  # which nobody takes for a fault of a file
 
+    def interrupt_again(swallowed: Any) -> None:
+        """Python ignores what is raised in a ``__del__`` or a callback, where the signal may have come."""
+        if isinstance(swallowed.exc_value, KeyboardInterrupt) and heard:
+            again.append(threading.Timer(_PACE_S, os.kill, (os.getpid(), heard[0])))
+            again[-1].start()
+        else:
+            tell(swallowed)
+
     try:
+        sys.unraisablehook = interrupt_again
         with _caught(interrupt):
             yield
+            if heard:
+                interrupt(heard[0], None)
     except KeyboardInterrupt as asked:
         raise Preempted(nothing_to_save(str(asked), resumes=resumes)) from None
+    finally:
+        sys.unraisablehook = tell
+        for timer in again:
+            timer.cancel()
 
 
 @contextlib.contextmanager

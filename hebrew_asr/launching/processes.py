@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import multiprocessing.util
 import os
 import random
 import signal
@@ -29,6 +30,7 @@ _PATIENCE_S = 30.0
 """After which these kill a rank when they were asked to stop themselves (launch.py's ``terminate_process_tree``,
 torchrun's ``PContext.close``)."""
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+_SOCKET_BYTES = 107  # unix(7): sun_path, without the zero at its end
 _PORTS = range(20_000, 32_000)
 """Below those of outgoing connections, from 32,768 on Linux: one of them could take a port before a rank listens."""
 
@@ -120,6 +122,22 @@ def has_ended(process: psutil.Process | None) -> bool:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.Error:
         return True
+
+
+def socket_folder() -> Path:
+    """Where multiprocessing makes its sockets, in the temporary folder; processes forked from here on share it.
+
+    Raises EnvironmentProblem where that folder's path leaves no room for their names: whoever waited for one would
+    wait for ever.
+    """
+    folder = multiprocessing.util.get_temp_dir()
+    longest = len(os.fsencode(folder)) + len("/listener-12345678")
+    if longest > _SOCKET_BYTES:
+        raise EnvironmentProblem(
+            f"the temporary folder's path is {longest - _SOCKET_BYTES} bytes too long for sockets in {folder}: set "
+            "TMPDIR to a shorter one, such as /tmp, or load without processes (--set data.workers=0)"
+        )
+    return Path(folder)
 
 
 def _already_gone(found: list[psutil.Process], starter: int | None) -> str | None:

@@ -43,11 +43,10 @@ def refuse_ranks_that_differ(ranks: Ranks, parts: dict[str, dict[str, Any]]) -> 
         return
     found = how_ranks_differ(ranks.gather(parts))
     more = f"; and {len(found) - _SHOWN_DIFFERENCES} more" if len(found) > _SHOWN_DIFFERENCES else ""
-    mistake = UsageError(
+    raise UsageError(  # each says so: on several nodes their output need not come together
         f"the ranks were not started to train the same run ({'; '.join(found[:_SHOWN_DIFFERENCES])}{more}); "
         f"give every rank the same command, files and code"
     )
-    raise ranks.in_common(mistake)
 
 
 def how_ranks_differ(of_ranks: list[dict[str, dict[str, Any]]]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing.util
+import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from hebrew_asr.cores import keep_freed_memory
 from hebrew_asr.data.loader import StepBatch, StepDataset
 from hebrew_asr.errors import STOP_SIGNALS, EnvironmentProblem
-from hebrew_asr.launching.processes import end_with_the_parent
+from hebrew_asr.launching.processes import end_with_the_parent, socket_folder
 
 _ENDS_S = 1.0
 """Until a process that is killed has ended: its sockets close first, which is what the trainer notices."""
@@ -29,7 +29,7 @@ def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin
     Raises, when it comes to such a step:
         DataError: no clip of the next step can be decoded.
         EnvironmentProblem: the server on which its clips lie does not answer, a process was killed, or there is no
-            memory to share.
+            memory to share, or the path of the temporary folder is too long.
     """
     loader = DataLoader(
         dataset,
@@ -43,7 +43,7 @@ def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin
     )
     if workers:
         _try_semaphores(workers)
-        multiprocessing.util.get_temp_dir()  # they inherit it, and this process removes it: they are killed in the end
+        socket_folder()  # they inherit it, and this process removes it: they are killed in the end
     others = multiprocessing.active_children()
     loaded = iter(loader)
     # The DataLoader's own handler raises wherever the main thread is: in the midst of an optimizer step.

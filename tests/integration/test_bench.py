@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from importlib.util import find_spec
@@ -199,8 +200,7 @@ def test_a_stop_leaves_nothing_behind(tmp_path, command):
     """SIGTERM to the command alone: before it has ranks, and while they train."""
     save_tiny(tmp_path / "model", SPEC, [" ".join(WORDS)], 0)
     make_corpus(tmp_path / "data", 16)
-    work = tmp_path / "work"
-    work.mkdir()
+    work = Path(tempfile.mkdtemp())  # a path that is short enough for sockets
     changes = ["clips_per_step=4", "data.workers=1", 'unfrozen_layers={"llm_top": 2, "audio_top": 2}']
     model, data = str(tmp_path / "model"), str(tmp_path / "data")
     options = ["--model", model] if command == "bench" else ["--data", data, "--set", f"model.path={model}"]
@@ -208,13 +208,14 @@ def test_a_stop_leaves_nothing_behind(tmp_path, command):
     line = [sys.executable, "-m", "hebrew_asr.cli", command, "--ds", str(ROOT / "ds_configs" / "cpu.json")]
     line += ["--num-gpus", "1", "--steps", "100000", *options, *sets]
     for moment in ("", "/run/metrics.jsonl"):
-        stop_once_there(line, work, f"[.h]*{moment}")
+        stop_once_there(line, work, tmp_path / "output", f"[.h]*{moment}")
         assert not [*work.iterdir()]
+    work.rmdir()
 
 
-def stop_once_there(line: list[str], work: Path, pattern: str) -> None:
+def stop_once_there(line: list[str], work: Path, output: Path, pattern: str) -> None:
     """SIGTERM to a command as soon as a file is in the folder ``work``, where its temporary ones are too."""
-    output, variables = work.parent / "output", {**environment(), "TMPDIR": str(work)}
+    variables = {**environment(), "TMPDIR": str(work)}
     with output.open("w") as opened:
         process = subprocess.Popen(line, cwd=work, env=variables, stdout=opened, stderr=subprocess.STDOUT)
     own = psutil.Process(process.pid)

@@ -262,3 +262,15 @@ def test_shared_memory_that_is_full_is_told(task, tmp_path, size):
     assert re.search("error: (/dev/shm is full|loader processes cannot be started .*/dev/shm)", done.stderr)
     assert "--shm-size" in done.stderr and "data.workers=0" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_temporary_folder_too_deep_for_sockets_is_told(task, tmp_path):
+    """Loaders could not hand over their steps, which torch says in a thread, and the trainer would wait for ever."""
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    line = [sys.executable, str(TRAIN_FILE)]
+    line += train_arguments(task, tmp_path / "run", *NO_EVALUATION, "data.workers=2", "max_steps=4")
+    variables = {**environment(), "TMPDIR": str(deep)}
+    done = subprocess.run(line, env=variables, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 4 and "TMPDIR to a shorter one" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and not [*deep.iterdir()]

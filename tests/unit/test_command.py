@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from hebrew_asr.errors import EnvironmentProblem, Preempted
-from hebrew_asr.launching.command import Launch, run
+from hebrew_asr.launching.command import Launch, run, stopped_at_once
 from tests.support.tiny_task import ROOT, environment
 
 
@@ -63,3 +65,24 @@ def test_a_stop_before_there_is_a_rank_is_a_stop(tmp_path, number):
         said = process.communicate(timeout=60)[0]
     assert (process.returncode, said.count("\n")) == (Preempted.exit_code, 1), said
     assert said.startswith(f"stopped ({number.name}): there is nothing to save")
+
+
+class Slow:
+    """Waits while it is thrown away, where Python ignores whatever is raised."""
+
+    def __del__(self):
+        for _ in range(100):
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("goes_on_s", [0.0, 30.0])
+def test_a_stop_that_python_ignores_is_heard_again(goes_on_s):
+    sent = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
+    started = time.monotonic()
+    with pytest.raises(Preempted, match="SIGTERM"), stopped_at_once():
+        slow = Slow()
+        sent.start()
+        del slow
+        time.sleep(goes_on_s)
+    assert time.monotonic() - started < 20
+    time.sleep(0.3)  # nothing comes later
