@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 import signal
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context, resource_tracker
@@ -32,6 +33,19 @@ class Pool(ProcessPoolExecutor):
             return super().submit(fn, *args, **kwargs)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """After a worker has ended unasked, Python's own could wait for ever, for two reasons that are met here.
+
+        Before 3.11.5 its thread may be writing to workers that are gone (cpython#94777); and a worker that was being
+        started at that moment is told nothing.
+        """
+        if self._broken:
+            if sys.version_info < (3, 11, 5) and self._call_queue is not None:
+                self._call_queue._reader.close()
+            for process in [*(self._processes or {}).values()]:
+                process.terminate()
+        super().shutdown(wait, cancel_futures=cancel_futures)
 
 
 def _begin(*initializer: str) -> None:
