@@ -17,8 +17,8 @@ from hebrew_asr.data.loader import StepBatch, StepDataset
 from hebrew_asr.errors import STOP_SIGNALS, EnvironmentProblem
 from hebrew_asr.launching.processes import end_with_the_parent, socket_folder
 
-_ENDS_S = 1.0
-"""Until a process that is killed has ended: its sockets close first, which is what the trainer notices."""
+_ENDS_S = 5.0
+"""Until a process that is killed has closed its files, of which the trainer notices the first; then it ends."""
 
 
 def load_steps(dataset: StepDataset, first: int, stop: int, *, workers: int, pin_memory: bool) -> Iterator[StepBatch]:
@@ -70,10 +70,11 @@ def _raising(loaded: Iterator[StepBatch], processes: list[BaseProcess]) -> Itera
         try:
             batch = next(loaded, None)
         except Exception as error:
-            if processes:
-                wait([one.sentinel for one in processes], _ENDS_S)
-            if (killed := next((one for one in processes if not one.is_alive()), None)) is None:
+            closed = wait([one.sentinel for one in processes], _ENDS_S) if processes else []
+            killed = next((one for one in processes if one.sentinel in closed), None)
+            if killed is None:
                 raise
+            killed.join()  # `is_alive` may still be true
             raise EnvironmentProblem(
                 f"a loader process ended before its work was done (pid {killed.pid}, exit code {killed.exitcode}): "
                 "killed, perhaps for want of memory; dmesg may say so, and fewer take less (--set data.workers=2)"

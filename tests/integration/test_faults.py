@@ -244,6 +244,31 @@ def test_a_loader_that_is_killed_costs_no_step(task, warm, tmp_path):
     assert "Traceback" not in output.read_text()
 
 
+def test_a_loader_that_is_still_ending_is_told_too():
+    """A process that is killed closes its files, which is what the trainer notices, and may be waited for later."""
+    script = (
+        "import os, threading, time; from hebrew_asr.training.loading import load_steps\n"
+        "class CutOff:\n"
+        "    def __reduce__(self):\n"
+        "        return exec, ('raise ConnectionResetError',)\n"
+        "class Ending:\n"
+        "    def end(self):\n"
+        "        time.sleep(0.2)  # what it hands over is on its way\n"
+        "        os.closerange(3, 1000)\n"
+        "        time.sleep(0.5)\n"
+        "        os._exit(9)\n"
+        "    def __getitem__(self, step):\n"
+        "        threading.Thread(target=self.end).start()\n"
+        "        return CutOff()\n"
+        "next(load_steps(Ending(), 0, 1, workers=1, pin_memory=False))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=False, timeout=100
+    )
+    assert "EnvironmentProblem: a loader process ended before its work was done" in done.stderr, done.stderr
+    assert "exit code 9" in done.stderr
+
+
 @pytest.mark.parametrize("size", ["256k", "4k"])  # the first ends in a step, the other before any loader is there
 def test_shared_memory_that_is_full_is_told(task, tmp_path, size):
     """As in a container, which has 64 MB of it: torch alone would say so in a thread, and wait for ever."""
