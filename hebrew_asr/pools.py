@@ -41,8 +41,9 @@ class Pool(ProcessPoolExecutor):
         started at that moment is told nothing.
         """
         if self._broken:
-            if sys.version_info < (3, 11, 5) and self._call_queue is not None:
-                self._call_queue._reader.close()
+            calls = vars(self)["_call_queue"]
+            if sys.version_info < (3, 11, 5) and calls is not None:
+                calls._reader.close()
             for process in [*(self._processes or {}).values()]:
                 process.terminate()
         super().shutdown(wait, cancel_futures=cancel_futures)
