@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import subprocess
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +29,15 @@ def code_version() -> dict[str, str]:
         sources.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
     libraries = {name: version(name) for name in ("torch", "transformers", "deepspeed")}
     return {"hebrew_asr": sources.hexdigest()[:32], **libraries}
+
+
+def git_commit() -> str | None:
+    """Of this clone; None without git, or where it is none: an installed package may lie in another's repository."""
+    root, git = Path(hebrew_asr.__file__).parents[1], shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return None
+    done = subprocess.run([git, "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def refuse_ranks_that_differ(ranks: Ranks, parts: dict[str, dict[str, Any]]) -> None:

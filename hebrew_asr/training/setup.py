@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import gc
 import platform
-import subprocess
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,7 +42,7 @@ from hebrew_asr.training.arguments import SUMMARY, TrainArguments, lock_of
 from hebrew_asr.training.check import RunSpec, check, refuse_another_base, shared_by_ranks
 from hebrew_asr.training.disk_space import disk_need, require_disk_space
 from hebrew_asr.training.evaluate import Evaluator
-from hebrew_asr.training.identity import code_version, refuse_ranks_that_differ
+from hebrew_asr.training.identity import code_version, git_commit, refuse_ranks_that_differ
 from hebrew_asr.training.schedule import Schedule
 from hebrew_asr.training.stop_flag import StopFlag
 from hebrew_asr.training.train_state import TrainState
@@ -171,7 +169,7 @@ def _build(
 def _load_model(recipe: Recipe, profile: Profile) -> Any:
     """The native model, whole. Random weights are drawn on the GPU: two billion take a host 100 s, and a GPU one."""
     if profile.hardware.accelerator == "cpu":
-        place.share_cores()  # before any thread starts: threads inherit it
+        place.share_cores()  # before torch starts threads, which inherit it
     torch.manual_seed(recipe.seed)
     draws_on_gpu = recipe.model.random_weights and profile.hardware.accelerator == "cuda"
     with torch.device("cuda", place.local_rank_from_environment()) if draws_on_gpu else nullcontext():
@@ -298,7 +296,7 @@ def describe(
     return {
         "hebrew_asr": hebrew_asr.__version__,
         "python": platform.python_version(),
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "code": code_version(),
         "base_model": base.to_dict(),
         "profile": spec.profile.name,
@@ -315,12 +313,6 @@ def describe(
         "trainable_weights": weights_by_phase,
         "training_vocabulary": int(present_V.sum()),
     }
-
-
-def _git_commit() -> str | None:
-    root = Path(__file__).parents[2]
-    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _introduce(console: Console, spec: RunSpec, schedule: Schedule, facts: dict[str, Any]) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 
+import hebrew_asr
 from hebrew_asr.checkpoints.base_model import BaseModel
 from hebrew_asr.config.recipe import Recipe, as_begun, changes, load_recipe
 from hebrew_asr.config.values import Freedom, flatten, free_keys
-from hebrew_asr.training.identity import how_ranks_differ, shared_parts
+from hebrew_asr.training.identity import git_commit, how_ranks_differ, shared_parts
 from tests.support.native import build
 
 LEARNING = {
@@ -152,3 +155,25 @@ def test_a_run_that_is_older_than_a_key_goes_on_as_it_began():
     assert (
         as_begun(load_recipe("round2"), now.to_dict()) == load_recipe("round2") == as_begun(load_recipe("round2"), None)
     )
+
+
+@pytest.mark.skipif(not (Path(hebrew_asr.__file__).parents[1] / ".git").exists(), reason="this is no clone")
+def test_the_commit_is_told():
+    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    assert git_commit() == subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_run_needs_no_git(monkeypatch, tmp_path):
+    """As in the image of launch/Dockerfile."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git_commit() is None
+
+
+def test_a_repository_around_an_installed_package_is_not_asked(monkeypatch, tmp_path):
+    git, package = ["git", "-C", str(tmp_path)], tmp_path / "site" / "hebrew_asr"
+    subprocess.run([*git, "init", "-q"], check=True)
+    identity = ["-c", "user.name=x", "-c", "user.email=x@x"]
+    subprocess.run([*git, *identity, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    package.mkdir(parents=True)
+    monkeypatch.setattr(hebrew_asr, "__file__", str(package / "__init__.py"))
+    assert git_commit() is None
