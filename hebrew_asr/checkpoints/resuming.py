@@ -74,10 +74,12 @@ def find_resumable(folder: Path) -> Resumable:
     """
     checkpoints, unreadable = survey(folder / "checkpoints")
     if not checkpoints:
-        unmarked = [
-            path for path in (folder / "checkpoints").glob("step-*") if path not in [i.path for i in unreadable]
+        known = [item.path for item in unreadable]
+        unmarked = [path for path in (folder / "checkpoints").glob("step-*") if path not in known]
+        unreadable += [
+            Damaged(path, f"{path} {'was found damaged' if '.damaged' in path.name else 'has no COMPLETE.json'}")
+            for path in unmarked
         ]
-        unreadable += [Damaged(path, f"{path} has no COMPLETE.json") for path in unmarked]
         if unreadable:
             raise CheckpointError(no_checkpoint(unreadable))
         if _had_checkpoints(folder / "metrics.jsonl"):

@@ -48,7 +48,7 @@ class RunSpec:
     """Fingerprint of the training manifest: the order of clips follows from it."""
     resumable: Resumable
     out_of_memory: FaultRecord | None
-    """Out-of-memory record of the previous session, if it limits this one's micro-batch."""
+    """Out-of-memory record of an earlier session, if it limits this one's micro-batch."""
 
     @property
     def fingerprints(self) -> dict[str, str]:
