@@ -36,7 +36,7 @@ from hebrew_asr.launching.stopping import StopRequest
 from hebrew_asr.model.sizes import ModelSizes
 from hebrew_asr.planning.flops import Work, pass_flops
 from hebrew_asr.training.arguments import TrainArguments
-from hebrew_asr.training.evaluate import Evaluator, stratified_sample
+from hebrew_asr.training.evaluate import Evaluator
 from hebrew_asr.training.feed import feed
 from hebrew_asr.training.loading import load_steps
 from hebrew_asr.training.rank import run_rank
@@ -170,8 +170,8 @@ def _measure_interruptions(run: Run) -> Interruptions:
     """In the last phase measured, which holds the most state."""
     settings = run.recipe.evaluation
     as_trained = replace(settings, max_tokens_per_s=TOKENS_PER_S, min_new_tokens=1)
-    evaluate = Evaluator(run.tokenizer, as_trained, run.ranks, run.files)
-    clips = stratified_sample(run.eval_clips, settings.sample_clips)
+    evaluate = Evaluator(run.tokenizer, as_trained, run.eval_clips, run.ranks, run.files)
+    clips = evaluate.sample
     run.say(f"evaluating {len(clips)} clips, and copying the state as a checkpoint does")
     with run.engine.whole_model() as asr:
         # The first of each warms up: an evaluation meets shapes that training does not.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -76,14 +76,15 @@ class Evaluated:
 class Evaluator:
     """Measures the model in training on an eval split."""
 
-    def __init__(self, tokenizer: Any, settings: Evaluation, ranks: Ranks, files: PatientFiles):
+    def __init__(self, tokenizer: Any, settings: Evaluation, split: Clips, ranks: Ranks, files: PatientFiles):
         """``files``: where references and hypotheses are written, ``samples/``, one JSONL file an evaluation."""
+        self.sample = stratified_sample(split, settings.sample_clips)
+        """What is measured every few steps, and counted by itself where it is among others."""
+        self._sample_ids = {clip.id for clip in self.sample}
         self._decoding = Decoding(max_tokens_per_s=settings.max_tokens_per_s, min_new_tokens=settings.min_new_tokens)
         self._tokenizer, self._settings, self._ranks, self._files = tokenizer, settings, ranks, files
 
-    def __call__(
-        self, asr: Any, clips: Sequence[Clip], step: int, split: str, stop: StopFlag, sample_ids: Container[str] = ()
-    ) -> Evaluated | None:
+    def __call__(self, asr: Any, clips: Sequence[Clip], step: int, split: str, stop: StopFlag) -> Evaluated | None:
         """Decode ``clips`` with ``asr`` over all ranks; collective.
 
         A clip that cannot be read counts as silence: all its words are deletions. So every evaluation is of the same
@@ -95,7 +96,6 @@ class Evaluator:
             step: optimizer steps done.
             split: their name in the record.
             stop: asked once per batch.
-            sample_ids: clips among them whose WER is also counted by itself.
 
         Returns:
             None if the run was asked to stop meanwhile.
@@ -118,12 +118,12 @@ class Evaluator:
         rows = [row for part, _ in of_ranks for row in part]
         errors = [counts for _, _, counts in rows]
         total = sum(errors, ErrorCounts())
-        sampled = sum((counts for sample, _, counts in rows if sample.id in sample_ids), ErrorCounts())
+        sampled = sum((counts for sample, _, counts in rows if sample.id in self._sample_ids), ErrorCounts())
         sets = sets_of([sample.id for sample, _, _ in rows])
         low, high, groups = spread(errors, [group for _, group, _ in rows])
         samples = sorted((sample for sample, _, _ in rows), key=lambda sample: sample.id)
         self._write_samples(samples, step, split)
-        shown = [sample for sample in samples if sample.id in sample_ids] or samples
+        shown = [sample for sample in samples if sample.id in self._sample_ids] or samples
         record = EvalRecord(
             step=step,
             split=split,

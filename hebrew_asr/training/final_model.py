@@ -17,7 +17,6 @@ from hebrew_asr.checkpoints.models import Candidate, candidates, model_of
 from hebrew_asr.checkpoints.sealed import newest_whole
 from hebrew_asr.errors import CheckpointError, first_line
 from hebrew_asr.report.records import EvalRecord, FaultRecord
-from hebrew_asr.training.evaluate import stratified_sample
 from hebrew_asr.training.saving import write_model
 from hebrew_asr.training.setup import Run
 
@@ -83,12 +82,11 @@ def _choose(run: Run, asr: Any, final: FinalModel) -> FinalModel | None:
     if not others:
         return final
     run.say(f"comparing {', '.join(candidate.title for candidate in found)} on the whole eval split")
-    sample = {clip.id for clip in stratified_sample(run.eval_clips, run.recipe.evaluation.sample_clips)}
     final.measured[final.title] = {key: (run.state.full or {})[key] for key in _KEPT}
     best: tuple[Candidate, EvalRecord] | None = None
     for other in others:
         _together(run, partial(_load, run, asr, other))
-        evaluated = run.evaluator(asr, run.eval_clips, run.state.step, other.kind, run.stop, sample)
+        evaluated = run.evaluator(asr, run.eval_clips, run.state.step, other.kind, run.stop)
         if evaluated is None:
             return None
         if evaluated.record is None:

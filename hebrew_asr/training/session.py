@@ -22,7 +22,7 @@ from hebrew_asr.launching.command import next_commands
 from hebrew_asr.launching.stopping import nothing_to_save
 from hebrew_asr.report.records import PhaseRecord, TrainRecord
 from hebrew_asr.training import saving
-from hebrew_asr.training.evaluate import stratified_sample, what_is_measured
+from hebrew_asr.training.evaluate import what_is_measured
 from hebrew_asr.training.faults import FaultBudget, record_fallbacks
 from hebrew_asr.training.feed import feed
 from hebrew_asr.training.final_model import write_final
@@ -36,13 +36,12 @@ class Session:
     """A run between two starts of its processes."""
 
     def __init__(self, run: Run):
-        """Nothing happens yet."""
+        """Nothing is trained yet."""
         self.run, self.state = run, run.state
         self.batch: StepBatch | None = None
         """The step in training, for evidence if it fails."""
         self._steps_per_epoch = run.schedule.total_steps // run.recipe.epochs
-        self._sample = stratified_sample(run.eval_clips, run.recipe.evaluation.sample_clips)
-        self._measured = what_is_measured(self._sample, run.recipe.evaluation)
+        self._measured = what_is_measured(run.evaluator.sample, run.recipe.evaluation)
         self._faults = FaultBudget(run.recipe.faults, len(run.train_clips), run.ranks, run.state.unreadable_clips)
         self._some_skipped = False
         self._phase = -1
@@ -247,7 +246,8 @@ class Session:
         self._write_records()
         for outcome in self.run.checkpoints.take_outcomes():
             self.run.tracker.write(saving.checkpoint_record(outcome, self.run.folder))
-            self.state.write_s = outcome.write_s
+            if outcome.failure is None:
+                self.state.write_s = outcome.write_s
             self._slow_disk.warn()
 
     def evaluate_if_due(self) -> None:
@@ -258,14 +258,14 @@ class Session:
         if step and step % self._steps_per_epoch == 0 and settings.full_each_epoch:
             self._evaluate(self.run.eval_clips, "eval")
         elif settings.at_start if step == 0 else step % settings.every_steps == 0 or self.is_done:
-            self._evaluate(self._sample, "sample")
+            self._evaluate(self.run.evaluator.sample, "sample")
 
     def _evaluate(self, clips: Sequence[Clip], split: str) -> None:
         self._flush()
         run, state = self.run, self.state
         run.now(f"step {state.step}: measuring WER on {len(clips):,} clips")
         with run.engine.whole_model() as asr:
-            found = run.evaluator(asr, clips, state.step, split, run.stop, {clip.id for clip in self._sample})
+            found = run.evaluator(asr, clips, state.step, split, run.stop)
         if found is None:
             self._stop()
         for record in filter(None, (found.record, found.fault)):

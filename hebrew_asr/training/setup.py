@@ -154,7 +154,7 @@ def _build(
         tokenizer=tokenizer,
         mel=mel,
         engine=engine,
-        evaluator=Evaluator(tokenizer, recipe.evaluation, ranks, files),
+        evaluator=Evaluator(tokenizer, recipe.evaluation, spec.eval_clips, ranks, files),
         checkpoints=_checkpoint_store(spec, ranks),
         files=files,
         tracker=tracker,
