@@ -1,13 +1,15 @@
-"""Pools of worker processes that leave Ctrl-C to the process that started them."""
+"""Pools of worker processes that leave Ctrl-C to the process that started them, and do not outlive it."""
 
 from __future__ import annotations
 
+import os
 import pkgutil
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import connection, get_context, parent_process, resource_tracker
 from typing import Any
 
 from hebrew_asr.cores import loading_modules
@@ -49,7 +51,23 @@ class Pool(ProcessPoolExecutor):
         super().shutdown(wait, cancel_futures=cancel_futures)
 
 
+def follow_the_parent() -> None:
+    """End this process, which multiprocessing spawned, when its parent ends, even one that is killed.
+
+    The kernel can do so too (prctl), but would as soon as the thread ends that started this process.
+    """
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
 def _begin(*initializer: str) -> None:
+    follow_the_parent()
     with loading_modules():
         begins = [pkgutil.resolve_name(name) for name in initializer]
     for begin in begins:

@@ -15,6 +15,7 @@ import torch
 from hebrew_asr.errors import EnvironmentProblem, HebrewASRError
 from hebrew_asr.evaluation.hearing import Utterance, heard
 from hebrew_asr.inference.transcriber import Transcriber
+from hebrew_asr.pools import follow_the_parent
 from hebrew_asr.text.scoring import Transcript
 
 
@@ -83,7 +84,8 @@ def _messages(said: Any, processes: Sequence[Any], devices: Sequence[str]) -> It
 
 
 def _hear_share(said: Any, load: Any, opened: Any, batch: int, device: str, share: slice) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
+    follow_the_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     failure: Exception | None = None
     try:
         if device.startswith("cuda:"):

@@ -9,10 +9,13 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 
@@ -233,6 +236,24 @@ def test_a_process_that_is_killed_is_told():
         list(heard_on(["cpu", "cpu"], killed, list, 1))
 
 
+def test_processes_end_with_an_eval_that_is_killed(tmp_path):
+    """It can tell them nothing then, and each would keep its model on a GPU."""
+    program = (
+        "import sys; from functools import partial; from tests.integration.test_eval import heard_on, waiting; "
+        "list(heard_on(['cpu', 'cpu'], partial(waiting, sys.argv[1]), list, 1))"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, tmp_path], cwd=Path(__file__).parents[2]) as parent:
+        while len(pids := [int(file.name) for file in tmp_path.iterdir()]) < 2:
+            assert parent.poll() is None
+            time.sleep(0.1)
+        started = [psutil.Process(pid) for pid in pids]
+        parent.kill()
+    _, left = psutil.wait_procs(started, timeout=20)
+    for process in left:
+        process.kill()
+    assert not left
+
+
 def test_a_fault_of_ours_in_a_process_is_told_as_what_it_is():
     with pytest.raises(RuntimeError, match=r"decoding on cpu failed\n(.*\n)*UnicodeDecodeError"):
         list(heard_on(["cpu", "cpu"], faulty, list, 1))
@@ -244,4 +265,10 @@ def faulty(device: str) -> Transcriber:
 
 def killed(device: str) -> Transcriber:
     os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError(device)
+
+
+def waiting(folder: str, device: str) -> Transcriber:
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(600)
     raise AssertionError(device)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.connection
-import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing.process import BaseProcess
@@ -82,13 +79,5 @@ class Workers:
 
 
 def start_worker() -> None:
-    """End with the parent even when it is killed and cannot say so."""
+    """What a worker does first that decodes clip after clip."""
     keep_freed_memory()
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
