@@ -9,10 +9,12 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process, resource_tracker
 from typing import Any
 
 from hebrew_asr.cores import loading_modules
+from hebrew_asr.errors import EnvironmentProblem
 
 
 class Pool(ProcessPoolExecutor):
@@ -49,6 +51,15 @@ class Pool(ProcessPoolExecutor):
             for process in [*(self._processes or {}).values()]:
                 process.terminate()
         super().shutdown(wait, cancel_futures=cancel_futures)
+
+    def __exit__(self, exc_type: Any, exc_val: BaseException | None, exc_tb: Any) -> None:
+        """Raises EnvironmentProblem where the block ended since a worker had."""
+        super().__exit__(exc_type, exc_val, exc_tb)
+        if isinstance(exc_val, BrokenProcessPool):
+            raise EnvironmentProblem(
+                "a worker process was killed, perhaps for want of memory, or crashed: run the command again, with "
+                "fewer processes if need be (--processes, or taskset where there is no such option)"
+            ) from exc_val
 
 
 def follow_the_parent() -> None:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import psutil
+
+from hebrew_asr.cli import main
+from hebrew_asr.data.manifest import Clip, write_manifest
+from hebrew_asr.text.prompt import build_target
+from tests.support import corpora
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,3 +40,26 @@ busy.result()
     for process in left:
         process.kill()
     assert len(started) >= 2 and not left
+
+
+def test_a_worker_that_is_killed_ends_the_audit_as_a_fault_of_the_machine(tmp_path, capfd):
+    """Not as one of the set, which code 1 would say."""
+    sound = tmp_path / "a.flac"
+    sound.write_bytes(corpora.encode(corpora.voice(0, 2.0, 16_000), 16_000, "flac"))
+    clips = (Clip(str(sound), build_target(corpora.sentence(i)), f"set/{i}", 2.0, f"g{i}") for i in range(500))
+    write_manifest(tmp_path / "train.jsonl", clips)
+    killer = threading.Thread(target=kill_the_first_worker)
+    killer.start()
+    assert main(["audit", str(tmp_path), "--processes", "1"]) == 4
+    killer.join()
+    told = capfd.readouterr().err
+    assert "a worker process was killed" in told and "Traceback" not in told
+
+
+def kill_the_first_worker() -> None:
+    while True:
+        for process in psutil.Process().children():
+            if any("spawn_main" in word for word in process.cmdline()):
+                os.kill(process.pid, signal.SIGKILL)
+                return
+        time.sleep(0.01)
