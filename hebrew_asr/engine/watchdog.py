@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 
 from hebrew_asr.engine.dist import Ranks
-from hebrew_asr.errors import TrainingFault
-from hebrew_asr.launching.processes import has_ended, process_of
+from hebrew_asr.errors import TrainingFault, end_at_once
+from hebrew_asr.launching.job import Job
+from hebrew_asr.launching.processes import has_ended, process_of, process_space
 from hebrew_asr.logs import log
 
 _POLL_S = 1.0
@@ -19,9 +19,9 @@ class Watchdog:
 
     def __init__(self, ranks: Ranks):
         """Collective: the ranks tell each other who they are."""
-        here = socket.gethostname()
+        here = process_space()
         peers = ranks.gather((here, os.getpid()))
-        pids = {rank: pid for rank, (host, pid) in enumerate(peers) if host == here and rank != ranks.rank}
+        pids = {rank: pid for rank, (space, pid) in enumerate(peers) if space == here and rank != ranks.rank}
         self._peers = {rank: process_of(pid) for rank, pid in pids.items()}
         self._rank = ranks.rank
         self._ended = threading.Event()
@@ -43,4 +43,5 @@ class Watchdog:
             # A rank that leaves with an error of its own says so: give the main thread time to notice it.
             if dead is not None and not self._ended.wait(5 * _POLL_S):
                 log.error("rank %d is gone; rank %d leaves too", dead, self._rank)
-                os._exit(TrainingFault.exit_code)
+                Job.of_this_rank().follow(dead)
+                end_at_once(TrainingFault.exit_code)

@@ -44,6 +44,10 @@ class Job:
         """This rank leaves with ``code``."""
         self._tell("code", code)
 
+    def follow(self, rank: int) -> None:
+        """This rank leaves because that one is gone."""
+        self._tell("follows", rank)
+
     def _tell(self, kind: str, value: int) -> None:
         if self._socket is not None:
             with contextlib.suppress(OSError):  # hebrew-asr was killed
@@ -55,7 +59,7 @@ class Told:
 
     def __init__(self, folder: Path):
         """``folder``: this user's alone, which the ranks find in ``HEBREW_ASR_JOB``."""
-        self._by_rank: dict[str, dict[int, int]] = {"pid": {}, "code": {}}
+        self._by_rank: dict[str, dict[int, int]] = {"pid": {}, "code": {}, "follows": {}}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         with _address(folder) as address:
@@ -68,6 +72,10 @@ class Told:
     def codes(self) -> dict[int, int]:
         """Exit codes of the ranks that have left by themselves."""
         return self._read("code")
+
+    def followers(self) -> dict[int, int]:
+        """Ranks that have left because another was gone, each with that other."""
+        return self._read("follows")
 
     def _read(self, kind: str) -> dict[int, int]:
         with contextlib.suppress(BlockingIOError):

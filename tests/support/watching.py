@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from types import SimpleNamespace
 
 from hebrew_asr.engine import watchdog
+from hebrew_asr.launching.processes import process_space
 
 
 def main(argv: list[str]) -> int:
     """``argv``: the process id of the rank; then, for a process that stands down, ``stands-down``."""
     watchdog._POLL_S = 0.05
-    peers = [(socket.gethostname(), int(argv[0])), ("another machine", 1)]
+    peers = [(process_space(), int(argv[0])), (("another machine",), 1)]
     watch = watchdog.Watchdog(SimpleNamespace(rank=2, gather=lambda own: [*peers, own]))  # type: ignore[arg-type]
     if "stands-down" in argv:
         watch.stand_down()
