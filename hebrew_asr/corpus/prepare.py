@@ -59,7 +59,7 @@ def is_prepared(folder: str | Path) -> bool:
 def ensure_prepared(folder: str | Path, options: PrepareOptions | None = None) -> Path:
     """Prepare ``folder`` unless that is done; for a trainer to call on every rank, before any process group exists.
 
-    One process prepares while the others wait for its lock, with no collective that could time out. If it dies, even
+    One process prepares while the others that share the folder wait for its lock, however long. If it dies, even
     by SIGKILL, the kernel frees the lock and the next process continues its work. A folder of another making that
     holds a train.jsonl or train.arrow is left as it is.
 

@@ -20,6 +20,7 @@ from hebrew_asr.launching import place
 from hebrew_asr.launching.processes import free_port
 
 Error = TypeVar("Error", bound=HebrewASRError)
+_SLOWER_S = 3600.0
 _STORES: list[Any] = []
 """Kept: the process group shares the first rank's server, which ends with the store that began it."""
 
@@ -135,21 +136,23 @@ def _complete_environment() -> None:
 def _no_meeting(error: Exception) -> EnvironmentProblem:
     return EnvironmentProblem(
         f"the ranks could not meet at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({first_line(error)}); "
-        f"if another job holds the port, give deepspeed --master_port another one"
+        "if another job holds the port, give deepspeed --master_port another one; if another machine takes longer to "
+        "prepare its data, wait longer by NCCL_TIMEOUT=SECONDS"
     )
 
 
 @contextmanager
-def failing_together(*, timeout_s: float = 600.0) -> Iterator[None]:
+def failing_together() -> Iterator[None]:
     """For what each rank does before it joins the process group: the failure of one is the failure of all.
 
     The ranks tell each other through the store at which they will meet. Otherwise they would wait in :func:`start` for
-    a rank that is gone. ``timeout_s`` bounds how long they wait for each other.
+    a rank that is gone. They wait for an hour at least, as one machine may download data faster than another.
 
     Raises:
         HebrewASRError: on every rank, of the type and with the words of the first rank that failed.
         EnvironmentProblem: the ranks could not reach each other.
     """
+    timeout = timedelta(seconds=max(_SLOWER_S, place.collective_timeout_s()))
     failure: Exception | None = None
     try:
         yield
@@ -158,7 +161,7 @@ def failing_together(*, timeout_s: float = 600.0) -> Iterator[None]:
         failure = error if refused is None else EnvironmentProblem(refused)
     own = None if failure is None else [type(failure).__name__, first_line(failure)]
     try:
-        everybody = _exchange(own, timedelta(seconds=timeout_s))
+        everybody = _exchange(own, timeout)
     except (RuntimeError, ValueError) as error:
         raise (failure or _no_meeting(error)) from error
     failed = [rank for rank, said in enumerate(everybody) if said is not None]
