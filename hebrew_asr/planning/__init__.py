@@ -1,5 +1,5 @@
 """What a run takes: memory, steps and disk, foretold; speed, measured; what this machine lacks for it.
 
-Imports text, config, pages, remote, launching, audio, data, model, corpus, engine, watching and
+Imports text, config, pages, remote, launching, audio, data, model, corpus, engine, checkpoints, watching and
 training.
 """

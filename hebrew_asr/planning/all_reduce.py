@@ -13,11 +13,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from hebrew_asr.checkpoints.disk_space import DiskNeed
 from hebrew_asr.config.profiles import Profile
 from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.launching.processes import free_port
 from hebrew_asr.planning.doctor_access import Outcome
-from hebrew_asr.training.disk_space import DiskNeed
 
 _LIMIT_S = 90.0
 """For all ranks to load torch, to meet and to measure."""

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import psutil
 
+from hebrew_asr.checkpoints.disk_space import DiskNeed
 from hebrew_asr.config.profiles import Profile, load_profile
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.cores import usable_cores
@@ -38,7 +39,6 @@ from hebrew_asr.planning.doctor_access import Outcome, State, clock, repository,
 from hebrew_asr.planning.plan import written
 from hebrew_asr.remote.cache import set_folder
 from hebrew_asr.remote.paths import is_url
-from hebrew_asr.training.disk_space import DiskNeed
 from hebrew_asr.units import GIB
 
 _ANSWER_S = 6.0

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hebrew_asr.audio.frames import EncoderGeometry
+from hebrew_asr.checkpoints.disk_space import DiskNeed, disk_need
 from hebrew_asr.config.batching import Batching, derive_batching
 from hebrew_asr.config.profiles import Profile
 from hebrew_asr.config.recipe import Phase, Recipe
@@ -29,7 +30,6 @@ from hebrew_asr.planning.bench_corpus import draw_clips
 from hebrew_asr.planning.zero_memory import ZeroMemory, sizes_of, width_of, zero_memory
 from hebrew_asr.remote.cache import set_folder
 from hebrew_asr.text.prompt import parse_target
-from hebrew_asr.training.disk_space import DiskNeed, disk_need
 from hebrew_asr.training.schedule import Schedule
 from hebrew_asr.units import GIB
 

@@ -15,6 +15,7 @@ import hebrew_asr
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.checkpoints.base_model import BaseModel
+from hebrew_asr.checkpoints.disk_space import disk_need, require_disk_space
 from hebrew_asr.checkpoints.store import CheckpointStore
 from hebrew_asr.config.batching import deepspeed_config
 from hebrew_asr.config.profiles import Profile
@@ -40,7 +41,6 @@ from hebrew_asr.report.outputs import MetricsFile, PatientFiles
 from hebrew_asr.report.sinks import TensorBoardSink, Tracker, WandbSink
 from hebrew_asr.training.arguments import SUMMARY, TrainArguments, lock_of
 from hebrew_asr.training.check import RunSpec, check, refuse_another_base, shared_by_ranks
-from hebrew_asr.training.disk_space import disk_need, require_disk_space
 from hebrew_asr.training.evaluate import Evaluator
 from hebrew_asr.training.identity import code_version, git_commit, refuse_ranks_that_differ
 from hebrew_asr.training.schedule import Schedule

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hebrew_asr.checkpoints.disk_space import DiskNeed
 from hebrew_asr.config.profiles import load_profile
 from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.errors import EnvironmentProblem
@@ -17,7 +18,6 @@ from hebrew_asr.planning import all_reduce, doctor
 from hebrew_asr.planning.all_reduce import reduction
 from hebrew_asr.planning.cards import Card, profile_for
 from hebrew_asr.planning.doctor_access import wandb_login
-from hebrew_asr.training.disk_space import DiskNeed
 
 ROOT = Path(__file__).parents[2]
 A100, H100, SECRET = "NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3", "secret-of-a-user"
