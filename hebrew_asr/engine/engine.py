@@ -277,6 +277,7 @@ class TrainEngine:
         found = ranks.max(ran_out).tolist() if agreed and ranks.size > 1 else ran_out.tolist()
         short = [rank for rank, where in enumerate(found) if where]
         if short:
+            reason = next(filter(None, ranks.gather(reason))) if agreed else reason
             error = MicroBatchTooLarge(parts[found[short[0]]], short, agreed or ranks.size == 1, reason)
             raise ranks.in_common(error) if agreed else error
 

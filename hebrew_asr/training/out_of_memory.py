@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hebrew_asr.config.batching import Batching
 from hebrew_asr.errors import OutOfMemory, TrainingFault
-from hebrew_asr.files import from_json, write_json
+from hebrew_asr.files import as_os_error, from_json, write_json
 from hebrew_asr.report.records import FaultRecord, as_row, from_row
 
 if TYPE_CHECKING:
@@ -34,11 +34,15 @@ def smaller_batching(
             f"offloads more (a higher ZeRO stage, offload_optimizer), or lower data.max_duration_s"
         )
     if not too_large.is_agreed:
-        write_json(folder / _FILE, as_row(fault_record(smaller, too_large, step)))
-        raise OutOfMemory(
-            f"{where}, where the other ranks cannot follow; go on with --resume auto, which takes at most "
-            f"{smaller.max_micro_batch} clips at a time instead of {batching.max_micro_batch}"
+        what_next = (
+            f"go on with --resume auto, which takes at most {smaller.max_micro_batch} clips at a time instead of "
+            f"{batching.max_micro_batch}"
         )
+        try:
+            write_json(folder / _FILE, as_row(fault_record(smaller, too_large, step)))
+        except OSError as error:
+            what_next = f"{folder / _FILE} could not be written ({as_os_error(error).strerror}), so a resume will too"
+        raise OutOfMemory(f"{where}, where the other ranks cannot follow; {what_next}")
     return smaller
 
 

@@ -16,7 +16,7 @@ from hebrew_asr.data.loader import StepBatch
 from hebrew_asr.data.mixture import counts_by_set
 from hebrew_asr.engine.engine import MicroBatchTooLarge, StepResult
 from hebrew_asr.engine.optimizer_state import StateReader
-from hebrew_asr.errors import HebrewASRError, Preempted, Unsaved
+from hebrew_asr.errors import HebrewASRError, Preempted, TrainingFault, Unsaved, first_line
 from hebrew_asr.fallbacks import any_new_fallback
 from hebrew_asr.launching.command import next_commands
 from hebrew_asr.launching.stopping import nothing_to_save
@@ -41,16 +41,13 @@ class Session:
         self.batch: StepBatch | None = None
         """The step in training, for evidence if it fails."""
         self._steps_per_epoch = run.schedule.total_steps // run.recipe.epochs
-        self._measured = what_is_measured(run.evaluator.sample, run.recipe.evaluation)
         self._faults = FaultBudget(run.recipe.faults, len(run.train_clips), run.ranks, run.state.unreadable_clips)
-        self._some_skipped = False
-        self._phase = -1
+        self._some_skipped, self._phase = False, -1
         self._started = self._step_started = time.monotonic()
         self._seconds_before = run.state.seconds
         self._pending: list[tuple[TrainRecord, StepBatch, StepResult]] = []
         """Steps whose figures have not been read: the device may still be at them."""
-        self._records: list[TrainRecord] = []
-        """To be written."""
+        self._records: list[TrainRecord] = []  # to be written
         self._slow_disk = saving.SlowDisk(run)
         run.stop.request.explain = lambda: saving.what_a_stop_takes(run.state)
 
@@ -92,16 +89,16 @@ class Session:
         try:
             while not self.is_done:
                 self._step_started = time.monotonic()  # so that a step's time holds its wait for data
-                self.batch, too_large, failure = None, None, None
+                self.batch, no_memory, failure = None, "", None
                 try:
                     self.batch = next(self._feed, None)
                 except torch.OutOfMemoryError as error:
-                    too_large = MicroBatchTooLarge("features", [run.ranks.rank], True, str(error))
+                    no_memory = first_line(error)
                 except HebrewASRError as error:
                     failure = error
                 skipped = self.batch is not None and bool(self.batch.skipped)
                 asked, self._some_skipped, short, slower, failed = run.ranks.any_of(
-                    run.stop.is_raised(), skipped, too_large is not None, any_new_fallback(), failure is not None
+                    run.stop.is_raised(), skipped, bool(no_memory), any_new_fallback(), failure is not None
                 )
                 if slower:
                     record_fallbacks(self.run.tracker, self.run.ranks, self.state)
@@ -110,7 +107,8 @@ class Session:
                 if failed:
                     self._fail(failure)
                 if short:
-                    self._shrink(too_large or MicroBatchTooLarge("features", [], True, "reported by another rank"))
+                    reasons = {rank: reason for rank, reason in enumerate(run.ranks.gather(no_memory)) if reason}
+                    self._shrink(MicroBatchTooLarge("features", [*reasons], True, next(iter(reasons.values()))))
                     continue
                 assert self.batch is not None
                 yield self.batch
@@ -119,8 +117,8 @@ class Session:
 
     def _open_feed(self) -> Generator[StepBatch]:
         run, span = self.run, (self.state.step, self.run.schedule.last_step)
-        pins = run.ranks.device.type == "cuda"
-        loaded = load_steps(run.dataset, *span, workers=run.recipe.data.workers, pin_memory=pins)
+        on_gpu = run.ranks.device.type == "cuda"
+        loaded = load_steps(run.dataset, *span, workers=run.recipe.data.workers, pin_memory=on_gpu)
         return feed(loaded, run.mel, run.ranks.device, run.stop.is_raised)
 
     def enter_phase_if_due(self) -> None:
@@ -153,14 +151,13 @@ class Session:
         Raises:
             OutOfMemory: it ran out where the ranks cannot agree on that; a resumed run goes on in smaller parts.
         """
-        run, result, too_large = self.run, None, None
+        run = self.run
         try:
             result = run.engine.step(batch.micro_batches, run.schedule.rates(self.state.step))
         except MicroBatchTooLarge as error:
-            too_large = error.with_traceback(None)  # whose frames hold what is to be freed
-        if too_large is not None:
-            self._shrink(too_large)
-        if result is None:
+            result = error.with_traceback(None)  # whose frames hold what is to be freed
+        if isinstance(result, MicroBatchTooLarge):
+            self._shrink(result)
             return None
         proved = run.engine.prove_phase()
         if proved is not None:
@@ -172,9 +169,14 @@ class Session:
         return result
 
     def _shrink(self, too_large: MicroBatchTooLarge) -> None:
-        """Halve the micro-batches for the rest of the run, on every rank; collective."""
+        """Halve the micro-batches for the rest of the run, on every rank, or save and fail; collective."""
         run, step = self.run, self.state.step
-        batching = smaller_batching(run.batching, too_large, step, run.folder, accumulates=run.profile.accumulates)
+        try:
+            batching = smaller_batching(run.batching, too_large, step, run.folder, accumulates=run.profile.accumulates)
+        except TrainingFault as fault:
+            if too_large.is_agreed:
+                self._fail(fault)
+            raise
         self._flush()
         run.tracker.write(fault_record(batching, too_large, step))
         self.batch = None
@@ -246,8 +248,7 @@ class Session:
         self._write_records()
         for outcome in self.run.checkpoints.take_outcomes():
             self.run.tracker.write(saving.checkpoint_record(outcome, self.run.folder))
-            if outcome.failure is None:
-                self.state.write_s = outcome.write_s
+            self.state.write_s = self.state.write_s if outcome.failure else outcome.write_s
             self._slow_disk.warn()
 
     def evaluate_if_due(self) -> None:
@@ -272,7 +273,7 @@ class Session:
             run.tracker.write(record)
         state.evaluated_step = state.step
         if found.record is not None and found.record.sample_wer is not None:
-            state.measured(found.record.sample_wer, self._measured)
+            state.measured(found.record.sample_wer, what_is_measured(run.evaluator.sample, run.recipe.evaluation))
         if found.record is not None and split == "eval":
             state.full = {key: getattr(found.record, key) for key in ("step", "wer", "cer", "clips")}
         run.checkpoints.attach(state.step, saving.values_of(run))

@@ -123,10 +123,14 @@ def test_where_ranks_cannot_agree_the_job_ends_and_a_resume_goes_on(task, warm, 
     learned_as(run, whole)
 
 
-def test_a_single_clip_that_does_not_fit_is_told(task, warm, tmp_path):
+def test_a_single_clip_that_does_not_fit_is_told_once_and_costs_no_step(task, warm, tmp_path):
+    """In the third step, of four micro-batches on each rank."""
     run, output = tmp_path / "run", tmp_path / "log"
-    shortages = [{"ranks": [0], "part": "forward", "after": 0, "fits": 0}]
-    codes = warm.run(arguments_of(task, run, 2, 2), ranks=1, port=free_port(), output=output, shortages=shortages)
-    assert codes == [6]
-    assert "a micro-batch is one clip already (CUDA out of memory. Tried to allocate 2.00 GiB.)" in output.read_text()
-    assert json.loads((run / "crash" / "rank0" / "batch.json").read_text())["step"] == 1
+    shortages = [{"ranks": [1], "part": "forward", "after": 8, "fits": 0}]
+    codes = warm.run(arguments_of(task, run, 2, 1), ranks=2, port=free_port(), output=output, shortages=shortages)
+    assert codes == [6, 6]
+    (told,) = (line for line in output.read_text().splitlines() if "error" in line)
+    assert told.startswith("error: step 3: rank 1 ran out of device memory in forward")
+    assert "a micro-batch is one clip already (CUDA out of memory. Tried to allocate 2.00 GiB.)" in told
+    assert "stopped after step 2, state saved" in told and find_checkpoints(run / "checkpoints")[-1].step == 2
+    assert json.loads((run / "crash" / "rank0" / "batch.json").read_text())["step"] == 3

@@ -32,6 +32,12 @@ def test_a_rank_alone_leaves_the_new_limit_for_the_resume(tmp_path):
     assert fault.batching == "16 clips per step = 2 ranks × 2 micro-batches × 4 clips"
 
 
+def test_a_limit_that_cannot_be_written_is_no_promise(tmp_path):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(OutOfMemory, match=r"max_micro_batch.json could not be written \(.*\), so a resume will too"):
+        smaller_batching(Batching(16, 2, 1, 8), ALONE, 3, tmp_path / "run")
+
+
 def test_a_profile_that_cannot_accumulate_says_so(tmp_path):
     with pytest.raises(TrainingFault, match="cannot split a step"):
         smaller_batching(Batching(16, 2, 1, 8), AGREED, 0, tmp_path, accumulates=False)
