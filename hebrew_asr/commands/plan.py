@@ -91,6 +91,7 @@ def as_json(plan: RunPlan, clock: Clock | None, price_per_hour: float | None) ->
         "lengths_from_data": plan.from_data,
         "steps_per_epoch": plan.steps_per_epoch,
         "total_steps": plan.total_steps,
+        "last_step": plan.last_step,
         "phase_starts": plan.phase_starts,
         "checkpoint_bytes": plan.disk.checkpoint,
         "disk_bytes": plan.disk.total,
@@ -151,12 +152,14 @@ def _print_run(plan: RunPlan) -> None:
     print(
         f"{count(plan.num_clips, 'clip')} ({lengths}): {count(plan.steps_per_epoch, 'step')} per epoch, "
         f"{plan.total_steps:,} in {count(recipe.epochs, 'epoch')}"
+        + (f"; max_steps ends it after {plan.last_step:,}" if plan.last_step < plan.total_steps else "")
     )
     if not plan.from_data:
         hours = plan.num_clips * PREPARE_CPU_S_PER_CLIP / 3600
         print(f"data preparation before it: the download, then {hours:.1f} core-hours, spread over all cores")
-    for phase, start in zip(recipe.phases[1:], plan.phase_starts[1:], strict=True):
-        print(f"switch to phase {phase.name} after step {start:,}")
+    for phase, start, steps in list(zip(recipe.phases, plan.phase_starts, plan.phase_steps, strict=True))[1:]:
+        is_reached = "" if steps else " (not reached)"
+        print(f"switch to phase {phase.name} after step {start:,}{is_reached}")
     print(
         f"disk: {_gib(plan.disk.checkpoint)} GiB per checkpoint; {_gib(plan.disk.total)} GiB in all "
         f"({plan.disk.kept} kept, one being written, the final model)"

@@ -25,6 +25,7 @@ from hebrew_asr.model.sizes import PUBLISHED, sizes_at
 from hebrew_asr.planning.flops import Work, pass_flops
 from hebrew_asr.planning.plan import RunPlan, trained_weights
 from hebrew_asr.units import GIB
+from hebrew_asr.watching.progress import Course
 
 PREPARE_CPU_S_PER_CLIP = 7.1e-3
 """Of one core, for mp3 of 44.1 kHz and 4.6 s on average; measured on busy cores, so an upper bound."""
@@ -123,16 +124,16 @@ def run_clock(plan: RunPlan, clips_per_s: float | None = None) -> Clock | None:
         if any(abs(factor - 1) > _SAME_WORK for factor in work):
             measured, factors = False, ", ".join(f"{factor:.2f}" for factor in work)
             source += f", by phase {factors} times as long as {_TIMED_RECIPE}'s, as operations have it"
-    steps = [phase.epochs * plan.steps_per_epoch for phase in recipe.phases]
-    awaited = len(recipe.phases) if profile.compiles else 1  # a checkpoint is waited for before the step is compiled
+    phases = sum(steps > 0 for steps in plan.phase_steps)
+    awaited = phases if profile.compiles else 1  # a checkpoint is waited for before the step is compiled
     awaited_gib = (awaited * plan.disk.checkpoint + plan.disk.model) / GIB
-    recorded = len(plan.shapes) * len(recipe.phases) * profile.uses_cuda_graphs
+    recorded = len(plan.shapes) * phases * profile.uses_cuda_graphs
     return Clock(
-        steps_s=sum(count * each for count, each in zip(steps, per_step, strict=True)),
-        compile_s=_compile_s(known, profile) * len(recipe.phases),
+        steps_s=sum(count * each for count, each in zip(plan.phase_steps, per_step, strict=True)),
+        compile_s=_compile_s(known, profile) * phases,
         recording_s=known.recording_s_per_shape * recorded,
         evaluation_s=known.decoding_s_per_batch * _decoded_batches(plan),
-        checkpoint_s=known.checkpoint_s * math.ceil(plan.total_steps / recipe.checkpoints.every_steps)
+        checkpoint_s=known.checkpoint_s * math.ceil(plan.last_step / recipe.checkpoints.every_steps)
         + awaited_gib / known.written_gib_per_s,
         startup_s=known.startup_s,
         measured=measured,
@@ -166,11 +167,18 @@ def _decoded_batches(plan: RunPlan) -> int:
     def batches(clips: int) -> int:
         return math.ceil(math.ceil(clips / plan.batching.num_ranks) / settings.batch_clips)
 
-    samples = math.ceil(plan.total_steps / settings.every_steps) * batches(
-        min(settings.sample_clips, plan.num_eval_clips)
+    course = Course(
+        recipe=plan.recipe,
+        steps_per_epoch=plan.steps_per_epoch,
+        last_step=plan.last_step,
+        eval_clips=plan.num_eval_clips,
     )
-    times = plan.recipe.epochs + 2 * settings.choose_final  # which at the end compares the last model with two others
-    return samples + (times * batches(plan.num_eval_clips) if settings.full_each_epoch else 0)
+    of_split = [is_whole for _, is_whole in course.evaluations_after(0)]
+    whole, samples = sum(of_split), settings.at_start + of_split.count(False)
+    if settings.full_each_epoch and settings.choose_final and plan.last_step == plan.total_steps:
+        whole += 2  # the last model is compared with two others
+    sample_clips = min(settings.sample_clips, plan.num_eval_clips)
+    return samples * batches(sample_clips) + whole * batches(plan.num_eval_clips)
 
 
 def _step_ms(known: Speeds, profile: Profile, batching: Batching, phase: str, card: str) -> tuple[float, bool, str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,19 @@ class RunPlan:
     """Whether lengths are those of the data folder."""
     steps_per_epoch: int
     total_steps: int
+    """Of all epochs, which the learning rates span."""
+    last_step: int
+    """Where the run ends: the recipe's ``max_steps``, if it has one, may cut it short."""
     phase_starts: list[int]
     disk: DiskNeed
     needed_gib: float
     """Memory that one card must have, with what torch does not count."""
+
+    @property
+    def phase_steps(self) -> list[int]:
+        """Steps of each phase; 0 where the run ends before it."""
+        starts = [min(start, self.last_step) for start in (*self.phase_starts, self.last_step)]
+        return [stop - start for start, stop in pairwise(starts)]
 
     @property
     def memory_gib(self) -> float:
@@ -175,6 +185,7 @@ def make_plan(recipe: Recipe, profile: Profile, num_ranks: int) -> RunPlan:
         from_data=from_data,
         steps_per_epoch=steps_per_epoch,
         total_steps=schedule.total_steps,
+        last_step=schedule.last_step,
         phase_starts=schedule.phase_starts,
         disk=written(recipe, sizes, width_of(profile)),
         needed_gib=peak * (1 + _FRAGMENTATION) + _OUTSIDE_GIB,

@@ -310,8 +310,28 @@ def test_a_sample_is_no_larger_than_the_split():
     plan, every = plan_of("h200x1"), load_recipe("round2").evaluation.every_steps
     clock = run_clock(replace(plan, num_eval_clips=8))
     assert clock is not None
-    batches = math.ceil(plan.total_steps / every) + 5 + 2
+    batches = 1 + plan.total_steps // every + 5 + 2  # at the start, on the way, after epochs, to choose the model
     assert clock.evaluation_s == pytest.approx(measured_speeds().decoding_s_per_batch * batches)
+
+
+def test_a_run_that_max_steps_ends_is_planned_to_that_step(capsys):
+    whole = plan_of("h200x4")
+    ends = replace(whole, last_step=whole.phase_starts[1] + 100)  # in the second phase
+    assert (whole.phase_steps, ends.phase_steps) == ([5_838, 8_757], [5_838, 100])
+    assert main(["plan", "--ds", "h200x4", "--set", "max_steps=1200", "--json"]) == 0
+    values, clock = json.loads(capsys.readouterr().out), run_clock(whole)
+    assert clock is not None and values["total_steps"] == whole.total_steps and values["last_step"] == 1200
+    time, known = values["time"], measured_speeds()
+    assert time["steps_s"] == pytest.approx(1200 * 0.0368)
+    assert time["compile_s"] == clock.compile_s / 2 and time["recording_s"] == clock.recording_s / 2
+    of_sample = math.ceil(100 / 4 / 32)
+    assert time["evaluation_s"] == pytest.approx(known.decoding_s_per_batch * of_sample * 4), "0, 500, 1000, 1200"
+    written = (whole.disk.checkpoint + whole.disk.model) / GIB / known.written_gib_per_s
+    assert time["checkpoint_s"] == pytest.approx(known.checkpoint_s * 3 + written)
+    assert main(["plan", "--ds", "h200x4", "--set", "max_steps=1200"]) == 0
+    told = capsys.readouterr().out
+    assert "14,595 in 5 epochs; max_steps ends it after 1,200" in told
+    assert "switch to phase A after step 5,838 (not reached)" in told
 
 
 def test_more_clips_per_gpu_take_longer_and_fewer_gpus_too():
