@@ -148,6 +148,11 @@ class CheckpointStore:
         self._has_dropped = self._had_room and outcome.is_full and self.drop_oldest()
         return outcome
 
+    def close(self) -> None:
+        """Wait until this rank writes no more: from then on another process may work on the folder."""
+        if self._writer is not None:
+            self._writer.join()
+
     def take_outcomes(self) -> list[Outcome]:
         """What became of the checkpoints that were sealed or given up since the last call; on the first rank."""
         outcomes, self._outcomes = self._outcomes, []

@@ -64,6 +64,13 @@ def test_a_run_that_is_moved_while_it_is_trained_is_told_once_and_saved_all_the_
     assert (steps(run), steps(tmp_path / "moved")) == ([2, 3], [1])
 
 
+def test_a_closed_store_writes_no_more(tmp_path, ranks):
+    kept = store(tmp_path, ranks)
+    kept.save(lambda: [state()[0] for _ in range(64)], 1, {})
+    kept.close()
+    assert steps(tmp_path) == [1] and kept.finish().failure is None
+
+
 def test_one_that_fails_in_the_background_is_told_and_the_next_is_tried(disk, ranks):
     kept = store(disk, ranks)
     kept.save(state, 1, {})
