@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hebrew_asr.errors import TrainingFault
+
 _SMOOTHING = 0.9
 _DIVERGED = 4.0
 """Times the lowest loss, as fastai and others stop."""
@@ -34,14 +36,17 @@ class LrCurve:
 
 
 def lr_curve(factors: Sequence[float], losses: Sequence[float | None]) -> LrCurve:
-    """Read a test. ``losses``: by step; None or NaN where it was not finite.
+    """Read a test. ``losses``: by step; None where it was not finite.
 
     Raises:
-        ValueError: there are no finite losses to read.
+        TrainingFault: there are no finite losses to read.
     """
-    finite = [(factor, loss) for factor, loss in zip(factors, losses, strict=True) if loss and math.isfinite(loss)]
+    finite = [(factor, loss) for factor, loss in zip(factors, losses, strict=True) if loss is not None]
     if not finite:
-        raise ValueError("no step had a finite loss")
+        raise TrainingFault(
+            "no step had a finite loss, not even the first, which no learning rate has touched: the base model or the "
+            "data is broken. See what `hebrew-asr eval` hears with the one, and `hebrew-asr audit` says of the other"
+        )
     smoothed = _smoothed([loss for _, loss in finite])
     kept = [factor for factor, _ in finite]
     lowest = min(range(len(smoothed)), key=smoothed.__getitem__)
@@ -53,6 +58,11 @@ def lr_curve(factors: Sequence[float], losses: Sequence[float | None]) -> LrCurv
     falls = steepest is not None and slopes[steepest] < 0
     diverged = len(finite) < len(losses) or has_diverged([loss for _, loss in finite])
     return LrCurve(kept, smoothed, kept[steepest] if falls and steepest is not None else None, kept[lowest], diverged)
+
+
+def only_finite(losses: Sequence[float]) -> list[float | None]:
+    """Losses as JSON and :func:`lr_curve` take them: None where they are not finite."""
+    return [loss if math.isfinite(loss) else None for loss in losses]
 
 
 def has_diverged(losses: Sequence[float]) -> bool:

@@ -23,7 +23,7 @@ from hebrew_asr.engine.engine import MicroBatchTooLarge, StepResult
 from hebrew_asr.errors import HebrewASRError, Preempted, exit_process
 from hebrew_asr.files import write_json
 from hebrew_asr.launching.stopping import StopRequest, nothing_to_save
-from hebrew_asr.planning.lr_curve import has_diverged
+from hebrew_asr.planning.lr_curve import has_diverged, only_finite
 from hebrew_asr.training.arguments import TrainArguments
 from hebrew_asr.training.loop import train
 from hebrew_asr.training.rank import run_rank
@@ -154,8 +154,8 @@ def measure(argv: list[str], stop: StopRequest) -> int:
     train(run, test)
     losses = test.losses
     if run.ranks.is_main:
-        finite = [None if math.isnan(loss) else loss for loss in losses]
-        write_json(arguments.out, {"factors": [ramp.factor(step) for step in range(len(losses))], "losses": finite})
+        factors = [ramp.factor(step) for step in range(len(losses))]
+        write_json(arguments.out, {"factors": factors, "losses": only_finite(losses)})
     run.tracker.close()
     run.engine.close()
     dist.stop()

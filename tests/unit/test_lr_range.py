@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from hebrew_asr.cli import main
 from hebrew_asr.commands.lr_range import _print_curve
 from hebrew_asr.config.recipe import load_recipe
-from hebrew_asr.planning.lr_curve import has_diverged, lr_curve
+from hebrew_asr.errors import TrainingFault
+from hebrew_asr.planning.lr_curve import has_diverged, lr_curve, only_finite
 from hebrew_asr.planning.lr_range import ramp_course
 from hebrew_asr.report.records import TrainRecord
 from hebrew_asr.watching.console import Console
@@ -44,10 +46,11 @@ def test_a_loss_that_is_still_falling():
     assert not curve.diverged and curve.suggested == curve.steepest
 
 
-@pytest.mark.parametrize("last", [math.nan, None])
+@pytest.mark.parametrize("last", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_is_where_it_ends(last):
     losses = [bowl(factor) for factor in FACTORS[:60]]
-    curve = lr_curve(FACTORS[:61], [*losses, last])
+    kept = json.loads(json.dumps(only_finite([*losses, last]), allow_nan=False))
+    curve = lr_curve(FACTORS[:61], kept)
     assert curve.diverged and len(curve.smoothed) == 60
     assert has_diverged([*losses, math.nan]) and has_diverged([math.inf]) and not has_diverged([])
 
@@ -57,8 +60,16 @@ def test_a_loss_that_only_rises_suggests_nothing(capsys):
     assert curve.suggested is None
     _print_curve(load_recipe("round2"), 0, curve)
     assert "no suggestion: the loss did not fall" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="finite"):
-        lr_curve([1.0], [None])
+
+
+def test_a_loss_of_zero_is_finite():
+    curve = lr_curve(FACTORS, [0.0] * 100)
+    assert not curve.diverged and curve.smoothed == [0.0] * 100 and curve.suggested is None
+
+
+def test_no_finite_loss_at_all_is_the_fault_of_the_model_or_the_data():
+    with pytest.raises(TrainingFault, match="no step had a finite loss, not even the first"):
+        lr_curve([1.0], only_finite([math.nan]))
 
 
 @pytest.mark.parametrize(
