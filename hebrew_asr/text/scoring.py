@@ -20,7 +20,7 @@ from hebrew_asr.text.wer import ErrorCounts, bootstrap_interval, paired_differen
 
 SCORING_MODES: tuple[Mode, ...] = ("ivrit", "strict", "lenient")
 
-_SEED = 0
+_SEED, _MAX_NAMED = 0, 3
 _DURATIONS_S = (2, 5, 10, 20, 30)
 _REPETITIVE = 2.4
 """Ratio of a text's bytes to those that zlib makes of them, above which whisper takes it for a loop."""
@@ -118,14 +118,19 @@ def rates(errors: Sequence[ErrorCounts], groups: Sequence[str] | None) -> dict[s
 
 
 def comparison(first: Sequence[Transcript], second: Sequence[Transcript]) -> dict[str, Any]:
-    """Two systems on the same clips, mode by mode: their WER, the difference and its paired interval.
+    """Two systems on the same clips, in any order, mode by mode: their WER, the difference and its paired interval.
 
     Raises:
-        DataError: the clips are not the same ones in the same order, or say different references.
+        DataError: a clip is of one system alone, or its reference differs.
     """
-    for one, other in zip(first, second, strict=True):
-        if (one.id, one.reference) != (other.id, other.reference):
-            raise DataError(f"comparison: clip {one.id} is {other.id} of the other, or has another reference there")
+    ours, theirs = ({clip.id: clip for clip in side} for side in (first, second))
+    for which, alone in (("first", ours.keys() - theirs), ("second", theirs.keys() - ours)):
+        if alone:
+            told = f"only the {which} has {len(alone)} of the clips ({first_named(sorted(alone))})"
+            raise DataError(f"comparison: {told}; both must be of the same")
+    if others := [clip.id for clip in first if clip.reference != theirs[clip.id].reference]:
+        raise DataError(f"comparison: {len(others)} of the clips differ in their references ({first_named(others)})")
+    second = [theirs[clip.id] for clip in first]
     groups = groups_of(first)
     modes = {}
     for mode in SCORING_MODES:
@@ -143,6 +148,11 @@ def comparison(first: Sequence[Transcript], second: Sequence[Transcript]) -> dic
             "clips": totals[0].clips,
         }
     return {"normalizer_version": NORMALIZER_VERSION, "interval": interval_of(groups), "modes": modes}
+
+
+def first_named(ids: Sequence[str]) -> str:
+    """The first few of many, for a message."""
+    return ", ".join(ids[:_MAX_NAMED]) + (", …" if len(ids) > _MAX_NAMED else "")
 
 
 def is_repetitive(text: str) -> bool:

@@ -15,7 +15,7 @@ from hebrew_asr.errors import DataError, UsageError
 from hebrew_asr.files import from_json
 from hebrew_asr.text.prompt import parse_target
 from hebrew_asr.text.reading import read_text
-from hebrew_asr.text.scoring import Transcript
+from hebrew_asr.text.scoring import Transcript, first_named
 
 HYPOTHESES = "hypotheses.jsonl"
 """Of the folder that ``hebrew-asr eval --out`` writes."""
@@ -27,7 +27,6 @@ _HEARD = ("hypothesis", "hyp", "prediction", "pred_text")
 _HYPOTHESES = (*_HEARD, "text", "transcript", "transcription")
 _KALDI = re.compile(r"(?P<id>\S+)(?P<text>.*)")
 _TRN = re.compile(r"(?P<text>.*)\((?P<id>[^()\s]+)\)\s*")
-_MAX_NAMED = 3
 _MOST_FOLDERS = 8
 
 Row = dict[str, Any]
@@ -74,10 +73,9 @@ def _matched(file: Path, rows: dict[str, Row], other: Path, others: dict[str, Ro
     partner = {key: key for key in rows if key in others} or _by_file(rows, others)
     lacking = [key for key in rows if key not in partner]
     if lacking:
-        named = ", ".join(lacking[:_MAX_NAMED]) + (", …" if len(lacking) > _MAX_NAMED else "")
         raise DataError(
-            f"{other} has no hypothesis for {len(lacking)} of {len(rows)} clips of {file} ({named}); an empty one "
-            f"counts as deletions, but must be there"
+            f"{other} has no hypothesis for {len(lacking)} of {len(rows)} clips of {file} ({first_named(lacking)}); an "
+            f"empty one counts as deletions, but must be there"
         )
     return [
         _transcript(

@@ -98,7 +98,17 @@ def test_compare_needs_the_same_clips(tmp_path, capfd):
     assert "strict" in (told := capfd.readouterr().out) and "points" in told
     assert main(["compare", a, b, "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["modes"]["ivrit"]["clips"] == 4
-    assert main(["compare", a, c]) == 3
+    capfd.readouterr()
+    for pair, told in (([a, c], "only the first has 1 of the clips (c0)"), ([c, a], "only the second has 1 of the")):
+        assert main(["compare", *pair]) == 3
+        assert told in capfd.readouterr().err
+    with pytest.raises(DataError, match=r"2 of the clips differ in their references \(c1, c2\)"):
+        comparison(CLIPS, [replace(clip, reference=clip.reference + "!" * (clip.id in "c1 c2")) for clip in CLIPS])
+
+
+def test_clips_are_compared_by_their_ids():
+    other = [replace(clip, hypothesis=clip.reference) for clip in CLIPS]
+    assert comparison(CLIPS, other[::-1]) == comparison(CLIPS, other)
 
 
 def written(folder: Path) -> list[tuple[Path, Path | None]]:
