@@ -137,16 +137,11 @@ class Command:
                 write_atomically(path, as_json_lines(found))
 
     def _tell(self, found: list[Transcript], told: dict[str, Any], sounds: dict[str, str]) -> None:
-        from hebrew_asr.commands.ours import FIGURES
-        from hebrew_asr.files import write_atomically, write_json
-        from hebrew_asr.report.clip_page import clips_csv, clips_page, figures_text
+        from hebrew_asr.report.clip_page import figures_text, write_results
 
         if self.out is not None:
-            write_json(self.out / FIGURES, told)
-            write_atomically(self.out / "clips.csv", clips_csv(found))
             addresses = {key: _address(file, self.out) for key, file in sounds.items()}
-            page = clips_page(found, told, f"{self.model} on {self.data or ', '.join(self.set)}", addresses)
-            write_atomically(self.out / "clips.html", page.encode("utf-8", "replace"))
+            write_results(self.out, found, told, f"{self.model} on {self.data or ', '.join(self.set)}", addresses)
         print(json.dumps(told, ensure_ascii=False) if self.json else figures_text(told))
 
 

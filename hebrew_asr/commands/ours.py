@@ -11,14 +11,10 @@ from typing import Any
 from hebrew_asr.corpus.preparation.output import is_of_prepare
 from hebrew_asr.errors import EnvironmentProblem, UsageError
 from hebrew_asr.files import values_if_readable, write_json
-from hebrew_asr.text.transcripts import HYPOTHESES
 from hebrew_asr.training.arguments import lock_of
 
 DEMO_MARK = "demo.json"
 """Says that a folder is a run of the demo, and what it was made from."""
-
-FIGURES = "figures.json"
-"""Of what was heard, beside the hypotheses."""
 
 _MARK_BYTES = 1 << 16
 _DEMO_FILES = re.compile(
@@ -70,13 +66,15 @@ def refuse_other_results(out: Path, of: dict[str, Any]) -> None:
     """Let a command write what was heard anew, but not over what was heard of something else.
 
     Args:
-        out: folder of hypotheses and ``FIGURES``.
+        out: folder of hypotheses and what ``report.clip_page.write_results`` writes.
         of: what the figures must say of themselves; None is what they do not say.
 
     Raises:
-        UsageError: they say something else, or there are hypotheses without figures.
+        UsageError: they say something else, or there is a file of one of these names without figures.
     """
-    if not (out / HYPOTHESES).exists():
+    from hebrew_asr.report.clip_page import FIGURES, RESULTS
+
+    if not any(os.path.lexists(out / name) for name in RESULTS):
         return
     told = values_if_readable(out / FIGURES)
     if not told or any(told.get(key) != value for key, value in of.items()):

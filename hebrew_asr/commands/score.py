@@ -31,9 +31,9 @@ class Command:
     """Print the figures as one JSON object."""
 
     def run(self) -> int:
-        from hebrew_asr.commands.ours import FIGURES, refuse_other_results
-        from hebrew_asr.files import write_atomically, write_json
-        from hebrew_asr.report.clip_page import clips_csv, clips_page, figures_text
+        from hebrew_asr.commands.ours import refuse_other_results
+        from hebrew_asr.files import write_atomically
+        from hebrew_asr.report.clip_page import figures_text, write_results
         from hebrew_asr.text.scoring import figures
         from hebrew_asr.text.transcripts import HYPOTHESES, as_json_lines, read_pairs
 
@@ -44,9 +44,6 @@ class Command:
             write_atomically(self.out / HYPOTHESES, as_json_lines(found))
         counted = {**of, **figures(found)}
         if self.out is not None:
-            write_json(self.out / FIGURES, counted)
-            write_atomically(self.out / "clips.csv", clips_csv(found))
-            page = clips_page(found, counted, f"{self.hypothesis or self.reference}", {})
-            write_atomically(self.out / "clips.html", page.encode("utf-8", "replace"))
+            write_results(self.out, found, counted, f"{self.hypothesis or self.reference}", {})
         print(json.dumps(counted, ensure_ascii=False) if self.json else figures_text(counted))
         return 0

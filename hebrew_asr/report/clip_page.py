@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from hebrew_asr.files import write_atomically, write_json
 from hebrew_asr.pages.document import document
 from hebrew_asr.pages.markup import Markup, element, join, table
 from hebrew_asr.pages.words import count, percent
@@ -14,10 +16,23 @@ from hebrew_asr.report.analysis import align
 from hebrew_asr.report.speech import aligned, key_of_colors, player_of, samples_table
 from hebrew_asr.text.normalize import Mode
 from hebrew_asr.text.scoring import SCORING_MODES, Transcript, errors_of
+from hebrew_asr.text.transcripts import HYPOTHESES
 
+FIGURES, _TABLE, _PAGE = "figures.json", "clips.csv", "clips.html"
+RESULTS = (HYPOTHESES, FIGURES, _TABLE, _PAGE)
+"""What ``eval --out`` and ``score --out`` write, the hypotheses first and by themselves."""
 _MOST_CLIPS = 2000
 _POLICY = "media-src 'self' file:"
 _COUNTS = ("substitutions", "deletions", "insertions", "words", "clips")
+
+
+def write_results(
+    out: Path, clips: Sequence[Transcript], found: Mapping[str, Any], title: str, sounds: Mapping[str, str]
+) -> None:
+    """Write what is found of the clips; as :func:`clips_page` takes them."""
+    write_json(out / FIGURES, found)
+    write_atomically(out / _TABLE, clips_csv(clips))
+    write_atomically(out / _PAGE, clips_page(clips, found, title, sounds).encode("utf-8", "replace"))
 
 
 def figures_text(found: Mapping[str, Any]) -> str:

@@ -224,6 +224,18 @@ def test_a_file_in_the_place_of_a_folder_is_told_in_a_line(tmp_path, capsys):
     assert (tmp_path / "said.txt").read_text() == "שלום עולם\n"
 
 
+@pytest.mark.parametrize("name", ["hypotheses.jsonl", "figures.json", "clips.csv", "clips.html"])
+def test_results_do_not_take_the_place_of_a_file_of_something_else(name, tmp_path, capsys):
+    (tmp_path / "said.txt").write_text("שלום עולם\n")
+    typed = ["score", str(tmp_path / "said.txt"), str(tmp_path / "said.txt"), "--out", str(tmp_path / "out")]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text('{"model": "m", "clips_per_s": 1}')
+    assert main(typed) == 2 and "holds results of " in capsys.readouterr().err
+    assert [(file.name, file.stat().st_size) for file in (tmp_path / "out").iterdir()] == [(name, 32)]
+    (tmp_path / "out" / name).unlink()
+    assert main(typed) == 0 == main(typed), "its own are written anew"
+
+
 @pytest.mark.parametrize("place", ["said.txt", "said.txt/heard", "folder"])
 def test_where_hypotheses_cannot_go_is_told_before_anything_is_decoded(place, tmp_path, capsys):
     (tmp_path / "said.txt").write_text("שלום עולם\n")
