@@ -17,23 +17,22 @@ MEAN_S, SHAPE, SHORTEST_S, LONGEST_S = 4.65, 1.9, 0.5, 15.0
 """Gamma distribution of the clips' lengths, as in the crowd corpora (mean 4.4 to 4.9 s, 95 % under 12.5 s)."""
 WORDS_PER_S = 2.1
 _WORDS = ("אני", "חושב", "שזה", "מה", "שקרה", "אתמול", "כשהגענו", "הביתה", "אחרי", "יום", "ארוך", "של", "עבודה")
+_MADE_UP_WORDS = 20_000
 _LONGER = 0.33
 """Share of made-up words that are one token with another, which are then three at times."""
 
 
-def make_corpus(
-    folder: Path, train_clips: int, eval_clips: int = 8, seed: int = 0, words: Sequence[str] = _WORDS
-) -> None:
+def make_corpus(folder: Path, train_clips: int, eval_clips: int = 8, words: Sequence[str] = _WORDS) -> None:
     """Write ``train.jsonl`` and ``eval.jsonl`` with their FLAC files: 16 kHz mono, as preparation leaves them."""
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     for name, count in (("train", train_clips), ("eval", eval_clips)):
-        clips = draw_clips(name, count, folder, seed, words)
+        clips = draw_clips(name, count, folder, words)
         with ThreadPoolExecutor() as pool:
             list(pool.map(_write, clips))
         write_manifest(folder / f"{name}.jsonl", clips)
 
 
-def made_up_words(tokenizer: Any, count: int = 20_000, seed: int = 0) -> list[str]:
+def made_up_words(tokenizer: Any) -> list[str]:
     """Words out of all tokens with Hebrew letters, 1.5 of them each, as the usual ones have; these if there are none.
 
     How many rows of the head train depends on the tokens that occur, and in a large corpus all of these do.
@@ -43,16 +42,15 @@ def made_up_words(tokenizer: Any, count: int = 20_000, seed: int = 0) -> list[st
     first, later = ([text.strip() for text in texts if text.startswith(" ") == is_first] for is_first in (True, False))
     if not first or not later:
         return [*_WORDS]
-    rng = np.random.default_rng(seed)
-    ends = np.where(rng.random(count) < _LONGER, rng.choice(later, count), "")
-    return [begin + end for begin, end in zip(rng.choice(first, count).tolist(), ends.tolist(), strict=True)]
+    rng = np.random.default_rng(0)
+    ends = np.where(rng.random(_MADE_UP_WORDS) < _LONGER, rng.choice(later, _MADE_UP_WORDS), "")
+    begins = rng.choice(first, _MADE_UP_WORDS)
+    return [begin + end for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
 
 
-def draw_clips(
-    name: str, count: int, folder: Path = Path(), seed: int = 0, words: Sequence[str] = _WORDS
-) -> list[Clip]:
+def draw_clips(name: str, count: int, folder: Path = Path(), words: Sequence[str] = _WORDS) -> list[Clip]:
     """Clips of a corpus in ``folder``, with their lengths and texts; nothing is written."""
-    rng = np.random.default_rng((seed, *name.encode()))
+    rng = np.random.default_rng((0, *name.encode()))
     lengths = np.clip(rng.gamma(SHAPE, MEAN_S / SHAPE, count), SHORTEST_S, LONGEST_S)
     counts = np.maximum(1, rng.poisson(WORDS_PER_S * lengths))
     drawn, stops = rng.choice(words, counts.sum()).tolist(), np.cumsum(counts).tolist()
