@@ -16,10 +16,11 @@ from typing import Literal
 import jiwer
 import numpy as np
 
-from hebrew_asr.errors import DataError, UsageError
+from hebrew_asr.errors import DataError
 from hebrew_asr.text.normalize import Mode, normalize
 
 _RESAMPLES = 1000
+_INTERVAL = (0.025, 0.975)
 _DRAWN_AT_ONCE = 1 << 14
 """Groups of all resamples that are summed at once: as many as lie in a processor's cache. The draws stay the same."""
 
@@ -120,21 +121,20 @@ def bootstrap_interval(
     per_clip: Sequence[ErrorCounts],
     groups: Sequence[str] | None,
     seed: int,
-    confidence: float = 0.95,
     rate: Literal["wer", "cer"] = "wer",
 ) -> tuple[float, float]:
-    """Percentile interval (low, high) of the corpus WER, or CER, over 1000 resamples.
+    """95 % percentile interval (low, high) of the corpus WER, or CER, over 1000 resamples.
 
     As in "Bootstrap estimates for confidence intervals in ASR performance evaluation" (ICASSP 2004), but whole groups
     (one name for each clip: source, speaker) are drawn with replacement, because clips of one source err together and
     drawing clips would make the interval too narrow. None takes each clip as its own group. With a single group both
     ends are the WER itself, which says nothing of its spread.
-    Raises DataError for no clips or a wrong number of groups, UsageError for a confidence outside (0, 1).
+    Raises DataError for no clips or a wrong number of groups.
     """
-    _check_bootstrap(len(per_clip), groups, confidence)
+    _check_bootstrap(len(per_clip), groups)
     edits, sizes = _by_group([_parts(clip, rate) for clip in per_clip], groups)
     drawn = _resampled(edits, sizes, seed=seed)
-    return _percentiles(drawn[0] / np.maximum(drawn[1], 1), confidence)
+    return _percentiles(drawn[0] / np.maximum(drawn[1], 1))
 
 
 @dataclass(frozen=True)
@@ -149,38 +149,32 @@ class Difference:
 
 
 def paired_difference(
-    first: Sequence[ErrorCounts],
-    second: Sequence[ErrorCounts],
-    groups: Sequence[str] | None,
-    seed: int,
-    confidence: float = 0.95,
+    first: Sequence[ErrorCounts], second: Sequence[ErrorCounts], groups: Sequence[str] | None, seed: int
 ) -> Difference:
-    """Percentile interval of the difference of two systems' WER; each resample takes the same groups of both.
+    """95 % percentile interval of the difference of two systems' WER; each resample takes the same groups of both.
 
     What is hard for one is hard for the other. So this interval is narrower than those of the two rates, and two rates
     may differ for certain though their own intervals overlap (Bisani and Ney, ICASSP 2004).
 
     Raises:
-        DataError: no clips, or not as many of each. UsageError: a confidence outside (0, 1).
+        DataError: no clips, or not as many of each.
     """
     if len(first) != len(second):
         raise DataError(f"comparison: {len(first)} clips of the first system but {len(second)} of the second")
-    _check_bootstrap(len(first), groups, confidence)
+    _check_bootstrap(len(first), groups)
     pairs = [(_parts(one, "wer"), _parts(other, "wer")) for one, other in zip(first, second, strict=True)]
     sums = _by_group([(*one, *other) for one, other in pairs], groups)
     drawn = _resampled(*sums, seed=seed)
     change = drawn[2] / np.maximum(drawn[3], 1) - drawn[0] / np.maximum(drawn[1], 1)
     whole = [sum(second, ErrorCounts()).wer, sum(first, ErrorCounts()).wer]
-    return Difference(whole[0] - whole[1], *_percentiles(change, confidence), float((change < 0).mean()))
+    return Difference(whole[0] - whole[1], *_percentiles(change), float((change < 0).mean()))
 
 
-def _check_bootstrap(num_clips: int, groups: Sequence[str] | None, confidence: float) -> None:
+def _check_bootstrap(num_clips: int, groups: Sequence[str] | None) -> None:
     if not num_clips:
         raise DataError("bootstrap interval: no clips; score at least one")
     if groups is not None and len(groups) != num_clips:
         raise DataError(f"bootstrap interval: {num_clips} clips but {len(groups)} groups; give one for each clip")
-    if not 0 < confidence < 1:
-        raise UsageError(f"bootstrap interval: confidence {confidence} is outside (0, 1); 0.95 is usual")
 
 
 def _parts(clip: ErrorCounts, rate: Literal["wer", "cer"]) -> tuple[int, int]:
@@ -211,7 +205,6 @@ def _resampled(*columns: np.ndarray, seed: int) -> np.ndarray:
     return sums
 
 
-def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
+def _percentiles(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(values, _INTERVAL)
     return float(low), float(high)
