@@ -51,22 +51,15 @@ class Scale:
 
 
 def histogram(
-    title: str,
-    unit: str,
-    train: Sequence[float] | np.ndarray,
-    held: Sequence[float] | np.ndarray,
-    *,
-    limits: tuple[float, float] | None = None,
+    title: str, unit: str, train: Sequence[float] | np.ndarray, held: Sequence[float] | np.ndarray
 ) -> Markup:
     """Training as bars, evaluation as a line over them, each in shares of its own side; few values as a mark each.
 
-    Args:
-        unit: what the horizontal axis counts, such as ``seconds``.
-        limits: ends of the axis; the 0.1 and 99.9 percentiles of all values by default. What lies beyond is counted in
-            the first or last bar.
+    The axis, which counts in ``unit``, such as ``seconds``, ends at the 0.1 and 99.9 percentiles of all values; what
+    lies beyond is counted in the first or last bar.
     """
     everything = np.concatenate([train, held])
-    low, high = limits or (float(np.quantile(everything, 0.001)), float(np.quantile(everything, 0.999)))
+    low, high = np.quantile(everything, (0.001, 0.999)).tolist()
     x = Scale(low, max(high, low + 1e-6), _LEFT, _RIGHT)
     bins = min(_MOST_BINS, max(_FEWEST_BINS, 2 * math.isqrt(len(everything))))
     edges = np.linspace(x.low, x.high, bins + 1)

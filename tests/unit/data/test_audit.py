@@ -284,10 +284,10 @@ def test_measurements(tmp_path):
 
 def test_figures():
     assert Scale(0, 15, 0, 1).ticks() == [0, 5, 10, 15]
-    few = histogram("Duration", "seconds", [1.0, 1.0, 3.0], [2.0], limits=(0, 4))
+    few = histogram("Duration", "seconds", [1.0, 1.0, 3.0], [2.0])
     assert few.count("<rect") == 2 + 1  # two bars and the key
     assert few.count("v-16") == 1  # one mark for the one value, no line of shares
-    many = histogram("Duration", "seconds", [1.0, 1.0, 3.0], [2.0] * 40, limits=(0, 4))
+    many = histogram("Duration", "seconds", [1.0, 1.0, 3.0], [2.0] * 40)
     assert "v-16" not in many and many.count('class="line c2"') == 1 + 1  # the line and the key
     assert "NaN" not in histogram("One value", "s", [1.0], [])
     assert quantiles([]) == {} and quantiles([1, 2, 3])["median"] == 2
