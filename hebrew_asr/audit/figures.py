@@ -50,9 +50,7 @@ class Scale:
         return [index * step for index in range(first, last + 1)]
 
 
-def histogram(
-    title: str, unit: str, train: Sequence[float] | np.ndarray, held: Sequence[float] | np.ndarray
-) -> Markup:
+def histogram(title: str, unit: str, train: Sequence[float] | np.ndarray, held: Sequence[float] | np.ndarray) -> Markup:
     """Training as bars, evaluation as a line over them, each in shares of its own side; few values as a mark each.
 
     The axis, which counts in ``unit``, such as ``seconds``, ends at the 0.1 and 99.9 percentiles of all values; what
