@@ -121,7 +121,7 @@ class Command:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         transcribe = Transcriber(asr.to(device).eval(), tokenizer, decoding)
         with sound_progress(sum(clip.duration_s for clip in clips)) as bar:
-            transcripts = list(heard(transcribe, utterances_of(clips, ""), self.batch, bar.add, bar.tell))
+            transcripts = list(heard(transcribe, utterances_of(clips), self.batch, bar.add, bar.tell))
         return {
             "wer_mode": settings.wer_mode,
             **rates(errors_of(transcripts, settings.wer_mode), groups_of(transcripts)),

@@ -124,7 +124,7 @@ class Command:
             folder, _, name = self.data.rpartition("/")
             manifest = set_folder(folder) / name if is_url(self.data) else self.data
             clips = read_manifest(manifest, allow_outside=self.allow_outside)
-            return iter(utterances_of(clips, "")), sum(clip.duration_s for clip in clips)
+            return iter(utterances_of(clips)), sum(clip.duration_s for clip in clips)
         return chain.from_iterable([open_test_set(spec) for spec in self.set]), None
 
     def _write_hypotheses(self, found: list[Transcript]) -> None:

@@ -37,10 +37,10 @@ class Utterance:
     """Path of the recording; '' where it has no file of its own."""
 
 
-def utterances_of(clips: Sequence[Clip], source: str) -> list[Utterance]:
-    """The clips of a manifest."""
+def utterances_of(clips: Sequence[Clip]) -> list[Utterance]:
+    """The clips of a manifest, the longest first. Their ids say what set they are of."""
     return [
-        Utterance(clip.id, clip.transcript, lambda clip=clip: read_clip(clip), clip.group, source, clip.own_file)
+        Utterance(clip.id, clip.transcript, lambda clip=clip: read_clip(clip), clip.group, audio=clip.own_file)
         for clip in sorted(clips, key=lambda clip: -clip.duration_s)
     ]
 
