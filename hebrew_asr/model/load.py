@@ -32,8 +32,6 @@ from hebrew_asr.text.prompt import ASR_TEXT, AUDIO_PAD, END_OF_TURN
 
 transformers_logging.disable_progress_bar()  # one bar per rank would tear the console apart
 
-NUM_WEIGHTS_1_7B = 2_038_052_480
-
 
 def local_folder(path: str, *, weights: bool = True) -> Path:
     """The folder of a model: ``path`` itself, or a hub snapshot, downloaded on first use.

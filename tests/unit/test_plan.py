@@ -23,7 +23,6 @@ from hebrew_asr.demo.tiny import save_tiny
 from hebrew_asr.errors import CheckpointError, UsageError
 from hebrew_asr.model.folder import read_config
 from hebrew_asr.model.groups import phase_groups
-from hebrew_asr.model.load import NUM_WEIGHTS_1_7B
 from hebrew_asr.model.sizes import PUBLISHED, ModelSizes, sizes_at, weight_shapes
 from hebrew_asr.planning import cards
 from hebrew_asr.planning.bench_corpus import draw_clips
@@ -37,7 +36,7 @@ from hebrew_asr.planning.plan import (
 from hebrew_asr.planning.zero_memory import Sizes, sizes_of, zero_memory
 from hebrew_asr.units import GIB
 from tests.support.tiny_task import SPEC, WORDS
-from tests.unit.test_load import CONFIG_1_7B
+from tests.unit.test_load import CONFIG_1_7B, NUM_WEIGHTS_1_7B
 
 HUB_IDS_1_7B = ("Qwen/Qwen3-ASR-1.7B", "Qwen/Qwen3-ASR-1.7B-hf")
 PROFILES = Path(__file__).parents[2] / "ds_configs"
