@@ -1,6 +1,7 @@
 """What a run writes while it trains, on a disk that may be full or gone for a while.
 
-Nothing here stops training. What cannot be written is kept in memory until the disk takes it; one warning says so.
+What cannot be written is kept in memory until the disk takes it; one warning says so, and training goes on. Only where
+somebody removes ``metrics.jsonl``, and most likely the run directory with it, does the run end.
 """
 
 from __future__ import annotations
