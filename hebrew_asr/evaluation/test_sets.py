@@ -14,6 +14,7 @@ from hebrew_asr.audio.decode import decode
 from hebrew_asr.data.clip_audio import Unreadable
 from hebrew_asr.errors import DataError, EnvironmentProblem, HebrewASRError, UsageError, did_you_mean, first_line
 from hebrew_asr.evaluation.hearing import Utterance
+from hebrew_asr.text.sets import split_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def open_test_set(spec: str) -> Iterator[Utterance]:
 
     Args:
         spec: a name of ``TEST_SETS``, ``NAME=PATH`` for a copy of it, or a path: a parquet file, a folder of them
-            (those of the test split, if any file's name says ``test``), or a folder of ``datasets.save_to_disk``.
+            (those of the test split, if any says so in its path below it), or a folder of ``datasets.save_to_disk``.
 
     Raises:
         UsageError: there is no such set.
@@ -105,7 +106,7 @@ def _local(path: Path) -> Any:
             held: Any = datasets.load_from_disk(str(path))
             return held["test"] if isinstance(held, dict) and "test" in held else held
         files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-        named = [file for file in files if "test" in str(file.relative_to(path.parent))] or files
+        named = [file for file in files if split_of(file.relative_to(path).as_posix()) == "test"] or files
         if not named:
             raise DataError(f"{path} holds no parquet files")
         return _streamed("parquet", None, "train", data_files=[str(file) for file in named])

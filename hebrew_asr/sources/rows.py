@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,11 @@ from typing import Protocol
 
 from hebrew_asr.audio.source import opened
 from hebrew_asr.sources.timestamps import TimedText
+from hebrew_asr.text.sets import split_of
 
 ROWS_PER_UNIT = 100
 """Half a second of work, and one row group as the hub writes them: little to lose by a kill or to wait for at the end,
 enough that its bookkeeping costs nothing."""
-
-_SPLIT_WORD = re.compile(r"(?:^|[/._-])(train|training|test|testing|validation|valid|val|dev|eval)(?=$|[/._-])", re.I)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +114,5 @@ class Source:
 
 
 def is_held_out(relative_path: str) -> bool:
-    """Whether a shard's own path says that it belongs to a test or validation split.
-
-    ``data/test-00000-of-00004.parquet`` does, ``data/train-00000-of-00042.parquet`` and ``part7.parquet`` do not. The
-    word nearest to the file name decides, so ``test/train-0.parquet`` is training data.
-    """
-    words = _SPLIT_WORD.findall(relative_path)
-    return bool(words) and not words[-1].lower().startswith("train")
+    """Whether a shard's own path says that it belongs to a test or validation split."""
+    return split_of(relative_path) in ("test", "validation")

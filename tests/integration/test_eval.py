@@ -125,10 +125,10 @@ def parquet(folder: Path, name: str, text: str = "text", clips: int = 2) -> Path
 
 
 def test_a_copy_of_the_leaderboards_sets(run_folder, tmp_path, capfd, monkeypatch):
-    parquet(tmp_path / "d1" / "data", "test-00000-of-00001.parquet")
-    parquet(tmp_path / "d1" / "data", "train-00000-of-00001.parquet", clips=3)
+    parquet(tmp_path / "latest" / "data", "test-00000-of-00001.parquet")
+    parquet(tmp_path / "latest" / "data", "train-00000-of-00001.parquet", clips=3)
     kan = parquet(tmp_path / "kan", "validation.parquet", "sentence")
-    sets = ["--set", f"eval-d1={tmp_path / 'd1'}", "--set", str(kan)]
+    sets = ["--set", f"eval-d1={tmp_path / 'latest'}", "--set", str(kan)]
     assert main(["eval", "--model", str(run_folder), *sets, "--json", "--out", str(tmp_path / "out")]) == 0
     found = json.loads(capfd.readouterr().out)
     assert found["clips"] == 4 and set(found["modes"]["ivrit"]["slices"]["source"]) == {"eval-d1", "validation"}
