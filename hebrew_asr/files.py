@@ -75,7 +75,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        _complete(temporary, (before, place))
+        _complete(temporary, place if place.exists() else before)
         shutil.rmtree(before, ignore_errors=True)
         if place.exists():
             place.rename(before)
@@ -94,15 +94,15 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(before, ignore_errors=True)
 
 
-def _complete(new: Path, earlier: Iterable[Path]) -> None:
-    """Give the files of a new folder the usual mode, put them on the disk, and add what only earlier ones hold."""
+def _complete(new: Path, earlier: Path) -> None:
+    """Give the files of a new folder the usual mode, put them on the disk, and add what only the earlier one holds."""
     for file in new.rglob("*"):
         if file.is_file():
             give_usual_mode(file)
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
-    for old in earlier:
-        _keep_others(old, new)
+    if earlier.is_dir():
+        _keep_others(earlier, new)
     for inside in new.rglob("*/"):
         if not inside.is_symlink():
             sync_folder(inside)
@@ -110,11 +110,15 @@ def _complete(new: Path, earlier: Iterable[Path]) -> None:
 
 
 def _keep_others(old: Path, new: Path) -> None:
-    for path in sorted(old.iterdir()) if old.is_dir() and not old.is_symlink() else ():
+    for path in sorted(old.iterdir()):
+        other = new / path.name
         if path.is_dir() and not path.is_symlink():
-            shutil.copytree(path, new / path.name, symlinks=True, dirs_exist_ok=True)
-        elif not os.path.lexists(new / path.name):
-            shutil.copy2(path, new / path.name, follow_symlinks=False)
+            if other.is_dir() and not other.is_symlink():
+                _keep_others(path, other)
+            else:
+                shutil.copytree(path, other, symlinks=True)  # an error where it is a file by now
+        elif not os.path.lexists(other):
+            shutil.copy2(path, other, follow_symlinks=False)
 
 
 def _rename_in(error: OSError | HebrewASRError, written: str, asked: str) -> None:

@@ -69,6 +69,23 @@ def test_a_folder_appears_when_it_is_whole_and_keeps_what_else_was_in_it(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "outside"]
 
 
+def test_a_folder_keeps_what_it_holds_and_not_what_one_that_was_killed_left_beside_it(tmp_path):
+    """After the new folder was in its place, and the earlier one not yet removed; then between the two renames."""
+    for path, content in {
+        **{"made/readme": "edited", "made/inner/a": "a", "made/inner/b": "b"},
+        **{".old-made/readme": "first", ".old-made/gone": "deleted since", ".old-made/inner/b": "first"},
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(content)
+    for _ in range(2):
+        with whole_folder(tmp_path / "made") as folder:
+            (folder / "inner").mkdir()
+            (folder / "inner" / "a").write_text("anew")
+        held = {str(file.relative_to(tmp_path)): file.read_text() for file in tmp_path.rglob("*") if file.is_file()}
+        assert held == {"made/readme": "edited", "made/inner/a": "anew", "made/inner/b": "b"}
+        (tmp_path / "made").rename(tmp_path / ".old-made")
+
+
 def test_errors_name_the_folder_that_was_asked_for(small_disk, monkeypatch):
     monkeypatch.chdir(small_disk)
     for raised, told in (
