@@ -49,8 +49,7 @@ def _train(argv: list[str], stop: StopRequest) -> int:
     finally:
         run.tracker.close()
         run.files.close()
-        run.checkpoints.close()
-        run.lock.release()
+        run.checkpoints.when_written(run.lock.release)
     run.engine.close()
     dist.stop()
     return 0

@@ -148,10 +148,20 @@ class CheckpointStore:
         self._has_dropped = self._had_room and outcome.is_full and self.drop_oldest()
         return outcome
 
-    def close(self) -> None:
-        """Wait until this rank writes no more: from then on another process may work on the folder."""
-        if self._writer is not None:
-            self._writer.join()
+    def when_written(self, act: Callable[[], object]) -> None:
+        """Call ``act`` when this rank writes no more: at once, or from a thread for which the process's end waits.
+
+        From then on another process may work on the folder.
+        """
+        if (writer := self._writer) is None:
+            act()
+            return
+
+        def wait() -> None:
+            writer.join()
+            act()
+
+        threading.Thread(target=wait, name="written").start()
 
     def take_outcomes(self) -> list[Outcome]:
         """What became of the checkpoints that were sealed or given up since the last call; on the first rank."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from pathlib import Path
 
 import pytest
@@ -64,11 +65,13 @@ def test_a_run_that_is_moved_while_it_is_trained_is_told_once_and_saved_all_the_
     assert (steps(run), steps(tmp_path / "moved")) == ([2, 3], [1])
 
 
-def test_a_closed_store_writes_no_more(tmp_path, ranks):
-    kept = store(tmp_path, ranks)
+def test_a_run_is_let_go_when_it_is_written(tmp_path, ranks):
+    kept, found = store(tmp_path, ranks), queue.Queue[list[int]]()
+    kept.when_written(lambda: found.put(steps(tmp_path)))
     kept.save(lambda: [state()[0] for _ in range(64)], 1, {})
-    kept.close()
-    assert steps(tmp_path) == [1] and kept.finish().failure is None
+    kept.when_written(lambda: found.put(steps(tmp_path)))
+    assert not steps(tmp_path), "nobody waited"
+    assert [found.get(timeout=60), found.get(timeout=60)] == [[], [1]]
 
 
 def test_one_that_fails_in_the_background_is_told_and_the_next_is_tried(disk, ranks):
