@@ -99,6 +99,8 @@ def _rows_within(text: str) -> list[Any] | None:
         found = from_json(text)
     except ValueError:
         return None
+    if not isinstance(found, dict):
+        return None
     lists = [value for value in found.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
     if found and all(isinstance(value, str) and name.lower().endswith(AUDIO_SUFFIXES) for name, value in found.items()):
         return [{"audio": name, "text": value} for name, value in found.items()]

@@ -240,6 +240,13 @@ def test_wrong_listings_name_the_line(tmp_path, lines, problem):
         open_source(str(tmp_path))
 
 
+@pytest.mark.parametrize("content", ["null", "5", '"text"'])
+def test_json_that_is_no_object_is_told(tmp_path, content):
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(DataError, match="line 1: not a JSON object"):
+        open_source(str(tmp_path / "x.json"))
+
+
 def test_several_listings_are_ambiguous(tmp_path):
     for name in ("train.jsonl", "eval.jsonl"):
         (tmp_path / name).write_text("")
