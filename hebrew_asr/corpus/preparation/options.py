@@ -15,7 +15,7 @@ from hebrew_asr.errors import UsageError
 
 RECIPE_SOURCES = ("ivrit-ai/crowd-transcribe-v5", "ivrit-ai/crowd-recital-whisper-training")
 DEFAULT_FOLDER = Path("qwen3_asr_round2_data")
-_SCHEDULER = re.compile(r"(tcp|tls)://[^/:@]+:\d{1,5}")
+_SCHEDULER = re.compile(r"(tcp|tls)://[^/:@]+:(?P<port>\d{1,5})")
 _RISING = (
     ("min_duration_s", "max_duration_s"),
     ("recut_min_s", "recut_max_s"),
@@ -111,7 +111,8 @@ class PrepareOptions:
             for low, high in _RISING
             if not getattr(self, low) < getattr(self, high)
         ]
-        if self.workers_on is not None and not _SCHEDULER.fullmatch(self.workers_on):
+        place = _SCHEDULER.fullmatch(self.workers_on or "")
+        if self.workers_on is not None and (place is None or not 1 <= int(place["port"]) <= 65_535):
             wrong.append(f"--workers-on {self.workers_on!r} is no address of a scheduler, such as tcp://node1:8786")
         if url := re.fullmatch(r"([a-z0-9+.-]+:/)(.*)", str(self.out), re.DOTALL):  # a Path keeps one slash of two
             wrong.append(f"--out {url[1]}/{url[2]} is a URL: prepare writes here; `aws s3 sync` or the like uploads it")

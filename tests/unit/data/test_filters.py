@@ -162,6 +162,13 @@ def test_impossible_options_are_reported_at_once():
         assert name in str(caught.value)
 
 
+@pytest.mark.parametrize("address", ["node1:8786", "tcp://node1", "tcp://node1:99999", "tcp://node1:0"])
+def test_an_address_that_no_scheduler_has_is_refused(address):
+    with pytest.raises(UsageError, match="is no address of a scheduler"):
+        PrepareOptions(workers_on=address).check()
+    PrepareOptions(workers_on="tcp://node1:65535").check()
+
+
 def test_rows_that_foretold_the_disk_space_are_not_converted_again(tmp_path, monkeypatch):
     heard = []
     monkeypatch.setattr(convert_module, "decode", lambda source, **more: heard.append(source) or decode(source, **more))
