@@ -263,7 +263,7 @@ def _has_room(lock: int, need: int) -> bool:
     disk = shutil.disk_usage(folder)
     limit_now = disk.free - int(disk.total * SPARE)
     counted = os.pread(lock, 20, 0)
-    used = int(counted) if counted else limit
+    used = int(counted) if counted.strip().isdigit() else limit  # none yet, or zeros after a power cut: count anew
     if need > limit_now or used + need > limit:
         shards = sorted((sums.stat().st_mtime, sums) for sums in folder.glob("*.sums"))
         sizes = {sums: _bytes_on_disk(sums) + _bytes_on_disk(sums.with_suffix("")) for _, sums in shards}
