@@ -93,11 +93,12 @@ def _made_from(source: str | None, folder: Path) -> dict[str, Any]:
 
 
 def _synthetic_data() -> Path:
+    from hebrew_asr.cores import usable_cores
     from hebrew_asr.demo.synthesis import synthesize_corpus
 
     folder = Path("demo-data")
     _say(f"speech: {TRAIN_CLIPS:,} clips to train on, {EVAL_CLIPS} of other sentences by other voices, in {folder}/")
-    processes = os.cpu_count() or 1
+    processes = len(usable_cores())
     synthesize_corpus(folder, train_clips=TRAIN_CLIPS, eval_clips=EVAL_CLIPS, seed=SEED, processes=processes)
     return folder
 
