@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hebrew_asr.corpus.preparation.filters import FREE_SILENCE_S
+from hebrew_asr.pages.figures import legend_key, round_steps
 from hebrew_asr.pages.markup import Markup, element
 from hebrew_asr.pages.words import percent, quantity
 
@@ -42,12 +43,8 @@ class Scale:
         return self.start + share * (self.end - self.start)
 
     def ticks(self, count: int = 6) -> list[float]:
-        """Multiples of 1, 2 or 5 times a power of ten inside the axis, about ``count`` of them."""
-        raw = (self.high - self.low) / count
-        power = 10.0 ** math.floor(math.log10(raw))
-        step = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= raw * 0.999)
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [index * step for index in range(first, last + 1)]
+        """Round values inside the axis, about ``count`` of them."""
+        return round_steps(self.low, self.high, count)
 
 
 def histogram(title: str, unit: str, train: Sequence[float] | np.ndarray, held: Sequence[float] | np.ndarray) -> Markup:
@@ -122,10 +119,7 @@ def _bottom_axis(x: Scale, unit: str) -> list[Markup]:
 def _figure(title: str, unit: str, drawn: list[Markup], values: np.ndarray, keys: list[tuple[str, Markup]]) -> Markup:
     low, middle, high = (quantity(float(v)) for v in np.quantile(values, [0.05, 0.5, 0.95]))
     label = f"{title}: median {middle} {unit}, nine in ten between {low} and {high}"
-    legend = [
-        element("li", element("svg", shape, viewBox="0 0 22 12", class_="key", aria_hidden="true"), side)
-        for side, shape in keys
-    ]
+    legend = [element("li", legend_key(shape), side) for side, shape in keys]
     return element(
         "figure",
         element("div", element("h3", title), element("span", f"median {middle}", class_="at"), class_="heading"),

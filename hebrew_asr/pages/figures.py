@@ -96,7 +96,7 @@ class Axis:
     def ticks(self) -> list[float]:
         """Round values, some four to eight of them."""
         if not self.log:
-            return _round_steps(self.low, self.high, 5)
+            return round_steps(self.low, self.high, 5)
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         decades = len(powers) - 1
         digits = (1, 2, 5) if decades <= 2 else (1, 3) if decades <= 3 else (1,)
@@ -122,13 +122,13 @@ def fitting_axis(
     return Axis(min(values) / 1.15, max(values) * 1.15, form, ticks or form, log=True)
 
 
-def _round_steps(low: float, high: float, count: int) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten inside [low, high]."""
+def round_steps(low: float, high: float, count: int) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten inside [low, high], about ``count`` of them."""
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= raw * 0.999)
-    first = math.ceil(low / step)
-    return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [index * step for index in range(first, last + 1)]
 
 
 @dataclass(frozen=True)
@@ -173,11 +173,16 @@ class Chart:
         )
 
 
+def legend_key(shape: Child) -> Markup:
+    """How a series is drawn, beside its name in a legend; ``shape`` is of 22 × 12."""
+    return element("svg", shape, viewBox="0 0 22 12", class_="key", aria_hidden="true")
+
+
 def _legend(series: Series, chart: Chart) -> Markup:
     line = element("line", x1=1, x2=21, y1=6, y2=6, class_="line", stroke_dasharray=series.dash)
     dot = element("circle", cx=11, cy=6, r=3.5, class_="dot") if series.dots else None
     shape = element("rect", x=9, width=12, height=12, class_="bar") if chart.stacked else join(line, dot)
-    key = element("svg", shape, viewBox="0 0 22 12", class_="key", aria_hidden="true")
+    key = legend_key(shape)
     form = chart.axis.format
     read = [[round(point.step, 1), point.label, point.text or form(point.value)] for point in series.points]
     widest = max((len(str(text)) for *_, text in read), default=0)
@@ -233,12 +238,12 @@ def _level_key(level: tuple[float, str] | None) -> Markup | None:
     if level is None:
         return None
     line = element("line", x1=1, x2=21, y1=6, y2=6, class_="level")
-    return element("li", element("svg", line, viewBox="0 0 22 12", class_="key", aria_hidden="true"), level[1])
+    return element("li", legend_key(line), level[1])
 
 
 def _steps_axis(timeline: Timeline) -> Markup:
     """The axis of steps; each checkpoint is a triangle under it."""
-    ticks = [tick for tick in _round_steps(0, max(timeline.last_step, 1), 8) if tick == int(tick)]
+    ticks = [tick for tick in round_steps(0, max(timeline.last_step, 1), 8) if tick == int(tick)]
     marks = [
         element("path", d=f"M{timeline.x(step):.1f} {_BOTTOM + 2}l3 6h-6z", class_="checkpoint")
         for step in timeline.checkpoints
