@@ -22,6 +22,7 @@ from transformers.models.qwen3_asr.configuration_qwen3_asr import Qwen3ASREncode
 from hebrew_asr.errors import CheckpointError, on_one_line
 from hebrew_asr.files import from_json
 from hebrew_asr.model.layouts import AUDIO_KEYS, TEXT_KEYS, native_config, taken
+from hebrew_asr.model.sizes import AUDIO_SIZES, TEXT_SIZES
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -44,16 +45,7 @@ _NATIVE_KEYS = (
     *("audio_token_id", "timestamp_token_id", "pad_token_id", "eos_token_id", "initializer_range"),
     "tie_word_embeddings",
 )
-_SIZES = {
-    "audio_config": (
-        *("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "output_dim"),
-        *("num_mel_bins", "n_window", "n_window_infer", "downsample_hidden_size"),
-    ),
-    "text_config": (
-        *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-        *("num_key_value_heads", "head_dim", "max_position_embeddings"),
-    ),
-}
+_SIZES = {"audio_config": AUDIO_SIZES, "text_config": (*TEXT_SIZES, "max_position_embeddings")}
 _MODEL_TYPES = {
     "audio_config": ("qwen3_asr_encoder", "qwen3_asr_audio_encoder"),
     "text_config": ("qwen3", "qwen3_asr_text"),

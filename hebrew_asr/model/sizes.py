@@ -53,9 +53,9 @@ AUDIO_SIZES = (
 )
 TEXT_SIZES = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
-    *("head_dim", "vocab_size", "attention_bias"),
+    *("head_dim", "vocab_size"),
 )
-_KEYS = (AUDIO_SIZES, TEXT_SIZES)
+_KEYS = (AUDIO_SIZES, (*TEXT_SIZES, "attention_bias"))
 _MOST = 1 << 20
 """More than any number of a Qwen3-ASR that is one."""
 _ENCODERS = {"1.7B": (1024, 24, 16, 4096, 2048), "0.6B": (896, 18, 14, 3584, 1024)}
@@ -99,7 +99,7 @@ def _written_out(file: Path) -> ModelSizes | None:
         audio, text = described["audio_config"], described["text_config"]
         tied = values["tie_word_embeddings"] if described is values else text.get("tie_word_embeddings", True)
         numbers = {key: audio[key] for key in AUDIO_SIZES}
-        numbers |= {key: text[key] for key in TEXT_SIZES if key != "attention_bias"}
+        numbers |= {key: text[key] for key in TEXT_SIZES}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     if values.get("model_type") != "qwen3_asr" or any("quantization_config" in part for part in (values, described)):

@@ -39,7 +39,9 @@ class Footprint:
 def config_of(sizes: ModelSizes) -> Qwen3ASRConfig:
     """The config of a model of these sizes."""
     tied = sizes.tie_word_embeddings
-    audio, text = ({key: getattr(sizes, key) for key in keys} for keys in (AUDIO_SIZES, TEXT_SIZES))
+    audio, text = (
+        {key: getattr(sizes, key) for key in keys} for keys in (AUDIO_SIZES, (*TEXT_SIZES, "attention_bias"))
+    )
     config = Qwen3ASRConfig(audio_config=audio, text_config=text, tie_word_embeddings=tied)
     assert ModelSizes.of(config) == sizes
     return config
