@@ -5,6 +5,18 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*"; }
 
+# Help installs nothing: it is the comment at the head of the command, and for demo, once installed, all its options.
+for argument in "$@"; do
+  case $argument in
+    -h | --help)
+      if [ "${0##*/}" != demo ] || [ ! -x "$root/.venv/bin/hebrew-asr" ]; then
+        sed -n '1d; /^# shellcheck/q; s/^# //p' "$0"
+        exit
+      fi
+      ;;
+  esac
+done
+
 # A Python that can make a virtual environment with pip in it.
 find_python() {
   local candidate

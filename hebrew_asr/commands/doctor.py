@@ -47,7 +47,7 @@ class Command(DataArguments):
         for finding in found:
             fix = f"\n      -> {finding.fix}" if finding.fix else ""
             print(f"{finding.state:<4}  {finding.name}: {finding.says}{fix}")
-        none = "no profile for GPUs fits here; --ds cpu is for the demo"
+        none = f"no profile for GPUs fits here{'; --ds cpu is for the demo' if self.ds is None else ''}"
         print(f"profile for these GPUs: --ds {best}" if best else none)
         if failed:
             print(f"failed: {', '.join(failed)}")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SIDES = ("train", "eval")
 _NAMED = re.compile(r"(?!\.{1,2}=)([\w.-]+)=(.+)")
 _SHOWN_SETS = 20
+_GROUP = "group evaluated on"
 
 
 @dataclass
@@ -226,10 +227,11 @@ def _write(folder: Path, parts: list[_Part], elsewhere: _Elsewhere) -> None:
     for part in parts:
         if not part.taken["train"]:
             first = next(row for row in dropped if row["set"] == part.name)
+            others = ". If equal names of groups are other people in each set, give --own-groups"
             raise DataError(
                 f"all {part.left_out.total():,} training clips of {part.place} are those of another set, or share a "
-                f"group or a sentence with what it is evaluated on: {first['id']} {first['detail']}. If equal names of "
-                "groups are other people in each set, give --own-groups"
+                f"group or a sentence with what it is evaluated on. {first['id']}: {first['detail']}"
+                f"{others if first['reason'] == _GROUP else ''}"
             )
     _record(folder, parts)
     for side in SIDES:
@@ -300,6 +302,6 @@ def _tell(out: Path, parts: list[_Part]) -> None:
     for reason, number in sorted(left_out.items()):
         kind, _, use = reason.partition(" ")
         print(f"left out, since their {kind} is {use} in another set: {count(number, 'clip')}, in dropped.jsonl")
-    if left_out["group evaluated on"]:
+    if left_out[_GROUP]:
         print("note: where equal names of groups are other people in each set, --own-groups keeps these clips")
     print(f"joined {out}; next: hebrew-asr audit {out}")

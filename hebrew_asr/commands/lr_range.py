@@ -103,7 +103,8 @@ def _print_curve(recipe: Recipe, index: int, curve: LrCurve) -> None:
     end = "then it diverged" if curve.diverged else "it did not diverge: a higher --highest says more"
     print(f"lowest loss at × {curve.lowest:.3g}; {end}")
     if curve.suggested is None:
-        print("no suggestion: the loss did not fall; try a lower --lowest, or more --steps")
+        fell = "fell for too few steps to judge by" if curve.lowest > curve.factors[0] else "did not fall"
+        print(f"no suggestion: the loss {fell}; try a lower --lowest, or more --steps")
         return
     rates = {group: float(f"{rate * curve.suggested:.1e}") for group, rate in phase.learning_rates.items()}
     print(f"suggested: × {curve.suggested:.2g}, so --set 'phases.{index}.learning_rates={json.dumps(rates)}'")

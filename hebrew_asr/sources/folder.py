@@ -171,7 +171,7 @@ def _pairs(folder: Path, files: list[Path], listings: list[Path]) -> _Found:
     if not any(is_audio(path) for path in files):
         suffixes = ", ".join(sorted({path.suffix for path in files if path.suffix})[:8]) or "nothing"
         raise DataError(
-            f"source {folder}: no parquet files, no listing ({', '.join(LISTING_NAMES)}), no {WAV_SCP} and no "
+            f"source {folder}: no parquet files, no listing (.jsonl, .csv or .tsv), no {WAV_SCP} and no "
             f"recording in it; found: {suffixes}"
         )
     parts, kept_out = _by_side(folder.name, paired_rows(folder, files))

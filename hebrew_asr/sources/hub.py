@@ -176,6 +176,6 @@ def _explained(repo: str, call: Callable[[], _Result]) -> _Result:
 
 def _unreachable(repo: str, error: Exception) -> EnvironmentProblem:
     return EnvironmentProblem(
-        f"source {repo}: cannot reach the Hugging Face hub ({first_line(error)}). Check the network, or give --source "
+        f"source {repo}: cannot reach the Hugging Face hub ({first_line(error)}). Check the network, or prepare "
         f"a local folder with the parquet shards of this dataset"
     )

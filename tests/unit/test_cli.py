@@ -148,6 +148,15 @@ def test_prepare_writes_to_no_url(capsys):
     assert "--out s3://bucket/set is a URL: prepare writes here" in capsys.readouterr().err
 
 
+def test_a_set_is_not_prepared_into_its_own_source(tmp_path, monkeypatch, capsys):
+    """Which would be read as more of it the next time."""
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    assert main(["prepare", "--source", ".", "--out", "set"]) == 2
+    assert "--out set lies in the source ., whose next reader" in capsys.readouterr().err
+    assert not any(tmp_path.rglob("set"))
+
+
 def test_errors_become_one_line_and_a_code(capsys):
     def fail() -> int:
         raise DataError("audio file not found: x.wav")

@@ -91,6 +91,15 @@ def test_what_another_set_is_evaluated_on_is_not_trained_on(tmp_path, capsys):
     assert "their sentence is evaluated on in another set: 1 clip," in told
 
 
+@pytest.mark.parametrize(("speaker", "advised"), [("rina", True), ("uri", False)])
+def test_a_set_of_which_nothing_is_left_is_told_why(tmp_path, capsys, speaker, advised):
+    one = make_set(tmp_path / "a", [clip("a/1", "rina", LONG)], [clip("a/e", "eli", "כן")])
+    other = make_set(tmp_path / "b", [clip("b/1", "c")], [clip("b/e", speaker, f"{LONG}!")])
+    assert join(one, other, "--out", tmp_path / "both") == 3
+    told = capsys.readouterr().err
+    assert "what it is evaluated on. a/1: " in told and ("--own-groups" in told) == advised
+
+
 def with_sound(folder: Path, of: dict[str, tuple[int, str]], evaluated: int) -> Path:
     """A set of recordings, each by its number and kind of file; those from place ``evaluated`` on are evaluated on."""
     clips = []
@@ -158,7 +167,7 @@ def test_a_flac_file_that_says_nothing_of_its_samples_is_decoded(tmp_path):
 def test_numbered_speakers_are_told_apart_where_that_is_said(tmp_path, capsys):
     one, other = (make_set(tmp_path / n, [clip(f"{n}/1", "1")], [clip(f"{n}/2", "1", "כן")]) for n in ("a", "b"))
     assert join(one, other, "--out", tmp_path / "both") == 3
-    assert "a/1 1 is in the evaluation of b" in capsys.readouterr().err
+    assert "a/1: 1 is in the evaluation of b" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"], "nothing is left by half"
     assert join(one, other, "--out", tmp_path / "both", "--own-groups") == 0
     assert [one.group for one in read_manifest(tmp_path / "both" / "train.jsonl")] == ["a/1", "b/1"]

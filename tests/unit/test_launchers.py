@@ -62,6 +62,16 @@ def test_a_missing_profile_and_a_wish_for_help_are_answered_at_once(script):
     assert (done.returncode, done.stderr) == (0, "") and "--ds a100x8" in done.stdout and "#" not in done.stdout
 
 
+@pytest.mark.parametrize("script", ["demo", "test"])
+def test_help_installs_nothing(tmp_path, script):
+    (tmp_path / "launch").mkdir()
+    for name in (script, "setup.sh"):
+        shutil.copy(ROOT / "launch" / name, tmp_path / "launch" / name)
+    done = shell(f"launch/{script}", "--help", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("Sets everything up")
+    assert "#" not in done.stdout and not (tmp_path / ".venv").exists()
+
+
 def test_an_option_without_its_value_is_told():
     done = shell("launch/train", "--dry-run", "--ds")
     assert done.returncode == 2 and "error: --ds needs a value" in done.stderr

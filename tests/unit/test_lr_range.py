@@ -55,6 +55,12 @@ def test_a_loss_that_is_not_finite_is_where_it_ends(last):
     assert has_diverged([*losses, math.nan]) and has_diverged([math.inf]) and not has_diverged([])
 
 
+def test_a_loss_that_falls_for_few_steps_is_no_ground_for_a_suggestion(capsys):
+    losses = [6.51, 6.49, 6.36, 6.08, 5.76, 5.25]
+    _print_curve(load_recipe("round2"), 0, lr_curve(FACTORS[::17], losses))
+    assert "no suggestion: the loss fell for too few steps to judge by" in capsys.readouterr().out
+
+
 def test_a_loss_that_only_rises_suggests_nothing(capsys):
     curve = lr_curve(FACTORS, [1 + 0.001 * step for step in range(100)])
     assert curve.suggested is None
