@@ -15,10 +15,11 @@ from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
 from hebrew_asr.audio.segment import split_at_pauses
 from hebrew_asr.cores import usable_cores
 from hebrew_asr.errors import DataError
-from hebrew_asr.inference.guards import suspicion, without_loops
+from hebrew_asr.inference.guards import suspicion
 from hebrew_asr.inference.pieces import Piece, cut
 from hebrew_asr.inference.transcriber import Heard, Transcriber
 from hebrew_asr.text.prompt import checked_context
+from hebrew_asr.text.repetition import without_loops
 
 _CONTEXT_CHARACTERS = 200
 _OUTCOMES_AT_ONCE = 64

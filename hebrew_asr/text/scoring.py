@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +14,7 @@ from typing import Any
 
 from hebrew_asr.errors import DataError
 from hebrew_asr.text.normalize import NORMALIZER_VERSION, Mode, normalize
+from hebrew_asr.text.repetition import is_repetitive
 from hebrew_asr.text.sets import sets_of
 from hebrew_asr.text.wer import ErrorCounts, bootstrap_interval, paired_difference, per_clip_errors
 
@@ -22,8 +22,6 @@ SCORING_MODES: tuple[Mode, ...] = ("ivrit", "strict", "lenient")
 
 _SEED, _MAX_NAMED = 0, 3
 _DURATIONS_S = (2, 5, 10, 20, 30)
-_REPETITIVE = 2.4
-"""Ratio of a text's bytes to those that zlib makes of them, above which whisper takes it for a loop."""
 _LATIN, _DIGIT = re.compile(r"[A-Za-z]"), re.compile(r"\d")
 
 
@@ -153,12 +151,6 @@ def comparison(first: Sequence[Transcript], second: Sequence[Transcript]) -> dic
 def first_named(ids: Sequence[str]) -> str:
     """The first few of many, for a message."""
     return ", ".join(ids[:_MAX_NAMED]) + (", …" if len(ids) > _MAX_NAMED else "")
-
-
-def is_repetitive(text: str) -> bool:
-    """Whether a text says the same over and over, by its compression ratio."""
-    content = text.encode("utf-8", "replace")
-    return len(content) > _REPETITIVE * len(zlib.compress(content))
 
 
 def _invention(transcripts: Sequence[Transcript]) -> dict[str, int]:

@@ -21,7 +21,7 @@ from hebrew_asr.errors import CheckpointError, DataError, UsageError
 from hebrew_asr.inference import long_form, speech
 from hebrew_asr.inference.export import write_cutting
 from hebrew_asr.inference.formats import formatted
-from hebrew_asr.inference.guards import find_loop, suspicion, without_loops
+from hebrew_asr.inference.guards import suspicion
 from hebrew_asr.inference.inputs import Input, blocks_of_any, find_inputs, output_paths
 from hebrew_asr.inference.load import cutting_of, model_folder
 from hebrew_asr.inference.long_form import Options, Segment, Transcript, transcribe_all
@@ -29,6 +29,7 @@ from hebrew_asr.inference.pieces import Cutting, Piece, cut
 from hebrew_asr.inference.subtitles import LINE_CHARACTERS, cues
 from hebrew_asr.inference.transcriber import Heard
 from hebrew_asr.languages import language_code, language_name
+from hebrew_asr.text.repetition import find_loop, without_loops
 
 pytestmark = pytest.mark.integration
 

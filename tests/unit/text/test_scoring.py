@@ -25,6 +25,21 @@ PAIRS = [
     ("שלחתי לו email אתמול", "שלחתי לו אימייל אתמול"),
     ("", "תודה רבה"),
 ]
+DECLARATION = (
+    "בארץ ישראל קם העם היהודי, בה עוצבה דמותו הרוחנית, הדתית והמדינית, בה חי חיי קוממיות ממלכתית, בה יצר "
+    "נכסי תרבות לאומיים וכלל אנושיים והוריש לעולם כולו את ספר הספרים הנצחי. "
+    "לאחר שהוגלה העם מארצו בכוח הזרוע שמר לה אמונים בכל ארצות פזוריו, ולא חדל מתפילה ומתקווה לשוב לארצו "
+    "ולחדש בתוכה את חירותו המדינית. "
+    "מתוך קשר היסטורי ומסורתי זה חתרו היהודים בכל דור לשוב ולהיאחז במולדתם העתיקה; ובדורות האחרונים שבו "
+    "לארצם בהמונים, וחלוצים, מעפילים ומגינים הפריחו נשמות, החיו שפתם העברית, בנו כפרים וערים, והקימו "
+    "יישוב גדל והולך השליט על משקו ותרבותו, שוחר שלום ומגן על עצמו, מביא ברכת הקידמה לכל תושבי הארץ ונושא "
+    "נפשו לעצמאות ממלכתית. "
+    "בשנת תרנ״ז נתכנס הקונגרס הציוני לקול קריאתו של הוגה חזון המדינה היהודית תאודור הרצל והכריז על זכות "
+    "העם היהודי לתקומה לאומית בארצו. זכות זו הוכרה בהצהרת בלפור מיום ב׳ בנובמבר ואושרה במנדט מטעם חבר "
+    "הלאומים, אשר נתן במיוחד תוקף בין לאומי לקשר ההיסטורי שבין העם היהודי לבין ארץ ישראל ולזכות העם "
+    "היהודי להקים מחדש את ביתו הלאומי. "
+)
+"""How Israel's Declaration of Independence begins."""
 CLIPS = [
     Transcript(f"c{i}", said, heard, f"speaker{i % 2}", "kan" if i < 2 else "d1", 1.0 + 9 * i)
     for i, (said, heard) in enumerate(PAIRS)
@@ -57,6 +72,14 @@ def test_every_mode_and_slice_is_counted_by_itself():
     assert "2 groups" in found["interval"]
     loop = [Transcript("x", "שלום", "תותים " * 60)]
     assert figures(loop)["invention"]["repetitive_hypotheses"] == 1 and "over clips" in figures(loop)["interval"]
+
+
+def test_a_long_text_is_not_taken_for_a_loop():
+    """As a long recording's; UTF-8, with two bytes a letter of which one is always the same, compresses by 2.5."""
+    for heard, is_loop in ((DECLARATION, False), ("תודה רבה " * 4, True), (f"{DECLARATION}{'אאאא' * 400}", True)):
+        found = figures([Transcript("x", "שלום", heard)])["invention"]
+        assert found["repetitive_hypotheses"] == is_loop
+    assert figures([Transcript("x", "לא " * 8, "לא " * 8)])["invention"]["repetitive_hypotheses"] == 0, "it was said"
 
 
 def test_clips_without_a_source_are_told_apart_by_the_data_set_that_their_ids_name():
