@@ -15,7 +15,7 @@ from hebrew_asr.report.speech import aligned, key_of_colors
 from hebrew_asr.text.scoring import known_groups
 from hebrew_asr.text.wer import Difference, ErrorCounts, paired_difference, per_clip_errors
 
-_SHOWN, _SEED = 8, 0
+_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _compared(
             (mine, ScoredClip(*theirs)) for mine, theirs in zip(shared, zip(heard, errors, strict=True), strict=True)
         ],
         left_out=left_out,
-        difference=paired_difference([clip.errors for clip in shared], errors, groups, _SEED),
+        difference=paired_difference([clip.errors for clip in shared], errors, groups),
         groups=len(set(groups)) if groups else None,
     )
 

@@ -20,7 +20,7 @@ from hebrew_asr.text.wer import ErrorCounts, bootstrap_interval, paired_differen
 
 SCORING_MODES: tuple[Mode, ...] = ("ivrit", "strict", "lenient")
 
-_SEED, _MAX_NAMED = 0, 3
+_MAX_NAMED = 3
 _DURATIONS_S = (2, 5, 10, 20, 30)
 _LATIN, _DIGIT = re.compile(r"[A-Za-z]"), re.compile(r"\d")
 
@@ -92,13 +92,13 @@ def interval_of(groups: Sequence[str] | None) -> str:
 def spread(errors: Sequence[ErrorCounts], groups: Sequence[str]) -> tuple[float, float, int | None]:
     """95 % interval of the WER, and how many groups the bootstrap draws; None where it draws clips."""
     known = known_groups(groups)
-    return *bootstrap_interval(errors, known, _SEED), len(set(known)) if known else None
+    return *bootstrap_interval(errors, known), len(set(known)) if known else None
 
 
 def rates(errors: Sequence[ErrorCounts], groups: Sequence[str] | None) -> dict[str, Any]:
     """WER, CER and WIL, the intervals of the first two, and the counts they are of."""
     total = sum(errors, ErrorCounts())
-    wer, cer = (bootstrap_interval(errors, groups, _SEED, rate=rate) for rate in ("wer", "cer"))
+    wer, cer = (bootstrap_interval(errors, groups, rate) for rate in ("wer", "cer"))
     return {
         "wer": total.wer,
         "wer_low_95": wer[0],
@@ -134,7 +134,7 @@ def comparison(first: Sequence[Transcript], second: Sequence[Transcript]) -> dic
     for mode in SCORING_MODES:
         errors = [errors_of(side, mode) for side in (first, second)]
         totals = [sum(side, ErrorCounts()) for side in errors]
-        change = paired_difference(errors[0], errors[1], groups, _SEED)
+        change = paired_difference(errors[0], errors[1], groups)
         modes[mode] = {
             "wer_first": totals[0].wer,
             "wer_second": totals[1].wer,

@@ -21,6 +21,8 @@ from hebrew_asr.text.normalize import Mode, normalize
 
 _RESAMPLES = 1000
 _INTERVAL = (0.025, 0.975)
+_SEED = 0
+"""So that the same clips have the same interval wherever it is told."""
 _DRAWN_AT_ONCE = 1 << 14
 """Groups of all resamples that are summed at once: as many as lie in a processor's cache. The draws stay the same."""
 
@@ -120,7 +122,6 @@ def _clip_errors(reference: str, hypothesis: str) -> ErrorCounts:
 def bootstrap_interval(
     per_clip: Sequence[ErrorCounts],
     groups: Sequence[str] | None,
-    seed: int,
     rate: Literal["wer", "cer"] = "wer",
 ) -> tuple[float, float]:
     """95 % percentile interval (low, high) of the corpus WER, or CER, over 1000 resamples.
@@ -133,7 +134,7 @@ def bootstrap_interval(
     """
     _check_bootstrap(len(per_clip), groups)
     edits, sizes = _by_group([_parts(clip, rate) for clip in per_clip], groups)
-    drawn = _resampled(edits, sizes, seed=seed)
+    drawn = _resampled(edits, sizes)
     return _percentiles(drawn[0] / np.maximum(drawn[1], 1))
 
 
@@ -149,7 +150,7 @@ class Difference:
 
 
 def paired_difference(
-    first: Sequence[ErrorCounts], second: Sequence[ErrorCounts], groups: Sequence[str] | None, seed: int
+    first: Sequence[ErrorCounts], second: Sequence[ErrorCounts], groups: Sequence[str] | None
 ) -> Difference:
     """95 % percentile interval of the difference of two systems' WER; each resample takes the same groups of both.
 
@@ -164,7 +165,7 @@ def paired_difference(
     _check_bootstrap(len(first), groups)
     pairs = [(_parts(one, "wer"), _parts(other, "wer")) for one, other in zip(first, second, strict=True)]
     sums = _by_group([(*one, *other) for one, other in pairs], groups)
-    drawn = _resampled(*sums, seed=seed)
+    drawn = _resampled(*sums)
     change = drawn[2] / np.maximum(drawn[3], 1) - drawn[0] / np.maximum(drawn[1], 1)
     whole = [sum(second, ErrorCounts()).wer, sum(first, ErrorCounts()).wer]
     return Difference(whole[0] - whole[1], *_percentiles(change), float((change < 0).mean()))
@@ -193,9 +194,9 @@ def _by_group(rows: Sequence[tuple[int, ...]], groups: Sequence[str] | None) -> 
     return sums
 
 
-def _resampled(*columns: np.ndarray, seed: int) -> np.ndarray:
+def _resampled(*columns: np.ndarray) -> np.ndarray:
     """Sums over groups drawn with replacement, float64 (columns, resamples)."""
-    rng, groups = np.random.default_rng(seed), columns[0].size
+    rng, groups = np.random.default_rng(_SEED), columns[0].size
     at_once = max(1, _DRAWN_AT_ONCE // groups)
     sums = np.empty((len(columns), _RESAMPLES))
     for first in range(0, _RESAMPLES, at_once):

@@ -101,14 +101,14 @@ def test_the_paired_interval_is_of_the_same_clips():
     rng = np.random.default_rng(0)
     first = [ErrorCounts(substitutions=int(k), words=20, clips=1) for k in rng.integers(1, 20, 40)]
     second = [ErrorCounts(substitutions=clip.substitutions - 1, words=20, clips=1) for clip in first]
-    found = paired_difference(first, second, None, 0)
+    found = paired_difference(first, second, None)
     assert (found.wer, found.low, found.high) == pytest.approx((-0.05,) * 3) and found.share_better == 1
     groups = ["a"] * 20 + ["b"] * 20
     mixed = [*second[:20], *first[20:]]
-    grouped = paired_difference(first, mixed, groups, 0)
+    grouped = paired_difference(first, mixed, groups)
     assert (grouped.low, grouped.high) == pytest.approx((-0.05, 0), abs=1e-9)
     with pytest.raises(DataError, match="40 clips"):
-        paired_difference(first, second[1:], None, 0)
+        paired_difference(first, second[1:], None)
 
 
 def test_compare_needs_the_same_clips(tmp_path, capfd):
