@@ -84,7 +84,7 @@ class Clock:
     recording_s: float
     """CUDA graphs, of every shape in every phase; at each start anew."""
     evaluation_s: float
-    """The sample every so many steps, and the whole split after each epoch."""
+    """The sample at the start and every so many steps, the whole split after each epoch and to choose the model."""
     checkpoint_s: float
     """Copies of the state, and what training waits for: a checkpoint at a change of phase, the last, the model."""
     startup_s: float

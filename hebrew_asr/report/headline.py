@@ -182,4 +182,4 @@ def _data(run: RunHistory) -> list[tuple[str, str, str]]:
     clips, hours = run.facts.get("train_clips"), run.facts.get("train_hours")
     if not clips:
         return []
-    return [("training data", f"{clips:,} clips", f"{quantity(hours)}\u202fh of speech" if hours else "")]
+    return [("training data", count(clips, "clip"), f"{quantity(hours)}\u202fh of speech" if hours else "")]

@@ -29,6 +29,7 @@ def write_report(run_folder: Path, out: Path | None = None, other: Rival | None 
 
     Raises:
         DataError: ``run_folder`` holds no run, or a file of it is broken.
+        EnvironmentProblem: a file of it cannot be read.
     """
     run = read_run(Path(run_folder))
     path = out or run.folder / "report.html"

@@ -80,6 +80,12 @@ def page_of(run: Path) -> Parsed:
     return Parsed(page_text(run))
 
 
+def test_one_training_clip_is_a_clip(run: Path) -> None:
+    facts = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(facts | {"train_clips": 1}))
+    assert "training data 1 clip 1.5 h of speech" in page_of(run).visible()
+
+
 def test_a_finished_run_is_told_whole(run: Path) -> None:
     page = page_of(run)
     text = page.visible()
