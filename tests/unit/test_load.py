@@ -117,7 +117,7 @@ def test_what_was_put_beside_a_model_stays_beside_it(native, tmp_path):
     (folder / "config.json").write_text("{}")
     for _ in range(2):
         save_native(folder, asr, tokenizer)
-        (tmp_path / ".old-final").mkdir()  # as a kill leaves it
+        folder.rename(tmp_path / ".old-final")  # as a kill leaves it, between two renames
         (tmp_path / ".old-final" / "more.txt").write_text("mine")
     save_native(folder, asr, tokenizer)
     kept = [folder / name for name in ("notes/heard.txt", "README.md", "more.txt")]
