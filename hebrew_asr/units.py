@@ -6,4 +6,4 @@ GIB = 2**30
 
 def gib(size_bytes: float) -> str:
     """Bytes as text, in the unit that suits them."""
-    return f"{size_bytes / GIB:.1f} GiB" if size_bytes > GIB / 2 else f"{size_bytes / 2**20:.1f} MiB"
+    return f"{size_bytes / GIB:,.1f} GiB" if size_bytes > GIB / 2 else f"{size_bytes / 2**20:.1f} MiB"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hebrew_asr.config.values import PositiveFloat, PositiveInt
 from hebrew_asr.pages.words import count
 from hebrew_asr.training.arguments import DataArguments
+from hebrew_asr.units import GIB, gib
 
 if TYPE_CHECKING:
     from hebrew_asr.planning.clock import Clock
@@ -125,19 +126,19 @@ def _print_memory(plan: RunPlan) -> None:
     )
     host = max(phase.zero.host for phase in plan.phases)
     if host:
-        print(f"host memory for the offloaded optimizer: {_gib(host)} GiB per rank")
+        print(f"host memory for the offloaded optimizer: {gib(host)} per rank")
 
 
 def _rows(phases: list[PhaseMemory]) -> dict[str, list[str]]:
     return {
         "weights that train": [f"{phase.trainable:,}" for phase in phases],
-        "weights": [_gib(phase.zero.weights) for phase in phases],
-        "masters and moments": [_gib(phase.zero.optimizer) for phase in phases],
-        "gradients": [_gib(phase.zero.gradients + phase.zero.step_gradients) for phase in phases],
-        "communication buffers": [_gib(phase.zero.buckets + phase.zero.step_buckets) for phase in phases],
-        "activations, largest batch": [_gib(phase.activations) for phase in phases],
-        "  of these, logits": [_gib(phase.logits) for phase in phases],
-        "peak": [_gib(phase.peak) for phase in phases],
+        "weights": [_in_gib(phase.zero.weights) for phase in phases],
+        "masters and moments": [_in_gib(phase.zero.optimizer) for phase in phases],
+        "gradients": [_in_gib(phase.zero.gradients + phase.zero.step_gradients) for phase in phases],
+        "communication buffers": [_in_gib(phase.zero.buckets + phase.zero.step_buckets) for phase in phases],
+        "activations, largest batch": [_in_gib(phase.activations) for phase in phases],
+        "  of these, logits": [_in_gib(phase.logits) for phase in phases],
+        "peak": [_in_gib(phase.peak) for phase in phases],
         "reached in": [phase.peak_at for phase in phases],
     }
 
@@ -161,10 +162,10 @@ def _print_run(plan: RunPlan) -> None:
         is_reached = "" if steps else " (not reached)"
         print(f"switch to phase {phase.name} after step {start:,}{is_reached}")
     print(
-        f"disk: {_gib(plan.disk.checkpoint)} GiB per checkpoint; {_gib(plan.disk.total)} GiB in all "
+        f"disk: {gib(plan.disk.checkpoint)} per checkpoint; {gib(plan.disk.total)} in all "
         f"({plan.disk.kept} kept, one being written, the final model)"
     )
-    print(f"host memory of all ranks, which checkpoints are written from: {_gib(plan.disk.checkpoint)} GiB")
+    print(f"host memory of all ranks, which checkpoints are written from: {gib(plan.disk.checkpoint)}")
 
 
 def _print_clock(clock: Clock | None, price_per_hour: float | None) -> None:
@@ -184,7 +185,5 @@ def _print_clock(clock: Clock | None, price_per_hour: float | None) -> None:
     print(f"{'measured' if clock.measured else 'scaled'}: {clock.source}")
 
 
-def _gib(size: int) -> str:
-    from hebrew_asr.units import GIB
-
+def _in_gib(size: int) -> str:
     return f"{size / GIB:.2f}"

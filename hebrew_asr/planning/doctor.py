@@ -39,7 +39,7 @@ from hebrew_asr.planning.doctor_access import Outcome, State, clock, repository,
 from hebrew_asr.planning.plan import written
 from hebrew_asr.remote.cache import set_folder
 from hebrew_asr.remote.paths import is_url
-from hebrew_asr.units import GIB
+from hebrew_asr.units import GIB, gib
 
 _ANSWER_S = 6.0
 """Seconds that all that is asked of the network gets together."""
@@ -246,9 +246,9 @@ def _time_out() -> Outcome:
 def _disk_space(need: DiskNeed | None, folder: Path) -> Outcome:
     free = shutil.disk_usage(nearest_existing(folder)).free
     if need is None:
-        return "warn", f"{_gib(free)} free for {folder}; the sizes of this model are not known", ""
+        return "warn", f"{gib(free)} free for {folder}; the sizes of this model are not known", ""
     least, fix = need.checkpoint + need.model, "make room, or give --run a folder on another disk"
-    says = f"{_gib(free)} free for {folder}; the run takes {_gib(need.total)}, at the least {_gib(least)}"
+    says = f"{gib(free)} free for {folder}; the run takes {gib(need.total)}, at the least {gib(least)}"
     return ("fail", says, fix) if free < least else ("warn", says, fix) if free < need.total else ("ok", says, "")
 
 
@@ -289,9 +289,9 @@ def _cores(recipe: Recipe, ranks: int) -> Outcome:
 def _host_memory(need: DiskNeed | None, profile: Profile) -> Outcome:
     free = min(psutil.virtual_memory().available, _cgroup_limit())
     if need is None:
-        return "warn", f"{_gib(free)} free; the sizes of this model are not known", ""
+        return "warn", f"{gib(free)} free; the sizes of this model are not known", ""
     wanted = need.checkpoint * (2 if profile.offloads_optimizer else 1)
-    says = f"{_gib(free)} usable; checkpoints are written from {_gib(wanted)} of it, which GPUs need page-locked"
+    says = f"{gib(free)} usable; checkpoints are written from {gib(wanted)} of it, which GPUs need page-locked"
     if free < wanted:
         return "fail", says, "take a machine, or a container limit, with more memory"
     return "ok", says, ""
@@ -313,8 +313,8 @@ def _shared_memory(recipe: Recipe) -> Outcome:
         return "ok", "not used", ""
     size = shutil.disk_usage(place).total
     if size < _LEAST_SHM:
-        return "warn", f"{_gib(size)}: workers hand batches over in it", "docker run --shm-size=8g, or --ipc=host"
-    return "ok", _gib(size), ""
+        return "warn", f"{gib(size)}: workers hand batches over in it", "docker run --shm-size=8g, or --ipc=host"
+    return "ok", gib(size), ""
 
 
 def _compilers(profile: Profile) -> Outcome:
@@ -334,7 +334,3 @@ def _port() -> Outcome:
         except OSError as error:
             return "fail", f"MASTER_PORT {port}: {error.strerror}", "unset it, or name a free port"
         return "ok", f"{probe.getsockname()[1]} is free", ""
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:,.1f} GiB"
