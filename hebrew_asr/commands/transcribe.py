@@ -13,6 +13,7 @@ import tyro
 
 from hebrew_asr.config.options import Language, ModelName
 from hebrew_asr.config.values import PositiveInt
+from hebrew_asr.units import count
 
 if TYPE_CHECKING:
     from hebrew_asr.inference.formats import Format
@@ -160,7 +161,7 @@ class Command:
                 lasts_s += 0.0 if isinstance(outcome, Exception) else outcome.duration_s
             told = f", {failed} of them not transcribed" if failed else ""
             told += f", {progress.pace(lasts_s, 'sound')}" if failed < len(inputs) else ""
-            progress.tell(f"{len(inputs)} recording{'s' * (len(inputs) > 1)}{told}")
+            progress.tell(f"{count(len(inputs), 'recording')}{told}")
         return len(errors) + failed
 
     def _tell(

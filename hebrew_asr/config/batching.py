@@ -10,6 +10,7 @@ from typing import Any
 from hebrew_asr.config.profiles import Profile
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.errors import UsageError
+from hebrew_asr.units import count
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Batching:
         largest = math.ceil(self.clips_per_step / (self.num_ranks * self.accumulation))
         even = self.clips_per_step % (self.num_ranks * self.accumulation) == 0
         return (
-            f"{self.clips_per_step} clips per step = {self.num_ranks} rank{'s' * (self.num_ranks > 1)} × "
-            f"{self.accumulation} micro-batch{'es' * (self.accumulation > 1)} × {'' if even else '≤ '}{largest} clips"
+            f"{self.clips_per_step} clips per step = {count(self.num_ranks, 'rank')} × "
+            f"{count(self.accumulation, 'micro-batch')} × {'' if even else '≤ '}{largest} clips"
         )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from hebrew_asr.units import count as count
+
 _NARROW = "\u202f"
 
 
@@ -48,8 +50,3 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours:,}{_NARROW}h {minutes}{_NARROW}min"
     return f"{minutes}{_NARROW}min {whole % 60}{_NARROW}s" if minutes else f"{seconds:.3g}{_NARROW}s"
-
-
-def count(number: int, noun: str) -> str:
-    """``1 clip``, ``1,200 clips``."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -10,7 +10,7 @@ from rich.table import Table
 from hebrew_asr.corpus.preparation.disk import DiskNeed
 from hebrew_asr.sources import Source
 from hebrew_asr.streams import print_table
-from hebrew_asr.units import gib
+from hebrew_asr.units import count, gib
 
 _SIDES = {"train": "train on", "eval": "evaluate on"}
 
@@ -20,7 +20,7 @@ def print_plan(sources: list[Source], need: DiskNeed, folder: Path) -> None:
     for source in sources:
         shards, test = len(source.shards), sum(shard.held_out for shard in source.shards)
         size = gib(sum(shard.size_bytes for shard in source.shards))
-        number = f"{shards} shard{'s' * (shards > 1)}" + f", {test} of them test or validation data" * (test > 0)
+        number = count(shards, "shard") + f", {test} of them test or validation data" * (test > 0)
         print(f"source {source.name} at {source.revision[:19]}: {number}, {size}")
         for note in source.notes:
             print(f"  {note}")
