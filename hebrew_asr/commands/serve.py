@@ -18,7 +18,8 @@ class Command:
     """Answer POST /v1/audio/transcriptions as OpenAI's clients send it, until Ctrl-C; also /v1/models and /health.
 
     A web page at / takes a file or records, shows segments as they come, and saves subtitles; pages of other sites
-    cannot read its answers. Formats: json, text, verbose_json, srt, vtt; with stream=true, segments as they come.
+    cannot read its answers: without --token, who asks on this machine must call it localhost, 127.0.0.1, ::1 or --host.
+    Formats: json, text, verbose_json, srt, vtt; with stream=true, segments as they come.
 
     $ hebrew-asr serve --model runs/round2
     (then a browser at http://127.0.0.1:8000)
@@ -68,10 +69,12 @@ class Command:
         line = Line(transcriber, most_waiting=self.waiting, batch_pieces=self.batch)
         name = Path(self.model).resolve()
         shown = f"{name.parent.name}/{name.name}" if name.name == "final" else name.name
-        app = create_app(line, shown, self.language, Limits(self.upload_mib, token=self.token))
+        is_open = not self.token and not _is_loopback(listening)
+        hosts = () if self.token or is_open else ("localhost", "127.0.0.1", "::1", self.host)
+        app = create_app(line, shown, self.language, Limits(self.upload_mib, token=self.token, hosts=hosts))
         url = _url({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host), self.port)
         print(f"serving {self.model}: page {url}/, OpenAI's clients {url}/v1 (Ctrl-C ends it)", flush=True)
-        if not self.token and not _is_loopback(listening):
+        if is_open:
             print("warning: whoever reaches this machine can use it: --token asks for one", file=sys.stderr, flush=True)
         return serve(app, line, listening)
 

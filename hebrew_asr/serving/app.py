@@ -10,15 +10,18 @@ import zlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hebrew_asr.errors import DataError, UsageError
+from hebrew_asr.errors import DataError, UsageError, shortened
 from hebrew_asr.inference.formats import Format, as_values, formatted, segment_values
 from hebrew_asr.inference.long_form import Segment, Transcript
 from hebrew_asr.languages import language_name
@@ -50,6 +53,8 @@ class Limits:
     """For the whole upload: a client that is slower is let go."""
     token: str | None = None
     """What clients must show as ``Authorization: Bearer …``; None lets everybody in."""
+    hosts: tuple[str, ...] = ()
+    """What clients may call this server in ``Host``, without the port; empty lets them call it anything."""
 
 
 def create_app(line: Line, model: str, language: str, limits: Limits) -> Starlette:
@@ -70,8 +75,36 @@ def create_app(line: Line, model: str, language: str, limits: Limits) -> Starlet
             Route("/v1/models/{name:path}", service.one_model),
             Route("/health", lambda _: JSONResponse({"status": "ok"})),
         ],
+        middleware=[Middleware(_KnownHosts, limits.hosts)] if limits.hosts else [],
         exception_handlers={HTTPException: _refusal, Exception: _fault},
     )
+
+
+class _KnownHosts:
+    """Refuses requests that call the server by another name.
+
+    A site can let its own name lead here once its page is loaded (DNS rebinding): to a browser that page is then one of
+    this server's own, and may read its answers. What names no host is not from a browser.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: tuple[str, ...]):
+        self._app, self._hosts = app, {*map(str.lower, hosts)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        host = Headers(scope=scope).get("host") if scope["type"] == "http" else None
+        if host is None or _without_port(host) in self._hosts:
+            await self._app(scope, receive, send)
+            return
+        known = ", ".join(sorted(self._hosts))
+        said = f"{shortened(host)!r} is no name of this server: ask {known}, or start it with --token"
+        await _refusal(Request(scope), HTTPException(403, said))(scope, receive, send)
+
+
+def _without_port(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # brackets around no address
+        return ""
 
 
 def _refusal(_request: Request, error: Exception) -> Response:

@@ -57,6 +57,7 @@ def test_it_says_where_it_is_refuses_in_a_line_and_ends_at_once(tmp_path, capfd)
         assert server.stdout is not None and server.stderr is not None
         assert f"page {url}/, OpenAI's clients {url}/v1" in server.stdout.readline()
         assert '<html lang="he" dir="rtl">' in httpx.get(url).text
+        assert httpx.get(url, headers={"Host": "evil.example"}).status_code == 403, "without a token, at 127.0.0.1"
 
         code, said = refusal("--model", model, "--port", port)
         assert (code, said.count("\n")) == (4, 1) and "Address already in use" in said
@@ -74,7 +75,7 @@ def test_it_says_where_it_is_refuses_in_a_line_and_ends_at_once(tmp_path, capfd)
         waiting.start()
         uploading = socket.create_connection(("127.0.0.1", int(port)))
         uploading.sendall(
-            b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n"
+            b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n"
             b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
         )
         time.sleep(3)  # the model is at work

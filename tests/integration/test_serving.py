@@ -149,6 +149,31 @@ def test_schemes_and_media_types_are_the_same_in_any_case(url, said):
     assert (answer.status_code, answer.json()) == (200, {"text": str(len(said))})
 
 
+def test_a_site_that_lets_its_name_lead_here_reads_nothing(said):
+    def answer(url: str, host: str | None) -> httpx.Response:
+        files = {"file": ("a.wav", wav(said))}
+        named = {} if host is None else {"Host": host, "Origin": f"http://{host}"}
+        return httpx.post(f"{url}/v1/audio/transcriptions", files=files, headers=named, timeout=30)
+
+    with served(Limits(hosts=("localhost", "127.0.0.1", "::1"))) as url:
+        port = url.rpartition(":")[2]
+        for host in (None, "localhost", f"LocalHost:{port}", f"127.0.0.1:{port}", "[::1]", f"[::1]:{port}"):
+            assert answer(url, host).json() == {"text": str(len(said))}, host
+        for host in (
+            "evil.example",
+            f"evil.example:{port}",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "[::1",
+        ):
+            refused = answer(url, host)
+            assert refused.status_code == 403 and "no name of this server" in refused.json()["error"]["message"], host
+        for path in ("/", "/health", "/v1/models"):
+            assert httpx.get(f"{url}{path}", headers={"Host": "evil.example"}).status_code == 403
+    with served(Limits()) as url:
+        assert answer(url, "behind.a.proxy").json() == {"text": str(len(said))}
+
+
 def wav_of_nan() -> bytes:
     content = io.BytesIO()
     soundfile.write(content, np.full(RATE, np.nan, np.float32), RATE, format="WAV", subtype="FLOAT")
