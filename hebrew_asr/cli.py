@@ -53,6 +53,26 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None:
         speak_utf8()
         argv = sys.argv[1:]
+    return exit_code_of(lambda: _printed(argv))
+
+
+def _printed(argv: list[str]) -> int:
+    """The exit code, when all that was printed is where it goes."""
+    try:
+        try:
+            code = _answered(argv)
+        except SystemExit:  # --help
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()  # at the end of the interpreter a fault would have neither words nor an exit code of ours
+        return code
+    except OSError as error:
+        if (refused := disk_fault(error)) is None:
+            raise
+        raise EnvironmentProblem(f"{give_up_stdout()}{refused}") from error
+
+
+def _answered(argv: list[str]) -> int:
     if argv[:1] == ["help"] and argv[1:]:
         argv = [argv[1], "--help"]
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -73,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"; did you mean {close!r}?" if close else "."
         print(f"hebrew-asr: no command {name!r}{hint} See hebrew-asr --help", file=sys.stderr)
         return 2
-    return exit_code_of(lambda: _run(name, rest))
+    return _run(name, rest)
 
 
 def _row(name: str, text: str) -> str:
@@ -108,14 +128,7 @@ def _run(name: str, rest: list[str]) -> int:
         command = importlib.import_module(f"hebrew_asr.commands.{name.replace('-', '_')}").Command
         refuse_recipe_keys(command, rest)
         options = parse_options(command, f"hebrew-asr {name}", rest)
-    try:
-        code = options.run() or 0
-        sys.stdout.flush()  # at the end of the interpreter a fault would have neither words nor an exit code of ours
-        return code
-    except OSError as error:
-        if (refused := disk_fault(error)) is None:
-            raise
-        raise EnvironmentProblem(f"{give_up_stdout()}{refused}") from error
+    return options.run() or 0
 
 
 def _versions() -> str:

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+from hebrew_asr.errors import EnvironmentProblem
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -27,13 +29,31 @@ class _Lasting(io.FileIO):
             return memoryview(content).nbytes
 
 
+class _Closed(io.FileIO):
+    """Standard output that was closed: the first write tells, and what follows is dropped, the rest of it included."""
+
+    _is_told = False
+
+    def write(self, content: Any, /) -> int:
+        """The number of bytes dropped.
+
+        Raises:
+            EnvironmentProblem: the first time.
+        """
+        if not self._is_told:
+            self._is_told = True
+            raise EnvironmentProblem("standard output is closed: give it a file, or /dev/null for what nobody reads")
+        return memoryview(content).nbytes
+
+
 def speak_utf8() -> None:
     """File names, texts and what is printed are UTF-8 from here on.
 
     Where Python chose another encoding (LC_ALL=C with PYTHONUTF8=0, a Hebrew locale of eight bits) it can neither open
     nor print a Hebrew name: it is started again in this process, in its UTF-8 mode. What no UTF-8 can hold, such as a
     file name in another encoding, is printed as ``\\udcf9``. A stream that was closed (``<&-``, ``>&-``) is opened on
-    nothing: the next file that is opened would take its number, and get what a library prints.
+    nothing: the next file that is opened would take its number, and get what a library prints. What this program
+    prints to a closed standard output is lost, which ends it with an :class:`EnvironmentProblem`.
     """
     _open_closed_streams()
     in_utf8_mode = ["-X", "utf8"]
@@ -53,7 +73,10 @@ def _open_closed_streams() -> None:
         if getattr(sys, name) is None:
             nothing = os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: its own
             os.set_inheritable(nothing, True)
-            setattr(sys, name, os.fdopen(nothing, mode, encoding="utf-8"))
+            if name == "stdout":
+                sys.stdout = io.TextIOWrapper(io.BufferedWriter(_Closed(nothing, mode)), encoding="utf-8")
+            else:
+                setattr(sys, name, os.fdopen(nothing, mode, encoding="utf-8"))
 
 
 def give_up_stdout() -> str:

@@ -58,6 +58,7 @@ class Command:
 
     def _serve(self, listening: socket.socket) -> int:
         from hebrew_asr.inference.progress import loading
+        from hebrew_asr.streams import outlive_the_terminal
 
         with loading():
             from hebrew_asr.inference.load import load_transcriber
@@ -73,6 +74,7 @@ class Command:
         hosts = () if self.token or is_open else ("localhost", "127.0.0.1", "::1", self.host)
         app = create_app(line, shown, self.language, Limits(self.upload_mib, token=self.token, hosts=hosts))
         url = _url({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host), self.port)
+        outlive_the_terminal()
         print(f"serving {self.model}: page {url}/, OpenAI's clients {url}/v1 (Ctrl-C ends it)", flush=True)
         if is_open:
             print("warning: whoever reaches this machine can use it: --token asks for one", file=sys.stderr, flush=True)

@@ -66,6 +66,10 @@ def test_closed_streams_are_empty_ones(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     done = shell("echo שלום! | $H normalize 2>&-")
     assert (done.returncode, done.stdout) == (0, "שלום\n")
+    told = "error: standard output is closed: give it a file, or /dev/null for what nobody reads\n"
+    for line in ("echo שלום | $H normalize", "$H score <(echo א) <(echo א)", "$H --version", "$H plan --help"):
+        done = shell(f"{line} >&-")
+        assert (done.returncode, done.stderr) == (4, told), line
     code = "from hebrew_asr.streams import speak_utf8; speak_utf8(); f = open('first', 'w'); f.write(f'{f.fileno()}')"
     done = shell(f'cd {tmp_path}; PYTHONPATH={ROOT} {sys.executable} -c "{code}" <&- >&- 2>&-')
     assert done.returncode == 0
@@ -75,7 +79,7 @@ def test_closed_streams_are_empty_ones(tmp_path):
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_full_disk_behind_standard_output_is_told(unbuffered, monkeypatch):
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
-    for line in ("echo שלום | $H normalize", "$H score <(echo א) <(echo א)"):
+    for line in ("echo שלום | $H normalize", "$H score <(echo א) <(echo א)", "$H --version", "$H plan --help"):
         done = shell(f"{line} > /dev/full")
         told = "error: standard output: No space left on device; make room there, or give another place\n"
         assert (done.returncode, done.stderr) == (4, told)
