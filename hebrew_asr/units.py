@@ -10,6 +10,6 @@ def gib(size_bytes: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """``1 clip``, ``1,200 clips``, ``2 batches``."""
-    ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
+    """``1 clip``, ``1,200 clips``, ``5 epochs``, ``2 batches``."""
+    ending = "" if number == 1 else "es" if noun.endswith("tch") else "s"
     return f"{number:,} {noun}{ending}"
