@@ -74,8 +74,8 @@ class MicroBatchTooLarge(EnvironmentProblem):
 
     def __init__(self, part: str, ranks: list[int], is_agreed: bool, reason: str):
         """``part``: forward or backward; ``ranks``: those that ran out; ``reason``: the allocator's, on such a rank."""
-        where = f"out of device memory in {part} on rank {', '.join(map(str, ranks))}"
-        super().__init__(f"{where}{reason and f': {reason}'}; take a smaller train_micro_batch_size_per_gpu")
+        why = f"rank {', '.join(map(str, ranks))}{reason and f': {reason}'}".rstrip(".")
+        super().__init__(f"out of device memory in {part} on {why}; take a smaller train_micro_batch_size_per_gpu")
         self.part, self.ranks, self.is_agreed, self.reason = part, ranks, is_agreed, reason
 
 

@@ -142,7 +142,6 @@ def stopped_at_once(*, resumes: bool = True) -> Iterator[None]:
     Raises:
         Preempted: there was one.
     """
-
     tell, heard, again = sys.unraisablehook, list[int](), list[threading.Timer]()
 
     def interrupt(number: int, _: object) -> NoReturn:
