@@ -22,7 +22,8 @@ from hebrew_asr.data.clips import Clip, compute, values_of
 from hebrew_asr.files import write_atomically, write_json
 from hebrew_asr.pages.document import document
 from hebrew_asr.pages.markup import Markup, element, join, table
-from hebrew_asr.pages.words import count, duration, percent, quantity
+from hebrew_asr.pages.words import duration, percent, quantity
+from hebrew_asr.units import count
 
 _STYLE = """
 .wide { width: 100% }

@@ -37,8 +37,8 @@ class Command:
         from hebrew_asr.audit.checks import PROBLEM_KINDS
         from hebrew_asr.audit.page import write_audit
         from hebrew_asr.commands.ours import make_folder, refuse_overwriting
-        from hebrew_asr.pages.words import count
         from hebrew_asr.remote.paths import is_url
+        from hebrew_asr.units import count
 
         out = self.out or Path("." if is_url(self.folder) else self.folder)
         refuse_overwriting(out / "audit.html", ": data audit</title>")

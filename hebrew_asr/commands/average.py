@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import tyro
 
 from hebrew_asr.config.values import PositiveInt
-from hebrew_asr.pages.words import count
+from hebrew_asr.units import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -139,8 +139,8 @@ def _ratios(figures: dict[str, Any]) -> dict[str, float]:
 def _print_phases(figures: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from hebrew_asr.pages.words import count
     from hebrew_asr.streams import print_table
+    from hebrew_asr.units import count
 
     table = Table(
         title=f"{figures['num_ranks']} × {figures['device']}, profile {figures['profile']}", title_justify="left"

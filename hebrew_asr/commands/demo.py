@@ -190,8 +190,8 @@ def _hear_some(folder: Path) -> None:
     from hebrew_asr.data.manifest import read_manifest
     from hebrew_asr.inference.transcriber import Transcriber
     from hebrew_asr.launching.command import next_commands
-    from hebrew_asr.pages.words import count
     from hebrew_asr.text.wer import count_errors
+    from hebrew_asr.units import count
 
     recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
     clips = read_manifest(Path(recipe["data"]["folder"]) / "eval.jsonl", allow_outside=True)

@@ -277,8 +277,8 @@ def _tell(out: Path, parts: list[_Part]) -> None:
     """What was joined, and under which names data.weights knows it."""
     from rich.table import Table
 
-    from hebrew_asr.pages.words import count
     from hebrew_asr.streams import print_table
+    from hebrew_asr.units import count
 
     table = Table("set", "train", "hours", "left out", "evaluate", "hours", "names for data.weights")
     for column in table.columns[1:6]:

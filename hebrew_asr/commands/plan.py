@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from hebrew_asr.config.values import PositiveFloat, PositiveInt
-from hebrew_asr.pages.words import count
 from hebrew_asr.training.arguments import DataArguments
-from hebrew_asr.units import GIB, gib
+from hebrew_asr.units import GIB, count, gib
 
 if TYPE_CHECKING:
     from hebrew_asr.planning.clock import Clock

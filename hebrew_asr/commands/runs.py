@@ -52,8 +52,8 @@ def _may_be_run(folder: Path) -> bool:
 def _row(folder: Path) -> dict[str, Any]:
     """What a run directory says, as plain values; of one that cannot be read, why."""
     from hebrew_asr.errors import HebrewASRError
-    from hebrew_asr.pages.words import count
     from hebrew_asr.report.gather import read_run
+    from hebrew_asr.units import count
 
     try:
         run = read_run(folder)

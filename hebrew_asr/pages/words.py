@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-from hebrew_asr.units import count as count
-
 _NARROW = "\u202f"
 
 

@@ -32,14 +32,13 @@ from hebrew_asr.errors import EnvironmentProblem, HebrewASRError, UsageError, fi
 from hebrew_asr.files import nearest_existing
 from hebrew_asr.launching.place import collective_timeout_s
 from hebrew_asr.model.sizes import sizes_at
-from hebrew_asr.pages.words import count
 from hebrew_asr.planning.all_reduce import reduction
 from hebrew_asr.planning.cards import Card, profile_for, visible_cards
 from hebrew_asr.planning.doctor_access import Outcome, State, clock, repository, wandb_login
 from hebrew_asr.planning.plan import written
 from hebrew_asr.remote.cache import set_folder
 from hebrew_asr.remote.paths import is_url
-from hebrew_asr.units import GIB, gib
+from hebrew_asr.units import GIB, count, gib
 
 _ANSWER_S = 6.0
 """Seconds that all that is asked of the network gets together."""

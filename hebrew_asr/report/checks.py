@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 
 from hebrew_asr.pages.markup import Markup, element
-from hebrew_asr.pages.words import count, percent
+from hebrew_asr.pages.words import percent
 from hebrew_asr.report.analysis import compare, overlap
 from hebrew_asr.report.gather import RunHistory
 from hebrew_asr.report.headline import Result, split_name
 from hebrew_asr.report.records import FaultRecord
 from hebrew_asr.text.normalize import NORMALIZER_VERSION
+from hebrew_asr.units import count
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ from typing import Any
 from hebrew_asr.files import write_atomically, write_json
 from hebrew_asr.pages.document import document
 from hebrew_asr.pages.markup import Markup, element, join, table
-from hebrew_asr.pages.words import count, percent
+from hebrew_asr.pages.words import percent
 from hebrew_asr.report.analysis import align
 from hebrew_asr.report.speech import aligned, key_of_colors, player_of, samples_table
 from hebrew_asr.text.normalize import Mode
 from hebrew_asr.text.scoring import SCORING_MODES, Transcript, errors_of
 from hebrew_asr.text.transcripts import HYPOTHESES
+from hebrew_asr.units import count
 
 FIGURES, _TABLE, _PAGE = "figures.json", "clips.csv", "clips.html"
 RESULTS = (HYPOTHESES, FIGURES, _TABLE, _PAGE)

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 
 from hebrew_asr.pages.markup import Markup, element
-from hebrew_asr.pages.words import count
 from hebrew_asr.report.gather import RunHistory
 from hebrew_asr.report.headline import Result, split_name
 from hebrew_asr.report.speech import samples_table
+from hebrew_asr.units import count
 
 _MAX_CHARS = 2000
 """A longer text is cut: one that a model never stopped writing."""

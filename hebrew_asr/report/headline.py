@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from statistics import median
 
 from hebrew_asr.pages.markup import Markup, element, join
-from hebrew_asr.pages.words import count, duration, percent, quantity
+from hebrew_asr.pages.words import duration, percent, quantity
 from hebrew_asr.report.analysis import Scored, interval, score
 from hebrew_asr.report.curves import FULL_SPLIT
 from hebrew_asr.report.gather import RunHistory
 from hebrew_asr.report.records import EvalRecord
+from hebrew_asr.units import count
 
 
 @dataclass(frozen=True)

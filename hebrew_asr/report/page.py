@@ -11,7 +11,7 @@ from urllib.parse import quote
 from hebrew_asr.files import write_atomically
 from hebrew_asr.pages.document import asset, document
 from hebrew_asr.pages.markup import Markup, element, join, table
-from hebrew_asr.pages.words import count, percent, quantity
+from hebrew_asr.pages.words import percent, quantity
 from hebrew_asr.report.checks import checks_list
 from hebrew_asr.report.clips import clips_section
 from hebrew_asr.report.curves import charts
@@ -22,6 +22,7 @@ from hebrew_asr.report.proof import proof_section
 from hebrew_asr.report.records import EvalRecord
 from hebrew_asr.report.rival import Rival, rival_section
 from hebrew_asr.report.speech import confusions_section, samples_section, stories_section
+from hebrew_asr.units import count
 
 
 def write_report(run_folder: Path, out: Path | None = None, other: Rival | None = None) -> Path:

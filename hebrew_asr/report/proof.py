@@ -6,10 +6,11 @@ from typing import Any
 
 from hebrew_asr.pages.figures import COLORS
 from hebrew_asr.pages.markup import Markup, element, join
-from hebrew_asr.pages.words import count, percent, scientific
+from hebrew_asr.pages.words import percent, scientific
 from hebrew_asr.report.curves import group_colors, timeline
 from hebrew_asr.report.gather import RunHistory
 from hebrew_asr.report.records import PhaseRecord
+from hebrew_asr.units import count
 
 
 def proof_section(run: RunHistory) -> Markup:

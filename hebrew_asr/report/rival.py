@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hebrew_asr.errors import DataError
 from hebrew_asr.pages.markup import Markup, element, table
-from hebrew_asr.pages.words import count, percent
+from hebrew_asr.pages.words import percent
 from hebrew_asr.report.analysis import ScoredClip, align_clip, score
 from hebrew_asr.report.gather import RunHistory
 from hebrew_asr.report.headline import split_name
@@ -14,6 +14,7 @@ from hebrew_asr.report.records import EvalRecord, Sample
 from hebrew_asr.report.speech import aligned, key_of_colors
 from hebrew_asr.text.scoring import known_groups
 from hebrew_asr.text.wer import Difference, ErrorCounts, paired_difference, per_clip_errors
+from hebrew_asr.units import count
 
 _SHOWN = 8
 

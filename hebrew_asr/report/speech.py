@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from hebrew_asr.pages.markup import Child, Markup, element, join, table
-from hebrew_asr.pages.words import count, percent
+from hebrew_asr.pages.words import percent
 from hebrew_asr.report.analysis import (
     SAME_SOUND,
     Edit,
@@ -25,6 +25,7 @@ from hebrew_asr.report.gather import RunHistory
 from hebrew_asr.report.headline import Result, split_name
 from hebrew_asr.text.normalize import normalize
 from hebrew_asr.text.wer import ErrorCounts
+from hebrew_asr.units import count
 
 _WORST, _RANDOM, _STORIES, _CONFUSIONS = 8, 8, 3, 12
 _MAX_COLUMNS, _MAX_CHARS, _MAX_TELLINGS = 40, 220, 8

@@ -17,10 +17,10 @@ from hebrew_asr.errors import DataError, TrainingFault
 from hebrew_asr.fallbacks import take_fallbacks
 from hebrew_asr.files import as_os_error, write_atomically, write_json
 from hebrew_asr.logs import log
-from hebrew_asr.pages.words import count
 from hebrew_asr.report.records import FaultRecord
 from hebrew_asr.report.sinks import Tracker
 from hebrew_asr.training.train_state import TrainState
+from hebrew_asr.units import count
 
 
 class FaultBudget:

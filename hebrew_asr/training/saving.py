@@ -12,11 +12,11 @@ from hebrew_asr.errors import HebrewASRError
 from hebrew_asr.files import as_os_error, is_full, write_json
 from hebrew_asr.inference.export import save_native
 from hebrew_asr.inference.load import cutting_of_run
-from hebrew_asr.pages.words import count
 from hebrew_asr.report.records import CheckpointRecord, FaultRecord
 from hebrew_asr.training.arguments import SUMMARY
 from hebrew_asr.training.setup import Run
 from hebrew_asr.training.train_state import TrainState
+from hebrew_asr.units import count
 
 _SHARE_FOR_WRITING = 0.6
 """Share of the launcher's patience that a checkpoint may take; the rest is for the step under way and a busier disk."""

@@ -36,7 +36,6 @@ from hebrew_asr.model.forward import training_module
 from hebrew_asr.model.groups import GROUPS
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.phases import check_phases
-from hebrew_asr.pages.words import count
 from hebrew_asr.report.outputs import MetricsFile, PatientFiles
 from hebrew_asr.report.sinks import TensorBoardSink, Tracker, WandbSink
 from hebrew_asr.training.arguments import SUMMARY, TrainArguments, lock_of
@@ -46,6 +45,7 @@ from hebrew_asr.training.identity import code_version, git_commit, refuse_ranks_
 from hebrew_asr.training.schedule import Schedule
 from hebrew_asr.training.stop_flag import StopFlag
 from hebrew_asr.training.train_state import TrainState
+from hebrew_asr.units import count
 from hebrew_asr.watching.console import Console
 from hebrew_asr.watching.live_page import LivePage
 from hebrew_asr.watching.progress import Course

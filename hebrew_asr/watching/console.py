@@ -13,11 +13,11 @@ from rich.console import RenderableType
 from rich.live import Live
 
 from hebrew_asr.logs import log, log_line
-from hebrew_asr.pages.words import count
 from hebrew_asr.report import records
 from hebrew_asr.report.guide import NOTE, RECIPE, guide_loss
 from hebrew_asr.report.records import EvalRecord, TrainRecord
 from hebrew_asr.streams import can_redraw
+from hebrew_asr.units import count
 from hebrew_asr.watching.panel import LogConsole, lines, on_a_line, view
 from hebrew_asr.watching.progress import Course, Progress
 
