@@ -1,4 +1,4 @@
 """WATCH a run: its live view on a terminal or its lines in a log, and what it takes of its machines.
 
-Imports config, pages, engine and report.
+Imports config, engine and report.
 """
