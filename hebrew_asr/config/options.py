@@ -20,7 +20,7 @@ import tyro
 from annotated_types import Interval, MinLen
 
 from hebrew_asr.config.shown import Screen, option_texts, with_description
-from hebrew_asr.config.values import Name, complaint, entries
+from hebrew_asr.config.values import Entry, Name, complaint, entries
 from hebrew_asr.errors import UsageError, nearest
 
 Kind = TypeVar("Kind")
@@ -61,9 +61,20 @@ def parse_options(options: type[Kind], program: str, argv: list[str]) -> Kind:
             print(with_description(screen.text(), options))
             raise
         raise UsageError(_without_box(told.getvalue(), program)) from None
+    _refuse_empty(parsed)
     check_options(parsed)
     _refuse_idle(parsed)
     return parsed
+
+
+def _refuse_empty(options: Any) -> None:
+    """Refuse an empty text, as of an unset variable of a shell, where that is not what stands unless one is given."""
+    defaults = {field.name: field.default for field in fields(options)}
+    for entry in entries(type(options)):
+        value = getattr(options, entry.name)
+        if "" in (value if isinstance(value, (list, tuple)) else [value]) and defaults[entry.name] != "":
+            dashes = "" if tyro.conf.Positional in entry.marks else "--"
+            raise UsageError(f"{dashes}{_own_name(entry)} is empty")
 
 
 def _refuse_idle(options: Any) -> None:
@@ -125,10 +136,14 @@ def _refuse_unknown(options: type, program: str, argv: list[str]) -> None:
 def option_names(options: type) -> Iterator[str]:
     """How the fields of a command's dataclass are spelled after ``--``, with their other names."""
     for entry in entries(options):
-        own = next((name for mark in entry.marks if (name := getattr(mark, "name", None))), None)
-        yield own or entry.name.replace("_", "-")
+        yield _own_name(entry)
         for mark in entry.marks:
             yield from (name[2:] for name in getattr(mark, "aliases", None) or () if name.startswith("--"))
+
+
+def _own_name(entry: Entry) -> str:
+    own = next((name for mark in entry.marks if (name := getattr(mark, "name", None))), None)
+    return own or entry.name.replace("_", "-")
 
 
 def _options_of_several_values(options: type) -> Iterator[str]:

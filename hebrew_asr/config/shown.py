@@ -12,6 +12,7 @@ import shutil
 import sys
 import textwrap
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING:
@@ -49,7 +50,21 @@ def option_texts(options: type) -> ConstructorRegistry:
     plain = replace(usual, fields=tuple(_plain(field) for field in usual.fields))
     registry = ConstructorRegistry()
     registry.struct_rule(lambda info: plain if info.type is options else None)
+    registry.primitive_rule(lambda info: _path() if info.type is Path else None)
     return registry
+
+
+def _path() -> Any:
+    """tyro's rule, but an empty text stays one, so that it can be refused: ``Path("")`` is the current folder."""
+    from tyro.constructors import PrimitiveConstructorSpec
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: Path(words[0]) if words[0] else "",
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda path: [str(path)],
+    )
 
 
 def _plain(field: Any) -> Any:

@@ -344,6 +344,14 @@ def test_every_option_that_is_named_as_ignored_is_one():
         (["serve", "--model", ""], "--model is empty"),
         (["transcribe", "--model", "", "a.wav"], "--model is empty"),
         (["eval", "--model", "", "--data", "a.jsonl"], "--model is empty"),
+        (["eval", "--model", "m", "--data", "a.jsonl", "--out", ""], "--out is empty"),
+        (["eval", "--model", "m", "--data", "a.jsonl", "-o", ""], "--out is empty"),
+        (["eval", "--model", "m", "--data="], "--data is empty"),
+        (["transcribe", "--model", "m", "a.wav", "--out="], "--out is empty"),
+        (["transcribe", "--model", "m", "a.wav", ""], "files is empty"),
+        (["train", "--ds", "cpu", "--run", ""], "--run is empty"),
+        (["score", "a", "", "--json"], "hypothesis is empty"),
+        (["runs", ""], "folder is empty"),
     ],
 )
 def test_a_variable_that_the_shell_does_not_know_is_told(typed, told, capsys):
