@@ -44,7 +44,10 @@ class Command:
     def run(self) -> int:
         from hebrew_asr.commands.ours import refuse_if_taken
         from hebrew_asr.errors import UsageError
+        from hebrew_asr.inference.hub import check_repo
 
+        if self.push is not None:
+            check_repo(self.push)
         if self.check:
             from hebrew_asr.inference.published import check_export
 

@@ -11,15 +11,22 @@ from hebrew_asr.units import gib
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 
 
+def check_repo(repo: str) -> None:
+    """Before any work.
+
+    Raises:
+        UsageError: ``repo`` is no hub id.
+    """
+    if _REPO.fullmatch(repo) is None:
+        raise UsageError(f"--push {repo}: a hub repository is called owner/name")
+
+
 def push(folder: Path, repo: str, *, really: bool) -> None:
     """Upload every file of ``folder`` in one commit, or print the list of them.
 
     Raises:
-        UsageError: ``repo`` is no hub id.
         EnvironmentProblem: the hub does not take it.
     """
-    if _REPO.fullmatch(repo) is None:
-        raise UsageError(f"--push {repo}: a hub repository is called owner/name")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     size = gib(sum(path.stat().st_size for path in files))
     if not really:

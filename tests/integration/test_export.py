@@ -266,6 +266,10 @@ def test_nothing_is_sent_before_it_is_asked_for(models, tmp_path, capfd):
     assert re.search(r"would upload \d+ files, (?!0\.0)\d+\.\d MiB, to", told), "the size of a small model too"
     assert 'from_pretrained("me/hebrew"' in (out / "qwen_asr" / "README.md").read_text(encoding="utf-8")
     assert main(["export", str(out), "--check", "--push", "no repo"]) == 2
+    capfd.readouterr()
+    assert main(["export", str(models["tied"]), "--out", str(tmp_path / "second"), "--push", "foo"]) == 2
+    assert capfd.readouterr().err == "error: --push foo: a hub repository is called owner/name\n"
+    assert not (tmp_path / "second").exists(), "the name was looked at last"
 
 
 def test_weights_beside_a_foreign_name_are_refused(exported, tmp_path):
