@@ -75,6 +75,8 @@ def check_export(folder: Path) -> None:
     Raises:
         CheckpointError: naming the file that is missing or differs, or what the two folders do not share.
     """
+    if folder.name in (HF, THINKER) and (folder / SUMS).is_file():
+        raise CheckpointError(f"{folder} is one of the two folders of an export: give {folder.parent}, to check both")
     for name in (HF, THINKER):
         _check_sums(folder / name)
     native = str(folder / HF)

@@ -138,6 +138,8 @@ def flip(file: Path) -> None:
 def test_damaged_exports_are_refused_by_name(exported, tmp_path, layout, damage):
     folder = shutil.copytree(exported["tied"], tmp_path / "copy")
     check_export(folder)
+    with pytest.raises(CheckpointError, match=f"one of the two folders of an export: give {folder}, to check both"):
+        check_export(folder / layout)
     (folder / layout / "README.md").write_text("edited by hand")
     names = [line.split("  ")[1] for line in (folder / layout / "SHA256SUMS").read_text().splitlines()]
     assert {WEIGHTS, "config.json", "tokenizer_config.json", "generation_config.json"} <= set(names)
