@@ -157,6 +157,9 @@ class _Service:
             raise HTTPException(422, "the field file with the recording is missing, or is no upload: -F file=@talk.mp3")
         wanted = _one_of(form, "response_format", FORMATS, "json")
         is_streamed = _one_of(form, "stream", ("true", "false"), "false") == "true"
+        if is_streamed and wanted in ("srt", "vtt"):
+            raise HTTPException(422, f"stream=true sends segments as events, no {wanted}: leave one of the two out")
+        _check_temperature(str(form.get("temperature") or "0"))
         times = {str(value) for name in _GRANULARITIES for value in form.getlist(name)} - {"segment", ""}
         if times:
             raise HTTPException(422, f"timestamp_granularities[] is {times.pop()!r}; only times of segments are known")
@@ -251,6 +254,16 @@ def _one_of(form: FormData, name: str, known: tuple[str, ...], default: str) -> 
     if value not in known:
         raise HTTPException(422, f"{name} is {value!r}; it can be {', '.join(known)}")
     return value
+
+
+def _check_temperature(value: str) -> None:
+    """Decoding is greedy whatever it is, but what no server of this interface takes is a mistake."""
+    try:
+        is_known = 0 <= float(value) <= 1
+    except ValueError:
+        is_known = False
+    if not is_known:
+        raise HTTPException(422, f"temperature is {shortened(value)!r}; it can be a number from 0 to 1")
 
 
 def _checked(outcome: Transcript | Exception) -> Transcript:

@@ -115,6 +115,12 @@ def test_bad_requests_are_refused_in_words_and_the_server_goes_on(url, said):
         "other times": (422, post(url, good, **{"timestamp_granularities[]": "character"})),
         "language": (422, post(url, good, language="xx")),
         "stream": (422, post(url, good, stream="perhaps")),
+        "stream of srt": (422, post(url, good, stream="true", response_format="srt")),
+        "stream of vtt": (422, post(url, good, stream="true", response_format="vtt")),
+        "no temperature": (422, post(url, good, temperature="abc")),
+        "cold": (422, post(url, good, temperature="-5")),
+        "hot": (422, post(url, good, temperature="99")),
+        "nan": (422, post(url, good, temperature="nan")),
         "prompt": (422, post(url, good, prompt="מילה " * 100_000)),
         "too large": (413, post(url, bytes(2 << 20))),
         "no token": (401, post(url, good, token="guess")),
@@ -139,7 +145,7 @@ def test_bad_requests_are_refused_in_words_and_the_server_goes_on(url, said):
     assert post(url, bytes(lying)).status_code in (200, 422)
     assert post(url, wav(np.zeros(RATE, np.float32))).json() == {"text": ""}
     assert httpx.get(f"{url}/health").json() == {"status": "ok"}
-    assert post(url, good).json()["text"] == str(len(said))
+    assert post(url, good, temperature="0.2").json()["text"] == str(len(said))
 
 
 def test_schemes_and_media_types_are_the_same_in_any_case(url, said):
