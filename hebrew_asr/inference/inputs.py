@@ -20,6 +20,7 @@ from hebrew_asr.audio.reading import MOST_CHANNELS, RATES_HZ
 from hebrew_asr.audio.source import AUDIO_SUFFIXES
 from hebrew_asr.errors import DataError, UsageError
 from hebrew_asr.files import fitting_name
+from hebrew_asr.remote.paths import is_url
 
 STDIN = ("-", "/dev/stdin")
 
@@ -78,6 +79,8 @@ def _named(name: str) -> list[str]:
         return below
     if _exists(name):
         return [name]
+    if is_url(name):
+        raise DataError(f"cannot use audio {name}: no URL is read here; download it first, and give the file")
     if not glob.has_magic(name):
         raise DataError(f"cannot use audio {name}: file not found")
     matching = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 (a pattern may begin anywhere)

@@ -130,6 +130,13 @@ def test_transcribe_takes_the_names_of_whispers_options(capsys):
     assert "give --out" in capsys.readouterr().err
 
 
+def test_transcribe_reads_no_url_and_says_so(capsys):
+    for url in ("https://example.com/a.mp3", "https://example.com/a.mp3?token=x"):
+        assert main(["transcribe", url, "-m", "m"]) == 3
+        told = f"error: cannot use audio {url}: no URL is read here; download it first, and give the file\n"
+        assert capsys.readouterr().err == told
+
+
 def test_keys_of_a_recipe_that_are_options_too_are_let_through():
     refuse_recipe_keys(TrainArguments, ["--data", "x", "--run=y", "--set", "seed=1", "--", "--lr"])
     refuse_recipe_keys(Benching, ["--model", "x"])
