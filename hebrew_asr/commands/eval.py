@@ -70,7 +70,8 @@ class Command:
         from hebrew_asr.text.scoring import figures
 
         if bool(self.data) == bool(self.set):
-            raise UsageError("give --data, a manifest, or --set, one or more sets of the leaderboard")
+            not_both = ", not both" * bool(self.data)
+            raise UsageError(f"give --data, a manifest, or --set, one or more sets of the leaderboard{not_both}")
         utterances, total_s = self._utterances()
         of = {"model": self.model, "data": self.data or self.set, "language": language_name(self.language) or "auto"}
         if self.out is not None:

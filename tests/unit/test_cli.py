@@ -93,6 +93,8 @@ def test_what_is_misspelled_is_told_the_nearest(typed, capsys, tmp_path, monkeyp
         (["train", "--ds\u00a0cpu"], "typeset space (U+00A0)"),
         (["train\u00a0--ds", "cpu"], "typeset space (U+00A0)"),
         (["--model", "run", "transcribe"], "the command comes before --model"),
+        (["eval", "-m", "m"], "one or more sets of the leaderboard\n"),
+        (["eval", "-m", "m", "--data", "a.jsonl", "--set", "fleurs"], "sets of the leaderboard, not both\n"),
     ],
 )
 def test_what_a_command_line_cannot_mean_is_told(typed, told, capsys):
