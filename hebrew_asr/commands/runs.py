@@ -31,8 +31,8 @@ class Command:
         inside = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
         found = [path for path in (self.folder, *inside) if _may_be_run(path)]
         if not found:
-            here = ", ".join(sorted(str(path.parent) for path in Path().glob("*/metrics.jsonl"))[:3])
-            hint = f"; {here} lies here: hebrew-asr runs ." if here else ""
+            here = sorted(str(path.parent) for path in Path().glob("*/metrics.jsonl"))[:3]
+            hint = f"; {', '.join(here)} lie{'s' * (len(here) == 1)} here: hebrew-asr runs ." if here else ""
             raise DataError(f"no run in {self.folder}: give the folder that holds run directories{hint}")
         rows = [_row(path) for path in found]
         if self.json:

@@ -411,7 +411,10 @@ def test_runs_of_a_folder_are_listed_the_broken_one_too(tmp_path, capsys, monkey
     assert f"run: {tmp_path}/one-run\nstep: 8\nWER: 20.0%\n" in capsys.readouterr().out
     monkeypatch.chdir(tmp_path)
     assert main(["runs"]) == 3
-    assert "no run in runs" in (told := capsys.readouterr().err) and "two-run lies here: hebrew-asr runs ." in told
+    assert (
+        "no run in runs" in (told := capsys.readouterr().err)
+        and "broken-run, one-run, two-run lie here: hebrew-asr runs ." in told
+    )
     assert main(["runs", str(tmp_path / "none")]) == 3
 
 
