@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from hebrew_asr.config.options import Language, ModelName
 from hebrew_asr.config.values import Name, Port, PositiveInt
+
+if TYPE_CHECKING:
+    import socket
 
 
 @dataclass
@@ -50,10 +51,11 @@ class Command:
 
     def run(self) -> int:
         from hebrew_asr.languages import language_name
+        from hebrew_asr.serving.listening import listen
 
         language_name(self.language)  # a mistake is told before torch is imported, which takes seconds
         _check_token(self.token)
-        with _listening(self.host, self.port) as listening:
+        with listen(self.host, self.port) as listening:
             return self._serve(listening)
 
     def _serve(self, listening: socket.socket) -> int:
@@ -64,25 +66,22 @@ class Command:
             from hebrew_asr.inference.load import load_transcriber
             from hebrew_asr.serving.app import Limits, create_app
             from hebrew_asr.serving.line import Line
+            from hebrew_asr.serving.listening import address, is_loopback
             from hebrew_asr.serving.running import serve
 
             transcriber = load_transcriber(self.model, self.language, device=self.device, dtype=self.dtype)
         line = Line(transcriber, most_waiting=self.waiting, batch_pieces=self.batch)
         name = Path(self.model).resolve()
         shown = f"{name.parent.name}/{name.name}" if name.name == "final" else name.name
-        is_open = not self.token and not _is_loopback(listening)
+        is_open = not self.token and not is_loopback(listening)
         hosts = () if self.token or is_open else ("localhost", "127.0.0.1", "::1", self.host)
         app = create_app(line, shown, self.language, Limits(self.upload_mib, token=self.token, hosts=hosts))
-        url = _url({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host), self.port)
+        url = address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host), self.port)
         outlive_the_terminal()
         print(f"serving {self.model}: page {url}/, OpenAI's clients {url}/v1 (Ctrl-C ends it)", flush=True)
         if is_open:
             print("warning: whoever reaches this machine can use it: --token asks for one", file=sys.stderr, flush=True)
         return serve(app, line, listening)
-
-
-def _url(host: str, port: int) -> str:
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _check_token(token: str | None) -> None:
@@ -95,28 +94,3 @@ def _check_token(token: str | None) -> None:
 
     if token is not None and not (token and all("!" <= character <= "~" for character in token)):
         raise UsageError("--token must be letters, digits and signs of ASCII, without spaces, and not empty")
-
-
-def _is_loopback(listening: socket.socket) -> bool:
-    return ipaddress.ip_address(listening.getsockname()[0]).is_loopback
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    """A socket that already takes connections, so that no other server can take its port while the model loads.
-
-    Raises:
-        EnvironmentProblem: the port is taken, or the machine has no such address.
-    """
-    from hebrew_asr.errors import EnvironmentProblem
-
-    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-        listening.listen(2048)
-    except OSError as error:
-        listening.close()
-        raise EnvironmentProblem(
-            f"cannot listen at {_url(host, port)}: {error.strerror}; choose another --port or --host"
-        ) from error
-    return listening
