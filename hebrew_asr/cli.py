@@ -10,7 +10,7 @@ import sys
 import textwrap
 
 from hebrew_asr.cores import loading_modules
-from hebrew_asr.errors import EnvironmentProblem, exit_code_of, nearest
+from hebrew_asr.errors import EnvironmentProblem, HebrewASRError, exit_code_of, nearest
 from hebrew_asr.files import disk_fault
 from hebrew_asr.streams import give_up_stdout, speak_utf8
 
@@ -70,6 +70,9 @@ def _printed(argv: list[str]) -> int:
         if (refused := disk_fault(error)) is None:
             raise
         raise EnvironmentProblem(f"{give_up_stdout()}{refused}") from error
+    except HebrewASRError:  # told with its own code, though what was printed before goes nowhere
+        give_up_stdout()
+        raise
 
 
 def _answered(argv: list[str]) -> int:

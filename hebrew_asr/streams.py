@@ -86,7 +86,7 @@ def give_up_stdout() -> str:
     """
     try:
         sys.stdout.flush()
-    except OSError:
+    except (OSError, EnvironmentProblem):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return "standard output: "
     return ""
