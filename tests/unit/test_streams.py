@@ -71,7 +71,7 @@ def test_closed_streams_are_empty_ones(tmp_path):
         done = shell(f"{line} >&-")
         assert (done.returncode, done.stderr) == (4, told), line
     for place in ("&-", "/dev/full"):
-        done = shell(f"$H plan --ds cpu --json >{place}")
+        done = shell(f"PYTHONUNBUFFERED= $H plan --ds cpu --json >{place}")  # which would fail when it prints
         assert done.returncode == 4 and "needs" in done.stderr and done.stderr.count("\n") == 1, "its own error is told"
     code = "from hebrew_asr.streams import speak_utf8; speak_utf8(); f = open('first', 'w'); f.write(f'{f.fileno()}')"
     done = shell(f'cd {tmp_path}; PYTHONPATH={ROOT} {sys.executable} -c "{code}" <&- >&- 2>&-')
