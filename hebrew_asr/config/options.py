@@ -69,7 +69,7 @@ def parse_options(options: type[Kind], program: str, argv: list[str]) -> Kind:
 
 def _refuse_empty(options: Any) -> None:
     """Refuse an empty text, as of an unset variable of a shell, where that is not what stands unless one is given."""
-    defaults = {field.name: field.default for field in fields(options)}
+    defaults = _defaults(options)
     for entry in entries(type(options)):
         value = getattr(options, entry.name)
         if "" in (value if isinstance(value, (list, tuple)) else [value]) and defaults[entry.name] != "":
@@ -83,10 +83,7 @@ def _refuse_idle(options: Any) -> None:
     A command's ``IDLE`` says which, in lines such as ``really without push``, ``mode without json or out`` and
     ``hold-out with split=random``. An option with its default value is as one that is not given.
     """
-    defaults = {
-        field.name: field.default if field.default_factory is MISSING else field.default_factory()
-        for field in fields(options)
-    }
+    defaults = _defaults(options)
 
     def is_given(option: str) -> bool:
         name, _, value = option.replace("-", "_").partition("=")
@@ -98,6 +95,14 @@ def _refuse_idle(options: Any) -> None:
         if is_given(option) and any(map(is_given, others)) == (beside == "with"):
             said = " or ".join(f"--{other.replace('=', ' ')}" for other in others)
             raise UsageError(f"--{option} has no effect {beside} {said}: leave it out{_OR_ADD * (beside == 'without')}")
+
+
+def _defaults(options: Any) -> dict[str, Any]:
+    """What stands where an option is not given; MISSING for one that must be."""
+    return {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(options)
+    }
 
 
 def _without_box(box: str, program: str) -> str:
