@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from hebrew_asr.checkpoints.disk_space import DiskNeed
+from hebrew_asr.checkpoints.disk_space import MASTER_AND_MOMENTS_BYTES, DiskNeed
 from hebrew_asr.config.profiles import Profile
 from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.launching.processes import free_port
@@ -23,7 +23,6 @@ _LIMIT_S = 90.0
 """For all ranks to load torch, to meet and to measure."""
 _SLOW_GB_PER_S = 10.0
 """Below this, what PCIe gives: a step of 8 clips waits longer for its gradients than it computes."""
-_CHECKPOINT_BYTES_PER_WEIGHT = 12
 _MEASURED_S = 1.0
 _ELEMENTS = {"cuda": 1 << 26, "cpu": 1 << 20}
 """fp32: 256 MiB, as much as a bucket of gradients, and 4 MiB."""
@@ -41,7 +40,7 @@ def reduction(num_gpus: int, need: DiskNeed | None, profile: Profile) -> Outcome
     says = f"{rate:,.0f} GB/s between {num_gpus} GPUs"
     if need is not None:
         width = 2 if profile.config.get("communication_data_type") == "bf16" else 4
-        gradients = width * need.checkpoint // _CHECKPOINT_BYTES_PER_WEIGHT
+        gradients = width * need.checkpoint // MASTER_AND_MOMENTS_BYTES
         # A rank sends each owner its part; without owners, at stage 0, the sums come back too.
         sent = (1 + (profile.zero_stage == 0)) * (num_gpus - 1) / num_gpus * gradients
         says += f"; the gradients of a step take at most {sent / (rate * 1e6):,.0f} ms"
