@@ -120,7 +120,7 @@ def output_paths(inputs: Sequence[Input], folder: Path, suffix: str) -> list[Pat
     (``monday/talk.mp3.srt``), and then get a number. What a file system would find too long is cut at its end.
     """
     names = ["stdin" if one.name in STDIN else one.name for one in inputs]
-    absolute = [Path(name).absolute() for name in names]
+    absolute = [Path(os.path.abspath(name)) for name in names]  # noqa: PTH100 (Path keeps .., which leads out)
     top = os.path.commonpath([path.parent for path in absolute]) if absolute else ""
     forms = [
         [path.stem for path in absolute],

@@ -341,6 +341,14 @@ def test_output_names_never_collide():
     assert all(path.is_relative_to("out") and ".." not in path.parts for path in paths)
 
 
+def test_outputs_lie_below_out_wherever_the_inputs_do(tmp_path, monkeypatch):
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    paths = output_paths([Input("talk.mp3"), Input("../there/talk.mp3")], Path("out"), "srt")
+    assert paths == [Path("out/here/talk.mp3.srt"), Path("out/there/talk.mp3.srt")]
+
+
 def test_output_names_fit_the_file_system(tmp_path):
     names = [f"{'ש' * 125}.ts", f"{'ש' * 124}ת.ts", f"b/{'ש' * 125}.ts", "ש.ts"]
     paths = output_paths([Input(name) for name in names], tmp_path / "out", "json")
