@@ -67,7 +67,7 @@ def number_words(digits: str) -> list[str]:
 
     Digit by digit when it is an identifier rather than a quantity: with a leading zero (054), or from 10**12 on.
     """
-    if (len(digits) > 1 and digits[0] == "0") or int(digits) >= _LIMIT:
+    if len(digits) > 1 and (digits[0] == "0" or len(digits) >= len(str(_LIMIT))):  # int() takes 4,300 at most
         return spell_digits(digits)
     return cardinal(int(digits))
 
