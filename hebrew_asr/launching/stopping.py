@@ -12,7 +12,6 @@ saving.
 from __future__ import annotations
 
 import io
-import multiprocessing
 import os
 import select
 import signal
@@ -127,8 +126,6 @@ class StopRequest:
         for cleanup in self.cleanups:
             cleanup()
         self._report(code)
-        for child in multiprocessing.active_children():  # loaders ignore SIGTERM
-            child.kill()
         end_at_once(code)
 
     def say(self, text: str) -> None:

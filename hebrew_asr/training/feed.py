@@ -14,7 +14,7 @@ import torch
 
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.loader import MicroBatch, StepBatch
-from hebrew_asr.training.loading import end_workers
+from hebrew_asr.errors import end_children
 
 _CHECK_S = 0.5
 _JOIN_S = 3.0
@@ -76,7 +76,7 @@ class _OnDemand:
         """Let the thread end; the step it is preparing is thrown away."""
         self._closed.set()
         self._wanted.release()
-        end_workers()
+        end_children()
         self._thread.join(_JOIN_S)  # one that is stuck in a read goes with the process
 
     def _run(self) -> None:

@@ -98,14 +98,6 @@ def _settle_worker(_: int) -> None:
     end_with_the_parent()
 
 
-def end_workers() -> None:
-    """Kill the loader processes that are left. One may be stuck in a read, and then even an orderly exit of this
-    process, which waits for its children, would never end; SIGTERM they ignore.
-    """
-    for worker in multiprocessing.active_children():
-        worker.kill()
-
-
 def _report_unless_cut_off(error: threading.ExceptHookArgs) -> None:
     """The DataLoader's thread for pinned memory may be receiving from a worker that is killed: no news to anybody."""
     cut_off = issubclass(error.exc_type, (ConnectionError, EOFError, FileNotFoundError))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hebrew_asr.errors import TrainingFault
@@ -27,7 +29,7 @@ def left_after(peer: subprocess.Popen[bytes], warm: WarmStart, output: Path, *op
     """Exit code of a process that watched ``peer`` until it was killed, and how many seconds later it left."""
     output.touch()
     (pid,) = warm.start([str(peer.pid), *options], output=output, program="tests.support.watching")
-    wait_for(lambda: "watching" in output.read_text(), lambda: has_ended([pid]) and output.read_text(), 30)
+    wait_for(lambda: "with the child" in output.read_text(), lambda: has_ended([pid]) and output.read_text(), 30)
     peer.kill()  # nobody waits for it yet: it stays a zombie
     killed = time.monotonic()
     return warm.wait(pid), time.monotonic() - killed
@@ -36,7 +38,10 @@ def left_after(peer: subprocess.Popen[bytes], warm: WarmStart, output: Path, *op
 def test_a_killed_rank_takes_the_others_down_as_a_zombie_too(peer, warm, tmp_path):
     code, lasted_s = left_after(peer, warm, tmp_path / "output")
     assert code == TrainingFault.exit_code and lasted_s < 20
-    assert "error: rank 0 is gone; rank 2 leaves too" in (tmp_path / "output").read_text()
+    told = (tmp_path / "output").read_text()
+    assert "error: rank 0 is gone; rank 2 leaves too" in told
+    (child,) = re.findall(r"with the child (\d+)", told)
+    assert not psutil.pid_exists(int(child))
 
 
 def test_ranks_that_stood_down_may_leave(peer, warm, tmp_path):
