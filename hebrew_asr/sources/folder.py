@@ -14,7 +14,14 @@ from hebrew_asr.sources.kaldi import WAV_SCP, kaldi_rows
 from hebrew_asr.sources.listed import listed_rows
 from hebrew_asr.sources.listings import LISTING_SUFFIXES
 from hebrew_asr.sources.rows import ROWS_PER_UNIT, Row, Source, Unit
-from hebrew_asr.sources.sidecars import grouped, has_pairs, is_audio, paired_rows, texts_among
+from hebrew_asr.sources.sidecars import (
+    grouped,
+    has_pairs,
+    is_audio,
+    named_like_recordings,
+    paired_rows,
+    texts_among,
+)
 from hebrew_asr.sources.walk import files_in
 
 LISTING_NAMES = ("clips.jsonl", "metadata.jsonl", "metadata.csv", "metadata.tsv")
@@ -120,10 +127,8 @@ def _listings_of(folder: Path, files: list[Path]) -> list[Path]:
     for name in LISTING_NAMES:
         if (folder / name).is_file():
             return [folder / name]
-    recordings = {path.with_suffix("") for path in files if is_audio(path)}
-    tables = [
-        path for path in files if path.suffix.lower() in LISTING_SUFFIXES and path.with_suffix("") not in recordings
-    ]
+    own = {*named_like_recordings(files)}
+    tables = [path for path in files if path.suffix.lower() in LISTING_SUFFIXES and path not in own]
     tables = [path for path in tables if path.suffix.lower() != ".json"] or tables  # which hold all kinds of things
     here = [path for path in tables if path.parent == folder]
     called = [path for path in tables if path.name in LISTING_NAMES]

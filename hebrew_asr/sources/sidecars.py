@@ -50,9 +50,15 @@ def is_text(path: Path) -> bool:
 def texts_among(files: Iterable[Path]) -> list[Path]:
     """The files that are taken for transcripts."""
     files = list(files)
+    beside = {path for path in named_like_recordings(files) if path.suffix.lower() in _ONLY_BESIDE}
+    return [path for path in files if path in beside or is_text(path)]
+
+
+def named_like_recordings(files: Iterable[Path]) -> list[Path]:
+    """The files beside a recording that have its name."""
+    files = list(files)
     recordings = {_stem(path) for path in files if is_audio(path)}
-    beside = (path.suffix.lower() in _ONLY_BESIDE and _stem(path) in recordings for path in files)
-    return [path for path, is_beside in zip(files, beside, strict=True) if is_beside or is_text(path)]
+    return [path for path in files if not is_audio(path) and _stem_of_text(path, recordings) in recordings]
 
 
 def paired_rows(folder: Path, files: Iterable[Path]) -> list[Row]:
@@ -64,7 +70,7 @@ def paired_rows(folder: Path, files: Iterable[Path]) -> list[Row]:
         if is_audio(path):
             recordings[_stem(path)].append(path)
     for path in texts_among(files):
-        texts[_stem(path)].append(path)
+        texts[_stem_of_text(path, recordings)].append(path)
     rows, listed = _from_elsewhere(folder, recordings.keys() - texts.keys(), texts, recordings.keys())
     for stem, paths in recordings.items():
         first, *others = sorted(paths, key=lambda path: (AUDIO_SUFFIXES.index(path.suffix.lower()), path.name))
@@ -100,19 +106,22 @@ def _from_elsewhere(
 
 def has_pairs(files: Iterable[Path]) -> bool:
     """Whether any recording has a text of its name."""
-    stems: dict[bool, set[str]] = {True: set(), False: set()}
-    for path in files:
-        if is_audio(path) or is_text(path):
-            stems[is_audio(path)].add(_stem(path))
-    return not stems[True].isdisjoint(stems[False])
+    return any(map(is_text, named_like_recordings(files)))
 
 
 def _stem(path: Path) -> str:
-    """What a recording and its text have in common: the path without its suffix, one language tag, or ``.wav.txt``."""
-    stem = path.with_suffix("")
-    if is_text(path):
-        stem = stem.with_suffix("") if is_audio(stem) else Path(_LANGUAGE.sub("", str(stem)))
-    return unicodedata.normalize("NFC", str(stem))  # macOS takes letters apart in file names
+    """The path without its suffix."""
+    return unicodedata.normalize("NFC", str(path.with_suffix("")))  # macOS takes letters apart in file names
+
+
+def _stem_of_text(path: Path, recordings: Collection[str]) -> str:
+    """What a text has in common with its recording: all but its suffix, and if none is called so, one language tag or
+    ``.wav`` of ``.wav.txt``.
+    """
+    stem = _stem(path)
+    if stem in recordings:
+        return stem
+    return _stem(Path(stem)) if is_audio(Path(stem)) else _LANGUAGE.sub("", stem)
 
 
 def _row(audio: Path, texts: list[Path], folder: Path, listed: str | None = None) -> Row:

@@ -348,6 +348,22 @@ def test_segments_of_whisper_cpp(tmp_path):
     assert row.timing is not None and row.timing.segments == (Segment(1.0, 2.5, "שלום"),)
 
 
+def test_segments_that_keep_the_suffix_of_their_recording(tmp_path):
+    """As whisper.cpp names its files."""
+    files(tmp_path, "a.wav", "b.mp3")
+    for name in ("a.wav.json", "b.mp3.json"):
+        write(tmp_path / name, '{"transcription": [{"offsets": {"from": 500, "to": 1500}, "text": " שלום"}]}')
+    assert [row.timing.segments for row in rows_of(tmp_path)] == [(Segment(0.5, 1.5, "שלום"),)] * 2
+
+
+def test_a_text_of_the_very_name_of_a_recording_is_its_own(tmp_path):
+    names = ("ep1.he", "ep1.en", "talk.ts")
+    files(tmp_path, *(f"{name}.wav" for name in names))
+    for name in names:
+        write(tmp_path / f"{name}.txt", f"שלום {name}")
+    assert {row.id: row.text for row in rows_of(tmp_path)} == {f"{name}.wav": f"שלום {name}" for name in names}
+
+
 def test_who_speaks_is_not_learned_as_what_is_said(tmp_path):
     files(tmp_path, "a.wav", "b.wav", "c.wav")
     write(tmp_path / "a.txt", "דובר 1: שלום\n\u200fדוברת ב': מה שלומך\nSpeaker A: טוב\nהדובר אמר: כן\n")
