@@ -59,11 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 def _printed(argv: list[str]) -> int:
     """The exit code, when all that was printed is where it goes."""
     try:
-        try:
-            code = _answered(argv)
-        except SystemExit:  # --help
-            sys.stdout.flush()
-            raise
+        code = _answered(argv)
         sys.stdout.flush()  # at the end of the interpreter a fault would have neither words nor an exit code of ours
         return code
     except OSError as error:
@@ -130,7 +126,10 @@ def _run(name: str, rest: list[str]) -> int:
 
         command = importlib.import_module(f"hebrew_asr.commands.{name.replace('-', '_')}").Command
         refuse_recipe_keys(command, rest)
-        options = parse_options(command, f"hebrew-asr {name}", rest)
+        try:
+            options = parse_options(command, f"hebrew-asr {name}", rest)
+        except SystemExit:  # --help
+            return 0
     return options.run() or 0
 
 

@@ -43,5 +43,5 @@ class Watchdog:
             # A rank that leaves with an error of its own says so: give the main thread time to notice it.
             if dead is not None and not self._ended.wait(5 * _POLL_S):
                 log.error("rank %d is gone; rank %d leaves too", dead, self._rank)
-                Job.of_this_rank().follow(dead)
+                Job.of_this_rank().follow()
                 end_at_once(TrainingFault.exit_code)

@@ -225,7 +225,7 @@ def _judge(told: Told, launch: Launch, *, was_asked: bool, code: int) -> int:
         return 0
     if was_asked and not told.pids():
         raise Preempted(nothing_to_save("asked before the ranks were there", resumes=launch.resumes))
-    known = codes.keys() | told.followers().keys()
+    known = codes.keys() | told.followers()
     missing = ", ".join(str(rank) for rank in range(launch.num_ranks) if rank not in known)
     raise EnvironmentProblem(
         f"rank {missing} ended without a word (the launcher's code is {code}): killed, perhaps for want of memory; "

@@ -44,11 +44,11 @@ class Job:
         """This rank leaves with ``code``."""
         self._tell("code", code)
 
-    def follow(self, rank: int) -> None:
-        """This rank leaves because that one is gone."""
-        self._tell("follows", rank)
+    def follow(self) -> None:
+        """This rank leaves because another is gone."""
+        self._tell("follows")
 
-    def _tell(self, kind: str, value: int) -> None:
+    def _tell(self, kind: str, value: int = 0) -> None:
         if self._socket is not None:
             with contextlib.suppress(OSError):  # hebrew-asr was killed
                 self._socket.send(f"{os.environ.get('RANK', '0')} {kind} {value}".encode())
@@ -73,9 +73,9 @@ class Told:
         """Exit codes of the ranks that have left by themselves."""
         return self._read("code")
 
-    def followers(self) -> dict[int, int]:
-        """Ranks that have left because another was gone, each with that other."""
-        return self._read("follows")
+    def followers(self) -> set[int]:
+        """Ranks that have left because another was gone."""
+        return {*self._read("follows")}
 
     def _read(self, kind: str) -> dict[int, int]:
         with contextlib.suppress(BlockingIOError):

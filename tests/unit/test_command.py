@@ -19,14 +19,14 @@ from tests.support.tiny_task import ROOT, environment
 
 class Shell(Launch):
     """Two ranks and their launcher, as a line of bash: ``rank N CODE`` is one that leaves and says its code,
-    ``follows N RANK`` one that leaves because another is gone.
+    ``follows N`` one that leaves because another is gone.
     """
 
     def line(self) -> list[str]:
         imports = "import sys; from hebrew_asr.launching.job import Job; Job.of_this_rank()"
         python = f"PYTHONPATH={ROOT} {sys.executable} -c"
         said = f'rank() {{ RANK="$1" {python} "{imports}.report(int(sys.argv[1]))" "$2"; }}; '
-        said += f'follows() {{ RANK="$1" {python} "{imports}.follow(int(sys.argv[1]))" "$2"; }}; '
+        said += f'follows() {{ RANK="$1" {python} "{imports}.follow()"; }}; '
         return ["bash", "-c", said + self.arguments[0]]
 
 
@@ -49,7 +49,7 @@ def test_the_first_rank_that_failed_gives_the_code(script, code):
     ("script", "told"),
     [
         ("rank 0 0; exit 0", r"rank 1 ended without a word \(the launcher's code is 0\)"),
-        ("follows 0 1; exit 6", r"rank 1 ended without a word \(the launcher's code is 6\)"),
+        ("follows 0; exit 6", r"rank 1 ended without a word \(the launcher's code is 6\)"),
         ("kill -KILL $$", r"rank 0, 1 ended without a word \(the launcher's code is -9\)"),
     ],
 )
