@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
 from hebrew_asr.audit.checks import PROBLEM_KINDS, Problem, describe
 from hebrew_asr.audit.columns import (
@@ -54,7 +55,7 @@ class Audit:
     unchecked: dict[str, str]
     """For each kind of problem that could not be looked for, or not wholly: why not, in words."""
     manifest: dict[str, Any]
-    """manifest.json of ``prepare``; empty for a folder of another making."""
+    """manifest.json of ``prepare``; empty for a folder of another making, which may have a file of this name too."""
 
     @property
     def clean(self) -> bool:
@@ -90,17 +91,16 @@ def audit(place: str | Path, *, processes: int | None = None, suspects: int = 40
         suspects=find_suspects(measured, suspects),
         charset=charset(measured),
         shared={kind: len(values) for kind, values in shared.items()},
-        unchecked=_unchecked(measured, manifest, is_joined=bool(joined_sets(folder))),
+        unchecked=_unchecked(folder, measured, manifest),
         manifest=manifest,
     )
 
 
-def _unchecked(measured: Measured, manifest: dict[str, Any], *, is_joined: bool) -> dict[str, str]:
-    unknown = (
-        {}
-        if manifest or is_joined
-        else {"files": "there is no manifest.json, so nothing says which files prepare wrote"}
-    )
+def _unchecked(folder: Path, measured: Measured, manifest: dict[str, Any]) -> dict[str, str]:
+    unknown = {}
+    if not manifest and not joined_sets(folder):
+        why = "manifest.json is not of prepare" if (folder / "manifest.json").is_file() else "there is no manifest.json"
+        unknown["files"] = f"{why}, so nothing says which files prepare wrote"
     unknown |= {} if measured.is_decoded else _UNDECODED
     alone = sum(_alone(clips) for clips in measured.sides.values())
     alone = manifest.get("split", {}).get("clips_without_group", alone)
@@ -122,14 +122,46 @@ def _alone(clips: Clips) -> int:
     return int(values_of(compute.or_(compute.equal(group, ""), compute.equal(group, identity))).sum())
 
 
+class _Dropped(BaseModel):
+    clips: int
+    hours: float
+
+
+class _Split(BaseModel):
+    method: str
+    leaky: bool
+    seed: int
+    keys_in_train_and_eval: dict[str, int] = {}
+    clips_without_group: int = 0
+
+
+class _Options(BaseModel):
+    min_chars_per_s: float
+    max_chars_per_s: float
+
+
+class _Prepared(BaseModel):
+    """What is read of the manifest.json of ``prepare``, which holds more."""
+
+    sha256: dict[str, str]
+    dropped: dict[str, _Dropped] = {}
+    split: _Split | None = None
+    options: _Options | None = None
+
+
 def _manifest_of(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
         return {}
     try:
-        return from_json(path.read_text(encoding="utf-8"))
+        found = from_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"cannot read {path}: {error}") from error
+    try:
+        _Prepared.model_validate(found)
+    except ValidationError:
+        return {}
+    return found
 
 
 def _file_problems(place: Path | RemotePath, folder: Path, manifest: dict[str, Any]) -> list[Problem]:
@@ -141,7 +173,7 @@ def _file_problems(place: Path | RemotePath, folder: Path, manifest: dict[str, A
     if not manifest:
         return joined
     problems = [] if (folder / "_SUCCESS").is_file() else [Problem("files", "_SUCCESS", "preparation did not end")]
-    for name, digest in manifest.get("sha256", {}).items():
+    for name, digest in manifest["sha256"].items():
         try:
             if sha256_of(place / name) != digest:
                 problems.append(Problem("files", name, "was changed after prepare wrote it"))

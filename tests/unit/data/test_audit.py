@@ -213,6 +213,15 @@ def test_changed_and_unfinished_sets_are_noticed(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("content", [[1], {"name": "set", "version": 3}, {"sha256": {}, "split": "80/20"}])
+def test_a_file_of_another_program_called_as_the_manifest_of_prepare_is_none(tmp_path, capsys, content):
+    train, held = make_set(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    assert audited(tmp_path, train, held).clean
+    assert Command(str(tmp_path), processes=1).run() == 0
+    assert "?        manifest.json is not of prepare" in capsys.readouterr().out
+
+
 def test_exit_code_and_output(tmp_path, capsys):
     train, held = make_set(tmp_path)
     assert audited(tmp_path, train, held).clean
