@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from hebrew_asr.sources.timestamps import Segment
 
-_TIME = r"(?:(\d+):)?(\d{1,3}):(\d{1,2})(?:[.,:](\d{1,3}))?"
+_TIME = r"(?:(\d+):)?(\d{1,3}):(\d{1,2})(?:(?:[.,]|:(?=\d{3}))(\d{1,3}))?"  # fewer digits after a colon count frames
 _TIMES = re.compile(rf"^{_TIME}\s*-+>\s*{_TIME}(?:\s.*)?$")
 _TIMELIKE = re.compile(r"-->|^[^\w<]*\d+:\d+(?::\d+\b|[.,]\d+\W)")
 _NOTES = re.compile(r"(?:\A|(?<=\n\n))(?:NOTE|STYLE|REGION)(?:[ \t].*)?(?:\n.+)*")
