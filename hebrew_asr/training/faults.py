@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
+from hebrew_asr.checkpoints.store import CheckpointStore
 from hebrew_asr.config.recipe import Faults
 from hebrew_asr.data.clip_audio import Unreadable
 from hebrew_asr.data.loader import MicroBatch, StepBatch
@@ -33,19 +34,22 @@ class FaultBudget:
         self._unreadable = set(unreadable)
         self._in_a_row = 0
 
-    def non_finite(self, batch: StepBatch) -> FaultRecord:
+    def non_finite(self, batch: StepBatch, checkpoints: CheckpointStore) -> FaultRecord:
         """A step was skipped on all ranks for non-finite gradients; collective.
 
         Raises:
-            TrainingFault: one more than the patience, in a row.
+            TrainingFault: one more than the patience, in a row. The state is not worth a checkpoint then, which would
+                cost an older one: skipped steps change nothing, but it was like this before the first of them.
         """
         self._in_a_row += 1
         ids = sorted(clip for own in self._ranks.gather(clip_ids(batch)) for clip in own)
         if self._in_a_row > self._limits.non_finite_patience:
+            left = _left_before(batch.step + 1 - self._in_a_row, checkpoints)
             fault = TrainingFault(
                 f"step {batch.step + 1}: gradients were NaN or infinite {self._in_a_row} steps in a row; the last "
-                f"clips were {', '.join(ids[:8])}{', …' if len(ids) > 8 else ''}. Lower the learning rates, or look at "
-                "them"
+                f"clips were {', '.join(ids[:8])}{', …' if len(ids) > 8 else ''}. Weights that give this so often may "
+                f"be spoiled, so they are not saved; {left}. If the clips are at fault, mend them first; if the "
+                "learning rates are too high, start another run with lower ones (--run)"
             )
             raise self._ranks.in_common(fault)
         return FaultRecord(step=batch.step + 1, kind="non-finite", clips=ids)
@@ -77,6 +81,17 @@ class FaultBudget:
             )
         self._unreadable = unreadable
         return record, None
+
+
+def _left_before(trained: int, checkpoints: CheckpointStore) -> str:
+    """What there is to go on from where no step after step ``trained`` could be applied; collective."""
+    checkpoints.finish()
+    step = checkpoints.sealed_step
+    if step is None:
+        return "there is no checkpoint"
+    lost = f"{count(trained - step, 'step')} earlier"
+    same = "which holds them too: if it ends like this again, move it away, and the one before is taken"
+    return f"--resume auto goes on from the checkpoint of step {step}, {lost if step < trained else same}"
 
 
 def record_fallbacks(tracker: Tracker, ranks: Ranks, state: TrainState) -> None:

@@ -235,7 +235,7 @@ class Session:
             self._records.append(replace(record, clips=0, audio_s=0.0, sets=None))
             self._write_records()
             self.batch = batch  # the evidence, should this be one too many
-            self.run.tracker.write(self._faults.non_finite(batch))
+            self.run.tracker.write(self._faults.non_finite(batch, self.run.checkpoints))
 
     def _write_records(self) -> None:
         for record in self._records:

@@ -64,7 +64,8 @@ def test_nan_gradients_are_borne_then_told(task, warm, tmp_path):
     done = warm.finish(train_arguments(task, run, *changes), ranks=2, port=free_port())
     assert done.returncode == 6
     (line,) = (line for line in done.stderr.splitlines() if "error" in line)  # of two ranks
-    assert "NaN or infinite 3 steps in a row" in line and "Traceback" not in done.stderr
+    assert "NaN or infinite 3 steps in a row" in line and "not saved; there is no checkpoint" in line
+    assert "Traceback" not in done.stderr and not (run / "checkpoints").exists()
     faults = events(run, "fault")
     assert [row["kind"] for row in faults] == ["non-finite"] * 2
     assert all(len(row["clips"]) >= 4 for row in faults)

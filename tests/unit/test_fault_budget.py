@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from hebrew_asr.checkpoints.store import CheckpointStore
 from hebrew_asr.config.recipe import Faults
 from hebrew_asr.data.clip_audio import Unreadable
 from hebrew_asr.data.loader import StepBatch
@@ -55,11 +56,30 @@ def test_a_small_set_bears_none(budget):
     assert "1 unreadable clip, the recipe allows 0" in str(budget(0.001, 999).unreadable(0, (Unreadable("a", "x"),))[1])
 
 
-def test_non_finite_steps_are_borne_in_a_row_only(ranks):
+@pytest.mark.parametrize(
+    ("sealed", "told"),
+    [
+        (None, "not saved; there is no checkpoint. If the clips"),
+        (1, "not saved; --resume auto goes on from the checkpoint of step 1, 1 step earlier. If the clips"),
+        (2, "goes on from the checkpoint of step 2, which holds them too: if it ends like this again, move it away"),
+        (4, "goes on from the checkpoint of step 4, which holds them too: if it ends like this again, move it away"),
+    ],
+)
+def test_non_finite_steps_are_borne_in_a_row_only(ranks, tmp_path, sealed, told):
+    """Steps 3 to 5 are skipped, so what there is after step 2 may be what makes them so."""
+    kept = CheckpointStore(tmp_path, ranks, keep_last=1, keep_best=0, background=True, sealed_step=sealed)
     faults, fed = FaultBudget(Faults(non_finite_patience=2), 100, ranks), StepBatch(4, [])
     for _ in range(3):
-        assert [faults.non_finite(fed).step for _ in range(2)] == [5, 5]
+        assert [faults.non_finite(fed, kept).step for _ in range(2)] == [5, 5]
         faults.finite()
-    faults.non_finite(fed), faults.non_finite(fed)
-    with pytest.raises(TrainingFault, match="3 steps in a row"):
-        faults.non_finite(fed)
+    faults.non_finite(fed, kept), faults.non_finite(fed, kept)
+    with pytest.raises(TrainingFault, match="3 steps in a row") as fault:
+        faults.non_finite(fed, kept)
+    assert told in str(fault.value)
+
+
+def test_a_checkpoint_that_is_being_written_counts_when_gradients_stay_non_finite(ranks, tmp_path):
+    kept = CheckpointStore(tmp_path, ranks, keep_last=1, keep_best=0, background=True)
+    kept.save(lambda: [], 3, {})
+    with pytest.raises(TrainingFault, match="goes on from the checkpoint of step 3, 1 step earlier"):
+        FaultBudget(Faults(non_finite_patience=0), 100, ranks).non_finite(StepBatch(4, []), kept)
