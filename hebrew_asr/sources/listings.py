@@ -18,6 +18,7 @@ from hebrew_asr.audio.source import AUDIO_SUFFIXES
 from hebrew_asr.errors import DataError
 from hebrew_asr.files import from_json
 from hebrew_asr.text.reading import read_text
+from hebrew_asr.text.values import unquoted
 
 LISTING_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".psv")
 _DELIMITERS = {".csv": (",", ";", "\t", "|"), ".tsv": ("\t",), ".psv": ("|",)}
@@ -169,7 +170,7 @@ def _unquoted(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """A table in which a quotation mark is a letter like any other: every line is a row."""
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            yield number, line.split(delimiter)
+            yield number, [unquoted(field) for field in line.split(delimiter)]
 
 
 def _quoted(path: Path, text: str, delimiter: str, is_audio: Callable[[str], bool]) -> Iterator[tuple[int, list[str]]]:

@@ -17,6 +17,16 @@ def number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
+def unquoted(field: str) -> str:
+    """What a field of a table says in which a quotation mark is a letter like any other.
+
+    Excel and csv writers put one that holds such marks into two more, and double those: ``"ד""ר כהן"`` is ד"ר כהן.
+    """
+    inner = field[1:-1]
+    is_written_so = len(field) > 2 and field[0] == field[-1] == '"' and '"' in inner
+    return inner.replace('""', '"') if is_written_so and '"' not in inner.replace('""', "") else field
+
+
 def is_true(value: Any) -> bool:
     """Whether a check-box is ticked."""
     if isinstance(value, str):

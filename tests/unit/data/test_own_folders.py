@@ -55,6 +55,14 @@ def test_a_tsv_has_no_quoting(tmp_path):
     assert rows[3].groups == ("speaker:c3",)
 
 
+def test_a_field_of_a_tsv_that_excel_has_quoted_is_what_it_says(tmp_path):
+    texts = ['ד"ר כהן אמר "שלום"', '"כן"', '"כן" או "לא"', '""', '"']
+    excel = ['"ד""ר כהן אמר ""שלום"""', *texts[1:]]
+    files(tmp_path, *(f"{number}.wav" for number in range(len(texts))))
+    lines = [f"{number}.wav\t{text}\n" for number, text in enumerate(excel)]
+    assert [row.text for row in rows_of(write(tmp_path / "m.tsv", "path\ttext\n" + "".join(lines)))] == texts
+
+
 def test_a_tsv_row_that_lost_a_field_is_named(tmp_path):
     files(tmp_path, "a.wav", "b.wav")
     write(tmp_path / "x.tsv", "path\tsentence\tvotes\na.wav\tשלום\t1\nb.wav\tשלום\nc.wav\tשלום\t1\t2\n")
