@@ -131,7 +131,7 @@ def _table(path: Path, text: str, is_audio: Callable[[str], bool]) -> list[Line]
     if delimiter is None:
         found = _columns(first, max(delimiters, key=first.count))
         raise DataError(unknown_columns(path, found))
-    quoted = path.suffix.lower() == ".csv" and delimiter != "|"
+    quoted = delimiter != "|" and (path.suffix.lower() == ".csv" or first.startswith('"'))
     rows = _quoted(path, text, delimiter, is_audio) if quoted else _unquoted(text, delimiter)
     columns = next(rows)[1] if headed else ["audio", "text"]
     keys = [_key(column) for column in columns]

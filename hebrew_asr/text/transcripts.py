@@ -1,4 +1,4 @@
-"""Files of transcripts, ours and anybody's: text line by line; by id JSON lines, CSV, TSV, Kaldi's and sclite's."""
+"""Files of transcripts, ours and anybody's: text line by line; by id JSON, CSV, TSV, Kaldi's and sclite's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path, PurePath
 from typing import Any
@@ -16,6 +16,7 @@ from hebrew_asr.files import from_json
 from hebrew_asr.text.prompt import parse_target
 from hebrew_asr.text.reading import read_text
 from hebrew_asr.text.scoring import Transcript, first_named
+from hebrew_asr.text.values import number, unquoted
 
 HYPOTHESES = "hypotheses.jsonl"
 """Of the folder that ``hebrew-asr eval --out`` writes."""
@@ -108,10 +109,8 @@ def _end(file: str, depth: int) -> str:
 
 
 def _transcript(key: str, row: Row, reference: str, hypothesis: str) -> Transcript:
-    try:
-        seconds = float(row.get("duration_s") or row.get("duration") or 0) or None
-    except (TypeError, ValueError):
-        seconds = None
+    lasts_s = number(row.get("duration_s") or row.get("duration")) or 0.0
+    seconds = lasts_s if lasts_s > 0 else None
     group, source = (str(row.get(name) or "") for name in ("group", "source"))
     return Transcript(key, reference, hypothesis, group, source, seconds, str(row.get("note") or ""))
 
@@ -154,40 +153,54 @@ def _rows(file: Path) -> list[str] | dict[str, Row]:
 
 def _lines_of(form: re.Pattern[str], file: Path, text: str) -> Iterable[tuple[str, Row]]:
     """Kaldi's ``id words`` or sclite's ``words (id)``."""
-    for number, line in enumerate(text.split("\n"), 1):  # a text may hold other separators, such as U+2028
+    for place, line in enumerate(text.split("\n"), 1):  # a text may hold other separators, such as U+2028
         if line.strip():
             match = form.fullmatch(line.strip())
             if match is None:
-                raise DataError(f"{file}, line {number} has no id: sclite's files hold lines such as: words (id)")
+                raise DataError(f"{file}, line {place} has no id: sclite's files hold lines such as: words (id)")
             yield match["id"], {"text": match["text"].strip()}
 
 
 def _json_lines(file: Path, text: str) -> Iterable[tuple[str, Row]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = from_json(line)
-        except ValueError as error:
-            raise DataError(f"{file}, line {number} is not JSON") from error
+    for place, row in _json_values(file, text):
         if not isinstance(row, dict):
-            raise DataError(f"{file}, line {number} holds no JSON object")
-        yield _key(file, number, row), row
+            raise DataError(f"{file}, line {place} holds no JSON object")
+        yield _key(file, place, row), row
+
+
+def _json_values(file: Path, text: str) -> Iterator[tuple[int, Any]]:
+    """Those of an array, or of a line each, numbered from 1."""
+    if text.lstrip().startswith("["):
+        yield from enumerate(_json_of(file, 1, text), 1)
+        return
+    for place, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield place, _json_of(file, place, line)
+
+
+def _json_of(file: Path, place: int, text: str) -> Any:
+    try:
+        return from_json(text)
+    except ValueError as error:
+        raise DataError(f"{file}, line {place} is not JSON") from error
 
 
 def _table(file: Path, text: str, delimiter: str) -> Iterable[tuple[str, Row]]:
     head = text.partition("\n")[0]
     if delimiter == "," and ";" in head and "," not in head:  # a spreadsheet's, where a comma is the decimal sign
         delimiter = ";"
+    is_quoted = delimiter != "\t" or head.startswith('"')  # else a quotation mark is a letter, as for prepare
+    quoting = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
     try:
-        reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, strict=True)
+        reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, strict=True, quoting=quoting)
         names = list(filter(None, reader.fieldnames or ()))
         if len(names) > len(set(names)):
             raise DataError(f"{file} has two columns of one name among {', '.join(names)}")
-        for number, row in enumerate(reader, 2):
+        for row in reader:
             if None in row or None in row.values():
-                raise DataError(f"{file}, row {number} has another number of columns than the first line")
-            yield _key(file, number, row), row
+                raise DataError(f"{file}, line {reader.line_num} has another number of columns than the first line")
+            said = row if is_quoted else {name: unquoted(value) for name, value in row.items()}
+            yield _key(file, reader.line_num, said), said
     except csv.Error as error:
         raise DataError(f"{file} is no CSV with a line of names first ({error})") from error
 

@@ -12,7 +12,7 @@ def number(value: Any) -> float | None:
     """A finite number, perhaps written as a text; None for anything else."""
     try:
         found = float(value)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return None
     return found if math.isfinite(found) else None
 

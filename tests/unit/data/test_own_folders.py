@@ -98,6 +98,7 @@ def test_a_csv_may_hold_quoted_line_ends(tmp_path):
         ("m.tsv", "audio_filepath\ttext\n.\\wavs\\{0}.wav\tשלום\n"),
         ("m.csv", "קובץ,תמלול\n{0}.wav,שלום\n"),
         ("m.psv", "file|text\n{0}|שלום\n"),
+        ("m.tsv", '"path"\t"text"\n"{0}.wav"\t"שלום"\n'),
         ("m.csv", "sep=;\r\nשם קובץ;תמליל\r\n{0}.wav;שלום\r\n"),  # Excel
         ("m.json", '{{"{0}.wav": "שלום"}}'),
         ("m.json", '{{"version": 1, "data": [{{"audio": "{0}.wav", "text": "שלום"}}]}}'),

@@ -166,6 +166,7 @@ def written(folder: Path) -> list[tuple[Path, Path | None]]:
         (table("ref.tsv", "sentence", [1], "\t"), folder / "hyp.csv"),
         (manifest, heard),
         (both, None),
+        (lines("array.json", json.dumps([{"id": i, "text": r} for i, r, _ in rows], indent=1).split("\n")), by_id),
         (lines("nemo.jsonl", [json.dumps({"text": r, "pred_text": h}) for _, r, h in rows]), None),
         (lines("ref.trn", [f"{r} ({i})" for i, r, _ in rows]), lines("hyp.trn", [f"{h}({i})" for i, _, h in rows])),
         (lines("text", [f"{i} {r}" for i, r, _ in rows]), by_id),
@@ -213,6 +214,25 @@ def test_transcripts_of_files_find_their_clips_by_as_much_of_the_path_as_tells_t
         read_pairs(tmp_path / "ref.jsonl", tmp_path / "less.jsonl")
 
 
+def test_a_quotation_mark_in_a_tsv_swallows_no_clip_and_one_that_excel_doubled_is_one(tmp_path):
+    said = {"a": '"שלום', "b": 'עולם"', "c": 'ד"ר כהן', "d": 'צה"ל'}
+    excel = said | {"c": '"ד""ר כהן"'}
+    (tmp_path / "both.tsv").write_text("id\tref\thyp\n" + "".join(f"{i}\t{t}\t{t}\n" for i, t in excel.items()))
+    with (tmp_path / "all.tsv").open("w", newline="") as stream:
+        csv.writer(stream, delimiter="\t", quoting=csv.QUOTE_ALL).writerows(
+            [("id", "ref", "hyp"), *((i, t, t) for i, t in said.items())]
+        )
+    for name in ("both.tsv", "all.tsv"):
+        clips = read_pairs(tmp_path / name, None)
+        assert {clip.id: clip.reference for clip in clips} == {clip.id: clip.hypothesis for clip in clips} == said
+
+
+@pytest.mark.parametrize("written", ["NaN", '"nan"', "-3", "0", '"long"', f"1{'0' * 400}", "Infinity"])
+def test_what_is_no_length_of_a_clip_is_none(tmp_path, written):
+    (tmp_path / "a.jsonl").write_text(f'{{"id": 1, "ref": "שלום", "hyp": "שלום", "duration_s": {written}}}\n')
+    assert [clip.duration_s for clip in read_pairs(tmp_path / "a.jsonl", None)] == [None]
+
+
 def test_a_table_with_semicolons_is_read(tmp_path):
     """As spreadsheets write it where a comma is the decimal sign."""
     (tmp_path / "ref.csv").write_text('id;text\na;"שלום, עולם"\n', encoding="utf-8")
@@ -231,7 +251,7 @@ def test_a_table_with_semicolons_is_read(tmp_path):
         (("r.jsonl", "[1]\n"), ("h.txt", "א\n"), "no JSON object"),
         (("r.jsonl", '{"text": "א"}\n'), ("h.txt", "א\n"), "has no id"),
         (("r.jsonl", '{"id": 1}\n'), ("h.jsonl", '{"id": 1, "text": "א"}\n'), "none of reference"),
-        (("r.csv", "id,text\n1,א,extra\n"), ("h.txt", "א\n"), "row 2 has another number"),
+        (("r.csv", "id,text\n1,א,extra\n"), ("h.txt", "א\n"), "line 2 has another number"),
         (("r.docx", "א"), ("h.txt", "א\n"), "no kind of transcripts"),
         (("r.txt", ""), ("h.txt", "א\n"), "holds no transcripts"),
         (("r.jsonl", '{"id": 1, "text": 7}\n'), ("h.jsonl", '{"id": 1, "text": "א"}\n'), "is no text"),
