@@ -125,7 +125,7 @@ def _stem_of_text(path: Path, recordings: Collection[str]) -> str:
 
 
 def _row(audio: Path, texts: list[Path], folder: Path, listed: str | None = None) -> Row:
-    row = Row(_name(audio, folder), listed or "", str(audio), problem=file_problem(audio))
+    row = Row(_name(audio, folder), without_speakers(listed or ""), str(audio), problem=file_problem(audio))
     if row.problem or listed is not None:
         return row
     if not texts:

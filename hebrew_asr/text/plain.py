@@ -9,14 +9,17 @@ _TIME = re.compile(r"\W*\d{1,2}:\d\d(?::\d\d)?(?:[.,]\d+)?\b")
 _TWO_NUMBERS = re.compile(r"\s*(-?\d+(?:[.,]\d+)?(?:e[+-]?\d+)?)[\t ]+(-?\d+(?:[.,]\d+)?(?:e[+-]?\d+)?)(?:\s|$)", re.I)
 _SPEAKER = re.compile(
     r"^\W*(?:(?:דובר|דוברת|משתתף|משתתפת|מראיין|מראיינת|מרואיין|מרואיינת|speaker|spk)(?:[ _-]*(?:\d+|[A-Zא-ת]))?['׳]?"
-    r"\s*:|\[(?:speaker|spk)[ _-]*\w{1,2}\]:?)[^\S\n]*",
+    r"\)?|\[[^][\n]*\])\s*:[^\S\n]*",
     re.I | re.M,
 )
 """Who speaks, as recognizers and transcribers write it before what is said."""
 
 
 def without_speakers(text: str) -> str:
-    """A text without what only says who speaks, where that stands first in a line: ``דובר 1:``, ``SPEAKER_01:``."""
+    """A text without what only says who speaks, where that stands first in a line: ``דובר 1:``, ``[יוסי]:``.
+
+    A bare name stays: words before a colon may have been said.
+    """
     return _SPEAKER.sub("", text)
 
 

@@ -374,12 +374,18 @@ def test_a_text_of_the_very_name_of_a_recording_is_its_own(tmp_path):
 
 
 def test_who_speaks_is_not_learned_as_what_is_said(tmp_path):
-    files(tmp_path, "a.wav", "b.wav", "c.wav")
+    files(tmp_path, "a.wav", "b.wav", "c.wav", "d.wav", "e.wav")
     write(tmp_path / "a.txt", "דובר 1: שלום\n\u200fדוברת ב': מה שלומך\nSpeaker A: טוב\nהדובר אמר: כן\n")
+    write(tmp_path / "d.txt", "[דובר 2]: שלום\n- [יוסי כהן]: טוב\n(דוברת א'): כן\n[SPEAKER_00] : לא\nיוסי: בוא\n")
     write(tmp_path / "b.srt", "1\n00:00:00,000 --> 00:00:01,000\nSPEAKER_01: שלום\n")
     write(tmp_path / "c.vtt", "WEBVTT\n\n00:00.000 --> 00:01.000\n[SPEAKER_00]: דובר ערבית: אחד\n")
+    write(tmp_path / "list.txt", "e\tדובר 1: שלום\n")
     texts = [row.text for row in rows_of(tmp_path)]
-    assert texts == ["שלום\nמה שלומך\nטוב\nהדובר אמר: כן\n", "שלום", "דובר ערבית: אחד"]
+    of_d = "שלום\nטוב\nכן\nלא\nיוסי: בוא\n"
+    assert texts == ["שלום\nמה שלומך\nטוב\nהדובר אמר: כן\n", "שלום", "דובר ערבית: אחד", of_d, "שלום"]
+    files(tmp_path / "listed", "a.wav", "b.wav")
+    write(tmp_path / "listed" / "m.csv", "audio,text\na.wav,SPEAKER_01: שלום\nb.wav,הדובר אמר: כן\n")
+    assert [row.text for row in rows_of(tmp_path / "listed")] == ["שלום", "הדובר אמר: כן"]
 
 
 def test_a_text_that_differs_by_case_alone_is_found(tmp_path):
