@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import traceback
@@ -238,15 +239,13 @@ class _Service:
     async def _outcome(self, request: Request, events: asyncio.Queue[Event], job: Job) -> Transcript:
         """Waits, and gives up the work when the client has gone."""
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     event = await events.get()
-            except TimeoutError:
-                if await request.is_disconnected():
-                    job.is_canceled.set()
-                continue
-            if event[0] == "done":
-                return _checked(event[1])
+                if event[0] == "done":
+                    return _checked(event[1])
+            if await request.is_disconnected():
+                job.is_canceled.set()
 
 
 def _one_of(form: FormData, name: str, known: tuple[str, ...], default: str) -> str:

@@ -223,11 +223,11 @@ def test_half_a_gigabyte_is_refused_before_it_has_come(url, said, length):
 
 
 class Slow(Measuring):
-    """Stops after some pieces until it may go on, then takes a second for each batch; it counts the pieces it heard."""
+    """Stops after some pieces until it may go on, then takes its time for each batch; it counts the pieces it heard."""
 
-    def __init__(self, stops_after: int):
+    def __init__(self, stops_after: int, batch_s: float = 1.0):
         super().__init__()
-        self.stops_after, self.pieces, self.may_go = stops_after, 0, threading.Event()
+        self.stops_after, self.batch_s, self.pieces, self.may_go = stops_after, batch_s, 0, threading.Event()
 
     def in_language(self, language):
         return self
@@ -235,7 +235,7 @@ class Slow(Measuring):
     def hear(self, clips, contexts=()):
         if self.pieces >= self.stops_after:
             self.may_go.wait(20)
-            time.sleep(1)
+            time.sleep(self.batch_s)
         self.pieces += len(clips)
         return super().hear(clips, contexts)
 
@@ -249,6 +249,17 @@ def test_a_stream_whose_client_has_gone_is_given_up(said):
             assert next(answer.iter_lines()).startswith("data: ")
         # The server sees the end of the connection within the seconds that two batches take.
         model.may_go.set()
+        assert post(url, wav(said)).json() == {"text": str(len(said))}
+    assert 1 < model.pieces < 45, "all 60 pieces were decoded for nobody"
+
+
+def test_a_client_that_has_gone_is_noticed_though_segments_come_all_the_time(said):
+    pause, model = np.zeros(5 * RATE, np.float32), Slow(0, 0.4)
+    sound = wav(np.concatenate([part for _ in range(60) for part in (said, pause)]))
+    model.may_go.set()
+    with served(Limits(), model) as url:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/v1/audio/transcriptions", files={"file": ("a.wav", sound)}, timeout=1)
         assert post(url, wav(said)).json() == {"text": str(len(said))}
     assert 1 < model.pieces < 45, "all 60 pieces were decoded for nobody"
 
