@@ -53,7 +53,8 @@ def _called(name: str, folder: Path) -> Path | None:
 
 def _alike(name: str, folder: Path) -> Path | None:
     for path in (folder / below / name for below in _FOLDERS):
-        if len(alike := _names_alike(path.parent).get(_folded(path.name), ())) == 1:
+        is_there = path.parent.is_dir()  # folders that are not there would push the others out of what is remembered
+        if is_there and len(alike := _names_alike(path.parent).get(_folded(path.name), ())) == 1:
             return path.with_name(alike[0])
     return None
 

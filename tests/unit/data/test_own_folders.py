@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -198,6 +199,19 @@ def test_a_recording_is_found_by_what_other_programs_and_machines_call_it(tmp_pa
     write(folder / "m.jsonl", json.dumps({"audio": name, "text": "שלום"}))
     (row,) = rows_of(folder)
     assert not row.problem and Path(str(row.audio)).samefile(folder / "in/a b.wav")
+
+
+def test_a_folder_is_read_once_however_many_recordings_of_another_machine_are_not_in_it(tmp_path):
+    gone = "".join(f"/home/me/work/corpora/hebrew/clips/{number}.wav,שלום\n" for number in range(20))
+    write(files(tmp_path, "clips/a.wav") / "m.csv", f"path,text\n/home/me/work/corpora/hebrew/clips/a.wav,שלום\n{gone}")
+    read: list[str] = []
+    is_open = [True]
+    sys.addaudithook(
+        lambda event, told: read.append(str(told[0])) if event in ("os.listdir", "os.scandir") and is_open else None
+    )
+    rows = rows_of(tmp_path / "m.csv")
+    is_open.clear()  # a hook stays until the process ends
+    assert len(problems_of(rows)) == 20 and read.count(str(tmp_path / "clips")) == 1
 
 
 @pytest.mark.parametrize("name", ["txt/שלום.txt", "a.TXT", "C:\\my texts\\a.srt"])
