@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from hebrew_asr.audio.named import forget_names, located
+from hebrew_asr.audio.times import not_seconds
 from hebrew_asr.errors import DataError
 from hebrew_asr.sources.columns import Place, choose_adapter
 from hebrew_asr.sources.listings import TEXTS, TIMES, Line, read_listing, unknown_columns
@@ -17,10 +16,11 @@ from hebrew_asr.sources.rows import Row
 from hebrew_asr.sources.walk import file_problem
 from hebrew_asr.text.plain import without_speakers
 from hebrew_asr.text.prompt import parse_target
-from hebrew_asr.text.values import number
+from hebrew_asr.text.values import number, seconds
 
 _TWO_TEXTS = "listed with two texts"
 _TEXT_FILE = re.compile(r"\S+\.(?:txt|srt|vtt|lab|json|textgrid|eaf)|.*[/\\].*\.(?:txt|srt|vtt|lab)", re.I)
+_SPAN = ("start_s", "end_s", "duration_s", "duration")
 _GROUPS = ("speaker", "session", "source", "episode")
 
 
@@ -44,6 +44,7 @@ def listed_rows(listing: Path) -> list[Row]:
             if row.problem and row.problem[0] == _TWO_TEXTS:
                 rows[before.id] = replace(before, problem=before.problem or row.problem)
         rows[row.id] = row
+    _require_seconds(listing, lines, rows.values())
     return in_stretches(_without_constant_source(rows.values()))
 
 
@@ -70,6 +71,13 @@ def _require_columns(listing: Path, lines: list[Line]) -> None:
         raise DataError(f"listing {listing}: are {' and '.join(times)} times? Call them start and end, in seconds")
 
 
+def _require_seconds(listing: Path, lines: list[Line], rows: Iterable[Row]) -> None:
+    spans = ((str(row.audio), row.span_s[1] or row.span_s[0]) for row in rows if row.span_s and not row.problem)
+    if (found := not_seconds(spans)) is not None:
+        columns = dict.fromkeys(line.called(name) for line in lines for name in _SPAN if name in line.values)
+        raise DataError(f"listing {listing}: {found[0]}, as if {' and '.join(columns)} were {found[1]}: write seconds")
+
+
 def _row_of(line: Line, listing: Path) -> Row:
     place = f"{listing.name}, {line.where}"
     if line.problem:
@@ -82,12 +90,13 @@ def _row_of(line: Line, listing: Path) -> Row:
     path = located(audio.strip(), listing.parent)
     identity = str(values["id"]) if values.get("id") not in (None, "") else audio.strip()
     try:
-        span_s = _span_of(values)
+        span_s = _span_of(line)
     except ValueError as error:
         return Row(identity, "", str(path), problem=("malformed times", f"{place}: {error}"))
     if span_s and values.get("id") in (None, ""):
         identity = f"{identity}@{span_s[0]:g}"
-    values = values | {"audio": str(path), "duration_s": None if span_s else number(_stated(values))}
+    stated_s = None if span_s else number(values.get("duration_s") or values.get("duration"))
+    values = values | {"audio": str(path), "duration_s": stated_s}
     present = [name for name in TEXTS if values.get(name) not in (None, "")]
     if not present:
         return Row(identity, "", str(path), problem=("no text", place))
@@ -124,39 +133,32 @@ def _again(row: Row, before: Row, line: Line, listing: Path) -> Row:
     return replace(row, id=identity, problem=problem)
 
 
-def _stated(values: dict[str, Any]) -> Any:
-    return values.get("duration_s") if values.get("duration_s") not in (None, "") else values.get("duration")
-
-
-def _span_of(values: dict[str, Any]) -> tuple[float, float | None] | None:
+def _span_of(line: Line) -> tuple[float, float | None] | None:
     """The stretch that a line names by offset and duration, as NeMo does, or by start and end; None for all of it.
 
     Raises:
         ValueError: a time is no number, or they run backwards.
     """
-    start_s, end_s = (_time(values.get(name), name) for name in ("start_s", "end_s"))
+    start_s, end_s = _time(line, "start_s"), _time(line, "end_s")
     if start_s is None and end_s is None:
         return None
     start_s = start_s or 0.0
-    if end_s is None and (lasts_s := _time(_stated(values), "duration")) is not None:
+    if end_s is None and (lasts_s := _time(line, "duration_s", "duration")) is not None:
         end_s = start_s + lasts_s
     if start_s < 0 or (end_s is not None and end_s <= start_s):
         raise ValueError(f"from {start_s:g} to {end_s:g} s")
     return start_s, end_s
 
 
-def _time(value: Any, name: str) -> float | None:
-    """Seconds, or hours, minutes and seconds with colons; None where nothing is written."""
-    if value in (None, ""):
-        return None
-    try:
-        parts = [float(part) for part in str(value).replace(",", ".").split(":")]
-        seconds = sum(part * 60**place for place, part in enumerate(reversed(parts)))
-        if not math.isfinite(seconds) or len(parts) > 3:  # Python's JSON knows NaN; a fourth part counts frames
-            raise ValueError
-    except (ValueError, OverflowError):
-        raise ValueError(f"{name} is {value!r}") from None
-    return seconds
+def _time(line: Line, *names: str) -> float | None:
+    """Of the first of these columns that holds anything."""
+    for name in names:
+        if (value := line.values.get(name)) not in (None, ""):
+            try:
+                return seconds(value)
+            except ValueError:
+                raise ValueError(f"{line.called(name)} is {value!r}") from None
+    return None
 
 
 def _without_constant_source(rows: Iterable[Row]) -> list[Row]:

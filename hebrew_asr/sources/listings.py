@@ -65,6 +65,12 @@ class Line:
     """By the names of ``NAMES`` where they are known, else by their own."""
     problem: str = ""
     """What is wrong with it; its values are empty then."""
+    columns: tuple[str, ...] = ()
+
+    def called(self, name: str) -> str:
+        """What this listing calls a column that ``NAMES`` knows by ``name``."""
+        own = {_key(column): column for column in self.columns}
+        return next((own[each] for each in NAMES[name] if each in own), name)
 
 
 def read_listing(path: Path, is_audio: Callable[[str], bool]) -> list[Line]:
@@ -116,7 +122,7 @@ def _json_line(line: str, number: int) -> Line:
 
 
 def _of_object(row: Any, where: str) -> Line:
-    return Line(where, _named(row)) if isinstance(row, dict) else Line(where, {}, "not a JSON object")
+    return _named(row, where) if isinstance(row, dict) else Line(where, {}, "not a JSON object")
 
 
 def _table(path: Path, text: str, is_audio: Callable[[str], bool]) -> list[Line]:
@@ -154,7 +160,7 @@ def _of_fields(columns: list[str], fields: list[str], where: str, headed: bool) 
         return Line(where, {"audio": fields[0].strip(), "text": fields[-1] or fields[1]})
     if len(fields) < len(columns) or any(field.strip() for field in fields[len(columns) :]):
         return Line(where, {}, f"{len(fields)} fields, and {len(columns)} columns")
-    return Line(where, _named(dict(zip(columns, fields, strict=False))))
+    return _named(dict(zip(columns, fields, strict=False)), where)
 
 
 def _columns(line: str, delimiter: str) -> list[str]:
@@ -197,7 +203,7 @@ def _key(column: str) -> str:
     return re.sub(r"[\s-]+", "_", column.strip().lower())
 
 
-def _named(row: dict[str, Any]) -> dict[str, Any]:
+def _named(row: dict[str, Any], where: str) -> Line:
     """By canonical names. Of several columns for one thing the first that ``NAMES`` lists and that holds anything."""
     found: dict[str, Any] = {}
     rank: dict[str, int] = {}
@@ -207,4 +213,4 @@ def _named(row: dict[str, Any]) -> dict[str, Any]:
         place = NAMES[own].index(key) if own in NAMES and key in NAMES[own] else 0
         if own not in found or (value not in (None, "") and (found[own] in (None, "") or place < rank[own])):
             found[own], rank[own] = value, place
-    return found
+    return Line(where, found, columns=(*row,))

@@ -17,6 +17,19 @@ def number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
+def seconds(value: Any) -> float:
+    """Of a time that is a number, or hours, minutes and seconds with colons.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    parts = str(value).replace(",", ".").split(":")
+    found = number(sum(float(part) * 60**place for place, part in enumerate(reversed(parts))))
+    if found is None or len(parts) > 3:  # a fourth part counts frames
+        raise ValueError(f"{value!r} is no time")
+    return found
+
+
 def unquoted(field: str) -> str:
     """What a field of a table says in which a quotation mark is a letter like any other.
 

@@ -152,6 +152,15 @@ def test_four_layouts_are_prepared_found_sound_and_trained_on(task, warm, tmp_pa
         assert len(events(run, "train")) >= 2 and (run / "final" / "config.json").is_file()
 
 
+def test_segments_whose_times_are_milliseconds_are_told_of_their_unit(tmp_path):
+    mine = tmp_path / "mine"
+    speak(mine / "a.wav", 1, 6.0)
+    said = [{"start": 100, "end": 2500, "text": corpora.sentence(1)}, {"start": 3e3, "end": 5e3, "text": "שלום"}]
+    (mine / "a.json").write_text(json.dumps({"segments": said}))
+    with pytest.raises(DataError, match=r"2 timestamps past the end of the audio\. Times of segments are seconds"):
+        prepare(PrepareOptions(source=(str(mine),), out=tmp_path / "out", processes=1))
+
+
 def test_stretches_are_cut_and_what_lies_past_the_end_is_named(tmp_path, capsys):
     mine, out = tmp_path / "mine", tmp_path / "out"
     speak(mine / "long.wav", 1, 20.0)

@@ -232,6 +232,8 @@ _HINTS = {
     "no text": "A text goes beside its recording under the same name (txt, srt, vtt, TextGrid), or into a listing",
     "too long": "Long recordings are cut where their text has times (srt, vtt, TextGrid, segments)",
     "no audio file": "Paths of a listing start at its folder",
+    "past the end of the audio": "Times of a listing are seconds",
+    "timestamps past the end of the audio": "Times of segments are seconds but in offsets and in a tsv, there ms",
 }
 
 

@@ -241,7 +241,41 @@ def test_columns_in_hebrew_and_their_times(tmp_path):
     assert [(row.text, row.span_s) for row in rows_of(tmp_path)] == [("אחת", (1.0, 4.25)), ("שתיים", (5.0, 9.0))]
     write(tmp_path / "m.csv", "טקסט,קובץ,התחלה,סוף\nאחת,a.wav,00:00:01:12,00:00:04:05\n")
     (row,) = rows_of(tmp_path)
-    assert row.problem == ("malformed times", "m.csv, line 2: start_s is '00:00:01:12'"), "a fourth part counts frames"
+    assert row.problem == ("malformed times", "m.csv, line 2: התחלה is '00:00:01:12'"), "a fourth part counts frames"
+
+
+@pytest.mark.parametrize(
+    ("listing", "told"),
+    [
+        (
+            "קובץ,טקסט,זמן התחלה,סוף\na.wav,אחת,0,1500\na.wav,שתיים,2500,5900\n",
+            "as if זמן התחלה and סוף were in milliseconds: write seconds",
+        ),
+        (
+            "path,text,offset,duration\na.wav,אחת,0,1500\na.wav,שתיים,2500,3400\n",
+            "as if offset and duration were in milli",
+        ),
+        ("path,text,from\na.wav,אחת,500\na.wav,שתיים,3000\n", "as if from were in milli"),
+        (
+            "path,text,start,end\na.wav,אחת,0,16000\na.wav,שתיים,40000,96000\n",
+            "as if start and end were counted in samples",
+        ),
+    ],
+)
+def test_a_listing_whose_times_cannot_be_seconds_is_refused(tmp_path, listing, told):
+    (tmp_path / "a.wav").write_bytes(corpora.speech(1, 6.0, "wav"))
+    write(tmp_path / "m.csv", listing)
+    with pytest.raises(DataError, match=rf"m\.csv: a stretch would end at .* a\.wav lasts 6\.0 s.*{told}"):
+        rows_of(tmp_path)
+
+
+def test_single_times_that_cannot_be_are_mistakes_of_their_rows(tmp_path):
+    (tmp_path / "a.wav").write_bytes(corpora.speech(1, 6.0, "wav"))
+    (tmp_path / "empty.wav").write_bytes(corpora.speech(1, 0.0, "wav"))
+    files(tmp_path, "damaged.wav")
+    times = "damaged.wav,אפס,500,900\nempty.wav,אפס,500,900\na.wav,אחת,0,1.5\na.wav,שתיים,2500,3400\na.wav,שלוש,4,5\n"
+    write(tmp_path / "m.csv", f"path,text,start,end\n{times}")
+    assert len(rows_of(tmp_path)) == 5 and not problems_of(rows_of(tmp_path))
 
 
 def test_check_boxes_inside_a_listing_count_however_they_are_written(tmp_path):
