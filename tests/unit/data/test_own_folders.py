@@ -436,6 +436,13 @@ def test_who_speaks_is_not_learned_as_what_is_said(tmp_path):
     assert [row.text for row in rows_of(tmp_path / "listed")] == ["שלום", "הדובר אמר: כן"]
 
 
+@pytest.mark.timeout(10)
+def test_many_empty_lines_take_no_time(tmp_path):
+    files(tmp_path, "a.wav")
+    write(tmp_path / "a.txt", "שלום" + "\n" * 20_000 + "- דובר 1: עולם")
+    assert [row.text.split() for row in rows_of(tmp_path)] == [["שלום", "עולם"]]
+
+
 def test_a_text_that_differs_by_case_alone_is_found(tmp_path):
     files(tmp_path, "A.WAV", "b.wav", "B.flac", "x.m4a")
     write(tmp_path / "a.txt", "שלום")
