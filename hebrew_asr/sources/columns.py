@@ -14,7 +14,7 @@ from typing import Any
 from hebrew_asr.errors import DataError
 from hebrew_asr.remote.paths import RemotePath
 from hebrew_asr.sources.rows import Row
-from hebrew_asr.sources.timestamps import has_timestamps
+from hebrew_asr.text.timestamps import has_timestamps
 from hebrew_asr.text.values import is_true, number, read_out
 
 FLAGS = ("skipped", "unintelligible", "foreign_language", "multiple_speakers", "noisy", "too_long")

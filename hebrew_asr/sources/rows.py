@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from hebrew_asr.audio.source import opened
-from hebrew_asr.sources.timestamps import TimedText
 from hebrew_asr.text.sets import split_of
+from hebrew_asr.text.timestamps import TimedText
 
 ROWS_PER_UNIT = 100
 """Half a second of work, and one row group as the hub writes them: little to lose by a kill or to wait for at the end,

@@ -8,7 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from hebrew_asr.files import from_json
-from hebrew_asr.sources.timestamps import Segment
+from hebrew_asr.text.timestamps import Segment
 
 _LABEL = re.compile(r"(\d+(?:[.,]\d+)?)\t(\d+(?:[.,]\d+)?)(?:\t(.*))?")
 _FREQUENCIES = "\\\t"

@@ -16,10 +16,10 @@ from hebrew_asr.sources.rows import Row
 from hebrew_asr.sources.segments import parse_elan, parse_json, parse_labels, parse_table
 from hebrew_asr.sources.subtitles import parse_subtitles
 from hebrew_asr.sources.textgrid import parse_textgrid
-from hebrew_asr.sources.timestamps import Segment, from_cues, has_timestamps
 from hebrew_asr.sources.walk import file_problem
 from hebrew_asr.text.plain import not_plain, without_speakers
 from hebrew_asr.text.reading import read_text
+from hebrew_asr.text.timestamps import Segment, from_cues, has_timestamps
 
 _TIMED: dict[str, Callable[[str], list[Segment]]] = {
     ".textgrid": parse_textgrid,

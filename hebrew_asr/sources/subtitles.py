@@ -10,7 +10,7 @@ import html
 import re
 from collections.abc import Iterator
 
-from hebrew_asr.sources.timestamps import Segment
+from hebrew_asr.text.timestamps import Segment
 
 _TIME = r"(?:(\d+):)?(\d{1,3}):(\d{1,2})(?:(?:[.,]|:(?=\d{3}))(\d{1,3}))?"  # fewer digits after a colon count frames
 _TIMES = re.compile(rf"^{_TIME}\s*-+>\s*{_TIME}(?:\s.*)?$")

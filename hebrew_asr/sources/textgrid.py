@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hebrew_asr.sources.timestamps import Segment
+from hebrew_asr.text.timestamps import Segment
 
 _TOKEN = re.compile(r'"((?:[^"]|"")*)"|(?<!\S)([-+]?\d[\d.eE+-]*)(?!\S)|(?<!\S)(<exists>|<absent>)|(?<!\S)!.*')
 _TEXT_TIERS = re.compile(

@@ -25,8 +25,8 @@ from hebrew_asr.corpus.preparation.parts import Record, part_path, write_part
 from hebrew_asr.corpus.preparation.recut import recut
 from hebrew_asr.files import atomic
 from hebrew_asr.sources import PUBLIC_TEST_SOURCES, Row, Unit, unit_name
-from hebrew_asr.sources.timestamps import parse_timestamps
 from hebrew_asr.text.normalize import normalize
+from hebrew_asr.text.timestamps import parse_timestamps
 
 _FLAC_FASTEST = 0.0  # libFLAC level 0: 2 % larger than its default here, and 10 % faster
 _MORE_S = 0.1

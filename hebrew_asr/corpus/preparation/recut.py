@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hebrew_asr.sources.timestamps import Segment, TimedText
+from hebrew_asr.text.timestamps import Segment, TimedText
 
 PADDING_S = 0.2
 """Silence kept on either side of a clip, where there is some: last consonants die away after the stated end."""

@@ -16,7 +16,7 @@ from hebrew_asr.errors import DataError
 from hebrew_asr.sources import Row, open_source
 from hebrew_asr.sources.subtitles import parse_subtitles
 from hebrew_asr.sources.textgrid import parse_textgrid
-from hebrew_asr.sources.timestamps import Segment, from_cues
+from hebrew_asr.text.timestamps import Segment, from_cues
 from tests.support import corpora
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hebrew_asr.corpus.preparation.recut import LONGEST_PAUSE_S, recut
-from hebrew_asr.sources.timestamps import Segment, TimedText, parse_timestamps
+from hebrew_asr.text.timestamps import Segment, TimedText, parse_timestamps
 from tests.support.corpora import timed
 
 
