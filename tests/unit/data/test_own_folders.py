@@ -439,7 +439,7 @@ def test_who_speaks_is_not_learned_as_what_is_said(tmp_path):
 @pytest.mark.timeout(10)
 def test_many_empty_lines_take_no_time(tmp_path):
     files(tmp_path, "a.wav")
-    write(tmp_path / "a.txt", "שלום" + "\n" * 20_000 + "- דובר 1: עולם")
+    write(tmp_path / "a.txt", "שלום" + "\n" * 20_000 + "עולם")
     assert [row.text.split() for row in rows_of(tmp_path)] == [["שלום", "עולם"]]
 
 
