@@ -143,7 +143,7 @@ def _row(audio: Path, texts: list[Path], folder: Path, listed: str | None = None
         timing = from_cues(replace(segment, text=without_speakers(segment.text)) for segment in segments)
     except DataError as error:
         return replace(row, problem=("unreadable text", str(error).replace(f"{folder}/", "")))
-    except ValueError as error:
+    except (OverflowError, ValueError) as error:  # a time of 400 digits is too large for a float
         return replace(row, problem=("unreadable text", f"{path.name}: {error}"))
     words = " ".join(segment.text for segment in timing.segments if not segment.fault)
     return replace(row, text=words, timing=timing)

@@ -678,13 +678,15 @@ def test_times_that_other_tools_write(tmp_path, name, text):
         ),
         *(("a.tsv", text) for text in ("a\tb\n", "start\tend\ttext\nx\t2\tש\n", "")),
         *(("a.eaf", text) for text in ("<x", "<x/>", ELAN.format(""))),
+        ("a.json", f'[{{"start": 1, "end": 2{"0" * 400}, "text": "ש"}}]'),
+        ("a.srt", f"1\n00:00:01,000 --> 1{'0' * 400}:00:02,000\nש\n"),
     ],
 )
 def test_times_that_cannot_be_read_are_named_but_not_beside_a_plain_text(tmp_path, name, text):
     files(tmp_path, "a.wav")
     write(tmp_path / name, text)
     assert problems_of(rows_of(tmp_path)) == {"a.wav": "unreadable text"}
-    if name != "a.eaf":
+    if name not in ("a.eaf", "a.srt"):
         write(tmp_path / "a.txt", "שלום")
         assert [row.text for row in rows_of(tmp_path)] == ["שלום"]
 
