@@ -153,7 +153,7 @@ class Profile:
 
     @property
     def is_flat(self) -> bool:
-        """Whether AdamW runs over flat buffers (``engine/flat_adamw.py``), on gradients that come all at once."""
+        """Whether AdamW runs over flat buffers (``flat/adamw.py``), on gradients that come all at once."""
         return self.bf16 and self.zero_stage in (1, 2) and not self.offloads_optimizer
 
 

@@ -1,6 +1,6 @@
-"""The only room that imports deepspeed or torch.distributed: ranks, ZeRO, changes of phase.
+"""With flat the only room that imports deepspeed or torch.distributed: ranks, ZeRO, changes of phase.
 
-Imports config, launching, data and model.
+Imports config, launching, data, model and flat.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""All use of DeepSpeed's private attributes but for ``flat_*.py``: where ZeRO keeps its fp32 masters and Adam moments.
+"""All use of DeepSpeed's private attributes but for room ``flat``: where ZeRO keeps its fp32 masters and Adam moments.
 
 Read from the source of deepspeed 0.19.8 (the pinned release); ``tests/integration/test_engine.py`` notices a change.
 ZeRO flattens each param group and gives every rank a slice of it, so a parameter's master may be cut across ranks. A
@@ -25,8 +25,8 @@ from deepspeed.utils import set_z3_leaf_module
 from torch import nn
 
 from hebrew_asr.engine import garbage
-from hebrew_asr.engine.flat_zero1 import FlatZeRO1
-from hebrew_asr.engine.flat_zero2 import FlatZeRO2
+from hebrew_asr.flat.zero1 import FlatZeRO1
+from hebrew_asr.flat.zero2 import FlatZeRO2
 from hebrew_asr.model.layered import LayeredASR
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import ParameterGroup

@@ -21,10 +21,10 @@ from torch._dynamo.exc import FailOnRecompileLimitHit
 from hebrew_asr.config.batching import Batching, deepspeed_config
 from hebrew_asr.config.recipe import Optimizer, load_recipe
 from hebrew_asr.engine import dist, zero
-from hebrew_asr.engine.flat_adamw import update
-from hebrew_asr.engine.flat_zero1 import FlatZeRO1
-from hebrew_asr.engine.flat_zero2 import FlatZeRO2
 from hebrew_asr.fallbacks import take_fallbacks
+from hebrew_asr.flat.adamw import update
+from hebrew_asr.flat.zero1 import FlatZeRO1
+from hebrew_asr.flat.zero2 import FlatZeRO2
 from hebrew_asr.model.phases import ParameterGroup
 from hebrew_asr.model.seam import Seam
 from tests.support.engine_worker import profile

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
-from hebrew_asr.engine.flat_zero2 import FlatZeRO2
+from hebrew_asr.flat.zero2 import FlatZeRO2
 from hebrew_asr.model.packed import PackedASR
 
 

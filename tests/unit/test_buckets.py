@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hebrew_asr.engine.buckets import Group, Layout
-from hebrew_asr.engine.live_rows import LiveRows
+from hebrew_asr.flat.buckets import Group, Layout
+from hebrew_asr.flat.live_rows import LiveRows
 
 SIZES = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=4), min_size=1, max_size=4)
 

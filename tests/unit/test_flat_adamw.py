@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hebrew_asr.engine.flat_adamw import update
+from hebrew_asr.flat.adamw import update
 
 SIZE, BETAS, EPS = 1000, (0.9, 0.98), 1e-6
 STEPS = [(0.0, 1.0, False), (1e-2, 1.0, False), (5e-3, 3.0, False), (5e-3, 1.0, True), (1e-2, 1.7, False)]

@@ -17,7 +17,8 @@ FLOORS = [
     {"text", "config", "pages", "audio", "launching", "fallbacks", "locks", "remote"},
     {"data", "sources"},
     {"model", "corpus", "report"},
-    {"engine", "inference", "audit"},
+    {"flat", "inference", "audit"},
+    {"engine"},
     {"watching", "checkpoints", "evaluation"},
     {"training"},
     {"planning", "demo", "serving"},
@@ -93,7 +94,7 @@ def test_guarded_imports():
     assert not [
         f"{path.relative_to(PACKAGE)} imports {name}"
         for path, name in imports()
-        if (is_root(name, "deepspeed", "torch.distributed") and room_of(path) != "engine")
+        if (is_root(name, "deepspeed", "torch.distributed") and room_of(path) not in ("engine", "flat"))
         or (is_root(name, "torch") and room_of(path) in NO_TORCH)
     ]
 

@@ -18,8 +18,8 @@ import torch
 import torch.distributed as torch_dist
 from torch import Tensor
 
-from hebrew_asr.engine.live_rows import LiveRows, Source
 from hebrew_asr.fallbacks import note_fallback
+from hebrew_asr.flat.live_rows import LiveRows, Source
 from hebrew_asr.model.compiled import CANNOT_COMPILE
 from hebrew_asr.model.seam import Seam
 

@@ -15,7 +15,7 @@ import torch
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from torch import Tensor
 
-from hebrew_asr.engine.flat_adamw import FlatAdamW
+from hebrew_asr.flat.adamw import FlatAdamW
 from hebrew_asr.model.seam import Seam
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch._utils import _unflatten_dense_tensors
 
-from hebrew_asr.engine.live_rows import Source
+from hebrew_asr.flat.live_rows import Source
 
 _ALIGNMENT = 8
 """bf16 elements in 16 bytes: param groups and buckets begin at such addresses, which kernels read and write whole."""

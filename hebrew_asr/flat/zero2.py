@@ -24,9 +24,9 @@ import torch.distributed as torch_dist
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor
 
-from hebrew_asr.engine.buckets import Bucket, Group, Layout
-from hebrew_asr.engine.flat_adamw import FlatAdamW, wait
-from hebrew_asr.engine.live_rows import LiveRows, Source
+from hebrew_asr.flat.adamw import FlatAdamW, wait
+from hebrew_asr.flat.buckets import Bucket, Group, Layout
+from hebrew_asr.flat.live_rows import LiveRows, Source
 from hebrew_asr.launching.place import local_ranks_from_environment
 from hebrew_asr.model.seam import Seam
 
