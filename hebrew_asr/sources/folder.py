@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hebrew_asr.errors import DataError
+from hebrew_asr.files import encoded
 from hebrew_asr.sources.kaldi import WAV_SCP, kaldi_rows
 from hebrew_asr.sources.listed import listed_rows
 from hebrew_asr.sources.listings import LISTING_SUFFIXES
@@ -29,6 +31,8 @@ _SPLITS = ("train", "test", "testing", "dev", "val", "valid", "validation", "eva
 _COMMON_VOICE = ("validated.tsv", "train.tsv")
 _OFFICE = (".xlsx", ".xls", ".ods", ".docx", ".doc", ".odt", ".rtf", ".pdf")
 _LONGEST_PATH = 4096
+_HALF = re.compile("[\ud800-\udfff]")
+"""Half a surrogate pair; Python has them in names for bytes that are not UTF-8."""
 _UNNAMED = ("not in the listing", "the listing of its folder does not name it")
 
 
@@ -89,16 +93,33 @@ def open_folder(name: str, path: Path, *, held_out: bool) -> Source:
     found = _Found(((path.name, False, listed_rows(path)),)) if path.is_file() else _found_in(path)
     content = hashlib.sha256()
     shards = []
-    for index, (part, is_test, rows) in enumerate(found.parts):
+    for index, (part, is_test, found_rows) in enumerate(found.parts):
+        rows = list(map(_in_unicode, found_rows))
         sizes = [row.size_bytes for row in rows]
         for row, size in zip(rows, sizes, strict=True):
-            content.update(
-                f"{row.id}\0{row.text}\0{size}\0{row.timing or ''}{row.span_s or ''}\n".encode(errors="replace")
-            )
+            content.update(f"{row.id}\0{row.text}\0{size}\0{row.timing or ''}{row.span_s or ''}\n".encode())
         shards.append(Listing(name, index, part, held_out or is_test, tuple(rows), sum(sizes)))
     if not any(shard.listed for shard in shards):
         raise DataError(f"source {path}: it holds no rows")
     return Source(name, f"sha256:{content.hexdigest()}", tuple(shards), found.notes)
+
+
+def _in_unicode(row: Row) -> Row:
+    """A row that UTF-8 can hold: in names that are not UTF-8, as in old archives, a byte becomes ``\\udcff``.
+
+    A text with such a half of a surrogate pair, which JSON can spell, has no meaning: it is told as the row's problem.
+    """
+    is_read = not _HALF.search(row.text)
+    if is_read and not any(map(_HALF.search, (row.id, *row.groups, *(row.problem or ())))):
+        return row
+    reason, detail = row.problem or ("unreadable text", "it holds half a surrogate pair, which is no character")
+    return replace(
+        row,
+        id=encoded(row.id).decode(),
+        text=row.text if is_read else "",
+        groups=tuple(encoded(group).decode() for group in row.groups),
+        problem=None if is_read and row.problem is None else (reason, encoded(detail).decode()),
+    )
 
 
 def _found_in(folder: Path) -> _Found:

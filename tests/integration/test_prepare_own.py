@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -159,6 +160,27 @@ def test_segments_whose_times_are_milliseconds_are_told_of_their_unit(tmp_path):
     (mine / "a.json").write_text(json.dumps({"segments": said}))
     with pytest.raises(DataError, match=r"2 timestamps past the end of the audio\. Times of segments are seconds"):
         prepare(PrepareOptions(source=(str(mine),), out=tmp_path / "out", processes=1))
+
+
+def test_names_and_texts_that_are_not_unicode(tmp_path):
+    """As old archives hold names in the Hebrew of Windows, and JSON can spell half a letter."""
+    mine = tmp_path / "mine"
+    for number in range(4):
+        folder = mine / os.fsdecode(f"דנה {number % 2}".encode("cp1255"))
+        speak(folder / f"{number}.wav", number).with_suffix(".txt").write_text(corpora.sentence(number))
+    rows = [{"audio": name, "text": "שלום"} for name in ("a\0.wav", "a\ud800.wav")]
+    rows += [{"audio": f"{n}.wav", "text": corpora.sentence(n) + half} for n, half in ((4, ""), (5, "\ud800"))]
+    for number in (4, 5):
+        speak(tmp_path / "listed" / f"{number}.wav", number)
+    (tmp_path / "listed" / "clips.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    sources = [str(mine), str(tmp_path / "listed")]
+    prepare(PrepareOptions(source=sources, out=tmp_path / "out", eval_fraction=0.4))
+    assert {*kept(tmp_path / "out")} == {"4.wav", *(rf"\udce3\udcf0\udce4 {n % 2}/{n}.wav" for n in range(4))}
+    assert dropped(tmp_path / "out") == {
+        "a\0.wav": "no audio file",
+        r"a\ud800.wav": "no audio file",
+        "5.wav": "unreadable text",
+    }
 
 
 def test_stretches_are_cut_and_what_lies_past_the_end_is_named(tmp_path, capsys):

@@ -182,7 +182,7 @@ def _last_file(path: str, _changed_ns: int) -> np.ndarray:
 def _changed_ns(path: str) -> int:
     try:
         return Path(path).stat().st_mtime_ns
-    except OSError:  # for the decoder to tell
+    except (OSError, ValueError):  # for the decoder to tell; ValueError: a NUL in its name
         return 0
 
 
