@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections import Counter
 from itertools import groupby
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 
@@ -20,7 +18,7 @@ from hebrew_asr.audit.columns import Suspect, chars_per_s
 from hebrew_asr.audit.figures import histogram, share_bar, text_against_duration, waveform
 from hebrew_asr.data.clips import Clip, compute, values_of
 from hebrew_asr.files import write_atomically, write_json
-from hebrew_asr.pages.document import document
+from hebrew_asr.pages.document import address, document
 from hebrew_asr.pages.markup import Markup, element, join, table
 from hebrew_asr.pages.words import duration, percent, quantity
 from hebrew_asr.units import count
@@ -298,7 +296,7 @@ def _card(suspect: Suspect, page_folder: Path, *, is_decoded: bool) -> Markup:
 def _address(clip: Clip, page_folder: Path) -> str:
     """Of a clip's sound, from a page in ``page_folder``; what has no file of its own becomes a part of the page."""
     if clip.own_file:
-        return quote(os.path.relpath(clip.own_file, page_folder.resolve()))
+        return address(clip.own_file, page_folder)
     with opened(clip.sound, clip.id) as found:
         return f"data:audio/flac;base64,{base64.b64encode(found.read_at(0, found.size)).decode()}"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -138,16 +137,10 @@ class Command:
                 write_atomically(path, as_json_lines(found))
 
     def _tell(self, found: list[Transcript], told: dict[str, Any], sounds: dict[str, str]) -> None:
+        from hebrew_asr.pages.document import address
         from hebrew_asr.report.clip_page import figures_text, write_results
 
         if self.out is not None:
-            addresses = {key: _address(file, self.out) for key, file in sounds.items()}
+            addresses = {key: address(file, self.out) for key, file in sounds.items()}
             write_results(self.out, found, told, f"{self.model} on {self.data or ', '.join(self.set)}", addresses)
         print(json.dumps(told, ensure_ascii=False) if self.json else figures_text(told))
-
-
-def _address(file: str, folder: Path) -> str:
-    """Of an audio file, from a page in ``folder``."""
-    from urllib.parse import quote
-
-    return quote(os.path.relpath(os.path.realpath(file), os.path.realpath(folder)))

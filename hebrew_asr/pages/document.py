@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -17,6 +20,21 @@ _ENVIRONMENT = Environment(loader=FileSystemLoader(Path(__file__).parent), autoe
 def asset(name: str) -> str:
     """A style sheet or script of this folder: ``page.css``, ``cursor.js``."""
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+def address(file: str, folder: str | Path) -> str:
+    """Of a file, from a page in ``folder``. It keeps its name where that is a link: browsers tell sound by its suffix.
+
+    A name that is not UTF-8 has an address too, of its bytes.
+    """
+    inside, name = os.path.split(file)
+    place, home = (_without_links(Path(path).absolute()) for path in (inside, folder))
+    return quote(os.fsencode(os.path.relpath(f"{place}/{name}", home)))
+
+
+@lru_cache  # reports have the same folders for a hundred thousand clips
+def _without_links(folder: Path) -> str:
+    return os.path.realpath(folder)
 
 
 def document(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import quote
 
 from hebrew_asr.files import write_atomically
-from hebrew_asr.pages.document import asset, document
+from hebrew_asr.pages.document import address, asset, document
 from hebrew_asr.pages.markup import Markup, element, join, table
 from hebrew_asr.pages.words import percent, quantity
 from hebrew_asr.report.checks import checks_list
@@ -69,8 +67,8 @@ def page(run: RunHistory, other: Rival | None, sounds: Mapping[str, str]) -> str
 
 def _sounds(run: RunHistory, folder: Path) -> dict[str, str]:
     """Addresses of the clips' audio files that are there, from a page in ``folder``."""
-    found, home = run.manifests.audio_of if run.manifests else {}, folder.resolve()
-    return {key: quote(os.path.relpath(path, home)) for key, path in found.items() if Path(path).is_file()}
+    found = run.manifests.audio_of if run.manifests else {}
+    return {key: address(path, folder) for key, path in found.items() if Path(path).is_file()}
 
 
 def _hatch() -> Markup:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -280,6 +281,19 @@ def test_page_is_whole_and_safe(tmp_path):
     players = re.findall(r'<audio[^>]* src="([^"]+)"', page)
     assert players and all((tmp_path / "elsewhere" / unquote(player)).is_file() for player in players)
     assert not re.search(r'(?:href|src)="(?:https?:)?//', page)
+
+
+def test_a_clip_whose_name_is_not_utf_8_is_played_from_a_page_reached_by_a_link(tmp_path):
+    folder = tmp_path / "a" / "set"
+    (clip, *others), _ = make_set(folder)
+    path = folder / "clips" / os.fsdecode("שלום.flac".encode("cp1255"))
+    Path(clip.audio).rename(path)
+    write_manifest(
+        folder / "train.jsonl", [replaced(clip, audio=str(path), text=build_target("hello"), id="x"), *others]
+    )
+    (tmp_path / "link").symlink_to(folder)
+    page = write_audit(audit(tmp_path / "link", processes=1), tmp_path / "link").read_text()
+    assert 'src="clips/%F9%EC%E5%ED.flac"' in page
 
 
 def test_measurements(tmp_path):
