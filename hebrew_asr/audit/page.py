@@ -182,7 +182,7 @@ def _figures(found: Audit) -> Markup | None:
         text_against_duration(whole["duration_s"], whole["characters"].astype(float), odd, limits),
     ]
     if found.measured.is_decoded:
-        charts.append(histogram("Level", "dB below full scale", train["level_db"], held["level_db"]))
+        charts.append(histogram("Level", "dB, full scale is 0", train["level_db"], held["level_db"]))
     intro = (
         "Bars are shares of the training clips, lines of the evaluation clips (marks, where those are few): where they "
         "agree, so do the sides."

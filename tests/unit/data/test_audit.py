@@ -277,7 +277,7 @@ def test_page_is_whole_and_safe(tmp_path):
     assert "<script" not in page and "<img" not in page
     assert html.escape(evil, quote=False) in page
     assert 'dir="rtl"' in page and "prefers-color-scheme: dark" in page
-    assert page.count("<figure") == 4
+    assert page.count("<figure") == 4 and re.search(r"Level: median -[\d.]+ dB, full scale is 0", page)
     players = re.findall(r'<audio[^>]* src="([^"]+)"', page)
     assert players and all((tmp_path / "elsewhere" / unquote(player)).is_file() for player in players)
     assert not re.search(r'(?:href|src)="(?:https?:)?//', page)
