@@ -121,24 +121,19 @@ class Profile:
 
     @property
     def compiles(self) -> bool:
-        """Whether all parts of the training pass are compiled."""
-        return self._can_compile and self.zero_stage < 3
+        """Whether the training pass is compiled.
 
-    @property
-    def compiles_layers(self) -> bool:
-        """Whether only its layers are: under ZeRO-3, which gathers weights as modules are called."""
-        return self._can_compile and self.zero_stage == 3
-
-    @property
-    def _can_compile(self) -> bool:
-        """In fp32 attention on a GPU reads lengths on the host (``model/attention.py``), which fits into no graph."""
+        In fp32 attention on a GPU reads lengths on the host (``model/attention.py``), which fits into no graph; nor do
+        the hooks by which DeepSpeed's own ZeRO-3 gathers weights.
+        """
         asked, on_gpu = self.hardware.compile, self.hardware.accelerator == "cuda"
-        return (on_gpu if asked is None else asked) and (self.bf16 or not on_gpu)
+        can = (self.bf16 or not on_gpu) and (self.zero_stage < 3 or self.is_flat)
+        return (on_gpu if asked is None else asked) and can
 
     @property
     def uses_cuda_graphs(self) -> bool:
         """Whether the compiled pass is recorded as CUDA graphs; only where the next pass finds no gradients left."""
-        return self.compiles and self.hardware.cuda_graphs and self.is_flat
+        return self.compiles and self.hardware.cuda_graphs and self.is_flat and self.zero_stage < 3
 
     @property
     def offloads_optimizer(self) -> bool:
@@ -154,7 +149,8 @@ class Profile:
     @property
     def is_flat(self) -> bool:
         """Whether AdamW runs over flat buffers (``flat/adamw.py``), on gradients that come all at once."""
-        return self.bf16 and self.zero_stage in (1, 2) and not self.offloads_optimizer
+        can = self.zero_stage in (1, 2) or (self.zero_stage == 3 and self.is_plain)
+        return self.bf16 and can and not self.offloads_optimizer
 
 
 def _is_plain(value: Any, kind: Any) -> bool:
@@ -239,9 +235,11 @@ def _contradictions(config: dict[str, Any]) -> list[str]:
     if bf16:
         if stage != 0 and accumulation != "fp32":
             problems.append('data_types.grad_accum_dtype must be "fp32", or gradients add up in bf16')
-        if sent != "fp32" and not (sent == "bf16" and stage == 2 and not _offloads(config)):
+        if sent != "fp32" and not (sent == "bf16" and stage in (2, 3) and not _offloads(config)):
             told = 'communication_data_type must be "fp32", or gradients are summed over ranks in bf16'
-            problems.append(f"{told}; only owners at ZeRO stage 2 without offload sum in fp32 what travels as bf16")
+            problems.append(
+                f"{told}; only owners at ZeRO stages 2 and 3 without offload sum in fp32 what travels as bf16"
+            )
     return problems
 
 

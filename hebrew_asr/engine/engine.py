@@ -164,16 +164,16 @@ class TrainEngine:
         return states
 
     def _assemble(self, states: list[PartitionState], resume: StateReader | None) -> None:
-        options, compiled = self._recipe.optimizer, self._profile.compiles
+        options, profile = self._recipe.optimizer, self._profile
         self.module.find_seam()
         try:
-            self._engine = zero.build(self.module, self.groups, self._config, options, compiled=compiled)
+            self._engine = zero.build(self.module, self.groups, self._config, options, profile)
         except Exception as error:
             # DeepSpeed's own checks are of every other type; torch, its devices and its network raise these.
             if isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):
                 raise
             raise UsageError(
-                f"DeepSpeed cannot build an engine from hardware profile {self._profile.source}: {on_one_line(error)}"
+                f"DeepSpeed cannot build an engine from hardware profile {profile.source}: {on_one_line(error)}"
             ) from error
         partitions = zero.partitions(self._engine, self.asr)
         for partition in partitions:

@@ -24,9 +24,13 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from deepspeed.utils import set_z3_leaf_module
 from torch import nn
 
+from hebrew_asr.config.profiles import Profile
 from hebrew_asr.engine import garbage
+from hebrew_asr.flat import zero3 as flat_zero3
+from hebrew_asr.flat.gradients import FlatGradients
 from hebrew_asr.flat.zero1 import FlatZeRO1
 from hebrew_asr.flat.zero2 import FlatZeRO2
+from hebrew_asr.flat.zero3 import FlatZeRO3
 from hebrew_asr.model.layered import LayeredASR
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import ParameterGroup
@@ -54,7 +58,7 @@ class Partition:
 
 
 def build(
-    module: PackedASR, groups: list[ParameterGroup], config: dict[str, Any], optimizer: Any, *, compiled: bool
+    module: PackedASR, groups: list[ParameterGroup], config: dict[str, Any], optimizer: Any, profile: Profile
 ) -> Any:
     """``deepspeed.initialize`` with one named torch param group for each of ``groups``.
 
@@ -63,7 +67,7 @@ def build(
         groups: from ``model.phases.set_phase``.
         config: the DeepSpeed dict of ``batching.deepspeed_config``.
         optimizer: the recipe's Optimizer section.
-        compiled: whether what is ours of the optimizer is compiled.
+        profile: says whether the optimizer is ours, and compiled.
     """
     torch_groups = [
         {
@@ -82,6 +86,9 @@ def build(
         adamw = torch.optim.AdamW(torch_groups, **options)
     for layer in module.leaves if isinstance(module, LayeredASR) else ():
         set_z3_leaf_module(layer, True)
+    flat, compiled = profile.is_flat, profile.compiles
+    if flat and config["zero_optimization"]["stage"] == 3:
+        config = {**config, "zero_optimization": {**config["zero_optimization"], **flat_zero3.KEYS}}
     with contextlib.redirect_stdout(io.StringIO()):  # stage 1 prints the memory in use around every group
         engine = deepspeed.initialize(model=module, optimizer=adamw, config=config)[0]
     zero = engine.optimizer
@@ -89,6 +96,8 @@ def build(
         FlatZeRO1.convert(zero, compiled=compiled, seam=module.seam)
     elif type(zero) is DeepSpeedZeroOptimizer and _is_flat_stage2(zero):
         FlatZeRO2.convert(zero, compiled=compiled, seam=module.seam, kept_rows=module.kept_rows)
+    elif flat and isinstance(zero, DeepSpeedZeroOptimizer_Stage3):
+        FlatZeRO3.convert(zero, module, overlaps=bool(engine.zero_overlap_comm()), compiled=compiled)
     elif isinstance(zero, FP16_UnfusedOptimizer):
         # It takes a step without gradients while it is built: at a rate of 0 that moves nothing, but it counts.
         inner_optimizer(engine).state.clear()
@@ -127,7 +136,7 @@ def has_local_backward(engine: Any) -> bool:
 
 def reduce_micro_batch(engine: Any) -> None:
     """After a backward pass that has gone well on every rank: what is left to do with its gradients; collective."""
-    if isinstance(engine.optimizer, FlatZeRO2):
+    if isinstance(engine.optimizer, FlatGradients):
         engine.optimizer.reduce_micro_batch()
 
 

@@ -1,6 +1,6 @@
-"""AdamW over ZeRO's flat buffers for bf16 weights: the base class of stages 1 and 2.
+"""AdamW over ZeRO's flat buffers for bf16 weights: the base class of stages 1 to 3.
 
-Both lay the weights of a param group end to end and give each rank one slice of them, with its fp32 masters. DeepSpeed
+All lay the weights of a param group end to end and give each rank one slice of them, with its fp32 masters. DeepSpeed
 0.19.8 then takes the norm tensor by tensor, and makes pass after pass over gradients, masters and weights. Here a step
 is: the norm of this rank's gradients, AdamW with clipping and the bf16 copy compiled to one kernel, and the new weights
 to every rank, one group's while AdamW is at work on the next. Nothing waits for the device: whether the norm is finite
@@ -120,14 +120,22 @@ class FlatAdamW:
         """Of every param group."""
         raise NotImplementedError
 
-    def _weights(self) -> list[tuple[Tensor, list[Tensor]]]:
-        """bf16 of every param group: all of it, (ranks × weights,), and the same cut into one slice a rank."""
+    def _weights(self) -> list[tuple[Tensor, Tensor]]:
+        """bf16 of every param group: all of it, (ranks × weights,), and of that this rank's slice.
+
+        Or that slice twice, where no rank holds more.
+        """
         raise NotImplementedError
 
     @property
     def num_ranks(self) -> int:
         """Among which the optimizer is cut."""
         return torch_dist.get_world_size(self.dp_process_group)
+
+    @property
+    def rank(self) -> int:
+        """This one among them."""
+        return torch_dist.get_rank(self.dp_process_group)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -149,11 +157,11 @@ class FlatAdamW:
 
     def _update_groups(self, gradients: list[Tensor], grad_scale: Tensor, found_inf: Tensor, *, late: bool) -> None:
         """AdamW, and the new weights to every rank, for the param groups that are late or for the others."""
-        rank, begun = torch_dist.get_rank(self.dp_process_group), []
+        begun = []
         groups = zip(self.optimizer.param_groups, gradients, self._weights(), self._live, self._late, strict=True)
-        for options, gradient, (flat, slices), rows, is_late in groups:
+        for options, gradient, (flat, own), rows, is_late in groups:
             if is_late == late:
-                fresh = slices[rank] if rows is None else flat.new_empty(rows.length)
+                fresh = own if rows is None else flat.new_empty(rows.length)
                 self._update_group(_Update(options, gradient, fresh, rows, grad_scale, found_inf))
                 begun.append(self._share(flat, fresh, rows))
         for end in begun:
@@ -222,7 +230,7 @@ class FlatAdamW:
         ``own`` is a part of ``flat``, or with ``rows`` what belongs there.
         """
         found, work = own, None
-        if self.num_ranks > 1:
+        if self.num_ranks > 1 and flat is not own:
             found = flat if rows is None else flat.new_empty(rows.numel())
             work = torch_dist.all_gather_into_tensor(found, own, group=self.dp_process_group, async_op=True)
 

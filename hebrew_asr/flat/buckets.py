@@ -1,4 +1,4 @@
-"""Where gradients lie in what ZeRO-2 reduces: buckets of columns, so that one collective brings each rank what it owns.
+"""Where gradients lie in what is reduced: buckets of columns, so that one collective brings each rank what it owns.
 
 Every rank owns a slice of each param group; all its slices, end to end, are what it owns of the gradients. A bucket
 takes the same columns of every rank's. Groups above the seam (``model/seam.py``) come first and have buckets of their
@@ -21,13 +21,23 @@ _ALIGNMENT = 8
 
 
 @dataclass(frozen=True)
+class Run:
+    """Elements of a source's gradient that lie end to end."""
+
+    source: Source
+    first: int
+    """Within the flattened source."""
+    length: int
+    start: int
+    """Where they begin, in the slices of all ranks end to end."""
+
+
+@dataclass(frozen=True)
 class Group:
     """A param group, as its gradients are to be laid out."""
 
-    sources: list[Source]
+    runs: list[Run]
     """What has gradients."""
-    starts: list[int]
-    """Where each begins, in the slices of all ranks end to end."""
     share: int
     """Elements of a rank's slice."""
     is_above: bool
@@ -140,20 +150,20 @@ class Layout:
             numbers.append(len(buckets))
         layout = Layout(places, end, buckets, num_above=numbers[0])
         for group, place in zip(groups, places, strict=True):
-            for source, start in zip(group.sources, group.starts, strict=True):
-                layout._deal(source, start, *place)
+            for run in group.runs:
+                layout._deal(run, *place)
         layout._close(ranks)
         return layout
 
-    def _deal(self, source: Source, start: int, offset: int, share: int) -> None:
-        """Cut a source into pieces of buckets; it begins at ``start`` of a group of ``share`` elements a rank."""
+    def _deal(self, run: Run, offset: int, share: int) -> None:
+        """Cut a run into pieces of buckets; its group has ``share`` elements a rank, from column ``offset`` on."""
         done = 0
-        while done < source.numel():
-            rank, inside = divmod(start + done, share)
+        while done < run.length:
+            rank, inside = divmod(run.start + done, share)
             bucket = self.buckets[bisect_right(self.buckets, offset + inside, key=lambda one: one.first) - 1]
             column = offset + inside - bucket.first
-            length = min(source.numel() - done, share - inside, bucket.columns - column)
-            bucket.pieces.append(Piece(source, done, length, rank * bucket.columns + column))
+            length = min(run.length - done, share - inside, bucket.columns - column)
+            bucket.pieces.append(Piece(run.source, run.first + done, length, rank * bucket.columns + column))
             done += length
 
     def _close(self, ranks: int) -> None:

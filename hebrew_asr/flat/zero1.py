@@ -38,8 +38,9 @@ class FlatZeRO1(FlatAdamW, BF16_Optimizer):
     def _parameters(self) -> list[list[Tensor]]:
         return self.bf16_groups
 
-    def _weights(self) -> list[tuple[Tensor, list[Tensor]]]:
-        return list(zip(self.bf16_groups_flat, self.bf16_partitioned_groups, strict=True))
+    def _weights(self) -> list[tuple[Tensor, Tensor]]:
+        groups = zip(self.bf16_groups_flat, self.bf16_partitioned_groups, strict=True)
+        return [(flat, slices[self.rank]) for flat, slices in groups]
 
     def backward_prologue(self) -> None:
         """Nothing: bf16 gradients are dropped after each micro-batch, so autograd finds none to add to."""

@@ -71,24 +71,24 @@ class CompiledASR(PackedASR):
         """``recorded``: replay kernels instead of launching them; only for who drops gradients after each backward."""
         super().__init__(asr)
         self._parts = CompiledParts(backend)
-        self._recorded = RecordedPasses(super().forward, asr, self.seam) if recorded else None
+        self._recorded = RecordedPasses(super().loss, asr, self.seam) if recorded else None
 
     @property
     def is_compiled(self) -> bool:
         """Whether nothing has failed so far."""
         return self._parts.is_compiled
 
-    def forward(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
-        """As :meth:`PackedASR.forward`; the first call in a phase compiles."""
+    def loss(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
+        """As :meth:`PackedASR.loss`; the first call in a phase compiles."""
         self.seam.begin_pass(is_cut=False)
         if self._recorded is not None and torch.is_grad_enabled():
             if self.is_compiled:
                 return self._recorded(batch, mel_CBF, plainly=self.needs_hooks, kept_rows=self.kept_rows)
             self._recorded.release()
         self.seam.wait()
-        return super().forward(batch, mel_CBF)
+        return super().loss(batch, mel_CBF)
 
-    def call(self, part: Callable[..., Tensor], module: Any, *inputs: Any) -> Tensor:
+    def run(self, part: Callable[..., Tensor], module: Any, *inputs: Any) -> Tensor:
         """Compiled."""
         return self._parts(part, module, *inputs)
 
@@ -103,6 +103,7 @@ class CompiledASR(PackedASR):
 
     def release(self) -> None:
         """Forget the recordings, and give their memory back."""
+        super().release()
         if self._recorded is not None:
             self._recorded.release()
 

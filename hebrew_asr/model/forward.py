@@ -1,4 +1,4 @@
-"""Which forward pass a run trains with: compiled and recorded, by the layer under ZeRO-3, or as it is written."""
+"""Which forward pass a run trains with: compiled and recorded, by the layer, or as it is written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hebrew_asr.model.packed import PackedASR
 
 def training_module(asr: Qwen3ASRForConditionalGeneration, profile: Profile) -> PackedASR:
     """The forward pass that a profile trains with."""
-    if profile.zero_stage == 3:
-        return LayeredASR(asr, compiled=profile.compiles_layers)
+    if profile.zero_stage == 3 and not profile.is_flat:
+        return LayeredASR(asr)
     recorded = profile.uses_cuda_graphs and profile.hardware.accelerator == "cuda"
     return CompiledASR(asr, recorded=recorded) if profile.compiles else PackedASR(asr)

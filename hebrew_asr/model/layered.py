@@ -1,8 +1,8 @@
-"""The packed forward for ZeRO-3, which gathers weights as modules are called: here by the layer, each one compiled.
+"""The packed forward for DeepSpeed's own ZeRO-3, which gathers weights as modules are called: here by the layer.
 
 A pass calls some 600 modules, and DeepSpeed's hooks take a millisecond for each. So a layer is called whole, as one of
-its leaf modules (``deepspeed.utils.set_z3_leaf_modules``): 52 layers are as many gatherings, and what runs between two
-of them can be compiled, which no graph over the hooks can be.
+its leaf modules (``deepspeed.utils.set_z3_leaf_modules``): 52 layers are as many gatherings. It is what is left for
+fp32 and for an optimizer in host memory; bf16 weights are gathered by ``sharded.py``.
 """
 
 from __future__ import annotations
@@ -15,36 +15,30 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen3ASRForConditionalGeneration
 
-from hebrew_asr.model.compiled import CompiledParts
 from hebrew_asr.model.packed import PackedASR, decoder_layer, encoder_layer
 
 
 class LayeredASR(PackedASR):
     """``PackedASR`` that calls every layer as a module. The native model cannot ``generate`` any more; a copy can."""
 
-    def __init__(self, asr: Qwen3ASRForConditionalGeneration, *, compiled: bool) -> None:
-        """``compiled``: the layers are, and nothing else."""
+    def __init__(self, asr: Qwen3ASRForConditionalGeneration) -> None:
+        """Nothing is compiled."""
         super().__init__(asr)
         encoder: Any = asr.model.audio_tower.layers
         decoder: Any = asr.model.language_model.layers
-        compile_part: Any = CompiledParts() if compiled else _as_it_is
         kinds: list[tuple[Any, Any]] = [(encoder, encoder_layer), (decoder, decoder_layer)]
         for layers, part in kinds:
             for layer in layers:
-                layer.forward = partial(compile_part, part, layer)
+                layer.forward = partial(part, layer)
         self.leaves: list[nn.Module] = [*encoder, *decoder]
         """The layers: what DeepSpeed should gather whole."""
 
-    def call(self, part: Callable[..., Tensor], module: Any, *inputs: Any) -> Tensor:
+    def run(self, part: Callable[..., Tensor], module: Any, *inputs: Any) -> Tensor:
         """A layer by itself, so that DeepSpeed's hooks run; its forward is ``part`` already."""
         if part not in (encoder_layer, decoder_layer):
             return part(module, *inputs)
         hidden, *others = inputs
         return module(_with_gradient(module, hidden), *others)
-
-
-def _as_it_is(part: Callable[..., Tensor], *inputs: Any) -> Tensor:
-    return part(*inputs)
 
 
 def _with_gradient(layer: nn.Module, hidden: Tensor) -> Tensor:

@@ -3,11 +3,10 @@
 transformers' own forward pads every clip to the longest, convolves empty chunks, attends window by window with a
 host sync each, and computes logits for the whole prompt. Here the same modules run over clips laid end to end.
 
-The pass is a row of parts, each a function below that gets its modules as arguments: ``call`` runs them, and is what
-compiling (``compiled.py``) and gathering by the layer (``layered.py``) change. Submodules are only ever called, and
-their weights never read, so that ZeRO-3's gathering hooks run. Nothing is set on the native model (but by
-``layered.py``): ``generate`` keeps its own attention. Dropout is not applied; every Qwen3-ASR
-config has it at 0.
+The pass is a row of parts, each a function below that gets its modules as arguments. ``call`` has their weights at
+hand (``sharded.py``), and ``run`` runs them: that is what compiling (``compiled.py``) and gathering by DeepSpeed's
+hooks (``layered.py``) change. Nothing is set on the native model (but by ``layered.py``): ``generate`` keeps its own
+attention. Dropout is not applied; every Qwen3-ASR config has it at 0.
 
 Dimension letters: T tokens, A audio tokens, C chunks, H hidden size, L supervised tokens, V vocabulary.
 """
@@ -26,6 +25,7 @@ from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 from hebrew_asr.data.collate import PackedBatch
 from hebrew_asr.model.attention import varlen_attention
 from hebrew_asr.model.seam import Seam
+from hebrew_asr.model.sharded import ShardedWeights
 
 
 class PackedASR(nn.Module):
@@ -35,6 +35,8 @@ class PackedASR(nn.Module):
         super().__init__()
         self.asr = asr
         self.seam = Seam()
+        self.sharded: ShardedWeights | None = None
+        """What has the weights, if ranks share them."""
         self.kept_rows: dict[Tensor, Tensor] = {}
         """Weights, and of each the rows, (rows, 1) bool, whose gradients a hook makes 0; a pass without hooks must."""
         self.needs_hooks = False
@@ -50,6 +52,16 @@ class PackedASR(nn.Module):
         Returns:
             float32 scalar, not divided by anything.
         """
+        self.begin_pass()
+        return self.loss(batch, mel_CBF)
+
+    def begin_pass(self) -> None:
+        """To be called at the beginning of each."""
+        if self.sharded is not None:
+            self.sharded.begin_pass()
+
+    def loss(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
+        """What :meth:`forward` returns, of a pass that has begun."""
         return self.call(summed_loss, self.asr.lm_head, self.hidden_states(batch, mel_CBF), batch.labels_L)
 
     def hidden_states(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
@@ -85,7 +97,13 @@ class PackedASR(nn.Module):
         return self.call(apply, self.asr.model.multi_modal_projector, hidden_AH)
 
     def call(self, part: Callable[..., Tensor], module: Any, *inputs: Any) -> Tensor:
-        """``part(module, *inputs)``, for one of the functions below; how that is run is for a subclass to say."""
+        """``part(module, *inputs)``, for one of the functions below."""
+        if self.sharded is None:
+            return self.run(part, module, *inputs)
+        return self.sharded.run(self.run, part, module, *inputs, stays=part is summed_loss)
+
+    def run(self, part: Callable[..., Tensor], module: Any, *inputs: Any) -> Tensor:
+        """As :meth:`call`, with the weights at hand; how that is done is for a subclass to say."""
         return part(module, *inputs)
 
     def enter(self, layer: nn.Module, hidden_TH: Tensor) -> Tensor:
@@ -96,7 +114,10 @@ class PackedASR(nn.Module):
         """To be called when what trains has changed. Here no pass is ever cut."""
 
     def release(self) -> None:
-        """Let go of what is tied to where the weights lie: they are about to move. Here nothing is."""
+        """Let go of what is tied to where the weights lie: they are about to move."""
+        if self.sharded is not None:
+            self.sharded.give_back()
+            self.sharded = None
 
 
 def apply(module: Any, hidden: Tensor) -> Tensor:

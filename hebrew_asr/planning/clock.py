@@ -53,9 +53,6 @@ class Speeds:
 
     steps: list[TimedStep]
     """In ascending order of clips per GPU."""
-    zero3_micro_batch_ms: float
-    """Up to 32 clips, on two H100s: DeepSpeed's bookkeeping on the host takes most of that time, on any card."""
-    zero3_compile_s_per_phase: float
     compile_s_per_phase: float
     startup_s: float
     decoding_s_per_batch: float
@@ -107,14 +104,14 @@ def run_clock(plan: RunPlan, clips_per_s: float | None = None) -> Clock | None:
         clips_per_s: of all GPUs together, where it is known better than here.
 
     Returns:
-        None where nothing comparable was measured: CPUs, an optimizer on the host, other cards.
+        None where nothing comparable was measured: CPUs, an optimizer on the host, ZeRO-3, other cards.
     """
     recipe, profile, batching, known = plan.recipe, plan.profile, plan.batching, measured_speeds()
     card = profile.hardware.card
     if clips_per_s is not None:
         per_step = [recipe.clips_per_step / clips_per_s] * len(recipe.phases)
         measured, source = False, f"{clips_per_s:g} clips/s, as given"
-    elif card is None or card not in known.bf16_tflops or profile.offloads_optimizer:
+    elif card is None or card not in known.bf16_tflops or profile.offloads_optimizer or profile.zero_stage == 3:
         return None
     else:
         timed = [_step_ms(known, profile, batching, phase.name, card) for phase in recipe.phases]
@@ -155,8 +152,6 @@ def _relative_work(plan: RunPlan, phase: Phase) -> float:
 
 
 def _compile_s(known: Speeds, profile: Profile) -> float:
-    if profile.compiles_layers:
-        return known.zero3_compile_s_per_phase
     return known.compile_s_per_phase if profile.compiles else 0.0
 
 
@@ -185,9 +180,6 @@ def _step_ms(known: Speeds, profile: Profile, batching: Batching, phase: str, ca
     """Milliseconds of a step, whether just this was measured, and where it comes from."""
     slower = known.bf16_tflops[_REFERENCE_CARD] / known.bf16_tflops[card]
     clips = math.ceil(batching.clips_per_step / (batching.num_ranks * batching.accumulation))
-    if profile.zero_stage == 3:
-        ms = known.zero3_micro_batch_ms * batching.accumulation
-        return ms, False, "micro-batches of 32 clips under ZeRO-3 on two H100s, which the host's work bounds"
     for entry in known.steps if batching.accumulation == 1 else []:
         timed = (entry.card, entry.num_gpus, entry.clips_per_gpu) == (card, batching.num_ranks, clips)
         if timed and phase in entry.ms:

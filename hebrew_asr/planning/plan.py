@@ -43,9 +43,6 @@ _SAMPLED_CLIPS, _SAMPLED_STEPS = 6_400, 100
 _COMPILED_ACTIVATIONS = 0.63
 """Activations of a compiled pass, of those of the eager one: what torch's min-cut partitioner saves of these graphs
 when they are traced without a GPU. Four peaks measured on H100s are met within 5 % (``tests/unit/test_plan.py``)."""
-COMPILED_LAYERS = 0.7
-"""What decoder layers that are compiled one by one keep for backward, of what eager ones keep, at most: measured in
-``tests/unit/test_footprint.py``. Those of the encoder keep as much."""
 _FED_GIB = 0.3
 """Batches and features made ready on a side stream beside the step."""
 _OUTSIDE_GIB = 1.2
@@ -257,8 +254,6 @@ def trained_weights(model: ModelSizes, recipe: Recipe, phase: Phase) -> set[str]
 
 
 def _activations(held: Footprint, profile: Profile) -> int:
-    if profile.compiles_layers:
-        return held.peak - round(held.decoder * (1 - COMPILED_LAYERS))
     return round(held.peak * (_COMPILED_ACTIVATIONS if profile.compiles else 1.0))
 
 

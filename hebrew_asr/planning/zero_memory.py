@@ -14,7 +14,10 @@ N trainable weights on W ranks, in param groups of which each is padded to whole
   ``reduce_bucket_size`` elements of weight type at the first gradient, twice with ``overlap_comm``; the fp32 partition
   of gradients, 4 N/W, comes with the first reduction and goes after the step; a message is flattened and cast to fp32
   to be reduced. A parameter larger than the bucket (the embedding) is sent by itself.
-* ZeRO-3 (``DeepSpeedZeroOptimizer_Stage3``): weights 1/W of each parameter, small ones whole; masters and moments
+* ZeRO-3 in bf16 (``DeepSpeedZeroOptimizer_Stage3``, as :mod:`hebrew_asr.flat.zero3` changes it): weights 1/W of each
+  parameter; gradients as under ZeRO-2, but for the rows that stay; whole weights of the part at work, at most the
+  head's, with the buffers through which they come.
+* ZeRO-3 in fp32, or with ``offload_optimizer``: weights 1/W of each parameter, small ones whole; masters and moments
   12 N/W; the fp32 gradient partition 4 N/W and a bucket in the communication type, always there; whole weights for the
   modules at work, up to ``stage3_max_live_parameters``, and a prefetch bucket.
 * ``offload_optimizer`` moves masters and moments to the host, with fp32 gradients and 16-bit copies of the partition.
@@ -88,12 +91,12 @@ class ZeroMemory:
 
 def zero_memory(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
     """Memory of the optimizer that DeepSpeed builds for ``profile``."""
-    if profile.zero_stage == 3:
-        return _stage3(profile, sizes, num_ranks)
     if profile.zero_stage == 0:
         return _stage0(sizes)
     if profile.is_flat:
         return _flat(profile, sizes, num_ranks)
+    if profile.zero_stage == 3:
+        return _stage3(profile, sizes, num_ranks)
     return _stage2(profile, sizes, num_ranks)
 
 
@@ -115,10 +118,16 @@ def _stage0(sizes: Sizes) -> ZeroMemory:
 
 def _flat(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
     width, padded = width_of(profile), _padded(sizes, num_ranks)
-    slices = profile.zero_stage == 2
+    weights, slices = sum(sizes.parameters) - sizes.trainable + padded, profile.zero_stage > 1
+    if profile.zero_stage == 3:
+        padded = num_ranks * sum(_shares([size for group in sizes.groups for size in group], num_ranks))
+        largest = max(sizes.parameters)
+        weights = sum(_shares(sizes.parameters, num_ranks))
+        # What is sent, what is received, and that as it is read.
+        weights += (2 * largest + -(-largest // num_ranks)) if num_ranks > 1 else 0
     bucket, buffers = _buckets(profile)
     return ZeroMemory(
-        weights=width * (sum(sizes.parameters) - sizes.trainable + padded),
+        weights=width * weights,
         optimizer=(FP32 + _MOMENTS) * padded // num_ranks,
         gradients=0 if slices else FP32 * padded,
         step_gradients=FP32 * padded // num_ranks if slices else 0,
@@ -154,21 +163,22 @@ def _stage2(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
 
 
 def _buckets(profile: Profile) -> tuple[int, int]:
-    """Elements of ZeRO-2's bucket, and how many of them there are."""
+    """Elements of a bucket, and how many of them there are."""
     zero = profile.config.get("zero_optimization", {})
-    return int(zero.get("reduce_bucket_size", _DEFAULT_BUCKET)), 1 + bool(zero.get("overlap_comm"))
+    overlaps = zero.get("overlap_comm", profile.zero_stage == 3)
+    return int(zero.get("reduce_bucket_size", _DEFAULT_BUCKET)), 1 + bool(overlaps)
 
 
 def _stage3(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
     zero, width = profile.config.get("zero_optimization", {}), width_of(profile)
     threshold = int(zero.get("stage3_param_persistence_threshold", _DEFAULT_PERSISTENCE))
     bucket = int(zero.get("reduce_bucket_size", _DEFAULT_BUCKET))
-    shares = sum(-(-size // num_ranks) for size in sizes.parameters)
+    shares = sum(_shares(sizes.parameters, num_ranks))
     whole = sum(size for size in sizes.parameters if size < threshold)
     live = int(zero.get("stage3_max_live_parameters", _DEFAULT_LIVE))
     prefetched = int(zero.get("stage3_prefetch_bucket_size", _DEFAULT_PREFETCH))
     gathered = min(sum(sizes.parameters), max(live, max(sizes.parameters)) + prefetched)
-    partition = sum(-(-size // num_ranks) for group in sizes.groups for size in group)
+    partition = sum(_shares([size for group in sizes.groups for size in group], num_ranks))
     offloads = profile.offloads_optimizer
     message = max(min(bucket, sizes.trainable), sizes.largest)
     return ZeroMemory(
@@ -182,6 +192,11 @@ def _stage3(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
         step_buckets=2 * FP32 * message,  # cast to fp32 and laid end to end for the reduce-scatter
         host=(3 * FP32 + _MOMENTS) * partition if offloads else 0,  # gradients twice: added up, and to step with
     )
+
+
+def _shares(sizes: list[int], num_ranks: int) -> list[int]:
+    """Elements that a rank holds of each parameter."""
+    return [-(-size // num_ranks) for size in sizes]
 
 
 def _whole_gradients(profile: Profile, sizes: Sizes) -> int:

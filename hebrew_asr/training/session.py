@@ -140,7 +140,7 @@ class Session:
         return title if mixture is None else f"{title}; {mixture.told(self._phase)}"
 
     def _say_what_takes_time(self) -> None:
-        if self.run.profile.compiles or self.run.profile.compiles_layers:
+        if self.run.profile.compiles:
             self.run.now("the phase's first step compiles: up to a minute, or less where it was done before")
 
     def step(self, batch: StepBatch) -> StepResult | None:

@@ -18,13 +18,9 @@ from hebrew_asr.data.shapes import choose_shapes, needed_shape
 from hebrew_asr.demo.tiny import TinySpec
 from hebrew_asr.model.absent_tokens import AbsentTokens
 from hebrew_asr.model.compiled import CompiledASR
-from hebrew_asr.model.load import build_model
-from hebrew_asr.model.packed import PackedASR, decoder_layer
-from hebrew_asr.model.sizes import PUBLISHED
-from hebrew_asr.planning.plan import COMPILED_LAYERS
+from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.text.prompt import PromptTokens
 from tests.support.attention import dense_attention
-from tests.support.footprint import config_of
 from tests.support.native import build, examples
 from tests.support.tiny_task import ROOT
 
@@ -96,35 +92,6 @@ def packed_in_sizes(tokenizer) -> list[PackedBatch]:
     packed = [pack(batch, prompt, geometry, shapes=shapes) for batch in chosen]
     assert len({len(batch.input_ids_T) for batch in packed}) > 1
     return packed
-
-
-def test_a_compiled_decoder_layer_keeps_less(monkeypatch):
-    """As much as a plan says, by torch's own partitioner: the lowest that trains, the others keep 64 %.
-
-    The proportions are those of the model of 1.7 billion weights.
-    """
-    monkeypatch.setattr(packed_module, "varlen_attention", dense_attention)
-    sizes = replace(PUBLISHED["Qwen/Qwen3-ASR-1.7B"], hidden_size=512, intermediate_size=1536, num_attention_heads=4)
-    sizes = replace(sizes, num_key_value_heads=2, num_hidden_layers=1, encoder_layers=1, vocab_size=8, output_dim=512)
-    layer = build_model(config_of(sizes), torch.bfloat16).train().model.language_model.layers[0]
-    rows = 256
-    hidden = torch.randn(rows, sizes.hidden_size, dtype=torch.bfloat16)
-    turned = torch.ones(rows, sizes.head_dim, dtype=torch.bfloat16), torch.ones(rows, sizes.head_dim).bfloat16()
-    segments = torch.tensor([0, rows], dtype=torch.int32), rows
-    held = []
-    for run in (decoder_layer, torch.compile(decoder_layer, backend="aot_eager_decomp_partition", fullgraph=True)):
-        kept: dict[int, int] = {tensor.data_ptr(): 0 for tensor in (*layer.parameters(), *turned)}
-
-        def keep(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
-            kept.setdefault(tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes())
-            return tensor
-
-        run(layer, hidden, *turned, segments).sum().backward()
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            out = run(layer, hidden, *turned, segments)
-        held.append(sum(kept.values()) - 2 * rows * rows)  # this attention's mask
-        del out
-    assert 0.9 * COMPILED_LAYERS < held[1] / held[0] <= COMPILED_LAYERS
 
 
 def test_what_is_compiled_is_kept_in_the_users_cache(tmp_path):

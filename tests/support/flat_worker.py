@@ -14,6 +14,7 @@ from itertools import count
 from typing import Any
 from unittest.mock import patch
 
+import deepspeed
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import FailOnRecompileLimitHit
@@ -25,8 +26,10 @@ from hebrew_asr.fallbacks import take_fallbacks
 from hebrew_asr.flat.adamw import update
 from hebrew_asr.flat.zero1 import FlatZeRO1
 from hebrew_asr.flat.zero2 import FlatZeRO2
+from hebrew_asr.flat.zero3 import FlatZeRO3
 from hebrew_asr.model.phases import ParameterGroup
 from hebrew_asr.model.seam import Seam
+from hebrew_asr.model.sharded import ShardedWeights
 from tests.support.engine_worker import profile
 from tests.support.gpu_task import no_host_sync
 
@@ -39,11 +42,13 @@ SHAPES = {
 LIVE = (3, 13, 20, 22, 40)
 """Rows of ``tall`` that have a gradient. Between 2 ranks row 20 is cut, between 3 row 13, and one has a single row."""
 STEPS, RATE = 2, 1e-2
-FLAT = {1: FlatZeRO1, 2: FlatZeRO2}
+FLAT = {1: FlatZeRO1, 2: FlatZeRO2, 3: FlatZeRO3}
 
 
 class Weighted(nn.Module):
     """Its output's gradient in each parameter is what ``forward`` is given for it; a parameter left out has none."""
+
+    sharded: ShardedWeights | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +59,14 @@ class Weighted(nn.Module):
 
     def forward(self, gradients: dict[str, Tensor]) -> Tensor:
         """Scalar."""
-        return torch.stack([(self.get_parameter(name) * value).sum() for name, value in gradients.items()]).sum()
+        if self.sharded is None:
+            return weighted_sum(self, gradients)
+        self.sharded.begin_pass()
+        return self.sharded.run(lambda part, *given: part(*given), weighted_sum, self, gradients, stays=True)
+
+
+def weighted_sum(module: nn.Module, gradients: dict[str, Tensor]) -> Tensor:
+    return torch.stack([(module.get_parameter(name) * value).sum() for name, value in gradients.items()]).sum()
 
 
 def gradients_of(step: int, micro_batch: int, rank: int) -> dict[str, Tensor]:
@@ -117,7 +129,7 @@ def run(ranks: dist.Ranks, spec: dict) -> None:
         ParameterGroup(group, group, group == "decay", {name: module.get_parameter(name) for name in shapes})
         for group, shapes in SHAPES.items()
     ]
-    given = profile(spec["stage"], True, 1, **spec.get("zero", {}))
+    given = profile(spec["stage"], True, 1, compiled=spec.get("compiled", False), **spec.get("zero", {}))
     module.seam = seam = Seam()
     module.kept_rows = {module.tall: stays().to(ranks.device)} if spec.get("keeps_rows") else {}
     seam.weights = frozenset(module.get_parameter(name) for name in spec.get("above", ()))
@@ -127,7 +139,7 @@ def run(ranks: dist.Ranks, spec: dict) -> None:
     config["communication_data_type"] = spec.get("sends", "fp32")
     beside = spec.get("ranks_a_machine", ranks.size)
     with patch.dict(os.environ, LOCAL_WORLD_SIZE=str(beside)):
-        engine = zero.build(module, groups, config, recipe.optimizer, compiled=spec.get("compiled", False))
+        engine = zero.build(module, groups, config, recipe.optimizer, given)
     assert type(engine.optimizer) is FLAT[spec["stage"]]
     assert getattr(engine.optimizer, "_sends_bf16", False) == (spec.get("sends") == "bf16" and beside >= ranks.size)
     assert [rows is not None for rows in engine.optimizer._live] == [False, False, "keeps_rows" in spec]
@@ -141,7 +153,7 @@ def run(ranks: dist.Ranks, spec: dict) -> None:
         expected = means(step, spec["micro_batches"], ranks.size)
         own = train(engine, spec, step, ranks, seam)
         seam.wait()
-        if spec["stage"] == 2:
+        if spec["stage"] > 1:
             rows = engine.optimizer._live[-1]
             if rows is not None:  # what is left out is 0
                 live, own[-1] = own[-1], torch.zeros_like(partitions[-1].master)
@@ -155,13 +167,19 @@ def run(ranks: dist.Ranks, spec: dict) -> None:
         torchs.step()
         for fragment, piece in pieces(partitions, [partition.master for partition in partitions]):
             same_as(piece, part_of(masters, fragment), 1e-6, f"{spec}: master of {fragment}")
-        for name, parameter in module.named_parameters():
-            found = parameter.detach().float().cpu()
+        for name, found in whole_weights(module):
             torch.testing.assert_close(found, masters[name].detach(), rtol=2**-8, atol=1e-6)
-    if spec["stage"] == 2:
+    if spec["stage"] > 1:
         assert engine.optimizer._gradients is None and not engine.optimizer._buffers, "memory was kept after the step"
     assert len(take_fallbacks()) == ("fails_at" in spec)
     zero.release(engine)
+
+
+def whole_weights(module: Weighted) -> Iterator[tuple[str, Tensor]]:
+    """fp32, as every rank has them or gathers them."""
+    for name, parameter in module.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter], enabled=module.sharded is not None):
+            yield name, parameter.detach().float().cpu()
 
 
 def compiled_up_to(call: int, reason: str) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""Where gradients lie in the buckets of ZeRO-2: everything once, what is above the seam first; and which rows count."""
+"""Where gradients lie in buckets: everything once, what is above the seam first; and which rows count."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hebrew_asr.flat.buckets import Group, Layout
+from hebrew_asr.flat.buckets import Group, Layout, Run
 from hebrew_asr.flat.live_rows import LiveRows
 
 SIZES = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=4), min_size=1, max_size=4)
@@ -17,31 +17,52 @@ def groups_of(sizes: list[list[int]], above: list[bool], ranks: int) -> list[Gro
     """Groups of vectors, end to end, each group padded to whole slices."""
     found = []
     for group, is_above in zip(sizes, above, strict=False):
-        sources = [torch.zeros(size) for size in group]
-        starts = [sum(group[:index]) for index in range(len(group))]
-        found.append(Group(sources, starts, -(-sum(group) // ranks), is_above))
+        runs = [Run(torch.zeros(size), 0, size, sum(group[:index])) for index, size in enumerate(group)]
+        found.append(Group(runs, -(-sum(group) // ranks), is_above))
     return found
 
 
-@given(SIZES, st.lists(st.booleans(), min_size=4, max_size=4), st.integers(1, 5), st.integers(1, 200))
-def test_every_gradient_comes_to_its_owner_once(sizes, above, ranks, bucket_size):
-    groups = groups_of(sizes, above, ranks)
+def groups_of_shares(sizes: list[list[int]], above: list[bool], ranks: int) -> list[Group]:
+    """As ZeRO-3 has them: each vector padded to whole slices, and a rank's slices of them end to end."""
+    found = []
+    for group, is_above in zip(sizes, above, strict=False):
+        shares = [-(-size // ranks) for size in group]
+        runs = []
+        for index, (size, share) in enumerate(zip(group, shares, strict=True)):
+            source = torch.zeros(size)
+            for rank in range(ranks):
+                length = max(0, min(share, size - rank * share))
+                runs.append(Run(source, rank * share, length, rank * sum(shares) + sum(shares[:index])))
+        found.append(Group(runs, sum(shares), is_above))
+    return found
+
+
+@given(
+    st.sampled_from([groups_of, groups_of_shares]),
+    SIZES,
+    st.lists(st.booleans(), min_size=4, max_size=4),
+    st.integers(1, 5),
+    st.integers(1, 200),
+)
+def test_every_gradient_comes_to_its_owner_once(laid_out, sizes, above, ranks, bucket_size):
+    groups = laid_out(sizes, above, ranks)
     layout = Layout.of(groups, ranks, bucket_size)
-    for group in groups:
-        for source in group.sources:
-            source.grad = torch.rand(source.numel()) + 1
+    sources = {run.source for group in groups for run in group.runs}
+    for source in sources:
+        source.grad = torch.rand(source.numel()) + 1
     slices = torch.full((ranks, layout.length), torch.nan)
-    given_away = [[source.grad.clone() for source in group.sources] for group in groups]
+    given_away = {source: source.grad.clone() for source in sources}
     for bucket in layout.buckets:
         whole = torch.full((ranks * bucket.columns,), torch.nan)
         bucket.take_gradients(whole)
         slices[:, bucket.first : bucket.first + bucket.columns] = whole.view(ranks, -1)
     assert not slices.isnan().any(), "memory was left as it was"
-    assert all(source.grad is None for group in groups for source in group.sources)
-    for group, (first, share), gradients in zip(groups, layout.places, given_away, strict=True):
+    assert all(source.grad is None for source in sources)
+    for group, (first, share) in zip(groups, layout.places, strict=True):
         flat = slices[:, first : first + share].flatten()
-        for start, gradient in zip(group.starts, gradients, strict=True):
-            assert torch.equal(flat[start : start + len(gradient)], gradient)
+        for run in group.runs:
+            expected = given_away[run.source][run.first : run.first + run.length]
+            assert torch.equal(flat[run.start : run.start + run.length], expected)
 
 
 @given(SIZES, st.lists(st.booleans(), min_size=4, max_size=4), st.integers(2, 5), st.integers(1, 200))
@@ -50,8 +71,8 @@ def test_what_is_above_the_seam_waits_for_nothing_below(sizes, above, ranks, buc
     layout = Layout.of(groups, ranks, bucket_size)
     early = set().union(*(bucket.sources for bucket in layout.buckets[: layout.num_above]))
     late = set().union(*(bucket.sources for bucket in layout.buckets[layout.num_above :]))
-    assert early == {source for group in groups if group.is_above for source in group.sources}
-    assert late == {source for group in groups if not group.is_above for source in group.sources}
+    assert early == {run.source for group in groups if group.is_above for run in group.runs}
+    assert late == {run.source for group in groups if not group.is_above for run in group.runs}
 
 
 @given(st.integers(1, 60), st.integers(1, 12), st.integers(1, 5), st.integers(0, 3), st.randoms(use_true_random=False))

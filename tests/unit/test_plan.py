@@ -180,18 +180,6 @@ def test_sharding_and_offload_take_memory_off_the_card(stage):
         assert offloaded.optimizer == 0 and offloaded.host > one.optimizer
 
 
-def test_layers_that_are_compiled_keep_less():
-    """Under ZeRO-3, where the whole step cannot be."""
-    recipe, profile, (_, ranks, _, shape, _) = load_recipe("round2"), profile_of("a100x8-40gb-zero3"), MEASURED[2]
-    eager = replace(profile, hardware=replace(profile.hardware, compile=False))
-    batching = derive_batching(profile, recipe, ranks)
-    compiled, whole = (
-        _phase_memory(PUBLISHED[HUB_IDS_1_7B[0]], recipe, recipe.phases[0], each, batching, shape)
-        for each in (profile, eager)
-    )
-    assert 0.7 * whole.activations < compiled.activations < 0.85 * whole.activations and compiled.zero == whole.zero
-
-
 def test_lengths_without_a_tokenizer():
     count = LengthTokenizer()
     assert len(count("<|im_start|>system\n")["input_ids"]) == 9
@@ -278,14 +266,11 @@ def test_every_recipe_is_planned(name, capsys, monkeypatch, tmp_path):
 
 
 def test_the_time_of_a_run_is_that_of_measured_steps_or_called_scaled():
-    four, eight, old = (run_clock(plan_of(name)) for name in ("h200x4", "a100x8", "a100x8-40gb-zero3"))
-    assert four is not None and eight is not None and old is not None
-    assert four.measured and not eight.measured and not old.measured
+    four, eight = (run_clock(plan_of(name)) for name in ("h200x4", "a100x8"))
+    assert four is not None and eight is not None and four.measured and not eight.measured
     assert four.steps_s == pytest.approx(2919 * (2 * 0.0368 + 3 * 0.0405))
-    assert 0 < four.compile_s < old.compile_s
-    assert "3.2 times as long, as data sheets have it" in eight.source and "ZeRO-3" in old.source
-    assert old.steps_s > 3 * eight.steps_s
-    assert run_clock(plan_of("rtx4090x1")) is None and run_clock(plan_of("cpu")) is None
+    assert four.compile_s > 0 and "3.2 times as long, as data sheets have it" in eight.source
+    assert not any(run_clock(plan_of(name)) for name in ("a100x8-40gb-zero3", "rtx4090x1", "cpu")), "not timed"
     told = run_clock(plan_of("rtx4090x1"), clips_per_s=100)
     assert told is not None and told.steps_s == pytest.approx(5 * 2919 * 64 / 100)
 

@@ -1,0 +1,137 @@
+"""Weights in shares: whole while a part needs them and at no other time, with the gradients of a model that has all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hebrew_asr.audio.frames import EncoderGeometry
+from hebrew_asr.audio.mel import LogMel
+from hebrew_asr.data.collate import pack
+from hebrew_asr.model.packed import PackedASR, summed_loss
+from hebrew_asr.model.sharded import ShardedWeights
+from hebrew_asr.text.prompt import PromptTokens
+from tests.support.native import build, examples
+
+
+class Watched(PackedASR):
+    """Notes which weights are whole while a part runs, and fails in the part that it is told to."""
+
+    def __init__(self, asr: Any) -> None:
+        super().__init__(asr)
+        self.whole: set[Tensor] = set()
+        self.seen: list[tuple[set[Tensor], set[Tensor]]] = []
+        self.fails_in: Callable[..., Tensor] | None = None
+
+    def run(self, part: Callable[..., Tensor], module: Any, *inputs: Any) -> Tensor:
+        if part is self.fails_in:
+            raise torch.OutOfMemoryError
+        modules = [value for value in (module, *inputs) if isinstance(value, nn.Module)]
+        needed = {weight for each in modules for weight in each.parameters()}
+        self.seen.append((needed, set(self.whole)))
+        return super().run(part, module, *inputs)
+
+    def mark(self, weight: Tensor, is_whole: bool) -> None:
+        (self.whole.add if is_whole else self.whole.discard)(weight)
+
+
+@pytest.fixture
+def one_of_two():
+    """A model as the first of two ranks has it, of which the other half is the same; and what it reads."""
+    asr, tokenizer = build()
+    for weight in asr.parameters():
+        flat = weight.data.view(-1)
+        half = -(-len(flat) // 2)  # odd sizes leave padding
+        flat[half:] = flat[: len(flat) - half].clone()
+        weight.requires_grad_(False)
+    for module in (asr.model.audio_tower.ln_post, asr.model.multi_modal_projector, asr.model.language_model.layers[-1]):
+        module.requires_grad_(True)
+    asr.lm_head.requires_grad_(True)
+    batch = pack(examples(tokenizer)[:3], PromptTokens.of(tokenizer), EncoderGeometry())
+    return Watched(asr), (batch, LogMel()(batch))
+
+
+def gradients(module: Watched, given: tuple[Any, Any]) -> tuple[float, dict[str, Tensor]]:
+    loss = module(*given)
+    loss.backward()
+    if module.sharded is not None:
+        module.sharded.drop()
+    found = {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
+    module.zero_grad(set_to_none=True)
+    return loss.item(), found
+
+
+def num_shared(module: nn.Module) -> int:
+    return sum(-(-weight.numel() // 2) for weight in module.parameters())
+
+
+def shard(module: Watched) -> list[int]:
+    """Returns what is sent from here on, in elements."""
+    sent_lengths: list[int] = []
+
+    def all_gather(received: Tensor, sent: Tensor) -> SimpleNamespace:
+        sent_lengths.append(len(sent))
+        return SimpleNamespace(wait=lambda: received.copy_(torch.cat([sent, sent])))  # nothing is there before
+
+    weights = list(module.parameters())
+    shares = {weight: weight.detach().reshape(-1)[: -(-weight.numel() // 2)].clone() for weight in weights}
+    shapes = {weight: weight.shape for weight in weights}
+    module.sharded = ShardedWeights(shares, shapes, 2, all_gather, module.mark)
+    return sent_lengths
+
+
+def test_a_pass_has_what_it_needs_when_it_needs_it(one_of_two):
+    module, given = one_of_two
+    loss, expected = gradients(module, given)
+    model = module.asr.model
+    lowest = nn.ModuleList([model.audio_tower.ln_post, model.multi_modal_projector, model.language_model])
+    # Forward needs everything, and the tied weight twice; backward what is not below all that trains, the tied weight
+    # once, since the head is there still.
+    forward = num_shared(module) + num_shared(module.asr.lm_head)
+    backward = num_shared(lowest)
+    sent = shard(module)
+    assert all(weight.untyped_storage().nbytes() == weight.element_size() for weight in module.parameters())
+    assert all(weight.isnan().all() for weight in module.parameters()), "who reads one by mistake must notice"
+    for number in range(3):
+        sent.clear()
+        module.seen.clear()
+        found_loss, found = gradients(module, given)
+        assert found_loss == loss and found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        assert all(needed == whole for needed, whole in module.seen), "other weights were whole beside a part's own"
+        assert not module.whole and all(weight.isnan().all() for weight in module.parameters())
+        assert sum(sent) == forward + backward, f"pass {number}"
+        if number == 0:
+            first = [*sent]
+        assert sent == first, "ranks of which one is behind would not understand each other"
+
+
+def test_a_pass_that_fails_leaves_nothing_behind(one_of_two):
+    module, given = one_of_two
+    loss, expected = gradients(module, given)
+    shard(module)
+    for _ in range(2):
+        module.fails_in = summed_loss
+        with pytest.raises(torch.OutOfMemoryError):
+            module(*given)
+        module.fails_in = None
+        found_loss, found = gradients(module, given)
+        assert found_loss == loss and all(torch.equal(found[name], expected[name]) for name in expected)
+        assert not module.whole
+
+
+def test_what_others_put_in_a_weights_place_is_no_weight(one_of_two):
+    """DeepSpeed's own gathering leaves an empty tensor; and where nothing is shared any more, one stays."""
+    module, given = one_of_two
+    loss, _ = gradients(module, given)
+    shard(module)
+    for weight in module.parameters():
+        weight.data = torch.empty(0)
+    assert gradients(module, given)[0] == loss
+    module.release()
+    assert module.sharded is None and all(weight.numel() == 0 for weight in module.parameters())
