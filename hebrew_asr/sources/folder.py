@@ -238,10 +238,18 @@ def _with_the_rest(found: _Found, files: list[Path], folder: Path) -> _Found:
     named = {os.path.normpath(str(row.audio)) for _, _, rows in found.parts for row in rows if row.audio}
     lost = [path for path in files if is_audio(path) and str(path) not in named]
     if lost:  # perhaps named by another path
-        real = {os.path.realpath(name) for name in named if "\0" not in name}
-        lost = [path for path in lost if os.path.realpath(path) not in real]
+        real = set(map(_real, named))
+        lost = [path for path in lost if _real(str(path)) not in real]
     if not lost:
         return found
     (name, is_test, rows), *others = found.parts
     rows = [*rows, *(Row(path.relative_to(folder).as_posix(), "", str(path), problem=_UNNAMED) for path in lost)]
     return _Found(((name, is_test, rows), *others), found.notes)
+
+
+def _real(path: str) -> str:
+    """A path without links; as it is where no file can have this name, with a NUL or half a surrogate pair in it."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:
+        return path

@@ -146,7 +146,7 @@ def _span_of(line: Line) -> tuple[float, float | None] | None:
     if end_s is None and (lasts_s := _time(line, "duration_s", "duration")) is not None:
         end_s = start_s + lasts_s
     if start_s < 0 or (end_s is not None and end_s <= start_s):
-        raise ValueError(f"from {start_s:g} to {end_s:g} s")
+        raise ValueError(f"from {start_s:g} s to {'its end' if end_s is None else f'{end_s:g} s'}")
     return start_s, end_s
 
 
