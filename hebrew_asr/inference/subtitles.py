@@ -55,7 +55,7 @@ def cues(segments: Sequence[Segment], duration_s: float = math.inf) -> list[Cue]
 
 
 def _parts(segment: Segment) -> list[Segment]:
-    """A segment in parts that each fit two lines and 7 s."""
+    """A segment in parts that each fit two lines, and 7 s if it has a word for each."""
     text = " ".join(_CONTROLS.sub("", segment.text).split())
     if not text:
         return []
@@ -135,8 +135,8 @@ def _needs_s(part: Segment) -> float:
 
 
 def _timed(part: Segment, next_s: float | None, duration_s: float) -> Segment:
-    """Shown for as long as reading takes, unless the next cue or the end comes before."""
-    end_s = max(part.end_s, min(part.start_s + _needs_s(part), duration_s))
+    """Shown for as long as it is said, 7 s at most, or reading takes, unless the next cue or the end comes before."""
+    end_s = max(min(part.end_s, part.start_s + MOST_S), min(part.start_s + _needs_s(part), duration_s))
     if next_s is not None:
         end_s = min(end_s, max(next_s - _BETWEEN_S, part.end_s), max(next_s, part.start_s + 0.001))
     return replace(part, end_s=end_s)

@@ -412,6 +412,7 @@ def test_cues_fit_the_screen_and_the_reader():
     said = " ".join(segment.text for segment in SEGMENTS).split()
     assert " ".join(line for lines in plain for line in lines).translate(dict.fromkeys(map(ord, "⁦⁧⁨⁩"))).split() == said
     assert next(cue for cue in found if cue.lines == ("כן",)).end_s == pytest.approx(41.0 + 5 / 6)
+    assert [cue.end_s for cue in cues([Segment(1, 30, "כן"), Segment(40, 60, "לא עכשיו")])] == [8, 47]
     (cue,) = cues([Segment(0, 3, "https://" + "x" * 60)])
     assert all(len(line) <= LINE_CHARACTERS for line in cue.lines)
 
