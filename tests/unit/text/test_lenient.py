@@ -118,8 +118,9 @@ def test_every_cardinal_reads_back_whole(value: int) -> None:
     assert normalize(f"{value:,}", "lenient") == normalize(str(value), "lenient") == " ".join(words)
 
 
+@pytest.mark.timeout(20)
 def test_digits_that_a_model_never_stopped_writing_are_read_one_by_one() -> None:
-    assert normalize("1" * 5000, "lenient").split() == ["אחת"] * 5000
+    assert normalize("1" * 20_000, "lenient").split() == ["אחת"] * 20_000
 
 
 @examples(2000)
