@@ -101,7 +101,8 @@ _UNIT_SINGULARS = {"אחוזים": "אחוז", "שקלים": "שקל", "דולר
 
 _SIGN = "[" + "".join(map(re.escape, _UNIT_OF_SIGN)) + "]"
 _NUMBER = r"\d+(?:[.,]\d+)*"
-_SIGN_AND_NUMBER = re.compile(rf"({_SIGN})\s?({_NUMBER})|({_NUMBER})\s?({_SIGN})(?!\d)")
+_SIGN_AND_NUMBER = re.compile(rf"({_SIGN})\s?({_NUMBER})|(?<!\d)(?<!\d[.,])({_NUMBER})\s?({_SIGN})(?!\d)")
+"""A number is tried from its first digit only: from each of them, one of 20,000 would take a minute."""
 _ABBREVIATION = re.compile(
     rf"""(?<![{HEBREW_LETTERS}])(?<![{HEBREW_LETTERS}]["'])"""
     rf"""([{BOUND_PREFIX_LETTERS}]{{0,3}})({"|".join(ABBREVIATIONS)})(?!["']?[{HEBREW_LETTERS}])"""
