@@ -9,7 +9,7 @@ backward fetches them again. All of it is queued on the device, so it can be rec
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,9 @@ class _Unit:
     """(n,) of each, this rank's: all ranks' end to end are the weight, and what pads it."""
     stand_ins: list[Tensor]
     """For each, while it is not whole."""
+    wholes: list[Tensor] = field(default_factory=list)
+    """(ranks × n,) of each, where several ranks share it: the same tensors in all passes, without memory while the unit
+    is not whole. An eager layer keeps views of its weights for backward, which hold other memory until then."""
 
     def weights(self) -> list[Tensor]:
         """As the modules have them now."""
@@ -143,6 +146,8 @@ class ShardedWeights:
 
     def _leave(self, unit: _Unit) -> None:
         self._whole.discard(unit)
+        for whole in unit.wholes:
+            whole.untyped_storage().resize_(0)
         for weight, stand_in in zip(unit.weights(), unit.stand_ins, strict=True):
             weight.data = stand_in
             self._mark(weight, False)
@@ -159,9 +164,12 @@ class ShardedWeights:
 
         def end() -> list[Tensor]:
             work.wait()
-            wholes = [received.new_empty(num_ranks, size) for size in sizes]
-            torch.split_with_sizes_copy(received.view(num_ranks, -1), sizes, dim=1, out=wholes)
-            return _cut([whole.view(-1) for whole in wholes], unit.stand_ins)
+            if not unit.wholes:
+                unit.wholes.extend(received.new_empty(num_ranks, size) for size in sizes)
+            for whole in unit.wholes:
+                whole.untyped_storage().resize_(whole.nbytes)
+            torch.split_with_sizes_copy(received.view(num_ranks, -1), sizes, dim=1, out=unit.wholes)
+            return _cut([whole.view(-1) for whole in unit.wholes], unit.stand_ins)
 
         return end
 

@@ -111,6 +111,24 @@ def test_a_pass_has_what_it_needs_when_it_needs_it(one_of_two):
         assert sent == first, "ranks of which one is behind would not understand each other"
 
 
+def test_what_an_eager_pass_keeps_for_backward_are_no_whole_weights(one_of_two):
+    """A linear layer keeps a view of its weight, which no other weight's place changes."""
+    module, given = one_of_two
+    shard(module)
+    kept: list[Tensor] = []
+    for _ in range(2):
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda held: held):
+            loss = module(*given)
+        views = [tensor for tensor in kept if isinstance(tensor._base, nn.Parameter)]
+        held = {view.untyped_storage().data_ptr(): view.untyped_storage().nbytes() for view in views}
+        head = module.asr.lm_head.weight
+        assert len(views) > 5 and sum(held.values()) <= head.nbytes + head.element_size(), "but the head's, which stays"
+        loss.backward()
+        module.sharded.drop()
+        assert not any(view.untyped_storage().nbytes() for view in views)
+
+
 def test_a_pass_that_fails_leaves_nothing_behind(one_of_two):
     module, given = one_of_two
     loss, expected = gradients(module, given)
