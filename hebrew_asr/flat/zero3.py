@@ -5,8 +5,8 @@ one a rank, and lays a rank's shares of a param group end to end, with their mas
 and weights go: they take the host longer than the device needs for a step. Weights are gathered by the pass, and
 gradients are reduced when a micro-batch is over (``gradients.py``); until then all of them are there in bf16. A part's
 weights are whole for as long as it runs, and the next one's are on their way: what ``stage3_prefetch_bucket_size``,
-``stage3_max_live_parameters``, ``stage3_max_reuse_distance`` and ``stage3_param_persistence_threshold`` say changes
-nothing.
+``stage3_max_live_parameters``, ``stage3_max_reuse_distance``, ``stage3_param_persistence_threshold`` and
+``sub_group_size`` say changes nothing. A key that asks for more, such as ``offload_param``, leaves DeepSpeed's own.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ class FlatZeRO3(FlatGradients, DeepSpeedZeroOptimizer_Stage3):
             hook.remove()
         optimizer._grad_acc_hooks.clear()
         optimizer._leaf_module_hooks.clear()
+        # Its memory for gradients, which would stay: a bucket, and fp32 of this rank's slice.
+        optimizer.ipg_buckets.clear()
+        optimizer.grad_partitions_flat_buffer = None
+        optimizer._DeepSpeedZeroOptimizer_Stage3__param_id_to_grad_partition.clear()
         weights: list[Any] = list(module.parameters())
         group = optimizer.dp_process_group
         module.sharded = ShardedWeights(

@@ -14,9 +14,13 @@ BF16 = {"bf16": True}
 ROWS_STAY = {"stage": 2, **BF16, "rows_stay": True}
 """Rows of the head that stay have no gradients there, and the plan does not know of them."""
 CASES = {
-    2: [{"stage": 0, "bf16": False}, {"stage": 1, **BF16}, {"stage": 2, **BF16}, {"stage": 3, **BF16}, ROWS_STAY],
+    2: [
+        *({"stage": stage, "bf16": False} for stage in (0, 3)),
+        *({"stage": stage, **BF16} for stage in (1, 2, 3)),
+        ROWS_STAY,
+    ],
     1: [
-        {"stage": 1, **BF16},
+        *({"stage": stage, **BF16} for stage in (1, 3)),
         {"stage": 2, "offload": True, **BF16},
         {"stage": 3, "offload": True, **BF16},
     ],

@@ -21,7 +21,7 @@ from hebrew_asr.model.phases import shapes_of
 from hebrew_asr.planning.zero_memory import sizes_of, zero_memory
 from tests.support.engine_worker import RATES, profile, set_up, task_recipe
 
-SMALL_BUCKET = {"reduce_bucket_size": 4096, "stage3_param_persistence_threshold": 0, "overlap_comm": False}
+SMALL_BUCKET = {"reduce_bucket_size": 4096, "overlap_comm": False}
 """So that one parameter is larger."""
 
 
