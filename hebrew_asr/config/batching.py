@@ -90,8 +90,9 @@ def deepspeed_config(profile: Profile, recipe: Recipe, batching: Batching) -> di
     config.setdefault("steps_per_print", 10**9)
     # On by default, and it waits for the device twice per step; with it one H100 idled for 7 % of a step of 64 clips.
     config["timers"] = {"throughput": {"enabled": False}}
-    # At stage 3 its linear layers look at their weights' numbers, so that no graph serves two layers.
-    config["zero_optimization"].setdefault("memory_efficient_linear", profile.zero_stage < 3)
+    # Its linear layers for stage 3 keep no views of whole weights for backward. But they look at numbers of weights,
+    # so that no graph serves two layers; ``model/sharded.py`` can do without.
+    config["zero_optimization"].setdefault("memory_efficient_linear", not profile.is_flat)
     if profile.offloads_optimizer:
         config.setdefault("zero_force_ds_cpu_optimizer", False)
     return config

@@ -82,7 +82,8 @@ _PLAIN: dict[str, dict[str, type | tuple[str, ...] | dict[str, Any]]] = {
         **dict.fromkeys(("overlap_comm", "contiguous_gradients", "reduce_scatter", "allgather_partitions"), bool),
         **dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size", "stage3_max_live_parameters"), int),
         **dict.fromkeys(("stage3_max_reuse_distance", "stage3_prefetch_bucket_size"), int),
-        "stage3_param_persistence_threshold": int,
+        **dict.fromkeys(("stage3_param_persistence_threshold", "sub_group_size"), int),
+        "stage3_gather_16bit_weights_on_model_save": bool,
         "offload_optimizer": {"device": ("cpu", "none"), "pin_memory": bool},
     },
 }
@@ -149,8 +150,13 @@ class Profile:
     @property
     def is_flat(self) -> bool:
         """Whether AdamW runs over flat buffers (``flat/adamw.py``), on gradients that come all at once."""
-        can = self.zero_stage in (1, 2) or (self.zero_stage == 3 and self.is_plain)
+        can = self.zero_stage in (1, 2) or (self.zero_stage == 3 and not _beyond(self.config))
         return self.bf16 and can and not self.offloads_optimizer
+
+
+def _beyond(config: dict[str, Any]) -> list[str]:
+    """Keys with which stage 3 stays DeepSpeed's own: what they ask for (``offload_param``, say) ours does not have."""
+    return [key for key in config["zero_optimization"] if key not in _PLAIN["zero_optimization"]]
 
 
 def _is_plain(value: Any, kind: Any) -> bool:
@@ -235,10 +241,12 @@ def _contradictions(config: dict[str, Any]) -> list[str]:
     if bf16:
         if stage != 0 and accumulation != "fp32":
             problems.append('data_types.grad_accum_dtype must be "fp32", or gradients add up in bf16')
-        if sent != "fp32" and not (sent == "bf16" and stage in (2, 3) and not _offloads(config)):
+        others = _beyond(config) if stage == 3 else []
+        if sent != "fp32" and not (sent == "bf16" and stage in (2, 3) and not _offloads(config) and not others):
             told = 'communication_data_type must be "fp32", or gradients are summed over ranks in bf16'
+            without = f"{', '.join(others)} and offload" if others else "offload"
             problems.append(
-                f"{told}; only owners at ZeRO stages 2 and 3 without offload sum in fp32 what travels as bf16"
+                f"{told}; only owners at ZeRO stages 2 and 3 without {without} sum in fp32 what travels as bf16"
             )
     return problems
 

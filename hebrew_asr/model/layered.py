@@ -2,7 +2,7 @@
 
 A pass calls some 600 modules, and DeepSpeed's hooks take a millisecond for each. So a layer is called whole, as one of
 its leaf modules (``deepspeed.utils.set_z3_leaf_modules``): 52 layers are as many gatherings. It is what is left for
-fp32 and for an optimizer in host memory; bf16 weights are gathered by ``sharded.py``.
+fp32, and for what DeepSpeed alone has: offloading, weights sent in 8 bits. Others are gathered by ``sharded.py``.
 """
 
 from __future__ import annotations

@@ -17,9 +17,10 @@ N trainable weights on W ranks, in param groups of which each is padded to whole
 * ZeRO-3 in bf16 (``DeepSpeedZeroOptimizer_Stage3``, as :mod:`hebrew_asr.flat.zero3` changes it): weights 1/W of each
   parameter; gradients as under ZeRO-2, but for the rows that stay; whole weights of the part at work, at most the
   head's, with the buffers through which they come.
-* ZeRO-3 in fp32, or with ``offload_optimizer``: weights 1/W of each parameter, small ones whole; masters and moments
-  12 N/W; the fp32 gradient partition 4 N/W and a bucket in the communication type, always there; whole weights for the
-  modules at work, up to ``stage3_max_live_parameters``, and a prefetch bucket.
+* ZeRO-3 in fp32, or with a key that leaves it DeepSpeed's own (``offload_optimizer``): weights 1/W of each parameter,
+  small ones whole; masters and moments 12 N/W; the fp32 gradient partition 4 N/W and a bucket in the communication
+  type, always there; whole weights for the modules at work, up to ``stage3_max_live_parameters``, and a prefetch
+  bucket.
 * ``offload_optimizer`` moves masters and moments to the host, with fp32 gradients and 16-bit copies of the partition.
 """
 

@@ -109,6 +109,10 @@ OFFLOADS = {"offload_optimizer": {"device": "cpu"}}
         ),
         ({**SENDS_BF16, "zero_optimization": {"stage": 2, **OFFLOADS}}, "summed over ranks in bf16; only owners"),
         (
+            {**SENDS_BF16, "zero_optimization": {"stage": 3, "zero_hpz_partition_size": 2}},
+            "in bf16; only owners at .* without zero_hpz_partition_size and offload sum in fp32",
+        ),
+        (
             {
                 "bf16": {"enabled": True},
                 "zero_optimization": {"stage": 0},
@@ -209,7 +213,7 @@ def test_what_is_called_plain_deepspeed_takes(tmp_path):
         {"overlap_com": True},
         {"overlap_comm": 1},
         {"offload_optimizer": {"device": "nvme"}},
-        {"sub_group_size": 1},
+        {"sub_group_size": 0},
         {"reduce_bucket_size": -1},
         {"offload_optimizer": None},
     ):
@@ -294,3 +298,33 @@ def test_a_shipped_profile_says_for_whom_it_is_how_much_it_takes_and_how_fast_it
     clock = run_clock(plan)
     assert (clock is None) == (profile.offloads_optimizer or profile.zero_stage == 3), "plan tells how long it takes"
     assert (" Timed: " in said) == (clock is not None and clock.measured) == ("Not timed" not in said)
+
+
+@pytest.mark.parametrize(
+    ("zero", "others", "is_flat"),
+    [
+        ({"stage3_prefetch_bucket_size": 0, "stage3_param_persistence_threshold": 0}, {}, True),
+        ({"sub_group_size": 1e9, "stage3_gather_16bit_weights_on_model_save": True}, {}, True),
+        ({"offload_optimizer": {"device": "none"}}, {"comms_logger": {"enabled": True}}, True),
+        ({"offload_param": {"device": "cpu"}}, {}, False),
+        ({"zero_quantized_weights": True}, {}, False),
+        (OFFLOADS, {}, False),
+    ],
+)
+def test_only_what_is_asked_of_deepspeeds_own_stage_3_brings_it_back(tmp_path, zero, others, is_flat):
+    """Every other key leaves the gathering by parts, which is several times faster."""
+    accumulation = {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
+    stage3 = {"stage": 3, **zero}
+    path = write(tmp_path, bf16={"enabled": True}, zero_optimization=stage3, **accumulation, **others)
+    assert load_profile(path).is_flat == is_flat
+
+
+def test_where_deepspeeds_hooks_gather_its_linear_layers_keep_no_whole_weights(tmp_path):
+    """And nowhere else: compiled, they would be one graph a layer."""
+    stage3, recipe = {"stage": 3}, load_recipe("round2")
+    for profile, expected in (
+        (load_profile(write(tmp_path, zero_optimization=stage3)), True),
+        (load_profile("a100x8-40gb-zero3"), False),
+    ):
+        config = deepspeed_config(profile, recipe, derive_batching(profile, recipe, 8))
+        assert config["zero_optimization"]["memory_efficient_linear"] == expected
