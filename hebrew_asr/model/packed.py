@@ -100,7 +100,9 @@ class PackedASR(nn.Module):
         """``part(module, *inputs)``, for one of the functions below."""
         if self.sharded is None:
             return self.run(part, module, *inputs)
-        return self.sharded.run(self.run, part, module, *inputs, stays=part is summed_loss)
+        # The gradient of an embedding is made of places alone.
+        kinds = {"stays": part is summed_loss, "rereads": part is not embed}
+        return self.sharded.run(self.run, part, module, *inputs, **kinds)
 
     def run(self, part: Callable[..., Tensor], module: Any, *inputs: Any) -> Tensor:
         """As :meth:`call`, with the weights at hand; how that is done is for a subclass to say."""

@@ -89,10 +89,13 @@ class ShardedWeights:
         for weight, share in self._shares.items():
             weight.data = share.new_empty(0)
 
-    def run(self, run: Callable[..., Tensor], part: Callable[..., Tensor], *inputs: Any, stays: bool) -> Tensor:
+    def run(
+        self, run: Callable[..., Tensor], part: Callable[..., Tensor], *inputs: Any, stays: bool, rereads: bool
+    ) -> Tensor:
         """``run(part, *inputs)``, with the weights of the modules among ``inputs``.
 
-        ``stays``: whether backward begins with this part, so that its weights need not go in between.
+        ``stays``: whether backward begins with this part, so that its weights need not go in between. ``rereads``:
+        whether its backward reads them.
         """
         unit = self._unit_of([value for value in inputs if isinstance(value, nn.Module)])
         following = self._in_order[unit.index + 1] if unit.index + 1 < len(self._in_order) else None
@@ -105,7 +108,7 @@ class ShardedWeights:
         out = run(part, *given)
         if not (stays and out.requires_grad):
             self._leave(unit)
-        if not out.requires_grad:
+        if not (rereads and out.requires_grad):
             return out
         self._to_come.append(unit)
         result: Any = _InBackward.apply(out, self._come_back)
