@@ -79,9 +79,10 @@ def test_the_run_is_the_same_anywhere(task, warm, whole, tmp_path, parts):
 
 
 def test_flat_stages_go_on_from_each_other(task, warm, tmp_path):
-    """In bf16, where ZeRO-1 and 2 are flat: a run on one rank, and one that goes from two to one, three and one."""
+    """In bf16, where ZeRO-1 to 3 are flat: a run on one rank, and one that goes over other numbers of ranks."""
     final = []
-    for name, parts in (("whole", [(1, 1, 12)]), ("parts", [(2, 2, 4), (1, 1, 7), (2, 3, 10), (2, 1, 12)])):
+    parts_of_one = [(2, 2, 4), (1, 1, 6), (3, 3, 8), (2, 3, 9), (3, 2, 11), (3, 1, 12)]
+    for name, parts in (("whole", [(1, 1, 12)]), ("parts", parts_of_one)):
         run, output = tmp_path / name, tmp_path / f"{name}.log"
         for stage, ranks, stop in parts:
             arguments = arguments_of(task, run, stage, f"max_steps={stop}", **BF16)
