@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.collate import pack
+from hebrew_asr.model import packed as packed_module
+from hebrew_asr.model.compiled import CompiledASR
 from hebrew_asr.model.packed import PackedASR, summed_loss
 from hebrew_asr.model.sharded import ShardedWeights
 from hebrew_asr.text.prompt import PromptTokens
+from tests.support.attention import dense_attention
 from tests.support.native import build, examples
 
 
@@ -56,7 +59,7 @@ def one_of_two():
     return Watched(asr), (batch, LogMel()(batch))
 
 
-def gradients(module: Watched, given: tuple[Any, Any]) -> tuple[float, dict[str, Tensor]]:
+def gradients(module: PackedASR, given: tuple[Any, Any]) -> tuple[float, dict[str, Tensor]]:
     loss = module(*given)
     loss.backward()
     if module.sharded is not None:
@@ -70,7 +73,7 @@ def num_shared(module: nn.Module) -> int:
     return sum(-(-weight.numel() // 2) for weight in module.parameters())
 
 
-def shard(module: Watched) -> list[int]:
+def shard(module: PackedASR) -> list[int]:
     """Returns what is sent from here on, in elements."""
     sent_lengths: list[int] = []
 
@@ -81,7 +84,8 @@ def shard(module: Watched) -> list[int]:
     weights = list(module.parameters())
     shares = {weight: weight.detach().reshape(-1)[: -(-weight.numel() // 2)].clone() for weight in weights}
     shapes = {weight: weight.shape for weight in weights}
-    module.sharded = ShardedWeights(shares, shapes, 2, all_gather, module.mark)
+    mark = module.mark if isinstance(module, Watched) else lambda *_: None
+    module.sharded = ShardedWeights(shares, shapes, 2, all_gather, mark)
     return sent_lengths
 
 
@@ -127,6 +131,19 @@ def test_what_an_eager_pass_keeps_for_backward_are_no_whole_weights(one_of_two):
         loss.backward()
         module.sharded.drop()
         assert not any(view.untyped_storage().nbytes() for view in views)
+
+
+def test_a_compiled_pass_learns_the_same(one_of_two, monkeypatch):
+    """Graphs of which each serves all layers of its kind, whatever their weights lie in at the moment."""
+    eager, given = one_of_two
+    monkeypatch.setattr(packed_module, "varlen_attention", dense_attention)
+    module = CompiledASR(eager.asr, backend="aot_eager_decomp_partition")
+    loss, expected = gradients(module, given)
+    shard(module)
+    for _ in range(2):
+        found_loss, found = gradients(module, given)
+        assert module.is_compiled and found_loss == loss and found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_a_pass_that_fails_leaves_nothing_behind(one_of_two):
