@@ -3,7 +3,7 @@
 DeepSpeed gathers them from hooks on modules, which take the host some two milliseconds a layer, more than the layer
 itself. A pass here is a row of parts (``packed.py``), so the order in which weights are needed is known. Those of a
 part come by one all-gather, which is under way while the part before is at work; after it they are let go of, and
-backward fetches them again. All of it is queued on the device, so it can be recorded with the pass (``recorded.py``).
+backward fetches them again.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ class _Unit:
 
     index: int
     """Among the units, in the order of a forward pass."""
-    homes: list[tuple[dict[str, Any], str]]
-    """Of each weight, where its module keeps it: a recording puts another tensor there (``recorded.py``)."""
+    weights: list[Tensor]
     shares: list[Tensor]
     """(n,) of each, this rank's: all ranks' end to end are the weight, and what pads it."""
     stand_ins: list[Tensor]
@@ -32,10 +31,6 @@ class _Unit:
     wholes: list[Tensor] = field(default_factory=list)
     """(ranks × n,) of each, where several ranks share it: the same tensors in all passes, without memory while the unit
     is not whole. An eager layer keeps views of its weights for backward, which hold other memory until then."""
-
-    def weights(self) -> list[Tensor]:
-        """As the modules have them now."""
-        return [weights.get(name) for weights, name in self.homes]  # type: ignore[misc]
 
 
 class ShardedWeights:
@@ -117,15 +112,12 @@ class ShardedWeights:
     def _unit_of(self, modules: list[nn.Module]) -> _Unit:
         key = tuple(map(id, modules))
         if key not in self._units:
-            owners = [module for given in modules for module in given.modules()]
-            named = [
-                (owner, name, weight) for owner in owners for name, weight in owner.named_parameters(recurse=False)
-            ]
+            weights: list[Tensor] = [weight for module in modules for weight in module.parameters()]
             self._units[key] = _Unit(
                 len(self._units),
-                [(owner._parameters, name) for owner, name, _ in named],
-                [self._shares[weight] for *_, weight in named],
-                [self._stand_ins[weight] for *_, weight in named],
+                weights,
+                [self._shares[weight] for weight in weights],
+                [self._stand_ins[weight] for weight in weights],
             )
             self._in_order.append(self._units[key])
         return self._units[key]
@@ -143,7 +135,7 @@ class ShardedWeights:
             self._begun[following] = self._begin(following)
         if unit not in self._whole:
             self._whole.add(unit)
-            for weight, whole in zip(unit.weights(), self._begun.pop(unit)(), strict=True):
+            for weight, whole in zip(unit.weights, self._begun.pop(unit)(), strict=True):
                 weight.data = whole
                 self._mark(weight, True)
 
@@ -151,7 +143,7 @@ class ShardedWeights:
         self._whole.discard(unit)
         for whole in unit.wholes:
             whole.untyped_storage().resize_(0)
-        for weight, stand_in in zip(unit.weights(), unit.stand_ins, strict=True):
+        for weight, stand_in in zip(unit.weights, unit.stand_ins, strict=True):
             weight.data = stand_in
             self._mark(weight, False)
 
