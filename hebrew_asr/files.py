@@ -55,6 +55,21 @@ def atomic(path: str | Path) -> Generator[BinaryIO, None, None]:
     sync_folder(path.parent)
 
 
+@contextmanager
+def temporary_folder(prefix: str, parent: Path) -> Iterator[Path]:
+    """A new folder in ``parent``, of which nothing is left behind the block, whenever a signal raises.
+
+    Of ``tempfile.TemporaryDirectory`` one stays if that is between its making and its keeping. Here the name is known
+    before, and of 128 random bits, so that it is nobody else's.
+    """
+    folder = parent / f"{prefix}{secrets.token_hex(16)}"
+    try:
+        folder.mkdir(mode=0o700)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def fitting_name(name: str, ending: str) -> str:
     """``name``, as much of it as a file system takes with ``ending``, and ``ending``."""
     while len(os.fsencode(f"{name}{ending}")) > MOST_NAME_BYTES:

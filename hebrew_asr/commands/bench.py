@@ -54,7 +54,7 @@ class Command(RankArguments):
     def run(self) -> int:
         from hebrew_asr.commands.ours import refuse_overwriting
         from hebrew_asr.errors import EnvironmentProblem, UsageError
-        from hebrew_asr.files import write_json
+        from hebrew_asr.files import temporary_folder, write_json
         from hebrew_asr.launching.command import stopped_at_once
         from hebrew_asr.model.load import load_tokenizer
         from hebrew_asr.planning.bench_corpus import made_up_words, make_corpus
@@ -70,8 +70,8 @@ class Command(RankArguments):
             raise EnvironmentProblem("--baseline runs Hugging Face's Trainer, which needs: pip install accelerate")
         if self.out:
             refuse_overwriting(Path(self.out), '"ceiling_tflops"')
-        with stopped_at_once(resumes=False), tempfile.TemporaryDirectory(prefix="hebrew-asr-bench-") as name:
-            folder = Path(name)
+        parent = Path(tempfile.gettempdir())
+        with stopped_at_once(resumes=False), temporary_folder("hebrew-asr-bench-", parent) as folder:
             train_clips = max(8 * recipe.clips_per_step, min(CLIPS, 24 * recipe.clips_per_step))
             words = made_up_words(load_tokenizer(self.model))
             make_corpus(folder / "data", train_clips, recipe.evaluation.sample_clips, words=words)

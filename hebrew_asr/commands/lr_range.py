@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +47,7 @@ class Command(RankArguments, DataArguments):
     def run(self) -> int:
         from hebrew_asr.commands.ours import refuse_overwriting
         from hebrew_asr.errors import UsageError
-        from hebrew_asr.files import write_json
+        from hebrew_asr.files import temporary_folder, write_json
         from hebrew_asr.launching.command import stopped_at_once
         from hebrew_asr.planning.lr_curve import lr_curve
 
@@ -62,9 +61,9 @@ class Command(RankArguments, DataArguments):
         if self.out:
             refuse_overwriting(Path(self.out), '"factors"')
         # On the disk that a run would be on: its room is checked as for a run.
-        with stopped_at_once(resumes=False), tempfile.TemporaryDirectory(prefix=".lr-range-", dir=Path.cwd()) as name:
-            curve = Path(name) / "curve.json"
-            code = self._measure(phase, Path(name) / "run", curve)
+        with stopped_at_once(resumes=False), temporary_folder(".lr-range-", Path.cwd()) as folder:
+            curve = folder / "curve.json"
+            code = self._measure(phase, folder / "run", curve)
             if code:
                 return code
             values = json.loads(curve.read_text(encoding="utf-8"))

@@ -7,11 +7,12 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hebrew_asr.errors import DataError
-from hebrew_asr.files import from_json, whole_folder, write_atomically, write_json
+from hebrew_asr.files import from_json, temporary_folder, whole_folder, write_atomically, write_json
 
 
 @pytest.fixture
@@ -32,6 +33,24 @@ def test_what_does_not_fit_leaves_the_old_file_and_nothing_else(small_disk):
         write_atomically(small_disk / "a.txt", bytes(100_000))
     assert (small_disk / "a.txt").read_text(encoding="utf-8") == "שלום"
     assert [path.name for path in small_disk.iterdir()] == ["a.txt"]
+
+
+def test_a_temporary_folder_goes_whenever_a_signal_raises(tmp_path, monkeypatch):
+    """In the block; and right behind its making, as a signal's handler raises then."""
+    with pytest.raises(KeyboardInterrupt), temporary_folder("x-", tmp_path) as folder:
+        write_json(folder / "deep" / "a.json", {})
+        raise KeyboardInterrupt
+    assert not [*tmp_path.iterdir()]
+    make = os.mkdir
+
+    def make_and_be_interrupted(*given: Any, **named: Any) -> None:
+        make(*given, **named)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "mkdir", make_and_be_interrupted)
+    with pytest.raises(KeyboardInterrupt), temporary_folder("x-", tmp_path):
+        pytest.fail("nobody may work in it")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_new_folder_and_any_name(tmp_path):
