@@ -57,14 +57,13 @@ def atomic(path: str | Path) -> Generator[BinaryIO, None, None]:
 
 @contextmanager
 def temporary_folder(prefix: str, parent: Path) -> Iterator[Path]:
-    """A new folder in ``parent``, of which nothing is left behind the block, whenever a signal raises.
+    """Where to make a folder in ``parent``, of which nothing is left behind the block.
 
-    Of ``tempfile.TemporaryDirectory`` one stays if that is between its making and its keeping. Here the name is known
-    before, and of 128 random bits, so that it is nobody else's.
+    It is for blocks in which signals raise: enter this first, then those, and make the folder there. Of
+    ``tempfile.TemporaryDirectory`` one stays where a signal raises between its making and its keeping.
     """
-    folder = parent / f"{prefix}{secrets.token_hex(16)}"
+    folder = parent / f"{prefix}{secrets.token_hex(16)}"  # nobody else's
     try:
-        folder.mkdir(mode=0o700)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -71,7 +71,8 @@ class Command(RankArguments):
         if self.out:
             refuse_overwriting(Path(self.out), '"ceiling_tflops"')
         parent = Path(tempfile.gettempdir())
-        with stopped_at_once(resumes=False), temporary_folder("hebrew-asr-bench-", parent) as folder:
+        with temporary_folder("hebrew-asr-bench-", parent) as folder, stopped_at_once(resumes=False):
+            folder.mkdir(mode=0o700)
             train_clips = max(8 * recipe.clips_per_step, min(CLIPS, 24 * recipe.clips_per_step))
             words = made_up_words(load_tokenizer(self.model))
             make_corpus(folder / "data", train_clips, recipe.evaluation.sample_clips, words=words)

@@ -61,7 +61,8 @@ class Command(RankArguments, DataArguments):
         if self.out:
             refuse_overwriting(Path(self.out), '"factors"')
         # On the disk that a run would be on: its room is checked as for a run.
-        with stopped_at_once(resumes=False), temporary_folder(".lr-range-", Path.cwd()) as folder:
+        with temporary_folder(".lr-range-", Path.cwd()) as folder, stopped_at_once(resumes=False):
+            folder.mkdir(mode=0o700)
             curve = folder / "curve.json"
             code = self._measure(phase, folder / "run", curve)
             if code:

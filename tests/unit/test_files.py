@@ -6,8 +6,8 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -35,21 +35,23 @@ def test_what_does_not_fit_leaves_the_old_file_and_nothing_else(small_disk):
     assert [path.name for path in small_disk.iterdir()] == ["a.txt"]
 
 
-def test_a_temporary_folder_goes_whenever_a_signal_raises(tmp_path, monkeypatch):
-    """In the block; and right behind its making, as a signal's handler raises then."""
+def test_a_temporary_folder_goes_whenever_a_signal_raises(tmp_path):
+    """What stops a block may raise anywhere: before the folder is made, right behind that, and in the work."""
+
+    @contextmanager
+    def raising_as_it_begins() -> Iterator[None]:
+        (folder / "deep").mkdir(parents=True)
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt), temporary_folder("x-", tmp_path) as folder:
+        assert not folder.exists()
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), temporary_folder("x-", tmp_path) as folder, raising_as_it_begins():
+        pytest.fail("nobody may work in it")
     with pytest.raises(KeyboardInterrupt), temporary_folder("x-", tmp_path) as folder:
         write_json(folder / "deep" / "a.json", {})
         raise KeyboardInterrupt
-    assert not [*tmp_path.iterdir()]
-    make = os.mkdir
-
-    def make_and_be_interrupted(*given: Any, **named: Any) -> None:
-        make(*given, **named)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "mkdir", make_and_be_interrupted)
-    with pytest.raises(KeyboardInterrupt), temporary_folder("x-", tmp_path):
-        pytest.fail("nobody may work in it")
     assert not [*tmp_path.iterdir()]
 
 
