@@ -202,8 +202,8 @@ def test_a_recording_is_found_by_what_other_programs_and_machines_call_it(tmp_pa
 
 
 def test_a_folder_is_read_once_however_many_recordings_of_another_machine_are_not_in_it(tmp_path):
-    gone = "".join(f"/home/me/work/corpora/hebrew/clips/{number}.wav,שלום\n" for number in range(20))
-    write(files(tmp_path, "clips/a.wav") / "m.csv", f"path,text\n/home/me/work/corpora/hebrew/clips/a.wav,שלום\n{gone}")
+    gone = "".join(f"/a/b/c/corpora/hebrew/clips/{number}.wav,שלום\n" for number in range(20))
+    write(files(tmp_path, "clips/a.wav") / "m.csv", f"path,text\n/a/b/c/corpora/hebrew/clips/a.wav,שלום\n{gone}")
     read: list[str] = []
     is_open = [True]
     sys.addaudithook(
