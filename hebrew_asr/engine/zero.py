@@ -94,7 +94,7 @@ def build(
     zero = engine.optimizer
     if type(zero) is BF16_Optimizer:
         FlatZeRO1.convert(zero, compiled=compiled, seam=module.seam)
-    elif type(zero) is DeepSpeedZeroOptimizer and _is_flat_stage2(zero):
+    elif flat and type(zero) is DeepSpeedZeroOptimizer:
         FlatZeRO2.convert(zero, compiled=compiled, seam=module.seam, kept_rows=module.kept_rows)
     elif flat and isinstance(zero, DeepSpeedZeroOptimizer_Stage3):
         FlatZeRO3.convert(zero, module, overlaps=bool(engine.zero_overlap_comm()), compiled=compiled)
@@ -122,11 +122,6 @@ class _WholeAdamW(torch.optim.AdamW):
         self._global_grad_norm = nn.utils.clip_grad_norm_(weights, self._clip_grad_norm)
         self.found_inf = self._global_grad_norm.isfinite().logical_not().float()
         super().step()
-
-
-def _is_flat_stage2(zero: DeepSpeedZeroOptimizer) -> bool:
-    """Stage 2 with bf16 weights and masters on the device; the others stay DeepSpeed's own."""
-    return zero.partition_gradients and zero.dtype == torch.bfloat16 and not zero.cpu_offload
 
 
 def has_local_backward(engine: Any) -> bool:
