@@ -26,6 +26,7 @@ STOP_SIGNALS = (
 """What people and terminals ask a run to stop by, and schedulers before the time is up (Slurm's --signal, Grid Engine's
 -notify, a limit of processor time)."""
 _KILLED_S, _LOOK_S = 1.0, 0.005
+_ends = threading.Event()
 TERMINAL_FLUSH_S = 0.1
 """What is printed sooner after Ctrl-C may never be seen: a terminal that makes a signal of it throws away the output
 that it has not shown (NOFLSH in termios(3)). Of answers at once Linux 6.18 lost 3 of 200 on two busy cores, and none
@@ -184,7 +185,14 @@ def end_children() -> None:
 
 def end_at_once(code: int) -> NoReturn:
     """``os._exit``, but no child process stays, nor what multiprocessing made in the temporary folder for sockets."""
+    _ends.set()
     end_children()  # first: they would tell of the folder that they miss
     with contextlib.suppress(OSError):
         shutil.rmtree(multiprocessing.util.get_temp_dir())
     os._exit(code)
+
+
+def wait_if_ending() -> None:
+    """Return at once, unless another thread is in :func:`end_at_once`: what is missed since then is its doing."""
+    while _ends.is_set():
+        time.sleep(_KILLED_S)

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from hebrew_asr.errors import HebrewASRError, Preempted, Unsaved, exit_code_of
+from hebrew_asr.errors import HebrewASRError, Preempted, Unsaved, exit_code_of, wait_if_ending
 from hebrew_asr.launching.job import Job
 from hebrew_asr.launching.place import rank_from_environment
 from hebrew_asr.launching.stopping import StopRequest, nothing_to_save
@@ -52,10 +52,10 @@ def run_rank(work: Callable[[list[str], StopRequest], int], argv: list[str] | No
 def _unless_stopped(work: Callable[[list[str], StopRequest], int], argv: list[str], stop: StopRequest) -> int:
     try:
         return work(argv, stop)
-    except HebrewASRError:
-        raise
     except Exception as error:
-        if stop.reason is not None and not stop.unsaved:  # another rank has left already
+        wait_if_ending()  # a thread that said why, and killed the loaders
+        is_ours = isinstance(error, HebrewASRError)
+        if stop.reason is not None and not (stop.unsaved or is_ours):  # another rank has left already
             raise Preempted(nothing_to_save(stop.reason, resumes=stop.resumes)) from error
         raise
 

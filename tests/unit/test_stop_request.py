@@ -136,6 +136,42 @@ def test_where_nothing_would_be_lost_the_ranks_get_a_moment_to_agree(start):
     assert process.returncode == Preempted.exit_code
 
 
+_WAITS_FOR_LOADERS = """
+import multiprocessing, sys, time
+from multiprocessing.connection import wait
+from hebrew_asr import errors
+from hebrew_asr.engine import dist  # as whoever trains has
+from hebrew_asr.training.rank import run_rank
+
+class Slow(multiprocessing.get_context("fork").Process):
+    kill = lambda self: None  # as one that closes many files
+
+def work(argv, stop):
+    loaders = [kind(target=time.sleep, args=(60,)) for kind in (Slow, multiprocessing.get_context("fork").Process)]
+    for loader in loaders:
+        loader.start()
+    print(loaders[0].pid, flush=True)
+    wait([loader.sentinel for loader in loaders])
+    raise errors.EnvironmentProblem("a loader was killed") if argv else RuntimeError("a worker was killed")
+
+errors.exit_process(run_rank(work, [one for one in sys.argv if one == "ours"], resumes=False))
+"""
+
+
+@pytest.mark.parametrize("kind", ["ours", "other"])
+def test_a_rank_that_leaves_at_once_does_not_take_its_own_loaders_end_for_a_fault(kind):
+    line = [sys.executable, "-c", _WAITS_FOR_LOADERS, kind]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(line, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        slow = psutil.Process(int(process.stdout.readline()))
+        process.terminate()
+        code = process.wait(timeout=20)
+        slow.kill()
+        said = process.stdout.read()
+    assert (code, said) == (Preempted.exit_code, "stopped (SIGTERM): nothing is kept of a measurement\n")
+
+
 def test_all_kinds_at_once_are_one_request(start):
     process = start("met", "unsaved")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
