@@ -126,7 +126,7 @@ def _slice_row(row: dict[str, Any], place: Place) -> Row:
 
 
 def _plain_row(row: dict[str, Any], place: Place) -> Row:
-    samples = row.get("num_samples")  # FLEURS: at 16 kHz
+    samples = number(row["num_samples"]) if isinstance(row.get("num_samples"), int) else None  # FLEURS: at 16 kHz
     groups = [f"speaker:{row[column]}" for column in SPEAKER_COLUMNS if row.get(column) not in (None, "")]
     groups += [f"session:{row[column]}" for column in SESSION_COLUMNS if row.get(column) not in (None, "")]
     text = _text(row)
@@ -137,7 +137,7 @@ def _plain_row(row: dict[str, Any], place: Place) -> Row:
         audio=_audio(row, place),
         groups=tuple(groups),
         flags=_flags(row, extra),
-        stated_duration_s=samples / 16_000 if isinstance(samples, int) else number(row.get("duration_s")),
+        stated_duration_s=number(row.get("duration_s")) if samples is None else samples / 16_000,
         timed=has_timestamps(text),
         problem=problem,
     )

@@ -157,7 +157,7 @@ def _time(line: Line, *names: str) -> float | None:
             try:
                 return seconds(value)
             except ValueError:
-                raise ValueError(f"{line.called(name)} is {value!r}") from None
+                raise ValueError(f"{line.called(name)} is {str(value)[:80]!r}") from None
     return None
 
 

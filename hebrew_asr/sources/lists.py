@@ -13,11 +13,19 @@ from hebrew_asr.audio.source import AUDIO_SUFFIXES
 from hebrew_asr.errors import DataError
 from hebrew_asr.text.reading import read_text
 
+_HEBREW = r"(?:he|iw|heb|he[-_]il|hebrew)"
 _KINDS = re.compile(
-    r"audios?|wavs?\d*|flacs?|mp3s?|clips?|recordings?|sounds?|txts?|texts?|transcripts?|transcriptions?|labels?|labs?"
-    r"|srts?|vtts?|subs|subtitles|captions|textgrids?|הקלטות|אודיו|תמלולים|תמלול|טקסט",
+    r"(?:audios?|wavs?\d*|flacs?|mp3s?|clips?|recordings?|sounds?|txts?|texts?|transcripts?|transcriptions?|labels?"
+    r"|labs?|srts?|vtts?|subs|subtitles|captions|textgrids?|הקלטות|אודיו|תמלולים|תמלול|טקסט)"
+    rf"(?:[ ._-]{_HEBREW})?|{_HEBREW}|עברית",
     re.I,
 )
+_LANGUAGE = re.compile(rf"[._-]{_HEBREW}(?:-orig)?$", re.I)
+
+
+def without_language(stem: str) -> str:
+    """A path without suffix, and without the tag that says that it is Hebrew: ``a.he``, ``a_heb``."""
+    return _LANGUAGE.sub("", stem)
 
 
 def is_kind(folder: str) -> bool:
@@ -26,7 +34,8 @@ def is_kind(folder: str) -> bool:
 
 
 def across_folders(recordings: Iterable[str], texts: Iterable[str]) -> dict[str, str]:
-    """Recordings and texts, as paths without suffixes, that differ in folders of kinds (``wav/a``, ``txt/a``) or case.
+    """Recordings and texts, as paths without suffixes, that differ in folders of kinds (``wav/a``, ``txt/a``), in the
+    tag of their language or in case.
 
     Where several could be meant, none is.
     """
@@ -34,7 +43,7 @@ def across_folders(recordings: Iterable[str], texts: Iterable[str]) -> dict[str,
     for stems in (recordings, texts):
         found.append(defaultdict(list))
         for stem in stems:
-            *folders, name = stem.split("/")
+            *folders, name = without_language(stem).split("/")
             found[-1][(*(folder for folder in folders if not is_kind(folder)), name.casefold())].append(stem)
     sounds, written = found
     pairs = ((sounds[key], written[key]) for key in sounds.keys() & written.keys())
@@ -47,8 +56,8 @@ class Listed:
 
     texts: dict[str, str] = field(default_factory=dict)
     """By the paths of recordings, without suffixes."""
-    problems: list[tuple[Path, int, tuple[str, str]]] = field(default_factory=list)
-    """Lists and lines that are of no recording, and why."""
+    problems: list[tuple[Path, int, tuple[str, str], str]] = field(default_factory=list)
+    """Lists and lines that give no text, why, and of which recording they are; nothing where of none."""
 
 
 def by_name(recordings: Iterable[str]) -> dict[str, list[str]]:
@@ -83,7 +92,7 @@ def read_list(path: Path, recordings: dict[str, list[str]], found: Listed) -> bo
             for number, parts in fields:
                 meant = [stem for stem in recordings.get(_name(parts[0]), ()) if stem.startswith(inside)]
                 if problem := _problem(parts, meant, found):
-                    found.problems.append((path, number, problem))
+                    found.problems.append((path, number, problem, meant[0] if len(meant) == 1 else ""))
                 else:  # the last one is the text as it is read
                     found.texts[meant[0]] = parts[-1] or parts[1] if parts[1:] else ""
             return True

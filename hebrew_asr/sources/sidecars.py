@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hebrew_asr.audio.source import AUDIO_SUFFIXES
 from hebrew_asr.errors import DataError
-from hebrew_asr.sources.lists import Listed, across_folders, by_name, is_kind, read_list
+from hebrew_asr.sources.lists import Listed, across_folders, by_name, is_kind, read_list, without_language
 from hebrew_asr.sources.rows import Row
 from hebrew_asr.sources.segments import parse_elan, parse_json, parse_labels, parse_table
 from hebrew_asr.sources.subtitles import parse_subtitles
@@ -33,7 +33,6 @@ TEXT_SUFFIXES = (".textgrid", ".eaf", ".srt", ".vtt", ".txt", ".lab", ".json", "
 """In order of preference, where a recording has several: times are worth more than none."""
 _ONLY_BESIDE = (".json", ".tsv")
 """Texts only where a recording has their name: else they may be anything."""
-_LANGUAGE = re.compile(r"\.(?:he|iw|heb|he-il|hebrew)(?:-orig)?$", re.I)
 _SPLITS = re.compile(r"train|training|test|testing|dev|val|valid|validation|eval|data", re.I)
 
 
@@ -99,7 +98,8 @@ def _from_elsewhere(
         texts[stem] = [path for path in texts[stem] if not read_list(path, unread, found)]
     rows = [
         Row(f"{_name(path, folder)}, line {number}", "", "", problem=problem)
-        for path, number, problem in found.problems
+        for path, number, problem, stem in found.problems
+        if problem[0] != "malformed line" or stem not in found.texts  # another list says it: MLS has times in one, too
     ]
     return rows, found.texts
 
@@ -121,7 +121,7 @@ def _stem_of_text(path: Path, recordings: Collection[str]) -> str:
     stem = _stem(path)
     if stem in recordings:
         return stem
-    return _stem(Path(stem)) if is_audio(Path(stem)) else _LANGUAGE.sub("", stem)
+    return _stem(Path(stem)) if is_audio(Path(stem)) else without_language(stem)
 
 
 def _row(audio: Path, texts: list[Path], folder: Path, listed: str | None = None) -> Row:

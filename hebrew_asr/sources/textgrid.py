@@ -52,7 +52,7 @@ def parse_textgrid(text: str) -> list[Segment]:
 
 
 def _tiers(tokens: Iterator[re.Match[str]]) -> Iterator[_Tier]:
-    if _text(tokens) != "ooTextFile" or _text(tokens) != "TextGrid":
+    if _text(tokens) not in ("ooTextFile", "ooTextFile short") or _text(tokens) != "TextGrid":
         raise ValueError("it does not start as a text TextGrid of Praat does")
     _number(tokens), _number(tokens)
     if next(tokens)[3] != "<exists>":

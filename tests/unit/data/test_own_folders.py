@@ -509,6 +509,25 @@ def test_groups_are_the_outermost_folders_that_differ(tmp_path):
     assert len(rows_of(tmp_path, held_out=True)) == 1
 
 
+@pytest.mark.parametrize(
+    ("recording", "text"),
+    [
+        ("wav/a.he.wav", "txt/a.he.txt"),
+        ("wav/a.wav", "txt/a.he.txt"),
+        ("wav/a_he.wav", "srt/a.txt"),
+        ("a.wav", "he/a.txt"),
+        ("audio_he/a.wav", "transcripts_he/a.txt"),
+        ("a.wav", "a_he.txt"),
+        ("a.wav", "a-heb.txt"),
+    ],
+)
+def test_a_text_may_name_its_language_or_its_folder_may(tmp_path, recording, text):
+    files(tmp_path, recording)
+    write(tmp_path / text, "שלום")
+    write(tmp_path / text.replace("he", "en").replace("/a.txt", "/a.en.txt"), "hello")
+    assert [row.text for row in rows_of(tmp_path) if not row.problem] == ["שלום"]
+
+
 def test_names_with_accents_taken_apart_and_with_languages(tmp_path):
     files(tmp_path, "re\u0301sume\u0301.wav", "talk.mp4", "x.wav")
     write(tmp_path / "r\u00e9sum\u00e9.txt", "שלום")
@@ -633,6 +652,7 @@ def test_textgrids(short):
         Segment(2.0, 3.0, "spn", "not speech"),
         Segment(3.0, 4.5, "עולם"),
     ]
+    assert parse_textgrid(text.replace("ooTextFile", "ooTextFile short", 1)) == parse_textgrid(text)  # Praat 4
     with pytest.raises(ValueError, match="dana, noam"):
         parse_textgrid(textgrid(("dana", [(0, 1, "א")]), ("noam", [(1, 2, "ב")]), short=short))
     for broken in (text[: len(text) // 2], "", "hello", text.replace("IntervalTier", "IntervalTier\n", 1)[:200]):
@@ -718,6 +738,16 @@ def test_a_list_of_names_and_texts_is_read_and_its_other_lines_are_named(tmp_pat
     }
 
 
+def test_a_table_of_times_beside_a_list_of_texts_says_nothing_of_its_recordings(tmp_path):
+    """MLS: segments.txt has the places of the clips in audiobooks."""
+    files(tmp_path, "audio/1/2/1_2_a.flac", "audio/1/2/1_2_b.flac")
+    times = "1_2_a\thttps://archive.org/x.mp3\t0.1\t9\n1_2_b\thttps://archive.org/x.mp3\t9\t12\n"
+    write(tmp_path / "segments.txt", times)
+    write(tmp_path / "transcripts.txt", "1_2_a\tשלום\n")
+    rows = rows_of(tmp_path)
+    assert problems_of(rows) == {"audio/1/2/1_2_b.flac": "no text", "segments.txt, line 2": "malformed line"}
+
+
 def test_more_than_a_name_and_a_text_is_no_text(tmp_path):
     files(tmp_path, "a.wav", "b.wav")
     write(tmp_path / "list.txt", "a\tשלום\tdana\nb\tשלום\n")
@@ -790,6 +820,18 @@ def test_times_that_are_no_numbers_are_told(tmp_path, written):
     files(tmp_path, "a.wav")
     (row,) = rows_of(tmp_path)
     assert row.problem is not None and row.problem[0] == "unreadable text" and "segment 1" in row.problem[1]
+
+
+def test_a_number_of_hundreds_of_digits_is_no_length(tmp_path):
+    files(tmp_path, "a.wav", "b.wav", "c.wav")
+    many = "9" * 400
+    lines = [f'{{"path": "a.wav", "transcription": "שלום", "num_samples": {many}}}']
+    lines += ['{"path": "b.wav", "transcription": "שלום", "num_samples": 16000}']
+    lines += [f'{{"path": "c.wav", "transcription": "שלום", "offset": {many}}}']
+    rows = {row.id: row for row in rows_of(write(tmp_path / "m.jsonl", "\n".join(lines)))}
+    assert [rows[name].stated_duration_s for name in ("a.wav", "b.wav")] == [None, 1.0]
+    problem = rows["c.wav"].problem
+    assert problem and problem[0] == "malformed times" and len(problem[1]) < 150
 
 
 @pytest.mark.parametrize(("name", "mark"), [("mine.csv", ","), ("mine.tsv", "\t")])
