@@ -25,6 +25,7 @@ from hebrew_asr.sources.sidecars import (
     texts_among,
 )
 from hebrew_asr.sources.walk import files_in
+from hebrew_asr.text.reading import read_text
 
 LISTING_NAMES = ("clips.jsonl", "metadata.jsonl", "metadata.csv", "metadata.tsv")
 _SPLITS = ("train", "test", "testing", "dev", "val", "valid", "validation", "eval")
@@ -130,8 +131,9 @@ def _found_in(folder: Path) -> _Found:
         )
     listings = _listings_of(folder, files)
     if len(listings) > 1 and not has_pairs(files):
-        several = _common_voice if listings[0].parent == folder else _each_of
-        return _with_the_rest(several(folder, listings), files, folder)
+        (place, *others) = {path.parent for path in listings}
+        found = _each_of(folder, listings) if others else _common_voice(place, listings)
+        return _with_the_rest(found, files, folder)
     if len(listings) == 1 and (listings[0].name in LISTING_NAMES or not has_pairs(files)):
         parts, notes = _by_side(listings[0].name, listed_rows(listings[0]))
         return _with_the_rest(_Found(parts, (f"listed in {listings[0].name}", *notes)), files, folder)
@@ -141,7 +143,7 @@ def _found_in(folder: Path) -> _Found:
 
 
 def _listings_of(folder: Path, files: list[Path]) -> list[Path]:
-    """The listings in the folder itself, or those below it that are called so, or the only one.
+    """The listings in the folder itself, or those below it that are called so, or the only one, or Common Voice's.
 
     A table of one recording's name is its own.
     """
@@ -153,7 +155,9 @@ def _listings_of(folder: Path, files: list[Path]) -> list[Path]:
     tables = [path for path in tables if path.suffix.lower() != ".json"] or tables  # which hold all kinds of things
     here = [path for path in tables if path.parent == folder]
     called = [path for path in tables if path.name in LISTING_NAMES]
-    return here or called or (tables if len(tables) == 1 else [])
+    of_one_folder = len({path.parent for path in tables}) == 1
+    is_common_voice = of_one_folder and (tables[0].parent / "clips").is_dir()  # below cv-corpus-21.0-2025-03-14
+    return here or called or (tables if len(tables) == 1 or is_common_voice else [])
 
 
 def _common_voice(folder: Path, listings: list[Path]) -> _Found:
@@ -164,12 +168,17 @@ def _common_voice(folder: Path, listings: list[Path]) -> _Found:
     """
     names = [path.name for path in listings]
     main = next((name for name in _COMMON_VOICE if name in names), None)
-    tests = [name for name in ("dev.tsv", "test.tsv") if name in names]
+    tests = [name for name in ("dev.tsv", "test.tsv") if name in names and _has_rows(folder / name)]
     if main is None or not (folder / "clips").is_dir() or (main == "train.tsv" and not tests):
         raise DataError(f"source {folder}: several listings ({', '.join(names)}); name one of them with --source")
     parts = [(main, False, listed_rows(folder / main)), *((name, True, listed_rows(folder / name)) for name in tests)]
     kept_out = f", and what {' and '.join(tests)} hold is kept out" if tests else ""
     return _Found(tuple(parts), (f"Common Voice: {main} is taken{kept_out}",))
+
+
+def _has_rows(listing: Path) -> bool:
+    """Whether there is more than a header: of a small language a test set may be empty."""
+    return "\n" in read_text(listing).strip()
 
 
 def _each_of(folder: Path, listings: list[Path]) -> _Found:

@@ -309,16 +309,16 @@ def test_stretches_of_a_file_are_cut_and_stay_together(tmp_path):
     assert {row.groups for row in rows[:3]} == {("recording:long.wav",)} and rows[3].stated_duration_s == 2
 
 
-def test_common_voice_takes_what_is_validated_and_keeps_its_tests_out(tmp_path):
-    files(tmp_path, "clips/a.mp3", "clips/b.mp3", "clips/c.mp3")
+@pytest.mark.parametrize("below", ["cv/he", "cv"])
+def test_common_voice_takes_what_is_validated_and_keeps_its_tests_out(tmp_path, below):
+    files(tmp_path, "cv/he/clips/a.mp3", "cv/he/clips/b.mp3", "cv/he/clips/c.mp3")
     head = "client_id\tpath\tsentence\n"
     for name, rows in {"train": "a", "test": "b", "dev": "", "validated": "ab", "other": "c"}.items():
-        write(tmp_path / f"{name}.tsv", head + "".join(f"s{r}\t{r}.mp3\tשלום\n" for r in rows) or head)
-    (tmp_path / "dev.tsv").unlink()
-    assert [row.id for row in rows_of(tmp_path, held_out=True)] == ["b.mp3"]
-    kept = rows_of(tmp_path, held_out=False)
+        write(tmp_path / f"cv/he/{name}.tsv", head + "".join(f"s{r}\t{r}.mp3\tשלום\n" for r in rows))
+    assert [row.id for row in rows_of(tmp_path / below, held_out=True)] == ["b.mp3"]
+    kept = rows_of(tmp_path / below, held_out=False)
     assert [row.id for row in kept if not row.problem] == ["a.mp3", "b.mp3"]
-    assert problems_of(kept) == {"clips/c.mp3": "not in the listing"}
+    assert list(problems_of(kept).values()) == ["not in the listing"]
 
 
 def test_a_listing_in_each_folder_of_a_split(tmp_path):
