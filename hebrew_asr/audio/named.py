@@ -17,7 +17,8 @@ from hebrew_asr.audio.source import AUDIO_SUFFIXES
 _FOLDERS = ("", "clips", "wavs", "wav", "audio")
 """Where audio lies that a listing names without its folder: Common Voice, LJSpeech, and habits."""
 _DIRECTION_MARKS = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
-_SCHEME = re.compile(r"\w{2,}://[^/]*")
+_SCHEME = re.compile(r"\w{2,}://[^/]*|^\$?\{\w+\}|^\$\w+")
+"""Of a URL; or a variable that stands for a folder of another machine."""
 _ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 
 

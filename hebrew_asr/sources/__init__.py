@@ -118,7 +118,8 @@ def _open_local(path: Path, name: str, held_out: bool) -> Source:
         shards = [found for found in files if found.suffix == ".parquet"]
         if shards:
             source = open_parquet(name, shards, path, all_held_out=held_out)
-            beside = sum(found.suffix.lower() in AUDIO_SUFFIXES for found in files)
+            are_named = all(found.name == "metadata.parquet" for found in shards)
+            beside = 0 if are_named else sum(found.suffix.lower() in AUDIO_SUFFIXES for found in files)
             notes = (f"its parquet files are read, and {beside} recordings beside them are not",) if beside else ()
             return replace(source, notes=notes)
         if path.suffix == ".parquet" and not is_folder:

@@ -29,7 +29,7 @@ NAMES = {
         *("שם_קובץ", "שם_הקובץ", "הקלטה", "קובץ_אודיו", "קובץ_שמע", "אודיו"),
     ),
     "sentence": ("sentence", "משפט"),
-    "text": ("text", "normalized_text", "טקסט", "מלל"),
+    "text": ("text", "normalized_text", "wrd", "טקסט", "מלל"),
     "transcript": ("transcript", "תמלול", "תמליל"),
     "transcription": ("transcription", "transcripts"),
     "id": ("id", "utt_id", "utterance_id", "segment_id", "clip_id"),
@@ -101,7 +101,9 @@ def _json_array(path: Path, text: str) -> list[Line]:
 
 
 def _rows_within(text: str) -> list[Any] | None:
-    """Rows of one JSON object: its only list of objects, or texts by the names of recordings; None for others."""
+    """Rows of one JSON object: its only list of objects, objects by their ids (SpeechBrain), or texts by the names of
+    recordings; None for others.
+    """
     try:
         found = from_json(text)
     except ValueError:
@@ -109,6 +111,8 @@ def _rows_within(text: str) -> list[Any] | None:
     if not isinstance(found, dict):
         return None
     lists = [value for value in found.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if found and all(isinstance(value, dict) for value in found.values()):
+        return [{"id": name, **value} for name, value in found.items()]
     if found and all(isinstance(value, str) and name.lower().endswith(AUDIO_SUFFIXES) for name, value in found.items()):
         return [{"audio": name, "text": value} for name, value in found.items()]
     return lists[0] if len(lists) == 1 and not any(_CANONICAL.get(_key(name)) == "audio" for name in found) else None

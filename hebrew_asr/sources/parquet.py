@@ -19,6 +19,8 @@ from hebrew_asr.sources.columns import ADAPTERS, Place, choose_adapter
 from hebrew_asr.sources.footer import RowGroups, row_groups
 from hebrew_asr.sources.rows import ROWS_PER_UNIT, Row, Source, Unit, is_held_out
 
+FILE_NAME = "file_name"
+"""Column of the paths of recordings, in a table that holds none: ``metadata.parquet`` of ``datasets``' folders."""
 _TAIL_BYTES = 64 * 1024
 _BUFFER_BYTES = 1 << 18
 """Read at once of each column; else pyarrow reads all that a row group has of it."""
@@ -59,6 +61,7 @@ class ParquetUnit:
                 at_once = max(1, min(_MOST_ROWS_OF_BATCH, _BATCH_BYTES * self.num_rows // max(sum(sizes), 1)))
                 for batch in file.iter_batches(at_once, columns=self.columns, use_threads=False):
                     for row in batch.to_pylist():
+                        row.setdefault("audio", row.get(FILE_NAME))
                         yield position, adapter.convert(row, Place(f"{self.shard:05d}-{position:06d}", path.parent))
                         position += 1
         except DataError as error:
@@ -110,8 +113,9 @@ def parquet_units(dataset: str, shard: int, path: Path | RemotePath, held_out: b
         present = _columns_of(found[0].footer(path))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"cannot open parquet file {path}: {error}. Is it whole? Fetch it again") from error
-    adapter = choose_adapter(present, where=f"source {dataset}, file {path.name}")
-    columns = tuple(adapter.columns_in(present))
+    is_named = FILE_NAME in present and "audio" not in present
+    adapter = choose_adapter([*present, *["audio"] * is_named], where=f"source {dataset}, file {path.name}")
+    columns = (*adapter.columns_in(present), *[FILE_NAME] * is_named)
     units: list[Unit] = []
     place, first_row = path.url if isinstance(path, RemotePath) else str(path), 0
     for groups in found:

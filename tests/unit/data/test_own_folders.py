@@ -103,6 +103,8 @@ def test_a_csv_may_hold_quoted_line_ends(tmp_path):
         ("m.csv", "sep=;\r\nשם קובץ;תמליל\r\n{0}.wav;שלום\r\n"),  # Excel
         ("m.json", '{{"{0}.wav": "שלום"}}'),
         ("m.json", '{{"version": 1, "data": [{{"audio": "{0}.wav", "text": "שלום"}}]}}'),
+        ("m.csv", "ID,duration,wav,spk_id,wrd\na,1.5,$data_root/wavs/{0}.wav,dana,שלום\n"),  # SpeechBrain
+        ("m.json", '{{"a": {{"wav": "{{data_root}}/wavs/{0}.wav", "length": 1.5, "wrd": "שלום"}}}}'),
         ("m.json", '[{{"audio": {{"path": "{0}.wav"}}, "text": "שלום"}}]'),
         ("m.json", '{{"audio_filepath": "wavs/{0}.wav", "text": "שלום", "duration": 1.5}}\n'),
         ("m.ndjson", '\ufeff{{"PATH": "wavs\\\\{0}.wav", "Text": null, "sentence": "שלום"}}\r\n'),
@@ -953,3 +955,15 @@ def test_recordings_beside_parquet_are_told(tmp_path):
     assert open_source(str(tmp_path)).notes == ()
     files(tmp_path, "a.wav", "in/b.MP3", "a.txt")
     assert open_source(str(tmp_path)).notes == ("its parquet files are read, and 2 recordings beside them are not",)
+
+
+def test_a_table_in_parquet_may_name_recordings_beside_it(tmp_path):
+    """`load_dataset("audiofolder")` reads metadata.parquet as it reads metadata.csv."""
+    files(tmp_path, "train/clips/a.wav", "test/b.wav")
+    for name in ("train/clips/a.wav", "test/b.wav"):
+        table = {"file_name": [name.split("/", 1)[1]], "transcription": ["שלום"], "speaker_id": ["dana"]}
+        pq.write_table(pa.table(table), tmp_path / name.split("/")[0] / "metadata.parquet")
+    assert not open_source(str(tmp_path)).notes
+    (test,), (row,) = (rows_of(tmp_path, held_out=held_out) for held_out in (True, False))
+    assert (row.text, row.groups, row.problem) == ("שלום", ("speaker:dana",), None)
+    assert row.audio_bytes() == b"train/clips/a.wav" and test.audio_bytes() == b"test/b.wav"
