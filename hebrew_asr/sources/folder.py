@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from hebrew_asr.sources.sidecars import (
     texts_among,
 )
 from hebrew_asr.sources.walk import files_in
+from hebrew_asr.text.plain import bare_names
 from hebrew_asr.text.reading import read_text
 
 LISTING_NAMES = ("clips.jsonl", "metadata.jsonl", "metadata.csv", "metadata.tsv")
@@ -32,6 +33,7 @@ _SPLITS = ("train", "test", "testing", "dev", "val", "valid", "validation", "eva
 _COMMON_VOICE = ("validated.tsv", "train.tsv")
 _OFFICE = (".xlsx", ".xls", ".ods", ".docx", ".doc", ".odt", ".rtf", ".pdf")
 _LONGEST_PATH = 4096
+_NAMED_SHARE = 0.02
 _HALF = re.compile("[\ud800-\udfff]")
 """Half a surrogate pair; Python has them in names for bytes that are not UTF-8."""
 _UNNAMED = ("not in the listing", "the listing of its folder does not name it")
@@ -102,7 +104,24 @@ def open_folder(name: str, path: Path, *, held_out: bool) -> Source:
         shards.append(Listing(name, index, part, held_out or is_test, tuple(rows), sum(sizes)))
     if not any(shard.listed for shard in shards):
         raise DataError(f"source {path}: it holds no rows")
-    return Source(name, f"sha256:{content.hexdigest()}", tuple(shards), found.notes)
+    notes = (*found.notes, *_of_speakers(row for shard in shards for row in shard.listed))
+    return Source(name, f"sha256:{content.hexdigest()}", tuple(shards), notes)
+
+
+def _of_speakers(rows: Iterable[Row]) -> list[str]:
+    """What to say of lines that seem to begin with a name, where many do."""
+    texts = (
+        text for row in rows for text in ([part.text for part in row.timing.segments] if row.timing else [row.text])
+    )
+    lines = [line for text in texts for line in text.split("\n") if line.strip()]
+    names = bare_names(lines)
+    if not names or names.total() < _NAMED_SHARE * len(lines):
+        return []
+    most = names.most_common(1)[0][0]
+    return [
+        f"{names.total()} of {len(lines)} lines begin with words that others begin with and a colon, as {most!r}: if "
+        f"these say who speaks, write [{most}]: or leave them out, else they are learned as what is said"
+    ]
 
 
 def _in_unicode(row: Row) -> Row:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 
 _MARKUP = re.compile(r"\s*(?:\{\\(rtf)|<(?:!doctype\s+)?(html|\?xml)\b)", re.I)
 _TIME = re.compile(r"\W*\d{1,2}:\d\d(?::\d\d)?(?:[.,]\d+)?\b")
@@ -15,6 +17,8 @@ _SPEAKER = re.compile(
 )
 """Who speaks, as recognizers and transcribers write it before what is said."""
 
+_BARE_NAME = re.compile(r"[^\w\n]*([^\W\d_]\S{0,30}?(?: [^\W\d_]\S{0,30}?){0,2}) ?:\s")
+
 
 def without_speakers(text: str) -> str:
     """A text without what only says who speaks, where that stands first in a line: ``דובר 1:``, ``[יוסי]:``.
@@ -22,6 +26,12 @@ def without_speakers(text: str) -> str:
     A bare name stays: words before a colon may have been said.
     """
     return _SPEAKER.sub("", text)
+
+
+def bare_names(lines: Iterable[str]) -> Counter[str]:
+    """How many lines begin with each of the words that stand before a colon in several of them: names, likely."""
+    found = Counter(name[1] for line in lines if (name := _BARE_NAME.match(line)))
+    return Counter({name: count for name, count in found.items() if count > 1})
 
 
 def not_plain(text: str) -> str:

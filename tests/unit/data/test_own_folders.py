@@ -438,6 +438,17 @@ def test_who_speaks_is_not_learned_as_what_is_said(tmp_path):
     assert [row.text for row in rows_of(tmp_path / "listed")] == ["שלום", "הדובר אמר: כן"]
 
 
+def test_it_is_told_how_many_lines_begin_with_bare_names(tmp_path):
+    files(tmp_path, "a.wav", "b.wav", "c.wav")
+    write(tmp_path / "a.txt", 'יוסי: שלום\nד"ר כהן : טוב\nד"ר כהן: אה\nיוסי כהן-לוי: כן\nהוא אמר: לא\nב-10:30 בבוקר\n')
+    write(tmp_path / "b.srt", "1\n00:00:00,000 --> 00:00:01,000\nיוסי: בוא\n\n2\n00:00:01,000 --> 00:00:02,000\nכן\n")
+    write(tmp_path / "c.txt", "דובר 1: שלום\nדובר 1: כן")
+    (note,) = open_source(str(tmp_path)).notes
+    assert "4 of 10 lines" in note and "[יוסי]:" in note
+    write(tmp_path / "a.txt", "שלום")
+    assert not open_source(str(tmp_path)).notes
+
+
 @pytest.mark.timeout(10)
 def test_many_empty_lines_take_no_time(tmp_path):
     files(tmp_path, "a.wav")
