@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,9 +12,9 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
-from hebrew_asr.audio.segment import split_at_pauses
+from hebrew_asr.audio.segment import in_halves
 from hebrew_asr.cores import usable_cores
-from hebrew_asr.errors import DataError
+from hebrew_asr.errors import DataError, UsageError
 from hebrew_asr.inference.guards import suspicion
 from hebrew_asr.inference.pieces import Piece, cut
 from hebrew_asr.inference.transcriber import Heard, Transcriber
@@ -55,13 +55,13 @@ class Transcript:
     @property
     def language(self) -> str | None:
         """The language of most segments."""
-        named = [segment.language for segment in self.segments if segment.language]
-        return max(named, key=named.count) if named else None
+        named = Counter(segment.language for segment in self.segments if segment.language)
+        return max(named, key=named.__getitem__) if named else None
 
 
 @dataclass(frozen=True)
 class Options:
-    """How recordings are transcribed. Raises UsageError for a prompt that is too long."""
+    """How recordings are transcribed. Raises UsageError for a prompt that is too long, or for no pieces at a time."""
 
     prompt: str = ""
     """Context for every piece: names, topic, spelling."""
@@ -74,6 +74,8 @@ class Options:
 
     def __post_init__(self) -> None:
         checked_context(self.prompt)
+        if self.batch_pieces < 1:
+            raise UsageError(f"batch_pieces is {self.batch_pieces}: at least one piece is decoded at a time")
 
 
 @dataclass(eq=False)
@@ -224,9 +226,7 @@ def _segment(transcriber: Transcriber, piece: Piece, heard: Heard) -> Segment:
     suspect = suspicion(heard.text, is_cut=heard.is_cut)
     text = heard.text
     if suspect:
-        lasts_s = len(piece.samples) / SAMPLE_RATE_HZ
-        halves = split_at_pauses(piece.samples, max_s=0.65 * lasts_s, search_s=0.3 * lasts_s)
-        again = transcriber.hear(halves)
+        again = transcriber.hear(in_halves(piece.samples))
         if any(suspicion(half.text, is_cut=half.is_cut) for half in again):
             text = without_loops(text)
         else:

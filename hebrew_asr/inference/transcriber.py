@@ -116,7 +116,7 @@ class Transcriber:
             batch_pieces: pieces decoded together.
 
         Raises:
-            UsageError: ``sound`` is no such thing, or the prompt has more than 10,000 characters.
+            UsageError: ``sound`` is no such thing, the prompt has more than 10,000 characters, or no piece is decoded.
             DataError: it cannot be decoded.
         """
         from hebrew_asr.inference.inputs import blocks_of_any

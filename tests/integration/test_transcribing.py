@@ -259,6 +259,19 @@ def test_previous_text_is_context_only_when_asked(said):
         assert model.contexts == expected
 
 
+@pytest.mark.parametrize("count", [0, -1])
+def test_no_pieces_at_a_time_are_refused(count):
+    with pytest.raises(UsageError, match=f"batch_pieces is {count}"):
+        Options(batch_pieces=count)
+
+
+@pytest.mark.timeout(10)
+def test_the_language_of_most_segments_is_found_in_no_time():
+    names = ["Hebrew", *(f"{number}" for number in range(60_000)), None, "Arabic", "Arabic"]
+    segments = tuple(Segment(0.0, 1.0, "שלום", name) for name in names)
+    assert Transcript(segments, 1.0).language == "Arabic" and Transcript(segments[:9], 1.0).language == "Hebrew"
+
+
 def test_a_prompt_that_takes_longer_than_the_sound_is_refused():
     assert Options("שם " * 3000).prompt
     with pytest.raises(UsageError, match="500,000 characters, and 10,000 at most"):
