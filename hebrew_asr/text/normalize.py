@@ -177,6 +177,12 @@ _SPACES = re.compile(r"\s+")
 
 def _ivrit(text: str) -> str:
     text = text.translate(_IVRIT_DELETED).lower()
-    text = _IVRIT_PARENTHESES.sub("", _IVRIT_TAGS.sub("", text))
+    text = _removed(_IVRIT_PARENTHESES, ")", _removed(_IVRIT_TAGS, ">]", text))
     text = unicodedata.normalize("NFKC", text).translate(_IVRIT_SYMBOLS).lower()
     return _SPACES.sub(" ", text)
+
+
+def _removed(pattern: re.Pattern[str], ends: str, text: str) -> str:
+    """Without what matches. Behind the last of the signs in which a match can end, each try would run to the end."""
+    end = max(map(text.rfind, ends)) + 1
+    return pattern.sub("", text[:end]) + text[end:]

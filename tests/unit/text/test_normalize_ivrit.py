@@ -111,3 +111,11 @@ def test_errors_of_2000_pairs_are_those_of_the_leaderboards_code(leaderboard: Ca
     clean = [[leaderboard(text) for text in texts] for texts in (references, hypotheses)]
     whole = count_errors(references, hypotheses, "ivrit")
     assert (whole.wer, whole.cer) == (jiwer.wer(*clean), jiwer.cer(*clean))
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("sign", "<[(")
+def test_signs_that_open_what_nothing_closes_take_no_time(leaderboard: Callable[[str], str], sign: str) -> None:
+    assert normalize(f"א{sign * 100_000}ב", "ivrit") == "א ב"
+    text = f"{sign}א>{sign}ב){sign}ג]{sign * 9}ד"
+    assert normalize(text, "ivrit") == leaderboard(text)
