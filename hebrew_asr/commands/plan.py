@@ -129,9 +129,11 @@ def _print_memory(plan: RunPlan) -> None:
 
 
 def _rows(phases: list[PhaseMemory]) -> dict[str, list[str]]:
+    kept = [_in_gib(phase.zero.kept) for phase in phases]
     return {
         "weights that train": [f"{phase.trainable:,}" for phase in phases],
         "weights": [_in_gib(phase.zero.weights) for phase in phases],
+        **({"weights that wait for backward": kept} if any(phase.zero.kept for phase in phases) else {}),
         "masters and moments": [_in_gib(phase.zero.optimizer) for phase in phases],
         "gradients": [_in_gib(phase.zero.gradients + phase.zero.step_gradients) for phase in phases],
         "communication buffers": [_in_gib(phase.zero.buckets + phase.zero.step_buckets) for phase in phases],

@@ -97,7 +97,14 @@ def build(
     elif flat and type(zero) is DeepSpeedZeroOptimizer:
         FlatZeRO2.convert(zero, compiled=compiled, seam=module.seam, kept_rows=module.kept_rows)
     elif flat and isinstance(zero, DeepSpeedZeroOptimizer_Stage3):
-        FlatZeRO3.convert(zero, module, overlaps=bool(engine.zero_overlap_comm()), compiled=compiled)
+        FlatZeRO3.convert(
+            zero,
+            module,
+            overlaps=bool(engine.zero_overlap_comm()),
+            most_together=engine.zero_prefetch_bucket_size(),
+            most_kept=engine.zero_max_live_parameters(),
+            compiled=compiled,
+        )
     elif isinstance(zero, FP16_UnfusedOptimizer):
         # It takes a step without gradients while it is built: at a rate of 0 that moves nothing, but it counts.
         inner_optimizer(engine).state.clear()

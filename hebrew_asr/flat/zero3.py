@@ -4,8 +4,9 @@
 one a rank, and lays a rank's shares of a param group end to end, with their masters. That stays. Its hooks on modules
 and weights go: they take the host longer than the device needs for a step. Weights are gathered by the pass, and
 gradients are reduced when a micro-batch is over (``gradients.py``); until then all of them are there in bf16. A part's
-weights are whole for as long as it runs, and the next one's are on their way: what ``stage3_prefetch_bucket_size``,
-``stage3_max_live_parameters``, ``stage3_max_reuse_distance``, ``stage3_param_persistence_threshold`` and
+weights are whole for as long as it runs, and the next one's are on their way; small parts that follow each other are
+one, as far as ``stage3_prefetch_bucket_size`` elements hold them. Up to ``stage3_max_live_parameters`` elements stay
+whole from forward to backward. What ``stage3_max_reuse_distance``, ``stage3_param_persistence_threshold`` and
 ``sub_group_size`` say changes nothing. A key that asks for more, such as ``offload_param``, leaves DeepSpeed's own.
 """
 
@@ -32,10 +33,18 @@ class FlatZeRO3(FlatGradients, DeepSpeedZeroOptimizer_Stage3):
     """``DeepSpeedZeroOptimizer_Stage3`` without hooks: the pass gathers weights, and has gradients when it is over."""
 
     @staticmethod
-    def convert(optimizer: Any, module: PackedASR, *, overlaps: bool, compiled: bool) -> None:
+    def convert(
+        optimizer: Any, module: PackedASR, *, overlaps: bool, most_together: int, most_kept: int, compiled: bool
+    ) -> None:
         """Turn a fresh ``DeepSpeedZeroOptimizer_Stage3``, built with ``KEYS``, into this.
 
-        ``module``: whose passes gather the weights from now on. ``overlaps``: DeepSpeed's ``overlap_comm``.
+        Args:
+            optimizer: the fresh one.
+            module: whose passes gather the weights from now on.
+            overlaps: DeepSpeed's ``overlap_comm``.
+            most_together: its ``stage3_prefetch_bucket_size``.
+            most_kept: its ``stage3_max_live_parameters``.
+            compiled: whether AdamW is.
         """
         optimizer.parameter_offload.destroy()
         for hook in (*optimizer._grad_acc_hooks, *optimizer._leaf_module_hooks):
@@ -52,6 +61,8 @@ class FlatZeRO3(FlatGradients, DeepSpeedZeroOptimizer_Stage3):
             {weight: weight.ds_tensor for weight in weights},
             {weight: weight.ds_shape for weight in weights},
             torch_dist.get_world_size(group),
+            most_together,
+            most_kept,
             partial(torch_dist.all_gather_into_tensor, group=group, async_op=True),
             _mark,
         )

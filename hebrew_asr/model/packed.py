@@ -101,8 +101,7 @@ class PackedASR(nn.Module):
         if self.sharded is None:
             return self.run(part, module, *inputs)
         # The gradient of an embedding is made of places alone.
-        kinds = {"stays": part is summed_loss, "rereads": part is not embed}
-        return self.sharded.run(self.run, part, module, *inputs, **kinds)
+        return self.sharded.run(self.run, part, module, *inputs, rereads=part is not embed)
 
     def run(self, part: Callable[..., Tensor], module: Any, *inputs: Any) -> Tensor:
         """As :meth:`call`, with the weights at hand; how that is done is for a subclass to say."""

@@ -268,7 +268,7 @@ def _moments(held: Footprint, zero: ZeroMemory, profile: Profile, batching: Batc
     beside = zero.step_gradients if batching.accumulation > 1 or is_cut else 0
     beside += 0 if at_the_end else zero.step_buckets
     return {
-        "forward and backward": zero.always + beside + _activations(held, profile),
+        "forward and backward": zero.always + zero.kept + beside + _activations(held, profile),
         "end of backward": zero.always + gradients + zero.step_gradients + zero.step_buckets,
         "optimizer step": zero.always + zero.step_gradients,
     }

@@ -15,8 +15,9 @@ N trainable weights on W ranks, in param groups of which each is padded to whole
   of gradients, 4 N/W, comes with the first reduction and goes after the step; a message is flattened and cast to fp32
   to be reduced. A parameter larger than the bucket (the embedding) is sent by itself.
 * ZeRO-3 in bf16 (``DeepSpeedZeroOptimizer_Stage3``, as :mod:`hebrew_asr.flat.zero3` changes it): weights 1/W of each
-  parameter; gradients as under ZeRO-2, but for the rows that stay; whole weights of the part at work, at most the
-  head's, with the buffers through which they come.
+  parameter; gradients as under ZeRO-2, but for the rows that stay; whole weights of what is at work, the head or parts
+  of ``stage3_prefetch_bucket_size`` elements together, with the buffers through which they and the next ones come; and
+  up to ``stage3_max_live_parameters`` elements from forward to backward.
 * ZeRO-3 in fp32, or with a key that leaves it DeepSpeed's own (``offload_optimizer``): weights 1/W of each parameter,
   small ones whole; masters and moments 12 N/W; the fp32 gradient partition 4 N/W and a bucket in the communication
   type, always there; whole weights for the modules at work, up to ``stage3_max_live_parameters``, and a prefetch
@@ -83,6 +84,8 @@ class ZeroMemory:
     """Communication buffers and casts from the first gradient of a backward pass to its end."""
     host: int
     """Host memory of one rank."""
+    kept: int = 0
+    """Whole weights that stay from forward to backward, which frees them one by one, as gradients come."""
 
     @property
     def always(self) -> int:
@@ -118,14 +121,15 @@ def _stage0(sizes: Sizes) -> ZeroMemory:
 
 
 def _flat(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
-    width, padded = width_of(profile), _padded(sizes, num_ranks)
-    weights, slices = sum(sizes.parameters) - sizes.trainable + padded, profile.zero_stage > 1
+    width, slices = width_of(profile), profile.zero_stage > 1
     if profile.zero_stage == 3:
         padded = num_ranks * sum(_shares([size for group in sizes.groups for size in group], num_ranks))
-        largest = max(sizes.parameters)
-        weights = sum(_shares(sizes.parameters, num_ranks))
-        # What is sent, what is received, and that as it is read.
-        weights += (2 * largest + -(-largest // num_ranks)) if num_ranks > 1 else 0
+        weights = sum(_shares(sizes.parameters, num_ranks)) + _gathered(profile, sizes, num_ranks)
+        kept = min(_most_live(profile), sum(sizes.parameters) - max(sizes.parameters)) if num_ranks > 1 else 0
+    else:
+        kept = 0
+        padded = _padded(sizes, num_ranks)
+        weights = sum(sizes.parameters) - sizes.trainable + padded
     bucket, buffers = _buckets(profile)
     return ZeroMemory(
         weights=width * weights,
@@ -137,7 +141,26 @@ def _flat(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
         buckets=0,
         step_buckets=FP32 * buffers * min(bucket, padded) if slices and num_ranks > 1 else 0,
         host=0,
+        kept=width * kept,
     )
+
+
+def _gathered(profile: Profile, sizes: Sizes, num_ranks: int) -> int:
+    """Elements of weights that are whole or on their way, and of this rank's shares that are sent."""
+    if num_ranks == 1:
+        return 0
+    in_all, largest = sum(sizes.parameters), max(sizes.parameters)
+    together = min(_prefetched(profile), in_all)
+    # What arrives is put in order, beside what is at work until then.
+    return max(2 * largest, min(3 * together, 2 * in_all)) + -(-max(largest, together) // num_ranks)
+
+
+def _prefetched(profile: Profile) -> int:
+    return int(profile.config.get("zero_optimization", {}).get("stage3_prefetch_bucket_size", _DEFAULT_PREFETCH))
+
+
+def _most_live(profile: Profile) -> int:
+    return int(profile.config.get("zero_optimization", {}).get("stage3_max_live_parameters", _DEFAULT_LIVE))
 
 
 def _stage2(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
@@ -176,9 +199,7 @@ def _stage3(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
     bucket = int(zero.get("reduce_bucket_size", _DEFAULT_BUCKET))
     shares = sum(_shares(sizes.parameters, num_ranks))
     whole = sum(size for size in sizes.parameters if size < threshold)
-    live = int(zero.get("stage3_max_live_parameters", _DEFAULT_LIVE))
-    prefetched = int(zero.get("stage3_prefetch_bucket_size", _DEFAULT_PREFETCH))
-    gathered = min(sum(sizes.parameters), max(live, max(sizes.parameters)) + prefetched)
+    gathered = min(sum(sizes.parameters), max(_most_live(profile), max(sizes.parameters)) + _prefetched(profile))
     partition = sum(_shares([size for group in sizes.groups for size in group], num_ranks))
     offloads = profile.offloads_optimizer
     message = max(min(bucket, sizes.trainable), sizes.largest)

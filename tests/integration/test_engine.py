@@ -41,12 +41,16 @@ MEAN_TOLERANCE = 1e-7
 """Seen: up to 3.1e-8. Weight decay left out shows as 1.5e-6."""
 STAGES = [(stage, bf16) for bf16 in (False, True) for stage in range(4)]
 COMPILED = ["1, compiled", "2, compiled"]
-POISONED = ["0, fp32", "0", "1", "2", *COMPILED]
+POISONED = ["0, fp32", "0", "1", "2", "3", *COMPILED]
 """ZeRO stages of runs in which a step's gradients are NaN."""
 
 
-BUCKETS = {"reduce_bucket_size": 5000, "overlap_comm": True}
-"""Of ZeRO-2: many of them, two at a time."""
+SECTIONS = {
+    2: {"reduce_bucket_size": 5000, "overlap_comm": True},
+    3: {"stage3_prefetch_bucket_size": 5_000, "stage3_max_live_parameters": 15_000},
+}
+"""Of ZeRO-2 many buckets, two at a time; of ZeRO-3 parts by themselves and together, of which some stay for backward.
+"""
 
 
 def name_of(stage: int, bf16: bool, offload: bool = False) -> str:
@@ -82,7 +86,7 @@ def run_cells(warm: WarmStart, task: Path, folder: Path, ranks: int, port: int) 
             "bf16": bf16,
             "micro": micro(stage, bf16),
             "phases": PHASES,
-            "zero": BUCKETS if stage == 2 else {},
+            "zero": SECTIONS.get(stage, {}),
         }
         for stage, bf16 in STAGES
     ]

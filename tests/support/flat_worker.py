@@ -62,9 +62,7 @@ class Weighted(nn.Module):
         if self.sharded is None:
             return weighted_sum(self, gradients)
         self.sharded.begin_pass()
-        return self.sharded.run(
-            lambda part, *given: part(*given), weighted_sum, self, gradients, stays=True, rereads=True
-        )
+        return self.sharded.run(lambda part, *given: part(*given), weighted_sum, self, gradients, rereads=True)
 
 
 def weighted_sum(module: nn.Module, gradients: dict[str, Tensor]) -> Tensor:

@@ -164,12 +164,26 @@ def test_several_gpus_have_zero2_which_takes_less_than_zero1(name):
     assert at_the_end[0] < at_the_end[1] - sizes.trainable, "with a slice and two buckets a byte a weight less"
 
 
+def test_weights_that_wait_for_backward_take_memory_only_while_it_has_not_come_to_them():
+    recipe, sizes, profile = load_recipe("round2"), PUBLISHED[HUB_IDS_1_7B[0]], profile_of("a100x8-40gb-zero3")
+    zero = profile.config["zero_optimization"]
+    batching, shape = derive_batching(profile, recipe, 8), MEASURED[0][3]
+    plans = []
+    for live in (0, 500_000_000):
+        section = {**zero, "stage3_max_live_parameters": live}
+        each = replace(profile, config={**profile.config, "zero_optimization": section})
+        plans.append(_phase_memory(sizes, recipe, recipe.phases[0], each, batching, shape))
+    assert plans[0].peak_at == plans[1].peak_at == "forward and backward"
+    assert plans[1].training - plans[0].training == plans[1].zero.kept == 2 * 500_000_000 and not plans[0].zero.kept
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_sharding_and_offload_take_memory_off_the_card(stage):
     sizes = Sizes([1_000_000, 400_000, 999], [[400_000], [999]])
     config = json.loads((PROFILES / "a100x8.json").read_text())
     profile = load_profile(PROFILES / "a100x8.json")
-    profile = replace(profile, config={**config, "zero_optimization": {"stage": stage, "reduce_bucket_size": 1000}})
+    zero = {"stage": stage, "reduce_bucket_size": 1000, "stage3_prefetch_bucket_size": 1000}
+    profile = replace(profile, config={**config, "zero_optimization": zero})
     one, eight = (zero_memory(profile, sizes, ranks) for ranks in (1, 8))
     assert one.optimizer == pytest.approx(12 * sizes.trainable, rel=1e-3)
     assert one.optimizer == pytest.approx(8 * eight.optimizer, rel=1e-3)

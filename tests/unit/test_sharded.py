@@ -73,7 +73,7 @@ def num_shared(module: nn.Module) -> int:
     return sum(-(-weight.numel() // 2) for weight in module.parameters())
 
 
-def shard(module: PackedASR) -> list[int]:
+def shard(module: PackedASR, most_together: int = 0, most_kept: int = 0) -> list[int]:
     """Returns what is sent from here on, in elements."""
     sent_lengths: list[int] = []
 
@@ -85,7 +85,7 @@ def shard(module: PackedASR) -> list[int]:
     shares = {weight: weight.detach().reshape(-1)[: -(-weight.numel() // 2)].clone() for weight in weights}
     shapes = {weight: weight.shape for weight in weights}
     mark = module.mark if isinstance(module, Watched) else lambda *_: None
-    module.sharded = ShardedWeights(shares, shapes, 2, all_gather, mark)
+    module.sharded = ShardedWeights(shares, shapes, 2, most_together, most_kept, all_gather, mark)
     return sent_lengths
 
 
@@ -109,10 +109,49 @@ def test_a_pass_has_what_it_needs_when_it_needs_it(one_of_two):
         assert all(torch.equal(found[name], expected[name]) for name in expected)
         assert all(needed == whole for needed, whole in module.seen), "other weights were whole beside a part's own"
         assert not module.whole and all(weight.isnan().all() for weight in module.parameters())
-        assert sum(sent) == forward + backward, f"pass {number}"
-        if number == 0:
-            first = [*sent]
-        assert sent == first, "ranks of which one is behind would not understand each other"
+        # That the head is the last part is known after the first pass.
+        assert sum(sent) == forward + backward + (0 if number else num_shared(module.asr.lm_head)), f"pass {number}"
+        if number == 1:
+            second = [*sent]
+        assert number < 2 or sent == second
+
+
+@pytest.mark.parametrize("most_together", [160_000, 1 << 40])
+def test_small_parts_that_follow_each_other_share_a_gathering(one_of_two, most_together):
+    module, given = one_of_two
+    loss, expected = gradients(module, given)
+    sent = shard(module, most_together)
+    gathered: list[list[int]] = []
+    for _ in range(3):
+        sent.clear()
+        module.seen.clear()
+        found_loss, found = gradients(module, given)
+        assert found_loss == loss and all(torch.equal(found[name], expected[name]) for name in expected)
+        for needed, whole in module.seen:
+            assert needed == whole or (needed < whole and sum(one.numel() for one in whole) <= most_together)
+        assert not module.whole
+        gathered.append([*sent])
+    each, together, again = gathered
+    assert len(together) < len(each) and sum(together) <= sum(each) and again == together
+
+
+def test_what_may_stay_whole_is_not_gathered_twice(one_of_two):
+    module, given = one_of_two
+    loss, expected = gradients(module, given)
+    model, head = module.asr.model, module.asr.lm_head
+    layers = model.language_model.layers
+    kept = {head.weight, *model.language_model.norm.parameters(), *layers[1:].parameters()}
+    lowest = nn.ModuleList([model.audio_tower.ln_post, model.multi_modal_projector, layers[0]])
+    sent = shard(module, most_kept=sum(weight.numel() for weight in kept))
+    for number in range(3):
+        sent.clear()
+        module.seen.clear()
+        found_loss, found = gradients(module, given)
+        assert found_loss == loss and all(torch.equal(found[name], expected[name]) for name in expected)
+        if number:
+            assert module.seen[-1][1] == kept
+            assert sum(sent) == num_shared(module) + num_shared(head) + num_shared(lowest)
+        assert not module.whole
 
 
 def test_what_an_eager_pass_keeps_for_backward_are_no_whole_weights(one_of_two):
