@@ -13,6 +13,8 @@ import pytest
 # Read when torch is imported, here and in every process that a test starts.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that spin for work hold up others' where a machine is shared
+# torch's compiler tries out what vectors a CPU has, in a dozen processes of its own; what is compiled here is small.
+os.environ["TORCHINDUCTOR_VEC_ISA_OK"] = "0"
 # Containers set it: then every process that a test starts compiles all that it imports, where that was never kept.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -168,6 +168,7 @@ def main(arguments: list[str]) -> int:
     task, specs = Path(arguments[0]), json.loads(arguments[1])
     ranks = dist.start("cpu")
     for spec in specs:
+        gc.freeze()  # DeepSpeed collects garbage all the time; the end of an engine took back what was set aside
         Path(spec["out"]).mkdir(parents=True, exist_ok=True)
         run(task, ranks, spec)
     dist.stop()

@@ -5,6 +5,7 @@ arguments: '[{"stage": 2, "micro_batches": 2, "zero": {"reduce_bucket_size": 10}
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -229,6 +230,7 @@ def main(arguments: list[str]) -> int:
     specs, *device = [part for part in arguments if not part.startswith("--local_rank")]
     ranks = dist.start(*(device or ["cpu"]))
     for spec in json.loads(specs):
+        gc.freeze()  # DeepSpeed collects garbage all the time; the end of an engine took back what was set aside
         run(ranks, spec)
     dist.stop()
     return 0

@@ -5,6 +5,7 @@ arguments: TASK '[{"out": DIR, "stage": 2, "bf16": false, "micro": 4, "sabotage"
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -221,6 +222,7 @@ def main(arguments: list[str]) -> int:
     task, specs = Path(arguments[0]), json.loads(arguments[1])
     ranks = dist.start("cpu")
     for spec in specs:
+        gc.freeze()  # DeepSpeed collects garbage all the time; the end of an engine took back what was set aside
         log = run(task, ranks, spec)
         Path(f"{spec['out']}-rank{ranks.rank}.json").write_text(json.dumps(log))
     dist.stop()
