@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -51,7 +51,8 @@ def atomic(path: str | Path) -> Generator[BinaryIO, None, None]:
             error.filename = str(path)
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that takes no change tells that of a file that is not there, too
+            temporary.unlink()
     sync_folder(path.parent)
 
 

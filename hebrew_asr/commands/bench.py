@@ -52,7 +52,7 @@ class Command(RankArguments):
     """Also profile one step of each into this folder: tables by kernel, and traces for chrome://tracing."""
 
     def run(self) -> int:
-        from hebrew_asr.commands.ours import refuse_overwriting
+        from hebrew_asr.commands.ours import make_folder, refuse_overwriting
         from hebrew_asr.errors import EnvironmentProblem, UsageError
         from hebrew_asr.files import temporary_folder, write_json
         from hebrew_asr.launching.command import stopped_at_once
@@ -70,6 +70,9 @@ class Command(RankArguments):
             raise EnvironmentProblem("--baseline runs Hugging Face's Trainer, which needs: pip install accelerate")
         if self.out:
             refuse_overwriting(Path(self.out), '"ceiling_tflops"')
+            make_folder(Path(self.out).parent)
+        if self.traces:
+            make_folder(Path(self.traces))
         parent = Path(tempfile.gettempdir())
         with temporary_folder("hebrew-asr-bench-", parent) as folder, stopped_at_once(resumes=False):
             folder.mkdir(mode=0o700)

@@ -45,7 +45,7 @@ class Command(RankArguments, DataArguments):
     """Also write the curve here, as JSON: the factor of the recipe's rates and the loss, by step."""
 
     def run(self) -> int:
-        from hebrew_asr.commands.ours import refuse_overwriting
+        from hebrew_asr.commands.ours import make_folder, refuse_overwriting
         from hebrew_asr.errors import UsageError
         from hebrew_asr.files import temporary_folder, write_json
         from hebrew_asr.launching.command import stopped_at_once
@@ -60,6 +60,7 @@ class Command(RankArguments, DataArguments):
             raise UsageError(f"--lowest {self.lowest:g} must be below --highest {self.highest:g}")
         if self.out:
             refuse_overwriting(Path(self.out), '"factors"')
+            make_folder(Path(self.out).parent)
         # On the disk that a run would be on: its room is checked as for a run.
         with temporary_folder(".lr-range-", Path.cwd()) as folder, stopped_at_once(resumes=False):
             folder.mkdir(mode=0o700)
@@ -68,9 +69,9 @@ class Command(RankArguments, DataArguments):
             if code:
                 return code
             values = json.loads(curve.read_text(encoding="utf-8"))
+        _print_curve(recipe, names.index(phase), lr_curve(**values))
         if self.out:
             write_json(Path(self.out), values)
-        _print_curve(recipe, names.index(phase), lr_curve(**values))
         return 0
 
     def _measure(self, phase: str, run: Path, out: Path) -> int:

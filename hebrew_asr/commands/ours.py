@@ -51,15 +51,17 @@ def refuse_overwriting(path: Path, mark: str) -> None:
 
 
 def refuse_if_taken(out: Path) -> None:
-    """Let a command make ``out`` where nothing is yet, or an empty folder.
+    """Let a command make ``out`` where nothing is yet, or an empty folder, and make the folders above it.
 
     Raises:
         UsageError: there is something else, or it is the folder that one is in, which would be another afterwards.
+        EnvironmentProblem: it cannot be made there.
     """
     if out.exists() and out.samefile("."):
         raise UsageError(f"--out {out} is the folder you are in, which cannot be replaced: name one inside it")
     if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError(f"{out} is there already and not empty; give --out another name, or remove it first")
+    make_folder(out.parent)
 
 
 def refuse_other_results(out: Path, of: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from hebrew_asr.data.manifest import write_manifest
 from hebrew_asr.errors import DataError, UsageError, exit_code_of
 from hebrew_asr.text.prompt import build_target
 from hebrew_asr.training.arguments import TrainArguments, as_argv
-from tests.support.disks import fill, small_disk
+from tests.support.disks import fill, remount, small_disk
 
 COMMANDS_DIR = Path(__file__).parents[2] / "hebrew_asr" / "commands"
 
@@ -273,6 +273,29 @@ def test_an_audit_that_could_not_be_written_is_not_begun(tmp_path, capsys):
         capsys.readouterr().err
         == f"error: cannot make the folder {tmp_path}/page.txt: File exists; give another place\n"
     )
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *("average run --out {}", "export model --out {}", "join first second --out {}"),
+        *("bench --ds cpu --out {}", "bench --ds cpu --traces {}", "lr-range --ds cpu --out {}"),
+    ],
+)
+def test_where_nothing_can_be_written_is_told_before_any_work(typed, tmp_path, capsys):
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        remount(disk, "ro")
+        assert main(typed.format(disk / "out").split()) == 4
+    told = capsys.readouterr().err
+    assert told.startswith("error: cannot ") and f" {disk}" in told and "give another place" in told, told
+
+
+def test_a_disk_that_takes_no_change_is_told_with_the_name_that_was_asked_for(tmp_path, capsys):
+    (tmp_path / "said.txt").write_text("שלום עולם\n")
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        remount(disk, "ro")
+        assert main(["score", *[str(tmp_path / "said.txt")] * 2, "--out", str(disk)]) == 4
+    assert capsys.readouterr().err.startswith(f"error: Read-only file system: {disk}/hypotheses.jsonl; give another")
 
 
 def test_options_survive_the_launcher():
