@@ -10,7 +10,7 @@ import sys
 import textwrap
 
 from hebrew_asr.cores import loading_modules
-from hebrew_asr.errors import EnvironmentProblem, HebrewASRError, exit_code_of, nearest
+from hebrew_asr.errors import EnvironmentProblem, HebrewASRError, exit_code_of, heard_again, nearest
 from hebrew_asr.files import disk_fault
 from hebrew_asr.streams import give_up_stdout, speak_utf8
 
@@ -53,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None:
         speak_utf8()
         argv = sys.argv[1:]
-    return exit_code_of(lambda: _printed(argv))
+    with heard_again():
+        return exit_code_of(lambda: _printed(argv))
 
 
 def _printed(argv: list[str]) -> int:

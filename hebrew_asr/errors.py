@@ -15,8 +15,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from typing import NoReturn, TextIO
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NoReturn, TextIO
 
 _MAX_SHOWN = 300
 STOP_SIGNALS = (
@@ -25,7 +25,7 @@ STOP_SIGNALS = (
 )
 """What people and terminals ask a run to stop by, and schedulers before the time is up (Slurm's --signal, Grid Engine's
 -notify, a limit of processor time)."""
-_KILLED_S, _LOOK_S = 1.0, 0.005
+_AGAIN_S, _KILLED_S, _LOOK_S = 0.1, 1.0, 0.005
 _ends = threading.Event()
 TERMINAL_FLUSH_S = 0.1
 """What is printed sooner after Ctrl-C may never be seen: a terminal that makes a signal of it throws away the output
@@ -150,6 +150,32 @@ def exit_code_of(run: Callable[[], int], quiet: Callable[[HebrewASRError], bool]
     except BrokenPipeError:  # the reader left, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def signal_of(interrupt: KeyboardInterrupt) -> signal.Signals:
+    """The signal that raised it: the one that it names, else Ctrl-C's."""
+    return signal.Signals(next(iter(interrupt.args), signal.SIGINT))
+
+
+@contextlib.contextmanager
+def heard_again() -> Iterator[None]:
+    """Python ignores what is raised in a ``__del__`` or a callback: a signal that raised there is sent again."""
+    tell, again = sys.unraisablehook, list[threading.Timer]()
+
+    def send_again(swallowed: Any) -> None:
+        if isinstance(swallowed.exc_value, KeyboardInterrupt):
+            again.append(threading.Timer(_AGAIN_S, os.kill, (os.getpid(), signal_of(swallowed.exc_value))))
+            again[-1].start()
+        else:
+            tell(swallowed)
+
+    try:
+        sys.unraisablehook = send_again
+        yield
+    finally:
+        sys.unraisablehook = tell
+        for timer in again:
+            timer.cancel()
 
 
 def exit_process(code: int) -> NoReturn:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hebrew_asr.errors import STOP_SIGNALS, EnvironmentProblem, Preempted
+from hebrew_asr.errors import STOP_SIGNALS, EnvironmentProblem, Preempted, heard_again, signal_of
 from hebrew_asr.launching.gpus import VISIBLE, visible_gpus
 from hebrew_asr.launching.job import Told
 from hebrew_asr.launching.place import collective_timeout_s
@@ -142,32 +142,19 @@ def stopped_at_once(*, resumes: bool = True) -> Iterator[None]:
     Raises:
         Preempted: there was one.
     """
-    tell, heard, again = sys.unraisablehook, list[int](), list[threading.Timer]()
+    heard = list[int]()
 
     def interrupt(number: int, _: object) -> NoReturn:
         heard.append(number)
-        raise KeyboardInterrupt(NAMES[signal.Signals(number)])  # which nobody takes for a fault of a file
-
-    def interrupt_again(swallowed: Any) -> None:
-        """Python ignores what is raised in a ``__del__`` or a callback, where the signal may have come."""
-        if isinstance(swallowed.exc_value, KeyboardInterrupt) and heard:
-            again.append(threading.Timer(_PACE_S, os.kill, (os.getpid(), heard[0])))
-            again[-1].start()
-        else:
-            tell(swallowed)
+        raise KeyboardInterrupt(heard[0])  # which nobody takes for a fault of a file
 
     try:
-        sys.unraisablehook = interrupt_again
-        with _caught(interrupt):
+        with _caught(interrupt), heard_again():
             yield
             if heard:
                 interrupt(heard[0], None)
     except KeyboardInterrupt as asked:
-        raise Preempted(nothing_to_save(str(asked), resumes=resumes)) from None
-    finally:
-        sys.unraisablehook = tell
-        for timer in again:
-            timer.cancel()
+        raise Preempted(nothing_to_save(NAMES[signal_of(asked)], resumes=resumes)) from None
 
 
 @contextlib.contextmanager

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ import pytest
 from hebrew_asr.cli import COMMANDS, main
 from hebrew_asr.commands.bench import Command as Benching
 from hebrew_asr.commands.export import Command as Exporting
+from hebrew_asr.commands.score import Command as Scoring
 from hebrew_asr.config.misplaced import refuse_recipe_keys
 from hebrew_asr.config.options import option_names, parse_options
 from hebrew_asr.data.clips import Clip
@@ -311,6 +315,23 @@ def test_a_reader_that_leaves_is_no_traceback():
     done = subprocess.run(["bash", "-c", script], input=lines, capture_output=True, text=True, check=False)
     assert done.stdout == "שלום\n"
     assert not done.stderr
+
+
+def test_ctrl_c_where_python_ignores_it_is_heard_again(monkeypatch, capsys):
+    """As in a ``__del__`` of a regular expression: average went on to its end."""
+
+    class Slow:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def decode(_):
+        Slow()
+        time.sleep(30)
+
+    started = time.monotonic()
+    monkeypatch.setattr(Scoring, "run", decode)
+    assert main(["score", "said.txt"]) == 130
+    assert time.monotonic() - started < 20 and capsys.readouterr().err == "interrupted\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
