@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from heapq import merge
 
@@ -80,18 +80,19 @@ def from_cues(cues: Iterable[Segment]) -> TimedText:
     before it starts, is a segment with a fault, behind the one that lasts at its start.
     """
     segments: list[Segment] = []
+    words: list[list[str]] = []  # of each: joined once, since one cue may lie under all others
     timeless: list[Segment] = []
     for cue in sorted(dict.fromkeys(cues), key=lambda cue: (cue.start_s, cue.end_s)):
         last = segments[-1] if segments else None
         if cue.end_s <= cue.start_s:
             timeless.append(cue)
-        elif last is None or cue.start_s >= last.end_s:
-            segments.append(cue)
-        elif cue.start_s >= last.end_s - OVERLAP_TOLERANCE_S and cue.end_s > last.end_s:
-            segments.append(Segment(last.end_s, cue.end_s, cue.text, cue.fault))
+        elif last is None or (cue.start_s >= last.end_s - OVERLAP_TOLERANCE_S and cue.end_s > last.end_s):
+            segments.append(cue if last is None else replace(cue, start_s=max(cue.start_s, last.end_s)))
+            words.append([cue.text])
         else:
-            text = f"{last.text} {cue.text}".strip()
-            segments[-1] = Segment(last.start_s, max(last.end_s, cue.end_s), text, last.fault or cue.fault)
+            segments[-1] = replace(last, end_s=max(last.end_s, cue.end_s), fault=last.fault or cue.fault)
+            words[-1].append(cue.text)
+    segments = [replace(part, text=" ".join(filter(None, said))) for part, said in zip(segments, words, strict=True)]
     return TimedText((*merge(segments, map(partial(_without_length, segments), timeless), key=_times),), None)
 
 

@@ -788,6 +788,13 @@ def test_what_a_folder_holds_but_cannot_be_read_is_told(tmp_path):
     assert "dana is a link to a folder" in told and "save them so" in told and "README is" not in told
 
 
+@pytest.mark.timeout(20)
+def test_a_cue_that_lies_under_all_others_takes_no_time():
+    cues = [Segment(0.0, 90_000.0, "כתוביות"), *(Segment(i, i + 1.0, "שלום לכולם " * 9) for i in range(50_000))]
+    (segment,) = from_cues(cues).segments
+    assert segment.end_s == 90_000.0 and len(segment.text) > 50_000 * 90
+
+
 def test_cues_that_overlap_become_one_segment():
     """No cut could part their words. What is rounding stays apart, and a cue without a length is in no clip."""
     cues = [
