@@ -18,6 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_ALIGNED = 128
+"""Elements between which weights begin in memory that they share: kernels read several at once, from even places only.
+"""
+
 
 @dataclass(eq=False)
 class _Unit:
@@ -48,7 +52,7 @@ class _Unit:
 
 @dataclass(eq=False)
 class _Part:
-    """What the first pass has shown of a part."""
+    """A part, as the passes so far have shown it."""
 
     unit: _Unit
     is_first: bool = True
@@ -215,11 +219,13 @@ class ShardedWeights:
         def end() -> None:
             work.wait()
             if unit.memory is None:
-                unit.memory = torch.empty_like(received)
-                flats = unit.memory.split([num_ranks * size for size in sizes])
+                starts = [0, *accumulate(-(-num_ranks * size // _ALIGNED) * _ALIGNED for size in sizes)]
+                unit.memory = received.new_empty(starts.pop())
+                placed = zip(starts, sizes, strict=True)
+                flats = [unit.memory.narrow(0, start, num_ranks * size) for start, size in placed]
                 unit.padded = [flat.view(num_ranks, -1) for flat in flats]
-                unit.wholes = _cut(list(flats), unit.stand_ins)
-            unit.memory.untyped_storage().resize_(received.nbytes)
+                unit.wholes = _cut(flats, unit.stand_ins)
+            unit.memory.untyped_storage().resize_(unit.memory.nbytes)
             torch.split_with_sizes_copy(received.view(num_ranks, -1), sizes, dim=1, out=unit.padded)
 
         return end

@@ -81,12 +81,15 @@ def shard(module: PackedASR, most_together: int = 0, most_kept: int = 0) -> list
         sent_lengths.append(len(sent))
         return SimpleNamespace(wait=lambda: received.copy_(torch.cat([sent, sent])))  # nothing is there before
 
+    mark = module.mark if isinstance(module, Watched) else lambda *_: None
+    module.sharded = halves(module, all_gather, mark, most_together, most_kept)
+    return sent_lengths
+
+
+def halves(module: nn.Module, all_gather: Callable, mark: Callable, *most: int) -> ShardedWeights:
     weights = list(module.parameters())
     shares = {weight: weight.detach().reshape(-1)[: -(-weight.numel() // 2)].clone() for weight in weights}
-    shapes = {weight: weight.shape for weight in weights}
-    mark = module.mark if isinstance(module, Watched) else lambda *_: None
-    module.sharded = ShardedWeights(shares, shapes, 2, most_together, most_kept, all_gather, mark)
-    return sent_lengths
+    return ShardedWeights(shares, {weight: weight.shape for weight in weights}, 2, *most, all_gather, mark)
 
 
 def test_a_pass_has_what_it_needs_when_it_needs_it(one_of_two):
@@ -152,6 +155,20 @@ def test_what_may_stay_whole_is_not_gathered_twice(one_of_two):
             assert module.seen[-1][1] == kept
             assert sum(sent) == num_shared(module) + num_shared(head) + num_shared(lowest)
         assert not module.whole
+
+
+def test_weights_begin_where_kernels_read_several_elements_at_once():
+    layer = nn.Linear(3, 3)
+    waits = SimpleNamespace(wait=lambda: None)
+    sharded = halves(layer, lambda *_: waits, lambda *_: None, 0, 0)
+    seen: list[int] = []
+
+    def note(part: nn.Module, value: Tensor) -> Tensor:
+        seen.extend(weight.data_ptr() % 64 for weight in part.parameters())
+        return part(value)
+
+    sharded.run(lambda part, *given: part(*given), note, layer, torch.zeros(1, 3), rereads=True)
+    assert seen == [0, 0]
 
 
 def test_what_an_eager_pass_keeps_for_backward_are_no_whole_weights(one_of_two):
