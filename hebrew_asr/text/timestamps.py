@@ -77,12 +77,12 @@ def from_cues(cues: Iterable[Segment]) -> TimedText:
 
     Where cues overlap by more than rounding, no cut parts their words: they become one segment, in order of their
     starts. A cue that was listed before, word for word at the same time, is left out. One that has no length, or ends
-    before it starts, is a segment with a fault, behind the one that lasts at its start.
+    before it starts, is a segment with a fault, behind the one that lasts at its start; so is one of a time before 0.
     """
     segments: list[Segment] = []
     words: list[list[str]] = []  # of each: joined once, since one cue may lie under all others
     timeless: list[Segment] = []
-    for cue in sorted(dict.fromkeys(cues), key=lambda cue: (cue.start_s, cue.end_s)):
+    for cue in sorted(map(_in_recording, dict.fromkeys(cues)), key=_times):
         last = segments[-1] if segments else None
         if cue.end_s <= cue.start_s:
             timeless.append(cue)
@@ -96,6 +96,11 @@ def from_cues(cues: Iterable[Segment]) -> TimedText:
     return TimedText((*merge(segments, map(partial(_without_length, segments), timeless), key=_times),), None)
 
 
+def _in_recording(cue: Segment) -> Segment:
+    fault = cue.fault or ("begins before the recording" if cue.start_s < -OVERLAP_TOLERANCE_S else "")
+    return cue if cue.start_s >= 0 else replace(cue, start_s=0.0, end_s=max(cue.end_s, 0.0), fault=fault)
+
+
 def _times(segment: Segment) -> tuple[float, float]:
     return segment.start_s, segment.end_s
 
@@ -104,7 +109,7 @@ def _without_length(segments: list[Segment], cue: Segment) -> Segment:
     """A faulty segment of no length, where none of ``segments`` is cut by it."""
     before = bisect_left(segments, cue.start_s, key=lambda segment: segment.start_s) - 1
     at_s = max(cue.start_s, segments[before].end_s) if before >= 0 else cue.start_s
-    fault = "has no length" if cue.end_s == cue.start_s else "ends before it starts"
+    fault = cue.fault or ("has no length" if cue.end_s == cue.start_s else "ends before it starts")
     return Segment(at_s, at_s, cue.text, fault)
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hebrew_asr.corpus.preparation.recut import recut
 from hebrew_asr.errors import DataError
 from hebrew_asr.sources import Row, open_source
 from hebrew_asr.sources.subtitles import parse_subtitles
@@ -822,6 +823,7 @@ def test_cues_that_overlap_become_one_segment():
         (Segment(0, 0, "ד"), 0, "has no length"),
         (Segment(2, 2, "ד"), 2, "has no length"),
         (Segment(5, 3, "ד"), 6, "ends before it starts"),
+        (Segment(-3, -1, "ד"), 0, "begins before the recording"),
     ],
 )
 def test_a_cue_without_a_length_leaves_the_cue_around_it(faulty, at_s, fault):
@@ -832,6 +834,16 @@ def test_a_cue_without_a_length_leaves_the_cue_around_it(faulty, at_s, fault):
     assert Segment(at_s, at_s, "ד", fault) in found
     times = [time for segment in found for time in (segment.start_s, segment.end_s)]
     assert times == sorted(times)
+
+
+def test_a_cue_that_begins_before_its_recording_has_none_of_its_sound():
+    """A TextGrid's times may begin anywhere; sound was cut from the recording's end, as Python counts."""
+    found = from_cues([Segment(-9, -5, "א"), Segment(-5, 2, "ב"), Segment(2, 4, "ג"), Segment(4, 6, "ד")])
+    assert found.segments[-2:] == (Segment(2, 4, "ג"), Segment(4, 6, "ד"))
+    assert {part.fault for part in found.segments[:-2]} == {"begins before the recording"}
+    cuts, unused = recut(found, 6.0, min_s=1.0, max_s=15.0)
+    assert [(cut.start_s, cut.end_s, cut.text) for cut in cuts] == [(2.0, 6.0, "ג ד")] and len(unused) == 2
+    assert from_cues([Segment(-0.02, 1, "א")]).segments == (Segment(0.0, 1, "א"),)  # a rounded zero
 
 
 @pytest.mark.parametrize("written", ["NaN", "Infinity", "null", '"x"', "1e999"])
