@@ -67,10 +67,9 @@ def recut(timed: TimedText, duration_s: float, *, min_s: float, max_s: float) ->
 
 def _best_runs(segments: Sequence[Segment], end_s: float, min_s: float, max_s: float) -> list[tuple[int, int]]:
     """Ranges of segments to join, by dynamic programming over (dropped seconds, number of clips)."""
-    best: list[tuple[float, int, list[tuple[int, int]]]] = [(0.0, 0, [])]
+    best: list[tuple[float, int, int]] = [(0.0, 0, 0)]  # and where the run begins that a segment ends, or behind it
     for last, segment in enumerate(segments):
-        dropped_s, clips, runs = best[last]
-        choice = (dropped_s + segment.end_s - segment.start_s, clips, runs)
+        choice = (best[last][0] + segment.end_s - segment.start_s, best[last][1], last + 1)
         for first in range(last, -1, -1):
             if segments[first].fault:
                 break
@@ -80,12 +79,16 @@ def _best_runs(segments: Sequence[Segment], end_s: float, min_s: float, max_s: f
                 break
             cut = _cut(segments, first, last, end_s, max_s)
             if cut.end_s - cut.start_s >= min_s:
-                dropped_s, clips, runs = best[first]
-                # Rounded, so that sums in another order do not decide.
-                if (round(dropped_s, 3), clips + 1) < (round(choice[0], 3), choice[1]):
-                    choice = (dropped_s, clips + 1, [*runs, (first, last)])
+                dropped_s, clips, _ = best[first]
+                if (round(dropped_s, 3), clips + 1) < (round(choice[0], 3), choice[1]):  # in any order of the sums
+                    choice = (dropped_s, clips + 1, first)
         best.append(choice)
-    return best[-1][2]
+    runs, end = [], len(segments)
+    while end:
+        first, last = best[end][2], end - 1
+        runs += [(first, last)] if first <= last else []
+        end = min(first, last)
+    return runs[::-1]
 
 
 def _cut(segments: Sequence[Segment], first: int, last: int, end_s: float, max_s: float) -> Cut:

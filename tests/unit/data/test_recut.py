@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -134,3 +135,12 @@ def test_recut_properties(recording, bounds):
                 assert segment.end_s <= cut.start_s + 1e-9 or segment.start_s >= cut.end_s - 1e-9
         spans = [by_text[text] for text in inside]
         assert all(after.start_s - before.end_s <= LONGEST_PAUSE_S for before, after in pairwise(spans))
+
+
+def test_the_memory_of_a_cut_grows_as_its_recording_does():
+    segments = tuple(Segment(4.0 * i, 4.0 * i + 3, "א") for i in range(6_000))
+    tracemalloc.start()
+    cuts, unused = recut(TimedText(segments, None), 24_000.0, min_s=1.0, max_s=15.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(cuts) == 1_500 and not unused and peak < 16 << 20
