@@ -128,7 +128,9 @@ def print_table(table: Table) -> None:
 
     console = Console(markup=False, emoji=False)  # a run may be called exp[v2]
     if Measurement.get(console, console.options.update(width=10_000), table).minimum <= console.width:
-        console.print(table)
+        with console.capture() as shown:  # rich itself ends the process with code 1 where the reader left
+            console.print(table)
+        print(shown.get(), end="")
         return
     if table.title:
         print(f"{table.title}\n")

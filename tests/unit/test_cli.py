@@ -317,6 +317,12 @@ def test_a_reader_that_leaves_is_no_traceback():
     assert not done.stderr
 
 
+def test_a_reader_that_leaves_a_table_gives_the_same_code():
+    script = f"{sys.executable} -m hebrew_asr plan --ds a100x8 | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_ctrl_c_where_python_ignores_it_is_heard_again(monkeypatch, capsys):
     """As in a ``__del__`` of a regular expression: average went on to its end."""
 
