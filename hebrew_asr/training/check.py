@@ -133,11 +133,14 @@ def _refuse_long_clips(train_clips: Clips, recipe: Recipe) -> None:
 def _refuse_foreign(folder: Path) -> None:
     """Refuse a folder with a run's file names and neither recipe nor checkpoints: its files are somebody else's.
 
-    And one where a folder has the name of a run's file, or the other way around.
+    And a model's folder, a set's and that of a run's checkpoints; and one where a folder has the name of a run's file,
+    or the other way around.
     """
     files = ("metrics.jsonl", "summary.json", "run.json", "deepspeed.json", "report.html")
     folders = ("final", "samples")
+    other_makings = ("config.json", "train.jsonl", "step-*")
     found = [name for name in (*folders, *files) if os.path.lexists(folder / name)]
+    found += [path.name for name in other_makings for path in sorted(folder.glob(name))[:1]]
     is_run = (folder / "recipe.json").is_file() or any(folder.glob("checkpoints/step-*"))
     if found and not is_run:
         raise UsageError(

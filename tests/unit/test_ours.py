@@ -204,7 +204,11 @@ def test_preparation_removes_only_its_own_clips(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "theirs", ["final/tenth take.wav", "metrics.jsonl", "report.html", "samples/step-0-sample.jsonl"]
+    "theirs",
+    [
+        *("final/tenth take.wav", "metrics.jsonl", "report.html", "samples/step-0-sample.jsonl"),
+        *("config.json", "train.jsonl", "step-000500/state.json"),  # a model, a set, a run's checkpoints
+    ],
 )
 def test_training_does_not_move_into_a_folder_of_others(theirs, tmp_path):
     fill(tmp_path / "mine", theirs)
