@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ class BaseModel:
     """Which weights and tokens a run starts from, and keeps where they are frozen."""
 
     path: str
+    """Absolute where it is a folder, else the hub id."""
     hub_commit: str | None
     """Commit of the hub's snapshot; None for a folder of the user's own."""
     weights: str
@@ -34,7 +36,8 @@ class BaseModel:
 
         rounded = _weights(asr, torch.bfloat16)
         exact = _weights(asr, None) if any(p.dtype != torch.bfloat16 for p in asr.parameters()) else rounded
-        return cls(path, hub_commit(path), rounded, exact, digest(sorted(tokenizer.get_vocab().items())))
+        place = str(Path(path).absolute()) if Path(path).is_dir() else path
+        return cls(place, hub_commit(path), rounded, exact, digest(sorted(tokenizer.get_vocab().items())))
 
     def __str__(self) -> str:
         return self.path + (f" at commit {self.hub_commit[:12]}" if self.hub_commit else "")

@@ -115,8 +115,7 @@ def _base_of(run_folder: Path, checkpoints: Sequence[Checkpoint]) -> tuple[Any, 
     if values is None:
         raise CheckpointError(f"{run_folder} has no recipe.json that can be read, and {last.path} names no model")
     recipe = recipe_from_dict(values, str(run_folder / "recipe.json"))
-    if not Path(recipe.model.path).is_dir() and (run_folder / "base").is_dir():  # a run of the demo that was moved
-        recipe = replace(recipe, model=replace(recipe.model, path=str(run_folder / "base")))
+    recipe = replace(recipe, model=replace(recipe.model, path=_place_of(recipe.model.path, run_folder, last)))
     tokenizer = load_tokenizer(recipe.model.path)
     dtype = torch.bfloat16 if last.values.get("precision") == "bf16" else torch.float32
     asr = load_model(recipe.model, seed=recipe.seed, dtype=dtype)
@@ -126,3 +125,17 @@ def _base_of(run_folder: Path, checkpoints: Sequence[Checkpoint]) -> tuple[Any, 
         if written and (other := base.differs_from(BaseModel(**written))):
             raise CheckpointError(f"{checkpoint.path} was trained on another model than {base}: other {other}")
     return asr, tokenizer
+
+
+def _place_of(path: str, run_folder: Path, last: Checkpoint) -> str:
+    """Where the base model is that a recipe calls ``path``, which may count from another folder than this one."""
+    written = last.values.get("base_model")
+    if Path(path).is_dir() or not written or written["hub_commit"] is not None:
+        return path
+    places = (run_folder / "base", Path(written["path"]))  # of a run of the demo that was moved; as training found it
+    if (there := next((place for place in places if place.is_dir()), None)) is None:
+        raise CheckpointError(
+            f"{last.path} was trained from a model in the folder {written['path']}, which is not here: bring it back, "
+            "or go to the folder in which training was started"
+        )
+    return str(there)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def model_folder(model: str) -> str:
     """``model`` itself, the ``final/`` of the run that it is the folder of, or the ``hf/`` of the export.
 
     Raises:
-        CheckpointError: it is a run that has no ``final/`` yet.
+        CheckpointError: it is a run that has no ``final/`` yet, or a checkpoint.
     """
     folder = Path(model)
     if not folder.is_dir() or (folder / "config.json").exists():
@@ -85,6 +86,11 @@ def model_folder(model: str) -> str:
 
     if (inside := next((folder / name for name in ("final", HF) if (folder / name).is_dir()), None)) is not None:
         return str(inside)
+    if (folder / "COMPLETE.json").exists():
+        raise CheckpointError(
+            f"{model} is a checkpoint, which holds what trained and nothing else: `hebrew-asr export "
+            f"{shlex.quote(model)} --out DIR` makes a model of it"
+        )
     if (folder / "recipe.json").exists():
         raise CheckpointError(
             f"{model} is a run without a final/ in it: training has not ended; wait, resume it, or export one of "

@@ -30,6 +30,7 @@ from hebrew_asr.pages.document import asset
 from hebrew_asr.report.page import write_report
 from tests.support.engine_worker import present_tokens
 from tests.support.tiny_task import (
+    NO_EVALUATION,
     ROOT,
     events,
     final_weights,
@@ -217,8 +218,8 @@ def test_a_run_is_averaged_where_it_was_moved_with_its_base_model(task, whole_ru
     moved, aside = shutil.copytree(whole_run, tmp_path / "moved"), task / "aside"
     (task / "base").rename(aside)
     try:
-        assert main(["average", str(moved), "--out", str(tmp_path / "no")]) == 2
-        assert f"model {task / 'base'}: there is no such folder" in capfd.readouterr().err
+        assert main(["average", str(moved), "--out", str(tmp_path / "no")]) == 5
+        assert f"trained from a model in the folder {task / 'base'}, which is not here" in capfd.readouterr().err
         other = shutil.copytree(aside, moved / "base")
         assert main(["average", str(moved), "--out", str(tmp_path / "mean")]) == 0
         weights = load_file(other / "model.safetensors")
@@ -228,6 +229,18 @@ def test_a_run_is_averaged_where_it_was_moved_with_its_base_model(task, whole_ru
         assert f"was trained on another model than {moved / 'base'}: other weights" in capfd.readouterr().err
     finally:
         aside.rename(task / "base")
+
+
+def test_a_run_of_a_relative_base_is_averaged_from_any_folder(task, warm, tmp_path, monkeypatch):
+    """The recipe's path counts from the folder in which training was started; the checkpoints know the whole one."""
+    run, changes = tmp_path / "run", ["checkpoints.every_steps=1", "max_steps=2", *NO_EVALUATION]
+    relative = os.path.relpath(task / "base")
+    done = warm.finish(train_arguments(task, run, *changes, f"model.path={relative}"), ranks=2, port=free_port())
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((run / "recipe.json").read_text())["model"]["path"] == relative
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["average", str(run), "--out", "mean"]) == 0
 
 
 def command(warm: WarmStart, *arguments: str) -> subprocess.CompletedProcess:

@@ -387,6 +387,12 @@ def test_run_folder_stands_for_its_final_and_that_of_an_export_for_its_hf(tmp_pa
     (tmp_path / "recipe.json").write_text('{"data": {"max_duration_s": 12}}')
     with pytest.raises(CheckpointError, match="without a final"):
         model_folder(str(tmp_path))
+    (tmp_path / "checkpoints" / "step-000004").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-000004" / "COMPLETE.json").touch()
+    with pytest.raises(
+        CheckpointError, match=r"step-000004 is a checkpoint, .*: `hebrew-asr export .*step-000004 --out"
+    ):
+        model_folder(str(tmp_path / "checkpoints" / "step-000004"))
     (tmp_path / "final").mkdir()
     assert model_folder(str(tmp_path)) == str(tmp_path / "final")
     (tmp_path / "run.json").write_text('{"train_clips": 1000, "train_hours": 1}')
