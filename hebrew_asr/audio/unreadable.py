@@ -12,6 +12,7 @@ _KINDS = tuple(
     for begins, what in (
         (rb"\x1f\x8b|BZh\d|\xfd7zXZ|PK\x03\x04|Rar!\x1a|7z\xbc\xaf", "it is packed: unpack it"),
         (rb"version https://git-lfs", "it is Git LFS' pointer to the file: `git lfs pull` fetches that"),
+        (rb"\s*\{\s*\"audio", "it is a list of recordings, which `hebrew-asr eval --data` reads"),
         (rb"\s*(?:<!doctype|<html|<\?xml|\{\s*\")", "it is a page or an answer of a server: download the file again"),
         (rb"%PDF|\x89PNG|\xff\xd8\xff|GIF8", "it is a document or a picture"),
         (rb"(?:data:[\w/;=-]+,)?[A-Za-z0-9+/\r\n]{512}", "it is written in base64: `base64 -d` turns it into the file"),

@@ -812,6 +812,7 @@ def test_what_a_file_is_instead_of_sound_is_told():
         (gzip.compress(flac), "unpack it"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
         (b'{"error": "not found"}\n', "download the file again"),
+        (b'{"audio": "clips/a.flac", "text": ""}\n', "eval --data"),
         (b"\n<!DOCTYPE html>\n<title>404</title>" * 20, "download the file again"),
         (b"\x89PNG\r\n\x1a\n" + bytes(5_000), "a picture"),
         (bytes(len(flac)), "begins with zeros"),
