@@ -28,7 +28,10 @@ _TARGET_RMS = 0.1
 _MAX_GAIN = 300.0
 """About 50 dB. The model misses speech below some -40 dB of full scale, and finds no voice in noise, however loud."""
 _MEMORY_FRAMES = 10 * SAMPLE_RATE_HZ // FRAME
+_UPDATED = 8
+"""Frames between two looks at all that is remembered."""
 _LOUD = 0.95
+_OFFSET_SHARE = 0.5
 _LOADING = threading.Lock()
 _SILENT_SHARE = 1e-3
 """60 dB below the loud parts there is no speech, though the model hears on for a tenth of a second."""
@@ -42,7 +45,8 @@ class SpeechDetector:
         self._state = [np.zeros((1, 1, 128), np.float32)] * 2
         self._rest = np.zeros(0, np.float32)
         self._levels: deque[float] = deque(maxlen=_MEMORY_FRAMES)
-        self._gain, self._loud, self._frames = 1.0, 0.0, 0
+        self._moments: deque[tuple[float, float]] = deque(maxlen=_MEMORY_FRAMES)
+        self._gain, self._loud, self._offset, self._frames = 1.0, 0.0, 0.0, 0
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """Probabilities of the frames that are complete now.
@@ -57,6 +61,7 @@ class SpeechDetector:
         whole = len(joined) // FRAME * FRAME
         self._rest = joined[whole:]
         frames = joined[:whole].reshape(-1, FRAME)
+        frames = frames - self._offsets(frames)[:, None]
         levels = np.sqrt(np.square(frames).mean(1))
         gains, loud = self._follow(levels.tolist())
         probabilities = self._probabilities(np.clip(frames * gains[:, None], -1.0, 1.0))
@@ -77,12 +82,27 @@ class SpeechDetector:
             found.append(probabilities.reshape(-1))
         return np.concatenate(found)
 
+    def _offsets(self, frames: np.ndarray) -> np.ndarray:
+        """By how much the 10 s that end with each frame lie beside zero, where that is much beside their sound.
+
+        Some recorders add a constant, which is no sound, but would be the loudest part of a quiet recording.
+        """
+        offsets = np.empty(len(frames), np.float32)
+        moments = zip(frames.mean(1).tolist(), np.square(frames).mean(1).tolist(), strict=True)
+        for number, moment in enumerate(moments):
+            self._moments.append(moment)
+            if (self._frames + number) % _UPDATED == 0:
+                mean, square = (sum(part) / len(self._moments) for part in zip(*self._moments, strict=True))
+                self._offset = mean if mean * mean > _OFFSET_SHARE**2 * (square - mean * mean) else 0.0
+            offsets[number] = self._offset
+        return offsets
+
     def _follow(self, levels: list[float]) -> tuple[np.ndarray, np.ndarray]:
         """The gain of each frame, and the level of the loud parts of the 10 s that end with it, or up to 7 before."""
         gains, louds = np.empty(len(levels), np.float32), np.empty(len(levels), np.float32)
         for number, level in enumerate(levels):
             self._levels.append(level)
-            if self._frames % 8 == 0:
+            if self._frames % _UPDATED == 0:
                 self._loud = _upper(self._levels)
                 self._gain = min(max(_TARGET_RMS / max(self._loud, 1e-9), 1.0), _MAX_GAIN)
             self._frames += 1

@@ -133,6 +133,16 @@ def test_speech_is_found_alike_in_blocks_of_any_length(said, monkeypatch):
         np.testing.assert_allclose(np.concatenate([*found, detector.close()]), whole, atol=1e-4)
 
 
+@pytest.mark.parametrize("offset", [0.3, -0.02])
+def test_quiet_speech_is_found_beside_zero(said, offset):
+    """Cheap recorders add a constant, which was taken for the loudest sound of all."""
+    recording = np.concatenate([part for clip in said[:4] for part in (silence(2), clip)])
+    quiet = recording * np.float32(0.003 / np.abs(recording).max())
+    times = [[(piece.start_s, piece.end_s) for piece in pieces_of(sound)] for sound in (quiet, quiet + offset)]
+    assert len(times[0]) == 4
+    np.testing.assert_allclose(times[1], times[0], atol=0.1)
+
+
 def test_what_is_no_speech_gives_no_piece():
     rng, t = np.random.default_rng(0), np.arange(20 * RATE) / RATE
     notes = 220 * 2 ** ((np.floor(t * 4) * 5 % 12) / 12)
