@@ -31,6 +31,7 @@ from hebrew_asr.text.reading import read_text
 LISTING_NAMES = ("clips.jsonl", "metadata.jsonl", "metadata.csv", "metadata.tsv")
 _SPLITS = ("train", "test", "testing", "dev", "val", "valid", "validation", "eval")
 _COMMON_VOICE = ("validated.tsv", "train.tsv")
+_SUBTITLES = (".ass", ".ssa", ".lrc", ".ttml", ".dfxp", ".sub", ".smi")
 _OFFICE = (".xlsx", ".xls", ".ods", ".docx", ".doc", ".odt", ".rtf", ".pdf")
 _LONGEST_PATH = 4096
 _NAMED_SHARE = 0.02
@@ -239,6 +240,8 @@ def _pairs(folder: Path, files: list[Path], listings: list[Path]) -> _Found:
     notes += [f"passed over: {', '.join(kinds)}"] if kinds else []
     if any(other[suffix] > 0 for suffix in _OFFICE):
         notes.append("tables are read as csv, tsv or JSON, and texts as txt: save them so")
+    if any(other[suffix] > 0 for suffix in _SUBTITLES):
+        notes.append("subtitles are read as srt, vtt or sbv: `ffmpeg -i NAME.ass NAME.srt` converts most others")
     notes += [
         f"{path.name} is a link to a folder that was copied as a text: copy the folder itself, or link it anew"
         for path in files

@@ -26,10 +26,11 @@ _TIMED: dict[str, Callable[[str], list[Segment]]] = {
     ".eaf": parse_elan,
     ".srt": parse_subtitles,
     ".vtt": parse_subtitles,
+    ".sbv": parse_subtitles,
     ".json": parse_json,
     ".tsv": parse_table,
 }
-TEXT_SUFFIXES = (".textgrid", ".eaf", ".srt", ".vtt", ".txt", ".lab", ".json", ".tsv")
+TEXT_SUFFIXES = (".textgrid", ".eaf", ".srt", ".vtt", ".sbv", ".txt", ".lab", ".json", ".tsv")
 """In order of preference, where a recording has several: times are worth more than none."""
 _ONLY_BESIDE = (".json", ".tsv")
 """Texts only where a recording has their name: else they may be anything."""

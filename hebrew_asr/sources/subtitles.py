@@ -1,6 +1,6 @@
-"""Subtitles, SRT and WebVTT, as the times of a long recording's words.
+"""Subtitles, SRT, WebVTT and YouTube's SBV, as the times of a long recording's words.
 
-Both are blocks with a line of two times, so one reader serves both, and what is neither: times without hours, a full
+All are blocks with a line of two times, so one reader serves them, and what is none: times without hours, a full
 stop in an SRT, a comma in a WebVTT. Libraries read one of them each, strictly, and leave markup in the text.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from hebrew_asr.text.timestamps import Segment
 
 _TIME = r"(?:(\d+):)?(\d{1,3}):(\d{1,2})(?:(?:[.,]|:(?=\d{3}))(\d{1,3}))?"  # fewer digits after a colon count frames
-_TIMES = re.compile(rf"^{_TIME}\s*-+>\s*{_TIME}(?:\s.*)?$")
+_TIMES = re.compile(rf"^{_TIME}(?:\s*-+>\s*|(?<=\.\d{{3}}),(?=[\d:]+\.\d{{3}}$)){_TIME}(?:\s.*)?$")  # SBV: a comma
 _TIMELIKE = re.compile(r"-->|^[^\w<]*\d+:\d+(?::\d+\b|[.,]\d+\W)")
 _NOTES = re.compile(r"(?:\A|(?<=\n\n))(?:NOTE|STYLE|REGION)(?:[ \t].*)?(?:\n.+)*")
 _BLANK = re.compile(r"\n(?:[^\S\n]*\n)+")
@@ -26,7 +26,7 @@ _NO_SPEECH = re.compile(r"\[[^\[\]]*\]|\([^()]*\)|[♪♫#][^♪♫#]*[♪♫#]|
 
 
 def parse_subtitles(text: str) -> list[Segment]:
-    """The cues of an SRT or WebVTT file in the order of the file, without markup; empty ones are left out.
+    """The cues of an SRT, WebVTT or SBV file in the order of the file, without markup; empty ones are left out.
 
     A cue that is all sound description, ``[מוזיקה]`` or ``♪``, is a segment with a fault: it is heard but not said.
 

@@ -622,6 +622,20 @@ def test_subtitles_as_they_are(text):
     assert [cue.start_s for cue in cues if cue.fault == "not speech"] == [5.0]
 
 
+def test_subtitles_of_youtube_studio_are_read_and_those_that_are_not_are_told(tmp_path):
+    files(tmp_path, "a.wav", "b.wav")
+    write(
+        tmp_path / "a.sbv", "0:00:00.500,0:00:02.000\nשלום לכם,\nמה שלומכם\n\n0:00:02.000,1:00:03.250\nב-10:30,11:30\n"
+    )
+    write(tmp_path / "b.ass", "[Events]\nDialogue: 0,0:00:00.00,0:00:01.00,Default,,0,0,0,,שלום\n")
+    read, other = rows_of(tmp_path)
+    assert read.timing and read.timing.segments == (
+        Segment(0.5, 2.0, "שלום לכם, מה שלומכם"),
+        Segment(2.0, 3603.25, "ב-10:30,11:30"),
+    )
+    assert other.problem and "ffmpeg -i NAME.ass NAME.srt" in " ".join(open_source(str(tmp_path)).notes)
+
+
 def test_captions_that_roll_say_each_line_once():
     """As YouTube writes them: a cue of a line as it comes, word by word, and the line before above it."""
     text = (
