@@ -9,10 +9,9 @@ say() { printf '\033[1m==>\033[0m %s\n' "$*"; }
 for argument in "$@"; do
   case $argument in
     -h | --help)
-      if [ "${0##*/}" != demo ] || [ ! -x "$root/.venv/bin/hebrew-asr" ]; then
-        sed -n '1d; /^# shellcheck/q; s/^# //p' "$0"
-        exit
-      fi
+      [ "${0##*/}" != demo ] || [ ! -x "$root/.venv/bin/hebrew-asr" ] || exec "$root/.venv/bin/hebrew-asr" demo --help
+      sed -n '1d; /^# shellcheck/q; s/^# //p' "$0"
+      exit
       ;;
   esac
 done

@@ -72,6 +72,19 @@ def test_help_installs_nothing(tmp_path, script):
     assert "#" not in done.stdout and not (tmp_path / ".venv").exists()
 
 
+def test_help_of_an_installed_demo_installs_nothing_either(tmp_path):
+    """Whatever is pinned by now: the environment may be another checkout's too."""
+    (tmp_path / "launch").mkdir()
+    for name in ("demo", "setup.sh"):
+        shutil.copy(ROOT / "launch" / name, tmp_path / "launch" / name)
+    program = tmp_path / ".venv" / "bin" / "hebrew-asr"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\necho "options of $*"\n')
+    program.chmod(0o755)
+    done = shell("launch/demo", "--help", folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "options of demo --help\n", "")
+
+
 def test_an_option_without_its_value_is_told():
     done = shell("launch/train", "--dry-run", "--ds")
     assert done.returncode == 2 and "error: --ds needs a value" in done.stderr
