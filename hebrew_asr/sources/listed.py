@@ -14,7 +14,7 @@ from hebrew_asr.sources.columns import Place, choose_adapter
 from hebrew_asr.sources.listings import TEXTS, TIMES, Line, read_listing, unknown_columns
 from hebrew_asr.sources.rows import Row
 from hebrew_asr.sources.walk import file_problem
-from hebrew_asr.text.plain import without_speakers
+from hebrew_asr.text.plain import words_alone
 from hebrew_asr.text.prompt import parse_target
 from hebrew_asr.text.values import number, seconds
 
@@ -115,7 +115,7 @@ def _row_of(line: Line, listing: Path) -> Row:
         row,
         id=row.id if "uuid" in values else identity,
         # The official fine-tuning schema wraps the transcript; unwrapped here, wrapped again when written.
-        text=without_speakers(parse_target(row.text)[1]),
+        text=words_alone(parse_target(row.text)[1]),
         groups=tuple(dict.fromkeys(groups)),
         span_s=span_s,
         states_all=not span_s,

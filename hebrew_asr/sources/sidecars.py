@@ -17,7 +17,7 @@ from hebrew_asr.sources.segments import parse_elan, parse_json, parse_labels, pa
 from hebrew_asr.sources.subtitles import parse_subtitles
 from hebrew_asr.sources.textgrid import parse_textgrid
 from hebrew_asr.sources.walk import file_problem
-from hebrew_asr.text.plain import not_plain, without_speakers
+from hebrew_asr.text.plain import not_plain, words_alone
 from hebrew_asr.text.reading import read_text
 from hebrew_asr.text.timestamps import Segment, from_cues, has_timestamps
 
@@ -126,7 +126,7 @@ def _stem_of_text(path: Path, recordings: Collection[str]) -> str:
 
 
 def _row(audio: Path, texts: list[Path], folder: Path, listed: str | None = None) -> Row:
-    row = Row(_name(audio, folder), without_speakers(listed or ""), str(audio), problem=file_problem(audio))
+    row = Row(_name(audio, folder), words_alone(listed or ""), str(audio), problem=file_problem(audio))
     if row.problem or listed is not None:
         return row
     if not texts:
@@ -140,8 +140,8 @@ def _row(audio: Path, texts: list[Path], folder: Path, listed: str | None = None
         if parse is parse_labels and not segments:
             if fault := not_plain(text):
                 raise ValueError(fault)
-            return replace(row, text=without_speakers(text), timed=has_timestamps(text))
-        timing = from_cues(replace(segment, text=without_speakers(segment.text)) for segment in segments)
+            return replace(row, text=words_alone(text), timed=has_timestamps(text))
+        timing = from_cues(replace(segment, text=words_alone(segment.text)) for segment in segments)
     except DataError as error:
         return replace(row, problem=("unreadable text", str(error).replace(f"{folder}/", "")))
     except (OverflowError, ValueError) as error:  # a time of 400 digits is too large for a float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -17,15 +18,17 @@ _SPEAKER = re.compile(
 )
 """Who speaks, as recognizers and transcribers write it before what is said."""
 
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#x[\da-f]{1,6}|[a-z]\w{1,30});", re.I)
 _BARE_NAME = re.compile(r"[^\w\n]*([^\W\d_]\S{0,30}?(?: [^\W\d_]\S{0,30}?){0,2}) ?:\s")
 
 
-def without_speakers(text: str) -> str:
-    """A text without what only says who speaks, where that stands first in a line: ``דובר 1:``, ``[יוסי]:``.
+def words_alone(text: str) -> str:
+    """A text without what only says who speaks, where that stands first in a line: ``דובר 1:``, ``[יוסי]:``; and with
+    the signs that pages and their databases write as ``&quot;``.
 
     A bare name stays: words before a colon may have been said.
     """
-    return _SPEAKER.sub("", text)
+    return _SPEAKER.sub("", _ENTITY.sub(lambda sign: html.unescape(sign[0]), text))
 
 
 def bare_names(lines: Iterable[str]) -> Counter[str]:

@@ -439,6 +439,15 @@ def test_who_speaks_is_not_learned_as_what_is_said(tmp_path):
     assert [row.text for row in rows_of(tmp_path / "listed")] == ["שלום", "הדובר אמר: כן"]
 
 
+def test_signs_that_pages_write_as_names_are_not_learned_so(tmp_path):
+    written = "&quot;צה&#34;ל&quot; &amp; R&D&nbsp;&#x5e9; AT&T &כן; &unknown; 1&2;"
+    said = '"צה"ל" & R&D\xa0ש AT&T &כן; &unknown; 1&2;'
+    files(tmp_path, "a.wav", "listed/b.wav")
+    write(tmp_path / "a.txt", written)
+    write(tmp_path / "listed/m.tsv", f"path\ttext\nb.wav\t{written}\n")
+    assert rows_of(tmp_path)[0].text == rows_of(tmp_path / "listed")[0].text == said
+
+
 def test_it_is_told_how_many_lines_begin_with_bare_names(tmp_path):
     files(tmp_path, "a.wav", "b.wav", "c.wav")
     write(tmp_path / "a.txt", 'יוסי: שלום\nד"ר כהן : טוב\nד"ר כהן: אה\nיוסי כהן-לוי: כן\nהוא אמר: לא\nב-10:30 בבוקר\n')
