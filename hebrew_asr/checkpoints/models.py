@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ import torch
 
 from hebrew_asr.checkpoints.base_model import BaseModel
 from hebrew_asr.checkpoints.resuming import recipe_before
-from hebrew_asr.checkpoints.sealed import Checkpoint, find_checkpoints, ranked_by_wer
+from hebrew_asr.checkpoints.sealed import SEAL, Checkpoint, find_checkpoints, ranked_by_wer
 from hebrew_asr.config.recipe import recipe_from_dict
 from hebrew_asr.engine.optimizer_state import StateReader
 from hebrew_asr.errors import CheckpointError
@@ -66,10 +66,30 @@ def kept_checkpoints(run_folder: Path) -> list[Checkpoint]:
 def of_last_phase(kept: Sequence[Checkpoint]) -> list[Checkpoint]:
     """Checkpoints that train the same weights as the last one."""
     trained = []
-    for checkpoint in kept:
-        with StateReader(checkpoint.path) as reader:
-            trained.append(set(reader.parameters()))
+    with _told_if_dropped(kept):
+        for checkpoint in kept:
+            with StateReader(checkpoint.path) as reader:
+                trained.append(set(reader.parameters()))
     return [checkpoint for checkpoint, names in zip(kept, trained, strict=True) if names == trained[-1]]
+
+
+@contextmanager
+def _told_if_dropped(checkpoints: Sequence[Checkpoint]) -> Iterator[None]:
+    """A run in training drops old checkpoints, also while they are read: that is no damage, and is told as what it is.
+
+    Raises:
+        CheckpointError: one was missed in the block, and is gone.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        gone = next((checkpoint.path for checkpoint in checkpoints if not (checkpoint.path / SEAL).exists()), None)
+        if gone is None:
+            raise
+        raise CheckpointError(
+            f"{gone} is gone since this command began: a run in training keeps its newest and its best checkpoints "
+            "alone; start the command again, or wait for the end of training"
+        ) from error
 
 
 def model_of(run_folder: Path, checkpoints: Sequence[Checkpoint], *, verify: bool = True) -> tuple[Any, Any]:
@@ -89,10 +109,11 @@ def model_of(run_folder: Path, checkpoints: Sequence[Checkpoint], *, verify: boo
         CheckpointError: one is damaged, or says that it was trained on other weights or tokens than the recipe's base
             model has.
     """
-    for checkpoint in checkpoints if verify else ():
-        checkpoint.verify()
+    with _told_if_dropped(checkpoints):
+        for checkpoint in checkpoints if verify else ():
+            checkpoint.verify()
     asr, tokenizer = _base_of(run_folder, checkpoints)
-    with ExitStack() as opened, torch.no_grad():
+    with _told_if_dropped(checkpoints), ExitStack() as opened, torch.no_grad():
         readers = [opened.enter_context(StateReader(checkpoint.path)) for checkpoint in checkpoints]
         trained = [set(reader.parameters()) for reader in readers]
         parameters = dict(asr.named_parameters())

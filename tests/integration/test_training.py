@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hebrew_asr.audio.source import Part
-from hebrew_asr.checkpoints.models import model_of
+from hebrew_asr.checkpoints.models import kept_checkpoints, model_of, of_last_phase
 from hebrew_asr.checkpoints.sealed import find_checkpoints
 from hebrew_asr.cli import main
 from hebrew_asr.commands.ours import files_below, is_of_demo
@@ -25,6 +25,7 @@ from hebrew_asr.config.recipe import Model
 from hebrew_asr.corpus.preparation import shards
 from hebrew_asr.corpus.preparation.shards import pack, packed_clips, shards_of
 from hebrew_asr.data.manifest import index_manifest, read_manifest, write_manifest
+from hebrew_asr.errors import CheckpointError
 from hebrew_asr.model.load import load_model
 from hebrew_asr.pages.document import asset
 from hebrew_asr.report.page import write_report
@@ -241,6 +242,15 @@ def test_a_run_of_a_relative_base_is_averaged_from_any_folder(task, warm, tmp_pa
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert main(["average", str(run), "--out", "mean"]) == 0
+
+
+def test_a_checkpoint_that_training_drops_meanwhile_is_told_as_gone(whole_run, tmp_path):
+    run = shutil.copytree(whole_run, tmp_path / "run")
+    kept = kept_checkpoints(run)
+    shutil.rmtree(kept[0].path)
+    for read in (lambda: of_last_phase(kept), lambda: model_of(run, kept), lambda: model_of(run, kept, verify=False)):
+        with pytest.raises(CheckpointError, match=f"{kept[0].path} is gone since this command began"):
+            read()
 
 
 def command(warm: WarmStart, *arguments: str) -> subprocess.CompletedProcess:
