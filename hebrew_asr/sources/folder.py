@@ -27,6 +27,7 @@ from hebrew_asr.sources.sidecars import (
 from hebrew_asr.sources.walk import files_in
 from hebrew_asr.text.plain import bare_names
 from hebrew_asr.text.reading import read_text
+from hebrew_asr.text.sets import split_of
 
 LISTING_NAMES = ("clips.jsonl", "metadata.jsonl", "metadata.csv", "metadata.tsv")
 _SPLITS = ("train", "test", "testing", "dev", "val", "valid", "validation", "eval")
@@ -152,7 +153,7 @@ def _found_in(folder: Path) -> _Found:
     listings = _listings_of(folder, files)
     if len(listings) > 1 and not has_pairs(files):
         (place, *others) = {path.parent for path in listings}
-        found = _each_of(folder, listings) if others else _common_voice(place, listings)
+        found = _each_of(folder, listings) if others else _splits_of(place, listings)
         return _with_the_rest(found, files, folder)
     if len(listings) == 1 and (listings[0].name in LISTING_NAMES or not has_pairs(files)):
         parts, notes = _by_side(listings[0].name, listed_rows(listings[0]))
@@ -180,8 +181,9 @@ def _listings_of(folder: Path, files: list[Path]) -> list[Path]:
     return here or called or (tables if len(tables) == 1 or is_common_voice else [])
 
 
-def _common_voice(folder: Path, listings: list[Path]) -> _Found:
-    """What Common Voice's volunteers confirmed, less the speakers of its test sets.
+def _splits_of(folder: Path, listings: list[Path]) -> _Found:
+    """What Common Voice's volunteers confirmed, less the speakers of its test sets; or the only listing that is called
+    train, where all others are called as sets of evaluation.
 
     Raises:
         DataError: the listings are others, and which one is meant cannot be told.
@@ -190,10 +192,14 @@ def _common_voice(folder: Path, listings: list[Path]) -> _Found:
     main = next((name for name in _COMMON_VOICE if name in names), None)
     tests = [name for name in ("dev.tsv", "test.tsv") if name in names and _has_rows(folder / name)]
     if main is None or not (folder / "clips").is_dir() or (main == "train.tsv" and not tests):
+        splits = [split_of(name) for name in names]
+        main = names[splits.index("train")] if splits.count("train") == 1 and None not in splits else None
+        tests = [name for name in names if name != main]
+    if main is None:
         raise DataError(f"source {folder}: several listings ({', '.join(names)}); name one of them with --source")
     parts = [(main, False, listed_rows(folder / main)), *((name, True, listed_rows(folder / name)) for name in tests)]
     kept_out = f", and what {' and '.join(tests)} hold is kept out" if tests else ""
-    return _Found(tuple(parts), (f"Common Voice: {main} is taken{kept_out}",))
+    return _Found(tuple(parts), (f"{main} is taken{kept_out}",))
 
 
 def _has_rows(listing: Path) -> bool:

@@ -324,6 +324,21 @@ def test_common_voice_takes_what_is_validated_and_keeps_its_tests_out(tmp_path, 
     assert list(problems_of(kept).values()) == ["not in the listing"]
 
 
+@pytest.mark.parametrize("form", ["{}.jsonl", "{}_manifest.json", "he-{}.jsonl"])
+def test_a_listing_of_each_split(tmp_path, form):
+    files(tmp_path, "a.wav", "b.wav", "c.wav")
+    for split, name in {"train": "a", "test": "b", "validation": "c"}.items():
+        write(tmp_path / form.format(split), f'{{"audio_filepath": "{name}.wav", "text": "שלום", "duration": 1.5}}\n')
+    assert [row.id for row in rows_of(tmp_path, held_out=False)] == ["a.wav"]
+    assert [row.id for row in rows_of(tmp_path, held_out=True)] == ["b.wav", "c.wav"]
+    for name in ("train-2", "more"):
+        other = tmp_path / form.format("train").replace("train", name)
+        write(other, '{"audio": "a.wav", "text": "x"}\n')
+        with pytest.raises(DataError, match="several listings"):
+            rows_of(tmp_path)
+        other.unlink()
+
+
 def test_a_listing_in_each_folder_of_a_split(tmp_path):
     """As `load_dataset("audiofolder")` has it: equal names in two folders are two recordings."""
     names = ("data/train/1.wav", "data/train/2.wav", "data/test/1.wav", "data/test/9.wav")

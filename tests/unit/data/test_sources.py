@@ -248,9 +248,9 @@ def test_json_that_is_no_object_is_told(tmp_path, content):
 
 
 def test_several_listings_are_ambiguous(tmp_path):
-    for name in ("train.jsonl", "eval.jsonl"):
+    for name in ("train.jsonl", "more.jsonl"):
         (tmp_path / name).write_text("")
-    with pytest.raises(DataError, match=r"eval\.jsonl, train\.jsonl"):
+    with pytest.raises(DataError, match=r"more\.jsonl, train\.jsonl"):
         open_source(str(tmp_path))
 
 
