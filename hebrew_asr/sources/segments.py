@@ -11,8 +11,20 @@ from hebrew_asr.files import from_json
 from hebrew_asr.text.timestamps import Segment
 
 _LABEL = re.compile(r"(\d+(?:[.,]\d+)?)\t(\d+(?:[.,]\d+)?)(?:\t(.*))?")
+_LISTS = ("segments", "chunks", "transcription")
 _FREQUENCIES = "\\\t"
 """Begins the line of a label that has frequencies too."""
+
+
+def text_alone(text: str) -> str | None:
+    """What a recognizer's JSON says without any times, as OpenAI's ``json``; None where it has times, or is another.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    found = from_json(text)
+    has_times = not isinstance(found, dict) or any(found.get(name) for name in _LISTS)
+    return None if has_times or not isinstance(found.get("text"), str) else found["text"]
 
 
 def parse_json(text: str) -> list[Segment]:
@@ -25,7 +37,7 @@ def parse_json(text: str) -> list[Segment]:
     """
     found = from_json(text)
     if isinstance(found, dict):
-        found = found.get("segments", found.get("chunks", found.get("transcription")))
+        found = next((found[name] for name in _LISTS if name in found), None)
     if not isinstance(found, list):
         raise ValueError("no list of segments, as Whisper writes it")
     return [_of_json(value, number) for number, value in enumerate(found, 1)]

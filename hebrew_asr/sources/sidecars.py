@@ -13,7 +13,7 @@ from hebrew_asr.audio.source import AUDIO_SUFFIXES
 from hebrew_asr.errors import DataError
 from hebrew_asr.sources.lists import Listed, across_folders, by_name, is_kind, read_list, without_language
 from hebrew_asr.sources.rows import Row
-from hebrew_asr.sources.segments import parse_elan, parse_json, parse_labels, parse_table
+from hebrew_asr.sources.segments import parse_elan, parse_json, parse_labels, parse_table, text_alone
 from hebrew_asr.sources.subtitles import parse_subtitles
 from hebrew_asr.sources.textgrid import parse_textgrid
 from hebrew_asr.sources.walk import file_problem
@@ -136,6 +136,8 @@ def _row(audio: Path, texts: list[Path], folder: Path, listed: str | None = None
     try:
         text = read_text(path)
         parse = _TIMED.get(path.suffix.lower(), parse_labels)
+        if parse is parse_json and (alone := text_alone(text)) is not None:
+            return replace(row, text=words_alone(alone))
         segments = parse(text)
         if parse is parse_labels and not segments:
             if fault := not_plain(text):

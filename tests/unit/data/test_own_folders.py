@@ -415,6 +415,15 @@ def test_one_listing_of_folders_of_which_some_are_tests(tmp_path):
 # -- texts beside recordings
 
 
+@pytest.mark.parametrize("more", [{}, {"segments": []}, {"language": "he", "words": None, "duration": 1.5}])
+def test_what_a_recognizer_says_without_times(tmp_path, more):
+    """As OpenAI's json has it."""
+    files(tmp_path, "a.wav")
+    write(tmp_path / "a.json", json.dumps({"text": "דובר 1: שלום", **more}))
+    (row,) = rows_of(tmp_path)
+    assert (row.text, row.timing, row.problem) == ("שלום", None, None)
+
+
 def test_segments_of_whisper_cpp(tmp_path):
     files(tmp_path, "a.wav")
     said = [{"timestamps": {"from": "00:00:01,000"}, "offsets": {"from": 1000, "to": 2500}, "text": " שלום"}]
