@@ -55,7 +55,11 @@ class Command:
         kept = kept_checkpoints(self.run_dir)
         averaged = self._asked(kept) if self.steps else of_last_phase(kept)
         if len(averaged) < 2 and not self.choose:
-            raise UsageError(f"{self.run_dir}: it takes two checkpoints or more to average, and there is one to take")
+            others = ", ".join(str(checkpoint.step) for checkpoint in kept if checkpoint not in averaged)
+            more = f"; --steps takes those of any phase, such as {others}" if others else ""
+            raise UsageError(
+                f"{self.run_dir}: it takes two checkpoints to average, and there is step {averaged[0].step} alone{more}"
+            )
         if self.choose:
             self._choose(candidates(self.run_dir, averaged))
         else:

@@ -47,6 +47,8 @@ def local_folder(path: str, *, weights: bool = True) -> Path:
 
     patterns = ["*.json", "*.txt", "*.jinja", *(["*.safetensors"] if weights else [])]
     try:
+        if "/" not in path:  # the hub has such names for a few old models of others
+            raise HFValidationError
         return Path(snapshot_download(path, allow_patterns=patterns))
     except HFValidationError as error:
         raise UsageError(

@@ -244,6 +244,13 @@ def test_a_run_of_a_relative_base_is_averaged_from_any_folder(task, warm, tmp_pa
     assert main(["average", str(run), "--out", "mean"]) == 0
 
 
+def test_a_mean_of_one_checkpoint_is_refused_with_those_that_there_are(whole_run, tmp_path, capfd):
+    first, *others = (str(checkpoint.step) for checkpoint in kept_checkpoints(whole_run))
+    assert main(["average", str(whole_run), "--out", str(tmp_path / "mean"), "--steps", first]) == 2
+    told = f"there is step {first} alone; --steps takes those of any phase, such as {', '.join(others)}\n"
+    assert capfd.readouterr().err.endswith(told)
+
+
 def test_a_checkpoint_that_training_drops_meanwhile_is_told_as_gone(whole_run, tmp_path):
     run = shutil.copytree(whole_run, tmp_path / "run")
     kept = kept_checkpoints(run)

@@ -154,8 +154,9 @@ def test_folders_that_are_no_model(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(EnvironmentProblem, match="not a local folder"):
         load_model(Model("owner/name"))
-    with pytest.raises(UsageError, match="no such folder"):
-        load_model(Model(str(tmp_path / "nowhere")))
+    for name in (str(tmp_path / "nowhere"), "nowhere"):
+        with pytest.raises(UsageError, match="no such folder, and a model of the hub is called owner/name"):
+            load_model(Model(name))
 
 
 def test_full_size_counts_of_the_design(tmp_path):
