@@ -6,7 +6,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from hebrew_asr.errors import HebrewASRError, Preempted, Unsaved, exit_code_of, wait_if_ending
+from hebrew_asr.errors import EnvironmentProblem, HebrewASRError, Preempted, Unsaved, exit_code_of, wait_if_ending
+from hebrew_asr.files import disk_fault
 from hebrew_asr.launching.job import Job
 from hebrew_asr.launching.place import rank_from_environment
 from hebrew_asr.launching.stopping import StopRequest, nothing_to_save
@@ -54,9 +55,12 @@ def _unless_stopped(work: Callable[[list[str], StopRequest], int], argv: list[st
         return work(argv, stop)
     except Exception as error:
         wait_if_ending()  # a thread that said why, and killed the loaders
-        is_ours = isinstance(error, HebrewASRError)
-        if stop.reason is not None and not (stop.unsaved or is_ours):  # another rank has left already
+        if isinstance(error, HebrewASRError):
+            raise
+        if stop.reason is not None and not stop.unsaved:  # another rank has left already
             raise Preempted(nothing_to_save(stop.reason, resumes=stop.resumes)) from error
+        if isinstance(error, OSError) and (refused := disk_fault(error)) is not None:
+            raise EnvironmentProblem(refused) from error
         raise
 
 

@@ -37,3 +37,12 @@ def test_children_that_no_signal_ends_hold_a_process_for_a_second_together():
         for pid in stuck:
             psutil.Process(pid).kill()
     assert code == 6 and 0.5 < lasted_s < 2.5
+
+
+def test_a_disk_that_is_full_is_told_in_a_line():
+    """As where figures of a measurement are written: a rank has no command around it that would say so."""
+    work = "lambda *_: open('/dev/full', 'w', buffering=1).write('figures\\n')"
+    script = f"from hebrew_asr.training.rank import run_rank; raise SystemExit(run_rank({work}, []))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 4 and done.stderr.count("\n") == 1, done.stderr
+    assert "No space left on device" in done.stderr and "make room" in done.stderr
