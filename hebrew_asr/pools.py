@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pkgutil
 import signal
@@ -47,7 +48,8 @@ class Pool(ProcessPoolExecutor):
         if self._broken:
             calls = vars(self)["_call_queue"]
             if sys.version_info < (3, 11, 5) and calls is not None:
-                calls._reader.close()
+                with contextlib.suppress(OSError):  # which its thread may be closing
+                    calls._reader.close()
             for process in [*(self._processes or {}).values()]:
                 process.terminate()
         super().shutdown(wait, cancel_futures=cancel_futures)

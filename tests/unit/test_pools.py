@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
+import pytest
 
+from hebrew_asr import pools
 from hebrew_asr.cli import main
 from hebrew_asr.data.manifest import Clip, write_manifest
+from hebrew_asr.pools import Pool
 from hebrew_asr.text.prompt import build_target
 from tests.support import corpora
 
@@ -40,6 +46,20 @@ busy.result()
     for process in left:
         process.kill()
     assert len(started) >= 2 and not left
+
+
+def test_a_broken_pool_ends_though_its_own_thread_closes_the_same_pipe(monkeypatch):
+    """Before Python 3.11.5 both close it: the second one is told of a descriptor that is gone."""
+
+    def is_gone() -> None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    pool = Pool(1)
+    with pytest.raises(BrokenProcessPool):
+        pool.submit(os._exit, 1).result()
+    monkeypatch.setattr(pools, "sys", SimpleNamespace(version_info=(3, 11, 2)))
+    vars(pool)["_call_queue"] = SimpleNamespace(_reader=SimpleNamespace(close=is_gone))
+    pool.shutdown()
 
 
 def test_a_worker_that_is_killed_ends_the_audit_as_a_fault_of_the_machine(tmp_path, capfd):
