@@ -4,6 +4,7 @@ import gc
 import os
 import re
 import secrets
+import signal
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -47,6 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     sys.dont_write_bytecode = False
     os.umask(0o022)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what it starts behind it
     for name in [name for name in os.environ if re.fullmatch(_WISHES, name, re.IGNORECASE)]:
         del os.environ[name]
     if config.option.hypothesis_profile == properties.THOROUGH and config.option.hypothesis_seed is None:
