@@ -37,8 +37,13 @@ from hebrew_asr.model.sizes import Shapes
 
 FP32 = 4
 _MOMENTS = 2 * FP32
-_DEFAULT_BUCKET = 500_000_000
-_DEFAULT_PREFETCH, _DEFAULT_PERSISTENCE, _DEFAULT_LIVE = 50_000_000, 100_000, 1_000_000_000
+_USUAL = {
+    "reduce_bucket_size": 500_000_000,
+    "stage3_prefetch_bucket_size": 50_000_000,
+    "stage3_param_persistence_threshold": 100_000,
+    "stage3_max_live_parameters": 1_000_000_000,
+}
+"""Elements, where a profile's section does not say."""
 
 
 @dataclass(frozen=True)
@@ -121,13 +126,15 @@ def _stage0(sizes: Sizes) -> ZeroMemory:
 
 
 def _flat(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
-    width, slices = width_of(profile), profile.zero_stage > 1
+    width, slices, kept = width_of(profile), profile.zero_stage > 1, 0
     if profile.zero_stage == 3:
         padded = num_ranks * sum(_shares([size for group in sizes.groups for size in group], num_ranks))
-        weights = sum(_shares(sizes.parameters, num_ranks)) + _gathered(profile, sizes, num_ranks)
-        kept = min(_most_live(profile), sum(sizes.parameters) - max(sizes.parameters)) if num_ranks > 1 else 0
+        weights = sum(_shares(sizes.parameters, num_ranks))
+        if num_ranks > 1:
+            weights += _gathered(profile, sizes, num_ranks)
+            others = sum(sizes.parameters) - max(sizes.parameters)
+            kept = min(_elements(profile, "stage3_max_live_parameters"), others)
     else:
-        kept = 0
         padded = _padded(sizes, num_ranks)
         weights = sum(sizes.parameters) - sizes.trainable + padded
     bucket, buffers = _buckets(profile)
@@ -147,20 +154,15 @@ def _flat(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
 
 def _gathered(profile: Profile, sizes: Sizes, num_ranks: int) -> int:
     """Elements of weights that are whole or on their way, and of this rank's shares that are sent."""
-    if num_ranks == 1:
-        return 0
     in_all, largest = sum(sizes.parameters), max(sizes.parameters)
-    together = min(_prefetched(profile), in_all)
+    together = min(_elements(profile, "stage3_prefetch_bucket_size"), in_all)
     # What arrives is put in order, beside what is at work until then.
     return max(2 * largest, min(3 * together, 2 * in_all)) + -(-max(largest, together) // num_ranks)
 
 
-def _prefetched(profile: Profile) -> int:
-    return int(profile.config.get("zero_optimization", {}).get("stage3_prefetch_bucket_size", _DEFAULT_PREFETCH))
-
-
-def _most_live(profile: Profile) -> int:
-    return int(profile.config.get("zero_optimization", {}).get("stage3_max_live_parameters", _DEFAULT_LIVE))
+def _elements(profile: Profile, key: str) -> int:
+    """A limit of the profile's ZeRO section."""
+    return int(profile.config.get("zero_optimization", {}).get(key, _USUAL[key]))
 
 
 def _stage2(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
@@ -190,16 +192,16 @@ def _buckets(profile: Profile) -> tuple[int, int]:
     """Elements of a bucket, and how many of them there are."""
     zero = profile.config.get("zero_optimization", {})
     overlaps = zero.get("overlap_comm", profile.zero_stage == 3)
-    return int(zero.get("reduce_bucket_size", _DEFAULT_BUCKET)), 1 + bool(overlaps)
+    return _elements(profile, "reduce_bucket_size"), 1 + bool(overlaps)
 
 
 def _stage3(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
-    zero, width = profile.config.get("zero_optimization", {}), width_of(profile)
-    threshold = int(zero.get("stage3_param_persistence_threshold", _DEFAULT_PERSISTENCE))
-    bucket = int(zero.get("reduce_bucket_size", _DEFAULT_BUCKET))
+    width, bucket = width_of(profile), _elements(profile, "reduce_bucket_size")
+    threshold = _elements(profile, "stage3_param_persistence_threshold")
     shares = sum(_shares(sizes.parameters, num_ranks))
     whole = sum(size for size in sizes.parameters if size < threshold)
-    gathered = min(sum(sizes.parameters), max(_most_live(profile), max(sizes.parameters)) + _prefetched(profile))
+    live = max(_elements(profile, "stage3_max_live_parameters"), max(sizes.parameters))
+    gathered = min(sum(sizes.parameters), live + _elements(profile, "stage3_prefetch_bucket_size"))
     partition = sum(_shares([size for group in sizes.groups for size in group], num_ranks))
     offloads = profile.offloads_optimizer
     message = max(min(bucket, sizes.trainable), sizes.largest)
