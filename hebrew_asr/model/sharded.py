@@ -49,6 +49,18 @@ class _Unit:
         """Of the whole weights."""
         return sum(one.numel() for one in self.stand_ins)
 
+    def fill(self, received: Tensor, num_ranks: int) -> None:
+        """Make the weights whole of what all ranks have sent, end to end."""
+        sizes = [len(share) for share in self.shares]
+        if self.memory is None:
+            *starts, length = [0, *accumulate(-(-num_ranks * size // _ALIGNED) * _ALIGNED for size in sizes)]
+            self.memory = memory = received.new_empty(length)
+            flats = [memory.narrow(0, start, num_ranks * size) for start, size in zip(starts, sizes, strict=True)]
+            self.padded = [flat.view(num_ranks, -1) for flat in flats]
+            self.wholes = _cut(flats, self.stand_ins)
+        self.memory.untyped_storage().resize_(self.memory.nbytes)
+        torch.split_with_sizes_copy(received.view(num_ranks, -1), sizes, dim=1, out=self.padded)
+
 
 @dataclass(eq=False)
 class _Part:
@@ -211,22 +223,13 @@ class ShardedWeights:
         if num_ranks == 1:
             unit.wholes = _cut(unit.shares, unit.stand_ins)
             return lambda: None
-        sizes = [len(share) for share in unit.shares]
         sent = torch.cat(unit.shares)
         received = sent.new_empty(num_ranks * len(sent))
         work = self._all_gather(received, sent)
 
         def end() -> None:
             work.wait()
-            if unit.memory is None:
-                starts = [0, *accumulate(-(-num_ranks * size // _ALIGNED) * _ALIGNED for size in sizes)]
-                unit.memory = received.new_empty(starts.pop())
-                placed = zip(starts, sizes, strict=True)
-                flats = [unit.memory.narrow(0, start, num_ranks * size) for start, size in placed]
-                unit.padded = [flat.view(num_ranks, -1) for flat in flats]
-                unit.wholes = _cut(flats, unit.stand_ins)
-            unit.memory.untyped_storage().resize_(unit.memory.nbytes)
-            torch.split_with_sizes_copy(received.view(num_ranks, -1), sizes, dim=1, out=unit.padded)
+            unit.fill(received, num_ranks)
 
         return end
 
