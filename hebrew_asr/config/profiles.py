@@ -46,7 +46,8 @@ class Hardware:
     compile: bool | None = None
     """Whether the training step is compiled; on CUDA unless told otherwise."""
     cuda_graphs: bool = False
-    """Whether a compiled pass is recorded as CUDA graphs: only under ZeRO-1 and ZeRO-2 in bf16, without offload."""
+    """Whether a compiled pass is recorded as CUDA graphs: only under ZeRO-1 to 3 in bf16, without offload and what
+    else leaves stage 3 to DeepSpeed."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Profile:
     @property
     def uses_cuda_graphs(self) -> bool:
         """Whether the compiled pass is recorded as CUDA graphs; only where the next pass finds no gradients left."""
-        return self.compiles and self.hardware.cuda_graphs and self.is_flat and self.zero_stage < 3
+        return self.compiles and self.hardware.cuda_graphs and self.is_flat
 
     @property
     def offloads_optimizer(self) -> bool:

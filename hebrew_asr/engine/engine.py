@@ -156,10 +156,7 @@ class TrainEngine:
             return []
         self.module.seam.wait()
         states = capture(self._engine, zero.partitions(self._engine, self.asr))
-        engine, self._engine = self._engine, None
-        zero.release(engine)
-        self.module.release()
-        del engine
+        self._let_go()
         garbage.set_aside()  # DeepSpeed collects some 30 times while it builds the next
         return states
 
@@ -209,10 +206,9 @@ class TrainEngine:
             MicroBatchTooLarge: device memory ran out before anything was applied; see there who learns of it.
         """
         zero.set_learning_rates(self._engine, {group.name: learning_rates[group.module_group] for group in self.groups})
-        device = self.ranks.device
         own_labels = sum(micro_batch.num_labels for micro_batch in micro_batches)
         labels_of_all = self.ranks.begin_sum(torch.tensor(own_labels))  # on the host, while the forward pass is queued
-        total = torch.zeros(1, dtype=torch.float64, device=device)
+        total = torch.zeros(1, dtype=torch.float64, device=self.ranks.device)
         if not self.asr.training:  # an evaluation ran; walking all modules at every step would cost a millisecond
             self._engine.train()
         self.module.needs_hooks = self._proof is not None
@@ -346,5 +342,9 @@ class TrainEngine:
         """Let go of the engine."""
         self.module.seam.wait()
         if self._engine is not None:
-            engine, self._engine = self._engine, None
-            zero.release(engine)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        engine, self._engine = self._engine, None
+        zero.release(engine)
+        self.module.release()  # recordings too: NCCL's group waits to end for those with its collectives

@@ -66,11 +66,24 @@ class CompiledASR(PackedASR):
     """``PackedASR`` in compiled parts."""
 
     def __init__(
-        self, asr: Qwen3ASRForConditionalGeneration, *, recorded: bool = False, backend: str = "inductor"
+        self,
+        asr: Qwen3ASRForConditionalGeneration,
+        *,
+        recorded: bool = False,
+        cut: bool = True,
+        backend: str = "inductor",
     ) -> None:
-        """``recorded``: replay kernels instead of launching them; only for who drops gradients after each backward."""
+        """Nothing is compiled before it is called.
+
+        Args:
+            asr: the model.
+            recorded: replay kernels instead of launching them; only for who drops gradients after each backward.
+            cut: whether recordings are cut at the seam.
+            backend: of ``torch.compile``.
+        """
         super().__init__(asr)
         self._parts = CompiledParts(backend)
+        self._is_cut = cut and recorded
         self._recorded = RecordedPasses(super().loss, asr, self.seam) if recorded else None
 
     @property
@@ -83,7 +96,8 @@ class CompiledASR(PackedASR):
         self.seam.begin_pass(is_cut=False)
         if self._recorded is not None and torch.is_grad_enabled():
             if self.is_compiled:
-                return self._recorded(batch, mel_CBF, plainly=self.needs_hooks, kept_rows=self.kept_rows)
+                how: dict[str, Any] = {"kept_rows": self.kept_rows, "sharded": self.sharded}
+                return self._recorded(batch, mel_CBF, plainly=self.needs_hooks, **how)
             self._recorded.release()
         self.seam.wait()
         return super().loss(batch, mel_CBF)
@@ -93,12 +107,12 @@ class CompiledASR(PackedASR):
         return self._parts(part, module, *inputs)
 
     def enter(self, layer: nn.Module, hidden_TH: Tensor) -> Tensor:
-        """A recording is cut at the seam."""
+        """A recording may be cut at the seam."""
         return hidden_TH if self._recorded is None else self._recorded.enter(layer, hidden_TH)
 
     def find_seam(self) -> None:
         """Where recordings are cut."""
-        if self._recorded is not None:
+        if self._is_cut:
             self.seam.find(self.asr)
 
     def release(self) -> None:

@@ -15,4 +15,5 @@ def training_module(asr: Qwen3ASRForConditionalGeneration, profile: Profile) -> 
     if profile.zero_stage == 3 and not profile.is_flat:
         return LayeredASR(asr)
     recorded = profile.uses_cuda_graphs and profile.hardware.accelerator == "cuda"
-    return CompiledASR(asr, recorded=recorded) if profile.compiles else PackedASR(asr)
+    cut = profile.zero_stage < 3  # where ranks share weights, what is gathered below the seam may be read above it
+    return CompiledASR(asr, recorded=recorded, cut=cut) if profile.compiles else PackedASR(asr)

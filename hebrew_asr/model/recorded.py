@@ -3,13 +3,14 @@
 ``torch.cuda.make_graphed_callables`` does the same for one shape, and keeps the gradients of each one's graph: 1.8 GB
 for every shape. Here all shapes share one memory pool: what a pass leaves there is used up before the next one runs.
 Forward and backward are two graphs each, cut at the seam (``seam.py``). Without a decoder layer that trains there is no
-seam, and each is one graph; so is backward where nothing trains below.
+seam, and each is one graph; so is backward where nothing trains below. Where ranks share the weights (``sharded.py``),
+each is one graph too, in which the weights are gathered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from hebrew_asr.data.collate import PackedBatch
 from hebrew_asr.fallbacks import note_fallback
 from hebrew_asr.model.seam import Seam
+from hebrew_asr.model.sharded import ShardedWeights
 
 _READ = (
     *("conv_positions_A", "window_cu_seqlens_W1", "input_ids_T", "position_ids_T", "audio_positions_A"),
@@ -64,7 +66,13 @@ class RecordedPasses:
         self._cross: Callable[[Tensor], Tensor] | None = None
 
     def __call__(
-        self, batch: PackedBatch, mel_CBF: Tensor, *, plainly: bool, kept_rows: Mapping[Tensor, Tensor]
+        self,
+        batch: PackedBatch,
+        mel_CBF: Tensor,
+        *,
+        plainly: bool,
+        kept_rows: Mapping[Tensor, Tensor],
+        sharded: ShardedWeights | None = None,
     ) -> Tensor:
         """As ``forward``; plainly for the first batch after a change, in which libraries set up what they need.
 
@@ -73,20 +81,21 @@ class RecordedPasses:
             mel_CBF: likewise.
             plainly: do not replay this time.
             kept_rows: weights, and of each the rows, (rows, 1) bool, in which its gradient is to be 0.
+            sharded: what has the weights, if ranks share them: then gatherings are recorded with the pass.
         """
         state = tuple((weight.data_ptr(), weight.requires_grad) for weight in self._weights)
         if state != self._state or self._is_given_up:
             self.release()
             self._state, plainly = state, True
             self._trained = [weight for weight in self._weights if weight.requires_grad]
-        if plainly:
+        if plainly or (sharded is not None and not sharded.repeats):
             self._seam.wait()
             return self._forward(batch, mel_CBF)
         inputs = [mel_CBF, *(getattr(batch, name) for name in _READ)]
         shape = (*(part.shape for part in inputs), batch.max_window_tokens, batch.max_clip_tokens)
         if shape not in self._recordings:
             self._seam.wait()
-            recording = self._record(batch, inputs, kept_rows)
+            recording = self._record(batch, inputs, kept_rows, sharded)
             if recording is None:
                 return self._forward(batch, mel_CBF)
             self._recordings[shape] = recording
@@ -107,7 +116,11 @@ class RecordedPasses:
         self._state, self._pool = (), None
 
     def _record(
-        self, batch: PackedBatch, inputs: list[Tensor], kept_rows: Mapping[Tensor, Tensor]
+        self,
+        batch: PackedBatch,
+        inputs: list[Tensor],
+        kept_rows: Mapping[Tensor, Tensor],
+        sharded: ShardedWeights | None,
     ) -> _Recording | None:
         """None if it failed for another reason than memory, which is noted: then nothing is recorded any more."""
         self._pool = self._pool or torch.cuda.graph_pool_handle()
@@ -115,7 +128,8 @@ class RecordedPasses:
         read: dict[str, Any] = dict(zip(_READ, held[1:], strict=True))
         still = replace(batch, waveform_S=batch.waveform_S.new_empty(0), **read)
         try:
-            with _fresh_leaves(self._asr) as trained:
+            with _fresh_leaves(self._asr) as leaves, nullcontext() if sharded is None else sharded.held_by(leaves):
+                trained = [leaf for leaf in leaves.values() if leaf.requires_grad]
                 forward, loss, crossed = self._record_forward(still, held[0])
                 upstream = torch.ones_like(loss)
                 backward, gradients = self._record_backward(loss, upstream, crossed, trained, kept_rows)
@@ -191,23 +205,31 @@ def _finished(part: Tensor | None, more: Tensor | None, kept_rows: Tensor | None
 
 
 @contextmanager
-def _fresh_leaves(asr: nn.Module) -> Iterator[list[Tensor]]:
-    """Within this, the weights are tensors that autograd has not met, in the same memory; gives those that train.
+def _fresh_leaves(asr: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
+    """Within this, the weights are tensors that autograd has not met, in the same memory; gives them, by weight.
 
     Autograd remembers on which stream a leaf was used first, and lets that one wait for gradients: a stream outside of
     the recording, which ends it. Hooks on the weights stay with the weights, and run when gradients are replayed.
     """
-    leaves = {weight: nn.Parameter(weight.detach(), weight.requires_grad) for weight in asr.parameters()}
+    leaves: dict[Tensor, Tensor] = {one: nn.Parameter(one.detach(), one.requires_grad) for one in asr.parameters()}
     held = [
         (module, name, weight) for module in asr.modules() for name, weight in module.named_parameters(recurse=False)
     ]
     for module, name, weight in held:
-        setattr(module, name, leaves[weight])
+        _put(module, name, leaves[weight])
     try:
-        yield [leaf for leaf in leaves.values() if leaf.requires_grad]
+        yield leaves
     finally:
         for module, name, weight in held:
-            setattr(module, name, weight)
+            _put(module, name, weight)
+
+
+def _put(module: nn.Module, name: str, weight: Tensor) -> None:
+    """As ``setattr``, which reads what is there first: DeepSpeed's ZeRO-3 takes that for a use, and gathers it.
+
+    To delete it before would not do: Dynamo compiles anew for a dictionary of DeepSpeed's whose order was another.
+    """
+    module._parameters[name] = weight  # type: ignore[assignment]
 
 
 class _Replay(torch.autograd.Function):

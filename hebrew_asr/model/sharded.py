@@ -9,7 +9,8 @@ weights as are allowed stay from forward to backward: those that backward comes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
@@ -41,8 +42,8 @@ class _Unit:
     is not whole. An eager layer keeps views of its weights for backward, which hold other memory until then."""
     wholes: list[Tensor] = field(default_factory=list)
     """The weights in ``memory``, in their shapes."""
-    padded: list[Tensor] = field(default_factory=list)
-    """(ranks, n) of each there."""
+    rows: list[Tensor] = field(default_factory=list)
+    """(n,) of each there, by the rank that sends it."""
 
     @property
     def elements(self) -> int:
@@ -56,10 +57,12 @@ class _Unit:
             *starts, length = [0, *accumulate(-(-num_ranks * size // _ALIGNED) * _ALIGNED for size in sizes)]
             self.memory = memory = received.new_empty(length)
             flats = [memory.narrow(0, start, num_ranks * size) for start, size in zip(starts, sizes, strict=True)]
-            self.padded = [flat.view(num_ranks, -1) for flat in flats]
+            padded = [flat.view(num_ranks, -1) for flat in flats]
+            self.rows = [each[rank] for rank in range(num_ranks) for each in padded]
             self.wholes = _cut(flats, self.stand_ins)
         self.memory.untyped_storage().resize_(self.memory.nbytes)
-        torch.split_with_sizes_copy(received.view(num_ranks, -1), sizes, dim=1, out=self.padded)
+        # ``split_with_sizes_copy`` would send addresses from the host, which a recording cannot repeat.
+        torch._foreach_copy_(self.rows, received.split(sizes * num_ranks))
 
 
 @dataclass(eq=False)
@@ -106,6 +109,8 @@ class ShardedWeights:
         self._parts: dict[tuple[int, ...], _Part] = {}
         self._units: list[_Unit] = []
         self._are_grouped = False
+        self.repeats = False
+        """Whether a pass has gone through that all others repeat, gathering by gathering: then one can be recorded."""
         self._begun: dict[_Unit, Callable[[], None]] = {}
         self._whole: set[_Unit] = set()
         self._to_come: list[_Unit] = []
@@ -126,6 +131,22 @@ class ShardedWeights:
         """Let go of all whole weights: of those too that train lowest, behind which backward has nothing to do."""
         for unit in [*self._whole]:
             self._leave(unit)
+
+    @contextmanager
+    def held_by(self, leaves: Mapping[Tensor, Tensor]) -> Iterator[None]:
+        """Within this, ``leaves`` are in the place of the weights, their keys; after it nothing is whole."""
+        self._replace(leaves)
+        try:
+            yield
+        finally:
+            self.drop()
+            self._begun.clear()
+            self._to_come.clear()
+            self._replace({leaf: weight for weight, leaf in leaves.items()})
+
+    def _replace(self, others: Mapping[Tensor, Tensor]) -> None:
+        for unit in self._units:
+            unit.weights = [others[weight] for weight in unit.weights]
 
     def give_back(self) -> None:
         """Nothing stands in for the weights any more."""
@@ -195,6 +216,7 @@ class ShardedWeights:
         """Backward has come to the last unit to which it has not."""
         unit = self._to_come.pop()
         self._enter(unit, self._to_come[-1] if self._to_come else None)
+        self.repeats = self._are_grouped and (self.repeats or not self._to_come)
 
     def _enter(self, unit: _Unit, following: _Unit | None) -> None:
         """Make a unit's weights whole, and begin with those of the next one."""

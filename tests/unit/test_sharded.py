@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections import OrderedDict
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +18,7 @@ from hebrew_asr.data.collate import pack
 from hebrew_asr.model import packed as packed_module
 from hebrew_asr.model.compiled import CompiledASR
 from hebrew_asr.model.packed import PackedASR, summed_loss
+from hebrew_asr.model.recorded import _fresh_leaves
 from hebrew_asr.model.sharded import ShardedWeights
 from hebrew_asr.text.prompt import PromptTokens
 from tests.support.attention import dense_attention
@@ -200,6 +203,68 @@ def test_a_compiled_pass_learns_the_same(one_of_two, monkeypatch):
         found_loss, found = gradients(module, given)
         assert module.is_compiled and found_loss == loss and found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_leaves_in_the_weights_places_get_their_gradients(one_of_two):
+    """As a recording has them, of a pass that all later ones repeat; then the weights are as they were."""
+    module, given = one_of_two
+    loss, expected = gradients(module, given)
+    sent = shard(module, most_together=160_000, most_kept=160_000)
+    repeated: list[list[int]] = []
+    for _ in range(3):
+        repeated.append([*sent] if module.sharded.repeats else [])
+        sent.clear()
+        gradients(module, given)
+    assert not any(repeated[:2]), "the first pass finds what belongs together, the second is the first of its kind"
+    assert module.sharded.repeats and repeated[2] == sent
+    sent.clear()
+    before = dict(module.named_parameters())
+    module.begin_pass()
+    with _fresh_leaves(module.asr) as leaves, module.sharded.held_by(leaves):
+        found_loss = module.loss(*given)
+        names = {name: leaf for name, leaf in module.named_parameters() if leaf.requires_grad}
+        found = torch.autograd.grad(found_loss, [*names.values()])
+        assert found_loss == loss and all(map(torch.equal, found, (expected[name] for name in names)))
+        assert names.keys() == expected.keys()
+    assert not module.whole
+    assert sent == repeated[2], "a recording must gather what any other pass does, or ranks would not meet"
+    assert [*module.named_parameters()] == [*before.items()] and not module.sharded._whole
+    assert gradients(module, given)[0] == loss
+
+
+def test_weights_are_replaced_unread_and_compiled_for_already():
+    """DeepSpeed's ZeRO-3 gathers a weight that is read off its module while a pass goes on; and what is compiled anew
+    while a pass is recorded ends the recording."""
+
+    class Watched(OrderedDict):
+        """As DeepSpeed has it: an ordered dictionary with a ``__getitem__`` of its own."""
+
+        def __getitem__(self, name: str) -> Any:
+            if not torch.compiler.is_compiling():
+                reads.append(name)
+            return super().__getitem__(name)
+
+    def count(graph: torch.fx.GraphModule, _: list[Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    layers = [nn.Linear(2, 2, bias=False) for _ in range(2)]  # a place stays empty, which no parameter fills
+    module, value = nn.Sequential(*layers), torch.ones(1, 2)
+    weights = [*module.parameters()]
+    for layer in layers:
+        layer._parameters = Watched(layer._parameters)
+    reads: list[str] = []
+    graphs: list[Any] = []
+    compiled = torch.compile(lambda layer, value: layer(value), backend=count, fullgraph=True)
+    expected = [compiled(layer, value) for layer in layers]
+    reads.clear()
+    with _fresh_leaves(module) as leaves:
+        assert not reads and [*module.parameters()] == [*leaves.values()] and leaves.keys() == set(weights)
+        assert not any(leaf is weight for weight, leaf in leaves.items())
+        assert all(torch.equal(compiled(layer, value), each) for layer, each in zip(layers, expected, strict=True))
+        reads.clear()
+    assert not reads and len(graphs) == 1
+    assert all(map(operator.is_, module.parameters(), weights))
 
 
 def test_a_pass_that_fails_leaves_nothing_behind(one_of_two):
