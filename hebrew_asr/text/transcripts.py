@@ -129,7 +129,7 @@ def _text(file: Path, key: str, row: Row, names: Iterable[str]) -> str:
 
 def _rows(file: Path) -> list[str] | dict[str, Row]:
     if file.is_dir():
-        file = file / HYPOTHESES
+        file = _hypotheses_of(file)
     text = read_text(file, pipes=True)
     match file.suffix.lower():
         case ".jsonl" | ".json" | ".ndjson":
@@ -149,6 +149,21 @@ def _rows(file: Path) -> list[str] | dict[str, Row]:
     if not found:
         raise DataError(f"{file} holds no transcripts")
     return found
+
+
+def _hypotheses_of(folder: Path) -> Path:
+    """The file in a folder of ``eval``. Raises DataError, which names what can be scored in another folder."""
+    if (file := folder / HYPOTHESES).exists():
+        return file
+    is_run = (folder / "metrics.jsonl").exists()
+    below = [path.parent for path in sorted(folder.glob(f"*/{HYPOTHESES}"))]
+    below += sorted(folder.glob("samples/step-*-eval.jsonl"))[-1:] if is_run else []
+    kind, model = ("run", folder) if is_run else ("folder", "MODEL")
+    give = f"give {' or '.join(map(str, below))}, or make one" if below else "make one"
+    raise DataError(
+        f"{folder} is a {kind} and no evaluation, which holds {HYPOTHESES}; {give}: "
+        f"hebrew-asr eval --model {model} --data MANIFEST --out heard"
+    )
 
 
 def _lines_of(form: re.Pattern[str], file: Path, text: str) -> Iterable[tuple[str, Row]]:

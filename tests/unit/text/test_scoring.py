@@ -280,9 +280,27 @@ def test_a_pipe_of_a_shell_is_read_and_a_device_is_not(tmp_path):
     os.write(into, "שלום\n".encode())
     os.close(into)
     assert read_pairs(tmp_path / "r.txt", f"/dev/fd/{piped}")[0].hypothesis == "שלום"
-    for name, told in (("/dev/zero", "is not a file"), (tmp_path / "absent.txt", "No such file"), ("/dev", "No such")):
+    for name, told in (
+        ("/dev/zero", "is not a file"),
+        (tmp_path / "absent.txt", "No such file"),
+        ("/dev", "no evaluation"),
+    ):
         with pytest.raises(DataError, match=told):
             read_pairs(tmp_path / "r.txt", name)
+
+
+def test_a_run_is_told_from_its_evaluations(tmp_path, capfd):
+    run = tmp_path / "run"
+    for name in ("metrics.jsonl", "samples/step-000002-eval.jsonl", "samples/step-000010-eval.jsonl"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text(as_json_lines(CLIPS), encoding="utf-8")
+    assert main(["score", str(run)]) == 3
+    told = capfd.readouterr().err
+    assert f"{run} is a run" in told and f"hebrew-asr eval --model {run} --data MANIFEST --out heard" in told
+    assert f"give {run}/samples/step-000010-eval.jsonl, or" in told
+    assert main(["score", str(run / "samples" / "step-000010-eval.jsonl"), "--out", str(run / "heard")]) == 0
+    assert main(["compare", str(run), str(run)]) == 3
+    assert f"give {run}/heard or {run}/samples/step-000010-eval.jsonl, or" in capfd.readouterr().err
 
 
 def test_score_writes_every_clip(tmp_path, capfd):
