@@ -88,12 +88,15 @@ def set_folder(place: str | Path, *, ask: bool = True) -> Path:
         ask: whether its server is asked; else the tables are those that were brought last, if any were.
 
     Raises:
-        UsageError: the URL holds credentials, or there is no set.
+        UsageError: the URL holds credentials, or there is no set; or, where ``ask``, the place is a file.
         DataError: it may not be read, or changes while it is read.
         EnvironmentProblem: its server does not answer, a package for its protocol is missing, or the disk is full.
     """
     if not is_url(str(place)):
-        return Path(place)
+        if (folder := Path(place)).is_file() and ask:
+            first = "" if folder.stem in ("train", "eval") else "name it train.jsonl and "
+            raise UsageError(f"{place} is a file, and a set is a folder: {first}give {folder.parent}")
+        return folder
     url = str(place).rstrip("/")
     if str(RemotePath(url)) != url:
         raise UsageError(

@@ -69,10 +69,11 @@ class DataArguments(RecipeArguments):
         return {"data.folder": self.data}
 
     def refuse_no_set(self) -> None:
-        """Raise DataError where ``data`` is a folder without a prepared set."""
+        """Raise DataError where ``data`` is a folder without a prepared set, and UsageError where it is a file."""
         from hebrew_asr.data.manifest import has_manifest
+        from hebrew_asr.remote.cache import set_folder
 
-        if self.data is not None and not (is_url(self.data) or has_manifest(Path(self.data) / "train.jsonl")):
+        if self.data is not None and not is_url(self.data) and not has_manifest(set_folder(self.data) / "train.jsonl"):
             raise DataError(f"no prepared set in {self.data}: train.jsonl is missing; hebrew-asr prepare makes one")
 
     def load_recipe(self) -> Recipe:

@@ -88,7 +88,7 @@ def check(arguments: TrainArguments, num_ranks: int | None = None) -> RunSpec:
         from hebrew_asr.corpus.prepare import ensure_prepared  # it reads parquet; training alone never does
 
         # Misspelled, or left by a prepare that failed, rather than the place for the recipe's corpora.
-        if arguments.data and not source.is_file() and not any(source.glob("*")):
+        if arguments.data and not any(source.glob("*")):
             raise DataError(f"--data {source}: no set is there; hebrew-asr prepare --source … --out {source} makes one")
         ensure_prepared(source)
     train_clips = open_manifest(source / "train.jsonl", allow_outside=recipe.data.allow_outside)

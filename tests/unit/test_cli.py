@@ -245,6 +245,24 @@ def test_a_file_in_the_place_of_a_folder_is_told_in_a_line(tmp_path, capsys):
     assert (tmp_path / "said.txt").read_text() == "שלום עולם\n"
 
 
+@pytest.mark.parametrize(
+    "words", [["audit"], ["join"], ["plan", "--data"], ["train", "--data"]], ids=lambda words: words[0]
+)
+def test_a_manifest_in_the_place_of_a_set_is_told_with_the_folder(words, tmp_path, capfd):
+    command, *option = words
+    needed = {
+        "join": [str(tmp_path), "--out", str(tmp_path / "both")],
+        "plan": ["--ds", "a100x8"],
+        "train": ["--ds", "cpu"],
+    }
+    for name, told in (("train", "give"), ("mine", "name it train.jsonl and give")):
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("{}\n")
+        assert main([command, *option, str(file), *needed.get(command, [])]) == 2
+        told = f"error: {file} is a file, and a set is a folder: {told} {tmp_path}\n"
+        assert capfd.readouterr().err.endswith(told)
+
+
 @pytest.mark.parametrize("name", ["hypotheses.jsonl", "figures.json", "clips.csv", "clips.html"])
 def test_results_do_not_take_the_place_of_a_file_of_something_else(name, tmp_path, capsys):
     (tmp_path / "said.txt").write_text("שלום עולם\n")
