@@ -42,7 +42,7 @@ class Command:
     choose: bool = False
     """Write whichever is best on the whole evaluation split."""
     data: Path | None = None
-    """Evaluation manifest for --choose; that of the run unless given."""
+    """Evaluation manifest for --choose, or the folder of a set; that of the run unless given."""
     batch: PositiveInt = 32
     """Clips decoded together."""
 
@@ -102,12 +102,13 @@ class Command:
         from hebrew_asr.config.recipe import recipe_from_dict
         from hebrew_asr.data.manifest import has_manifest, read_manifest
         from hebrew_asr.errors import DataError
-        from hebrew_asr.remote.cache import set_folder
+        from hebrew_asr.remote.cache import set_of_run
 
         recipe = recipe_from_dict(recipe_before(self.run_dir, last.checkpoints[-1]) or {}, str(self.run_dir))
-        manifest = self.data or set_folder(recipe.data.folder) / "eval.jsonl"
+        manifest = self.data or set_of_run(self.run_dir, recipe.data.folder)
+        manifest = manifest / "eval.jsonl" if manifest.is_dir() else manifest
         if not has_manifest(manifest):
-            raise DataError(f"the run's evaluation manifest {manifest} is not there; give --data")
+            raise DataError(f"no evaluation manifest at {manifest}: give --data the run's, or the folder of its set")
         return recipe.evaluation, read_manifest(manifest, allow_outside=True)
 
     def _measured(self, candidate: Candidate, settings: Evaluation, clips: Sequence[Clip]) -> dict[str, Any]:

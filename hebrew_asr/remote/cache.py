@@ -24,7 +24,7 @@ from typing import Any
 import xxhash
 
 from hebrew_asr.errors import DataError, HebrewASRError, UsageError
-from hebrew_asr.files import atomic, from_json, write_json
+from hebrew_asr.files import atomic, from_json, values_if_readable, write_json
 from hebrew_asr.logs import log
 from hebrew_asr.remote.paths import NotThere, RemotePath, is_url
 
@@ -107,6 +107,18 @@ def set_folder(place: str | Path, *, ask: bool = True) -> Path:
     if ask:
         _bring_all(RemotePath(url), folder)
     return folder
+
+
+def set_of_run(run: Path, written: str, *, ask: bool = True) -> Path:
+    """:func:`set_folder` of the set that a run was trained on, for a command in any folder.
+
+    Args:
+        run: the run directory, whose ``run.json`` knows where training found the set.
+        written: its place by the recipe, which counts if nothing is there, and of runs that do not know it.
+        ask: as of :func:`set_folder`.
+    """
+    found = values_if_readable(run / "run.json").get("data_folder")
+    return set_folder(found if isinstance(found, str) and Path(found).is_dir() else written, ask=ask)
 
 
 def origin_of(folder: Path) -> str | None:

@@ -14,7 +14,7 @@ from hebrew_asr.data.clips import Clips
 from hebrew_asr.data.manifest import open_manifest
 from hebrew_asr.errors import DataError, EnvironmentProblem
 from hebrew_asr.files import as_os_error, from_json
-from hebrew_asr.remote.cache import set_folder
+from hebrew_asr.remote.cache import set_of_run
 from hebrew_asr.report import records
 from hebrew_asr.report.records import EvalRecord, Sample
 
@@ -120,7 +120,7 @@ def _read(folder: Path) -> RunHistory:
         faults=events["fault"],
         machines=events["machine"],
         samples=_samples(folder / "samples", {record.key for record in measured}, unreadable),
-        manifests=_manifests(recipe.get("data", {}).get("folder")),
+        manifests=_manifests(folder, recipe.get("data", {}).get("folder")),
         unreadable=unreadable,
         chosen=_chosen(measured, summary),
     )
@@ -251,13 +251,13 @@ def _samples(
     return found
 
 
-def _manifests(data_folder: str | None) -> Manifests | None:
-    """The run's manifests, if they are where the recipe says; a relative path starts where training was started. Those
-    of a set at a URL are as this machine read them last.
+def _manifests(run: Path, written: str | None) -> Manifests | None:
+    """The run's manifests, if they are where training found them, or where the recipe says. Those of a set at a URL are
+    as this machine read them last.
     """
-    if data_folder is None:
+    if written is None:
         return None
-    folder = set_folder(data_folder, ask=False)
+    folder = set_of_run(run, written, ask=False)
     evaluated, trained = _manifest(folder / "eval.jsonl"), _manifest(folder / "train.jsonl")
     if evaluated is None or trained is None:
         return None

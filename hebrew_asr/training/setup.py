@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ from hebrew_asr.model.forward import training_module
 from hebrew_asr.model.groups import GROUPS
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.phases import check_phases
+from hebrew_asr.remote.paths import is_url
 from hebrew_asr.report.outputs import MetricsFile, PatientFiles
 from hebrew_asr.report.sinks import TensorBoardSink, Tracker, WandbSink
 from hebrew_asr.training.arguments import SUMMARY, TrainArguments, lock_of
@@ -293,6 +295,7 @@ def describe(
     devices: list[str],
 ) -> dict[str, Any]:
     """Facts of a run that its numbers depend on. ``devices``: of each rank."""
+    data = spec.recipe.data.folder
     return {
         "hebrew_asr": hebrew_asr.__version__,
         "python": platform.python_version(),
@@ -303,6 +306,7 @@ def describe(
         "num_ranks": spec.batching.num_ranks,
         "devices": devices,
         "batching": str(spec.batching),
+        "data_folder": data if is_url(data) else str(Path(data).absolute()),
         "data": {**spec.fingerprints, "sets": [asdict(one) for one in spec.sets]},
         "train_clips": len(spec.train_clips),
         "train_hours": round(float(spec.train_clips.durations_s.sum()) / 3600, 3),

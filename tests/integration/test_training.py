@@ -28,6 +28,7 @@ from hebrew_asr.data.manifest import index_manifest, read_manifest, write_manife
 from hebrew_asr.errors import CheckpointError
 from hebrew_asr.model.load import load_model
 from hebrew_asr.pages.document import asset
+from hebrew_asr.report.gather import read_run
 from hebrew_asr.report.page import write_report
 from tests.support.engine_worker import present_tokens
 from tests.support.tiny_task import (
@@ -232,16 +233,28 @@ def test_a_run_is_averaged_where_it_was_moved_with_its_base_model(task, whole_ru
         aside.rename(task / "base")
 
 
-def test_a_run_of_a_relative_base_is_averaged_from_any_folder(task, warm, tmp_path, monkeypatch):
-    """The recipe's path counts from the folder in which training was started; the checkpoints know the whole one."""
+def test_a_run_of_relative_paths_is_averaged_and_reported_from_any_folder(task, warm, tmp_path, monkeypatch):
+    """Those of a recipe count from the folder in which training was started; a run knows the whole ones."""
     run, changes = tmp_path / "run", ["checkpoints.every_steps=1", "max_steps=2", *NO_EVALUATION]
-    relative = os.path.relpath(task / "base")
-    done = warm.finish(train_arguments(task, run, *changes, f"model.path={relative}"), ranks=2, port=free_port())
+    base, data = (os.path.relpath(task / name) for name in ("base", "data"))
+    changes += [f"model.path={base}", f"data.folder={data}"]
+    done = warm.finish(train_arguments(task, run, *changes), ranks=2, port=free_port())
     assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads((run / "recipe.json").read_text())["model"]["path"] == relative
+    recipe = json.loads((run / "recipe.json").read_text())
+    assert (recipe["model"]["path"], recipe["data"]["folder"]) == (base, data)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert main(["average", str(run), "--out", "mean"]) == 0
+    assert main(["average", str(run), "--out", "chosen", "--choose"]) == 0
+    manifests = read_run(run).manifests
+    assert manifests is not None and all(Path(file).is_file() for file in manifests.audio_of.values())
+
+
+def test_the_set_to_choose_on_may_be_named_by_its_folder(task, whole_run, tmp_path, capfd):
+    choose = ["average", str(whole_run), "--out", str(tmp_path / "chosen"), "--choose", "--data"]
+    assert main([*choose, str(tmp_path)]) == 3
+    assert f"no evaluation manifest at {tmp_path / 'eval.jsonl'}: give --data" in capfd.readouterr().err
+    assert main([*choose, str(task / "data")]) == 0
 
 
 def test_a_mean_of_one_checkpoint_is_refused_with_those_that_there_are(whole_run, tmp_path, capfd):
