@@ -135,6 +135,7 @@ def run(task: Path, ranks: dist.Ranks, spec: dict) -> None:
         (out / "log.json").write_text(json.dumps(log))
     ranks.barrier()
     engine.close()
+    assert engine.module.sharded is None, "what is tied to where the weights lie is let go of, recordings too"
 
 
 def poison(micro_batches: list[MicroBatch]) -> None:
