@@ -111,7 +111,8 @@ def start(accelerator: str) -> Ranks:
     import deepspeed
 
     _complete_environment()
-    # Else a rank that records a pass with collectives would wait for the others to record one (NCCL 2.28).
+    # Else NCCL registers what recorded collectives read, for which all ranks must record alike (its guide, "User Buffer
+    # Registration"); one whose recording failed would not.
     os.environ.setdefault("NCCL_GRAPH_REGISTER", "0")
     # Used by inference collectives only; compiling it would cost every fresh CPU machine most of a minute.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
