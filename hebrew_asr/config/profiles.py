@@ -46,8 +46,8 @@ class Hardware:
     compile: bool | None = None
     """Whether the training step is compiled; on CUDA unless told otherwise."""
     cuda_graphs: bool = False
-    """Whether a compiled pass is recorded as CUDA graphs: only under ZeRO-1 to 3 in bf16, without offload and what
-    else leaves stage 3 to DeepSpeed."""
+    """Whether a compiled pass is recorded as CUDA graphs: only under ZeRO-1, 2 and 3 in bf16, without offload, and at
+    stage 3 without the other keys that leave it DeepSpeed's own."""
 
 
 @dataclass(frozen=True)
