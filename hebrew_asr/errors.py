@@ -137,19 +137,24 @@ def exit_code_of(run: Callable[[], int], quiet: Callable[[HebrewASRError], bool]
         return run()
     except HebrewASRError as error:
         if not quiet(error):
-            kind = "error: "
             if isinstance(error, Preempted):
-                kind = ""
-                time.sleep(flush_s(sys.stderr))
-            print(f"{kind}{error}", file=sys.stderr, flush=True)
+                _tell_stop(str(error))
+            else:
+                print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt:
-        time.sleep(flush_s(sys.stderr))
-        print("interrupted", file=sys.stderr)
+        _tell_stop("interrupted")
         return 130
     except BrokenPipeError:  # the reader left, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _tell_stop(text: str) -> None:
+    """Say it when the terminal shows it. From here on Ctrl-C, which a held key repeats, changes nothing any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    time.sleep(flush_s(sys.stderr))
+    print(text, file=sys.stderr, flush=True)
 
 
 def signal_of(interrupt: KeyboardInterrupt) -> signal.Signals:

@@ -15,7 +15,7 @@ from multiprocessing import connection, get_context, parent_process, resource_tr
 from typing import Any
 
 from hebrew_asr.cores import loading_modules
-from hebrew_asr.errors import EnvironmentProblem
+from hebrew_asr.errors import EnvironmentProblem, end_children
 
 
 class Pool(ProcessPoolExecutor):
@@ -40,10 +40,11 @@ class Pool(ProcessPoolExecutor):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """After a worker has ended unasked, Python's own could wait for ever, for two reasons that are met here.
+        """After a worker has ended unasked, Python's own could wait for ever, for three reasons that are met here.
 
         Before 3.11.5 its thread may be writing to workers that are gone (cpython#94777); and a worker that was being
-        started at that moment is told nothing.
+        started at that moment is told nothing. And where Ctrl-C ends the wait, Python may take its thread for ended,
+        close the pipe to the workers before each is told to leave, and wait for them at its own end.
         """
         if self._broken:
             calls = vars(self)["_call_queue"]
@@ -52,7 +53,11 @@ class Pool(ProcessPoolExecutor):
                     calls._reader.close()
             for process in [*(self._processes or {}).values()]:
                 process.terminate()
-        super().shutdown(wait, cancel_futures=cancel_futures)
+        try:
+            super().shutdown(wait, cancel_futures=cancel_futures)
+        except KeyboardInterrupt:  # again: what they are at is given up, so that none writes after its caller has ended
+            end_children()
+            raise
 
     def __exit__(self, exc_type: Any, exc_val: BaseException | None, exc_tb: Any) -> None:
         """Raises EnvironmentProblem where the block ended since a worker had."""

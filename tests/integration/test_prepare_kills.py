@@ -65,9 +65,9 @@ def run(script: Path, corpus: Path, out: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
 
 
-@pytest.mark.parametrize("wait_s", [0.0, 0.1])
-def test_ctrl_c_while_workers_start_is_one_line(corpus, script, tmp_path, wait_s):
-    """The terminal sends it to all of them, and they are importing."""
+@pytest.mark.parametrize(("wait_s", "times"), [(0.0, 1), (0.1, 1), (0.1, 10), (0.5, 10)])
+def test_ctrl_c_while_workers_start_is_one_line(corpus, script, uninterrupted, tmp_path, wait_s, times):
+    """The terminal sends it to all of them, and they are importing; and again and again, while the keys are held."""
     line = [sys.executable, str(script), "--source", str(corpus), "--out", str(tmp_path / "out"), "--processes", "2"]
     terminal = Terminal(line, environment={**os.environ, "PYTHONPATH": str(ROOT)}, folder=tmp_path)
     while not any(
@@ -75,10 +75,14 @@ def test_ctrl_c_while_workers_start_is_one_line(corpus, script, tmp_path, wait_s
     ):
         time.sleep(0.01)
     time.sleep(wait_s)
-    terminal.type(CTRL_C)
+    for _ in range(times):
+        terminal.type(CTRL_C)
+        time.sleep(0.03)
     assert terminal.process.wait(60) == 130
     terminal.drain()
-    assert "interrupted" in terminal.text and "Traceback" not in terminal.text
+    assert terminal.text.count("interrupted") == 1 and "Traceback" not in terminal.text
+    assert run(script, corpus, tmp_path / "out").wait(60) == 0
+    assert_same(corpora.tree_of(tmp_path / "out"), uninterrupted)
 
 
 def begun_by(pid: int) -> list[psutil.Process]:

@@ -25,6 +25,7 @@ from hebrew_asr.errors import DataError, UsageError, exit_code_of
 from hebrew_asr.text.prompt import build_target
 from hebrew_asr.training.arguments import TrainArguments, as_argv
 from tests.support.disks import fill, remount, small_disk
+from tests.support.terminal import CTRL_C, Terminal
 
 COMMANDS_DIR = Path(__file__).parents[2] / "hebrew_asr" / "commands"
 
@@ -356,6 +357,26 @@ def test_ctrl_c_where_python_ignores_it_is_heard_again(monkeypatch, capsys):
     monkeypatch.setattr(Scoring, "run", decode)
     assert main(["score", "said.txt"]) == 130
     assert time.monotonic() - started < 20 and capsys.readouterr().err == "interrupted\n"
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which no one hears who is leaving
+
+
+@pytest.mark.parametrize(("error", "code"), [("KeyboardInterrupt", 130), ("errors.Preempted('stopped')", 75)])
+def test_ctrl_c_that_is_held_leaves_as_that_pressed_once(error, code, tmp_path):
+    script = (
+        "import sys; from hebrew_asr import errors; errors.TERMINAL_FLUSH_S = 2.0\n"
+        f"def run(): print('asked', flush=True); raise {error}\n"
+        "sys.exit(errors.exit_code_of(run))"
+    )
+    line, environment = [sys.executable, "-c", script], {**os.environ, "PYTHONPATH": str(COMMANDS_DIR.parents[1])}
+    terminal = Terminal(line, environment=environment, folder=tmp_path)
+    while "asked" not in terminal.text:
+        time.sleep(0.01)
+    for _ in range(5):
+        time.sleep(0.1)
+        terminal.type(CTRL_C)
+    assert terminal.process.wait(30) == code
+    terminal.drain()
+    assert "Traceback" not in terminal.text
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -48,6 +48,35 @@ busy.result()
     assert len(started) >= 2 and not left
 
 
+def test_ctrl_c_again_gives_up_what_workers_are_at(tmp_path):
+    """Else one would write into a folder that its parent has left, or its parent wait for it for ever."""
+    program = f"""
+import os, time
+from hebrew_asr.pools import Pool
+
+pool = Pool(2)
+busy = pool.submit(os.system, "sleep 5; touch '{tmp_path}/late'")
+pool.submit(os.getpid).result()
+print("started", flush=True)
+try:
+    busy.result()
+finally:
+    print("ending", flush=True)
+    pool.shutdown()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        for said in ("started\n", "ending\n"):
+            assert parent.stdout.readline() == said
+            workers = [child for child in psutil.Process(parent.pid).children() if "spawn_main" in str(child.cmdline())]
+            time.sleep(0.2)
+            parent.send_signal(signal.SIGINT)
+        assert parent.wait(4) == -signal.SIGINT
+    assert len(workers) == 2 and not psutil.wait_procs(workers, timeout=0)[1]
+
+
 def test_a_broken_pool_ends_though_its_own_thread_closes_the_same_pipe(monkeypatch):
     """Before Python 3.11.5 both close it: the second one is told of a descriptor that is gone."""
 
