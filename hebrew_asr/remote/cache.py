@@ -280,11 +280,13 @@ def _has_room(lock: int, need: int) -> bool:
     counted = os.pread(lock, 20, 0)
     used = int(counted) if counted.strip().isdigit() else limit  # none yet, or zeros after a power cut: count anew
     if need > limit_now or used + need > limit:
-        shards = sorted((sums.stat().st_mtime, sums) for sums in folder.glob("*.sums"))
+        now, found = time.time(), ((sums.stat().st_mtime, sums) for sums in folder.glob("*.sums"))
+        # A time to come is of a clock that was wrong, and no sign of use.
+        shards = sorted((0.0 if touched > now + IN_USE_S else touched, sums) for touched, sums in found)
         sizes = {sums: _bytes_on_disk(sums) + _bytes_on_disk(sums.with_suffix("")) for _, sums in shards}
         used = sum(sizes.values())
         for touched, sums in shards:
-            if (used + need <= limit and need <= limit_now) or touched > time.time() - IN_USE_S:
+            if (used + need <= limit and need <= limit_now) or touched > now - IN_USE_S:
                 break
             sums.unlink()
             sums.with_suffix("").unlink(missing_ok=True)
