@@ -84,7 +84,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     All files get the usual mode. What is in an earlier ``folder``, and is not written anew, stays in it. Errors of ours
     and of the operating system name what lies below ``folder``, though it was written elsewhere.
     """
-    place = folder.resolve()
+    place = Path(os.path.realpath(folder))  # Path.resolve has no words of ours for a link to itself
     temporary, before = place.with_name(f".tmp-{place.name}"), place.with_name(f".old-{place.name}")
     shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
     try:
@@ -198,7 +198,9 @@ def as_os_error(error: Exception) -> OSError:
     """What went wrong with a file, as the operating system's error; safetensors gives its number within a text."""
     if isinstance(error, OSError) and error.errno is not None:
         where = f": {error.filename}" if error.filename else ""
-        return OSError(error.errno, f"{error.strerror}{where}")
+        # A folder cannot be made where such a link is, of which the system says only that something is there.
+        is_dead = error.errno == errno.EEXIST and not Path(error.filename or ".").exists()
+        return OSError(error.errno, f"{'a link that leads nowhere' if is_dead else error.strerror}{where}")
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     number = re.search(r"\(os error (\d+)\)", text)
     return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(errno.EIO, text)
@@ -222,7 +224,8 @@ def is_full(error: OSError) -> bool:
 
 def nearest_existing(path: Path) -> Path:
     """``path``, or the nearest folder above it that there is."""
-    return next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())
+    real = Path(os.path.realpath(path))
+    return next(place for place in (real, *real.parents) if place.exists())
 
 
 def give_usual_mode(path: Path) -> None:

@@ -76,10 +76,10 @@ class Command:
         for given in self.sets:
             named = None if Path(given).is_dir() else _NAMED.fullmatch(given)
             place = named[2] if named else given
-            place = place.rstrip("/") if is_url(place) else str(Path(place).resolve())
+            place = place.rstrip("/") if is_url(place) else os.path.realpath(place)
             if any(part.place == place for part in parts):
                 raise UsageError(f"{place} is named twice: its clips would count double")
-            if self.out.resolve().is_relative_to(place):
+            if Path(os.path.realpath(self.out)).is_relative_to(place):
                 raise UsageError(
                     f"--out {self.out} lies in {place}, and would hold a link to itself: give another place"
                 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from hebrew_asr.corpus.preparation.output import is_of_prepare
 from hebrew_asr.errors import EnvironmentProblem, UsageError
-from hebrew_asr.files import values_if_readable, write_json
+from hebrew_asr.files import as_os_error, values_if_readable, write_json
 from hebrew_asr.training.arguments import lock_of
 
 DEMO_MARK = "demo.json"
@@ -93,7 +93,9 @@ def make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise EnvironmentProblem(f"cannot make the folder {out}: {error.strerror}; give another place") from error
+        raise EnvironmentProblem(
+            f"cannot make the folder: {as_os_error(error).strerror}; give another place"
+        ) from error
     if not os.access(out, os.W_OK | os.X_OK):
         raise EnvironmentProblem(f"cannot write to {out}: it is read-only, or another user's; give another place")
 

@@ -37,7 +37,7 @@ from hebrew_asr.corpus.preparation.workers import Workers
 from hebrew_asr.data.manifest import has_manifest
 from hebrew_asr.data.records import Records
 from hebrew_asr.errors import DataError, EnvironmentProblem, UsageError
-from hebrew_asr.files import from_json, sync_folder, write_atomically, write_json
+from hebrew_asr.files import as_os_error, from_json, sync_folder, write_atomically, write_json
 from hebrew_asr.locks import FolderLock, describe
 from hebrew_asr.sources import Source, Unit, is_on_hub, open_source, source_name, unit_name
 
@@ -166,7 +166,7 @@ def _write_errors_explained(folder: Path) -> Generator[None, None, None]:
         again = ". What is done is kept: run the same command again to continue" if begun else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise EnvironmentProblem(f"the disk is full, writing to {folder}: free some space{again}") from error
-        raise EnvironmentProblem(f"cannot write to {folder}: {error}{again}") from error
+        raise EnvironmentProblem(f"cannot write to {folder}: {as_os_error(error).strerror}{again}") from error
 
 
 def _build(options: PrepareOptions, folder: Path, work: Path) -> None:

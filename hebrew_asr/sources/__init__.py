@@ -85,6 +85,8 @@ def source_name(spec: str) -> str:
         return re.sub(r"[^\w.-]+", "-", cached["name"] if cached else path.name if path.is_dir() else path.stem)
     if is_url(spec):
         return re.sub(r"[^\w.-]+", "-", RemotePath(spec).name.removesuffix(".parquet"))
+    if os.path.islink(spec):  # noqa: PTH114 (as above)
+        raise UsageError(f"source {spec}: a link that leads nowhere (to {os.readlink(spec)})")  # noqa: PTH115
     match = HUB_ID.fullmatch(spec)
     if match is None or spec.startswith("."):
         hint = did_you_mean(spec, _beside(Path(spec)))

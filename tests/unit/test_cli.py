@@ -294,7 +294,7 @@ def test_an_audit_that_could_not_be_written_is_not_begun(tmp_path, capsys):
     assert main(["audit", str(tmp_path / "none"), "--out", str(tmp_path / "page.txt")]) == 4
     assert (
         capsys.readouterr().err
-        == f"error: cannot make the folder {tmp_path}/page.txt: File exists; give another place\n"
+        == f"error: cannot make the folder: File exists: {tmp_path}/page.txt; give another place\n"
     )
 
 
@@ -454,3 +454,26 @@ def test_a_variable_that_the_shell_does_not_know_is_told(typed, told, capsys):
     """An empty host would let every machine in, and an empty model is the folder one is in."""
     assert main(typed) == 2
     assert capsys.readouterr().err == f"error: {told}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "told"),
+    [
+        ("prepare --source dead --out new", 2, "source dead: a link that leads nowhere (to none)"),
+        ("prepare --source below/dead --out new", 2, "source below/dead: a link that leads nowhere (to none)"),
+        ("prepare --source here --out dead", 4, "cannot write to dead: a link that leads nowhere: dead"),
+        ("prepare --source here --out loop", 4, "cannot write to loop: Too many levels of symbolic links"),
+        ("prepare --source here --out loop/new", 4, "cannot write to loop/new: Too many levels of symbolic links"),
+        ("join loop here --out new", 3, "loop/train.jsonl"),
+        ("export here --out dead/new", 4, "cannot make the folder: a link that leads nowhere: dead; give another"),
+    ],
+)
+def test_links_that_lead_nowhere_are_told_as_such(line, code, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("here", "below"):
+        Path(folder).mkdir()
+        Path(folder, "dead").symlink_to("none")
+    Path("dead").symlink_to("none")
+    Path("loop").symlink_to("loop")
+    assert main(line.split()) == code
+    assert told in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -116,11 +117,9 @@ class PrepareOptions:
             wrong.append(f"--workers-on {self.workers_on!r} is no address of a scheduler, such as tcp://node1:8786")
         if url := re.fullmatch(r"([a-z0-9+.-]+:/)(.*)", str(self.out), re.DOTALL):  # a Path keeps one slash of two
             wrong.append(f"--out {url[1]}/{url[2]} is a URL: prepare writes here; `aws s3 sync` or the like uploads it")
-        out = self.out.resolve()
-        if inside := [one for one in self.source if Path(one).is_dir() and out.is_relative_to(Path(one).resolve())]:
-            wrong.append(
-                f"--out {self.out} lies in the source {inside[0]}, whose next reader would take it for more of it"
-            )
+        out = Path(os.path.realpath(self.out))
+        if inside := [one for one in self.source if Path(one).is_dir() and out.is_relative_to(os.path.realpath(one))]:
+            wrong.append(f"--out {self.out} lies in the source {inside[0]}, whose next reader would read it too")
         if self.store == "shards" and self.audio == "wav":
             wrong.append("--store shards holds flac: leave --audio wav out, which is for scripts that open files")
         if wrong:
