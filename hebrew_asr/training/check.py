@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from hebrew_asr.remote.cache import limit_cache, set_folder
 from hebrew_asr.remote.joined import JoinedSet, joined_sets
 from hebrew_asr.remote.paths import is_url
 from hebrew_asr.report.records import FaultRecord
-from hebrew_asr.training.arguments import TrainArguments, lock_of
+from hebrew_asr.training.arguments import TrainArguments, finished, lock_of
 from hebrew_asr.training.identity import code_version, shared_parts
 from hebrew_asr.training.out_of_memory import earlier_fault
 from hebrew_asr.training.train_state import TrainState
@@ -76,7 +76,7 @@ def check(arguments: TrainArguments, num_ranks: int | None = None) -> RunSpec:
         raise UsageError(f"run directory {folder} is no folder: give --run another name")
     lock_of(folder).refuse_if_held(f"run directory {folder}", is_main=place.rank_from_environment() == 0)
     _refuse_foreign(folder)
-    resumable = _find_resumable(folder, arguments.resume)
+    resumable = _find_resumable(folder, arguments)
     resume = resumable.newest
     before = recipe_before(folder, resume)
     recipe = as_begun(recipe, before)
@@ -183,11 +183,13 @@ def _within_memory(
     return (batching, None) if smaller == batching else (smaller, record)
 
 
-def _find_resumable(folder: Path, mode: str) -> Resumable:
+def _find_resumable(folder: Path, arguments: TrainArguments) -> Resumable:
     """What there is to go on from; refuses a used run directory where that is not asked for."""
     if not is_used(folder):
         return Resumable()
-    if mode == "never":
+    if arguments.resume == "never":
+        if (message := finished(replace(arguments, resume="auto"))) is not None:
+            raise UsageError(f"{message}; give --run another name to train anew")
         raise UsageError(f"run directory {folder} holds a run; add --resume auto to go on, or give --run another name")
     return find_resumable(folder)
 

@@ -379,7 +379,8 @@ def test_unreadable_audio_names_the_file(warm, tmp_path):
 
 def test_a_used_run_directory_is_refused_and_another_recipe_too(task, warm, whole_run):
     for resume, changes, code, told in (
-        ("never", [], 2, "holds a run; add --resume auto"),
+        ("never", [], 2, f"finished run: 15 steps, model in {whole_run / 'final'}; give --run another name"),
+        ("never", ["seed=7"], 2, "holds a run; add --resume auto"),
         ("auto", ["seed=7"], 5, "made by another recipe"),
     ):
         arguments = train_arguments(task, whole_run, *changes, resume=resume)
