@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from hebrew_asr.config.options import Out
 from hebrew_asr.config.values import Count, Processes
 
 
@@ -23,7 +24,7 @@ class Command:
 
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder with train.jsonl and, if it has an evaluation side, eval.jsonl; or its URL, such as s3://bucket/set."""
-    out: Path | None = None
+    out: Out[Path | None] = None
     """Where to write the page and the JSON file; into the folder itself by default, and for a URL here."""
     processes: Processes | None = None
     """Worker processes; by default one per usable core."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
+from hebrew_asr.config.options import Out
 from hebrew_asr.config.values import PositiveInt
 from hebrew_asr.units import count
 
@@ -35,7 +36,7 @@ class Command:
     IDLE: ClassVar = ("data without choose", "batch without choose")
     run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run directory, such as runs/round2."""
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    out: Out[Path]
     """Folder to make; it must not exist, or be empty."""
     steps: list[PositiveInt] = field(default_factory=list)
     """Of the checkpoints to average; all that the run keeps of its last phase unless given."""

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar
 import tyro
 
 from hebrew_asr.commands.ranks import RankArguments
+from hebrew_asr.config.options import Out
 from hebrew_asr.config.values import PositiveInt
 
 PLANNING = Path(__file__).parents[1] / "planning"
@@ -46,7 +47,7 @@ class Command(RankArguments):
     """Also measure Hugging Face's Trainer on the padded native model, in the recipe's first phase, on one GPU."""
     baseline_steps: PositiveInt = 3
     """Timed steps of the baseline at each micro-batch."""
-    out: str | None = None
+    out: Out[str | None] = None
     """Also write the figures here, as JSON."""
     traces: str | None = None
     """Also profile one step of each into this folder: tables by kernel, and traces for chrome://tracing."""

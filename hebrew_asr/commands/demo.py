@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hebrew_asr.config.options import Out
+
 SEED = 0
 TRAIN_CLIPS, EVAL_CLIPS = 10_000, 200
 SHOWN_CLIPS = 5
@@ -30,7 +32,7 @@ class Command:
 
     data: str | None = None
     """Folder of audio files with text: x.wav beside x.txt, or a clips.jsonl, metadata.jsonl, csv or tsv listing."""
-    out: str | None = None
+    out: Out[str | None] = None
     """Run directory; demo-run, or demo-run-own with --data, unless given."""
     fresh: bool = False
     """Start over: remove the run of the demo that the run directory holds. It removes nothing else."""

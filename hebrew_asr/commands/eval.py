@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from hebrew_asr.config.options import Language, ModelName
+from hebrew_asr.config.options import Language, ModelName, Out
 from hebrew_asr.config.values import PositiveInt
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Command:
     set: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
     """A set of the Hebrew leaderboard: eval-d1, eval-whatsapp, saspeech, fleurs, common-voice, hebrew-speech-kan; or
     NAME=PATH, or PATH of a copy here (parquet). May be given again."""
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    out: Out[Path | None] = None
     """Folder for hypotheses.jsonl, figures.json, clips.csv and clips.html. What it holds of the same model on the same
     clips is written anew; of anything else it stays, and another folder has to be named."""
     mode: Literal["strict", "ivrit", "lenient"] = "strict"

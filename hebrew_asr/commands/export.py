@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
+from hebrew_asr.config.options import Out
+
 if TYPE_CHECKING:
     from hebrew_asr.inference.pieces import Cutting
     from hebrew_asr.report.gather import RunHistory
@@ -25,7 +27,7 @@ class Command:
     IDLE: ClassVar = ("out with check", "dtype with check", "base with check", "name with check", "really without push")
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|CHECKPOINT|MODEL")]
     """Run directory (its final/ is taken), one of its checkpoints, or folder or hub id of a model in either layout."""
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    out: Out[Path | None] = None
     """Folder to make; it must not exist, or be empty. Needed unless --check is given."""
     dtype: Literal["same", "bfloat16", "float16", "float32"] = "same"
     """Precision of the weights: that of the model, or another."""

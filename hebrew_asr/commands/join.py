@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from hebrew_asr.config.options import Out
+
 if TYPE_CHECKING:
     from hebrew_asr.data.clips import Clip, Clips
 
@@ -43,7 +45,7 @@ class Command:
 
     sets: Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME=]DIR|URL …")]
     """Folders or URLs of prepared sets, two or more, each with a name or not."""
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    out: Out[Path]
     """Folder to make; it must not exist, or be empty."""
     own_groups: bool = False
     """Equal names of groups are other people in each set, as where speakers are numbered: each gets its set's name."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hebrew_asr.commands.ranks import RankArguments
+from hebrew_asr.config.options import Out
 from hebrew_asr.config.values import PositiveFloat, PositiveInt
 from hebrew_asr.training.arguments import DataArguments
 
@@ -41,7 +42,7 @@ class Command(RankArguments, DataArguments):
     """First rates, of the recipe's."""
     highest: PositiveFloat = 100.0
     """Last rates, of the recipe's."""
-    out: str | None = None
+    out: Out[str | None] = None
     """Also write the curve here, as JSON: the factor of the recipe's rates and the loss, by step."""
 
     def run(self) -> int:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from hebrew_asr.config.options import Out
 from hebrew_asr.errors import EnvironmentProblem
 
 
@@ -26,7 +27,7 @@ class Command:
     """Run directory, such as runs/round2."""
     other: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[OTHER]")] = None
     """A second run, to set beside the first."""
-    out: Path | None = None
+    out: Out[Path | None] = None
     """File to write; RUN/report.html unless given. A file that is there is overwritten only if it is such a report."""
 
     def run(self) -> int:

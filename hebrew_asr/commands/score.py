@@ -9,6 +9,8 @@ from typing import Annotated
 
 import tyro
 
+from hebrew_asr.config.options import Out
+
 
 @dataclass
 class Command:
@@ -25,7 +27,7 @@ class Command:
     """What was said: .txt, .jsonl, .csv, .tsv, .trn, or Kaldi's file named text."""
     hypothesis: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[HYP]")] = None
     """What was heard; not needed where REF holds both."""
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    out: Out[Path | None] = None
     """Folder for hypotheses.jsonl, figures.json, clips.csv and clips.html; those of other files are not replaced."""
     json: bool = False
     """Print the figures as one JSON object."""

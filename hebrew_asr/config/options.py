@@ -26,6 +26,7 @@ from hebrew_asr.errors import UsageError, nearest
 Kind = TypeVar("Kind")
 ModelName = Annotated[Name, tyro.conf.arg(aliases=["-m"])]
 Language = Annotated[str, tyro.conf.arg(aliases=["-l"])]
+Out = Annotated[Kind, tyro.conf.arg(aliases=["-o"])]
 """Options that several commands have, under the same names."""
 _OR_ADD = ", or give that too"
 _NUMBERS = {"INT": "a whole number", "FLOAT": "a number, such as 12.5"}

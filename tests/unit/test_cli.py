@@ -136,6 +136,16 @@ def test_transcribe_takes_the_names_of_whispers_options(capsys):
     assert "give --out" in capsys.readouterr().err
 
 
+def test_what_a_command_writes_is_named_by_one_letter_too(capsys):
+    letters = {}
+    for command in COMMANDS:
+        assert main([command, "--help"]) == 0
+        letters |= dict.fromkeys(
+            re.findall(r"^\W*((?:-o \w+, )?--out)\b", capsys.readouterr().out, re.MULTILINE), command
+        )
+    assert [*letters] == ["-o PATH, --out", "-o STR, --out"], letters
+
+
 def test_transcribe_reads_no_url_and_says_so(capsys):
     for url in ("https://example.com/a.mp3", "https://example.com/a.mp3?token=x"):
         assert main(["transcribe", url, "-m", "m"]) == 3

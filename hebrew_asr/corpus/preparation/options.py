@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Interval, MinLen
 
-from hebrew_asr.config.options import option_problems
+from hebrew_asr.config.options import Out, option_problems
 from hebrew_asr.config.values import NonNegativeFloat, PositiveFloat, Processes
 from hebrew_asr.errors import UsageError
 
@@ -33,7 +33,7 @@ class PrepareOptions:
     """Hub ids (owner/name[:config][@revision]); parquet files or folders of them, at URLs too (https, s3, gs, hf: pip
     install 'hebrew-asr[remote]'); folders of audio with texts, listings or Kaldi tables; JSON, CSV or TSV files."""
 
-    out: Path = DEFAULT_FOLDER
+    out: Out[Path] = DEFAULT_FOLDER
     """Folder to make: train.jsonl, eval.jsonl, clips/, dropped.jsonl, manifest.json and, when all is done, _SUCCESS."""
 
     processes: Processes | None = None
