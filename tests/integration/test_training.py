@@ -377,13 +377,16 @@ def test_unreadable_audio_names_the_file(warm, tmp_path):
     assert victim.name in told[0]
 
 
-def test_a_used_run_directory_is_refused_and_another_recipe_too(task, warm, whole_run):
-    for resume, changes, code, told in (
-        ("never", [], 2, f"finished run: 15 steps, model in {whole_run / 'final'}; give --run another name"),
-        ("never", ["seed=7"], 2, "holds a run; add --resume auto"),
-        ("auto", ["seed=7"], 5, "made by another recipe"),
+def test_a_used_run_directory_is_refused_and_another_recipe_too(task, warm, whole_run, tmp_path):
+    begun = shutil.copytree(whole_run, tmp_path / "begun")
+    (begun / "summary.json").unlink()
+    for run, resume, changes, code, told in (
+        (begun, "never", [], 2, "holds a run; add --resume auto"),
+        (whole_run, "never", [], 2, f"finished run: 15 steps, model in {whole_run / 'final'}; give --run another name"),
+        (whole_run, "never", ["seed=7"], 5, "made by another recipe"),
+        (whole_run, "auto", ["seed=7"], 5, "made by another recipe"),
     ):
-        arguments = train_arguments(task, whole_run, *changes, resume=resume)
+        arguments = train_arguments(task, run, *changes, resume=resume)
         done = command(warm, "train", *arguments, "--num-gpus", "1", "--master-port", str(free_port()))
         assert done.returncode == code
         assert told in done.stderr
