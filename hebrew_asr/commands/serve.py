@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Command:
     """Answer POST /v1/audio/transcriptions as OpenAI's clients send it, until Ctrl-C; also /v1/models and /health.
 
-    A web page at / takes a file or records, shows segments as they come, and saves subtitles; pages of other sites
+    A web page at / takes files or records, shows segments as they come, and saves subtitles; pages of other sites
     cannot read its answers: without --token, who asks on this machine must call it localhost, 127.0.0.1, ::1 or --host.
     Formats: json, text, verbose_json, srt, vtt; with stream=true, segments as they come.
 
