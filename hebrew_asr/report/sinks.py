@@ -63,8 +63,8 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
 class WandbSink:
     """Weights & Biases: online with a login, offline without one or without a network, left alone once it fails."""
 
-    def __init__(self, recipe: Recipe, folder: Path, config: dict[str, Any], run_id: str | None):
-        """``WANDB_ENTITY``, ``WANDB_PROJECT``, ``WANDB_MODE`` and ``WANDB_API_KEY`` are honored."""
+    def __init__(self, recipe: Recipe, folder: Path, facts: dict[str, Any], run_id: str | None):
+        """``facts``: what ``run.json`` holds. ``WANDB_ENTITY``, ``_PROJECT``, ``_MODE``, ``_API_KEY`` are honored."""
         self._run: Any = None
         os.environ.setdefault("WANDB_SILENT", "true")
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would try for half a minute as the process ends
@@ -75,7 +75,7 @@ class WandbSink:
             "id": run_id,
             "resume": "allow" if run_id else None,
             "dir": str(folder),
-            "config": config,
+            "config": {**recipe.to_dict(), "run": facts},  # apart: both have ``data``
         }
         try:
             self._run, outage = _within(_START_S, lambda: _start(options))

@@ -263,7 +263,7 @@ def _outputs(
     metrics = MetricsFile(folder / "metrics.jsonl", resumed_step, is_evaluated=state.evaluated_step == state.step)
     sinks: list[Any] = [metrics]
     if recipe.logging.wandb:
-        sinks.append(WandbSink(recipe, folder, {**recipe.to_dict(), **facts}, state.tracker_id))
+        sinks.append(WandbSink(recipe, folder, facts, state.tracker_id))
         state.tracker_id = sinks[-1].run_id
     if recipe.logging.tensorboard:
         sinks.append(TensorBoardSink(folder, resumed_step))

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from hebrew_asr.commands.ours import files_below, is_of_demo
+from hebrew_asr.config.recipe import load_recipe
 from tests.support.tiny_task import ROOT, free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -31,8 +32,10 @@ from hebrew_asr.report.records import FaultRecord
 folder, hang = Path(sys.argv[1]), sys.argv[2]
 sinks._LOG_S = sinks._FINISH_S = 6.0 if hang else 60.0
 times = [time.monotonic()]
-sink = sinks.WandbSink(load_recipe("demo"), folder, {"a": 1}, None)
+sink = sinks.WandbSink(load_recipe("demo"), folder, {"data": 1}, None)
 times.append(time.monotonic())
+if sink.run_id:
+    (folder.parent / "config.json").write_text(json.dumps(dict(sink._run.config)))
 if hang:
     for child in psutil.Process().children():
         child.send_signal(signal.SIGSTOP)
@@ -120,6 +123,9 @@ def test_no_outage_holds_a_run_and_none_loses_what_it_logged(tmp_path):
         assert [file for file in files_below(tmp_path / name / "run") if not is_of_demo(file)] == []
         assert err.count("warning:") == (name != "no login"), err
         assert name != "misspelled" or "(WANDB_MODE is ofline (did you mean offline?))" in err
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        learned = {key: value for key, value in load_recipe("demo").to_dict()["data"].items() if value != {}}
+        assert config["run"] == {"data": 1} and config["data"] == learned, "all but what is empty, which W&B leaves out"
         assert name == "no login" or f"to send it later: wandb sync {kept.parent}" in err
 
 
