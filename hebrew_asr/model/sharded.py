@@ -118,9 +118,7 @@ class ShardedWeights:
 
     def begin_pass(self) -> None:
         """Forget what a pass that came to nothing has left, and put stand-ins where others have put something else."""
-        self.drop()
-        self._begun.clear()
-        self._to_come.clear()
+        self._forget()
         for weight, stand_in in self._stand_ins.items():
             if weight.data_ptr() != stand_in.data_ptr():
                 weight.data = stand_in
@@ -139,10 +137,13 @@ class ShardedWeights:
         try:
             yield
         finally:
-            self.drop()
-            self._begun.clear()
-            self._to_come.clear()
+            self._forget()
             self._replace({leaf: weight for weight, leaf in leaves.items()})
+
+    def _forget(self) -> None:
+        self.drop()
+        self._begun.clear()
+        self._to_come.clear()
 
     def _replace(self, others: Mapping[Tensor, Tensor]) -> None:
         for unit in self._units:
