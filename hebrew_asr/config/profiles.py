@@ -138,6 +138,13 @@ class Profile:
         return self.compiles and self.hardware.cuda_graphs and self.is_flat
 
     @property
+    def cuts_passes(self) -> bool:
+        """Whether a recorded pass is cut in two (``model/seam.py``). Where ranks share the weights it is not: what is
+        gathered below the seam may be read above it.
+        """
+        return self.uses_cuda_graphs and self.zero_stage < 3
+
+    @property
     def offloads_optimizer(self) -> bool:
         """Whether masters and moments live in host memory."""
         return _offloads(self.config)

@@ -15,5 +15,4 @@ def training_module(asr: Qwen3ASRForConditionalGeneration, profile: Profile) -> 
     if profile.zero_stage == 3 and not profile.is_flat:
         return LayeredASR(asr)
     recorded = profile.uses_cuda_graphs and profile.hardware.accelerator == "cuda"
-    cut = profile.zero_stage < 3  # where ranks share weights, what is gathered below the seam may be read above it
-    return CompiledASR(asr, recorded=recorded, cut=cut) if profile.compiles else PackedASR(asr)
+    return CompiledASR(asr, recorded=recorded, cut=profile.cuts_passes) if profile.compiles else PackedASR(asr)

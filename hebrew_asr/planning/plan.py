@@ -263,7 +263,7 @@ def _moments(held: Footprint, zero: ZeroMemory, profile: Profile, batching: Batc
     # From the second micro-batch on, the partition of gradients is there while forward runs. Where gradients are
     # reduced one by one, an eager backward fills its bucket from the first one on, the logits' own, when the
     # activations are still whole. A recorded pass takes all of that before backward.
-    is_cut = profile.uses_cuda_graphs and batching.num_ranks > 1 and profile.zero_stage < 3
+    is_cut = profile.cuts_passes and batching.num_ranks > 1
     at_the_end = (profile.compiles or profile.is_flat) and not is_cut
     beside = zero.step_gradients if batching.accumulation > 1 or is_cut else 0
     beside += 0 if at_the_end else zero.step_buckets
