@@ -76,11 +76,12 @@ def check(arguments: TrainArguments, num_ranks: int | None = None) -> RunSpec:
         raise UsageError(f"run directory {folder} is no folder: give --run another name")
     lock_of(folder).refuse_if_held(f"run directory {folder}", is_main=place.rank_from_environment() == 0)
     _refuse_foreign(folder)
-    resumable = _find_resumable(folder, arguments, recipe)
+    resumable = Resumable() if arguments.resume == "never" else find_resumable(folder)
     resume = resumable.newest
     before = recipe_before(folder, resume)
     recipe = as_begun(recipe, before)
     _refuse_another_recipe(recipe, before, folder, resume)
+    _refuse_used(folder, arguments)
     batching, out_of_memory = _within_memory(batching, folder, resume, arguments.resume)
     limit_cache(recipe.data.cache_gib)
     source = set_folder(recipe.data.folder)
@@ -183,17 +184,13 @@ def _within_memory(
     return (batching, None) if smaller == batching else (smaller, record)
 
 
-def _find_resumable(folder: Path, arguments: TrainArguments, recipe: Recipe) -> Resumable:
-    """What there is to go on from; refuses a used run directory where that is not asked for, and says if it can be."""
-    if not is_used(folder):
-        return Resumable()
-    if arguments.resume == "never":
-        if (message := finished(replace(arguments, resume="auto"))) is not None:
-            raise UsageError(f"{message}; give --run another name to train anew")
-        before = recipe_before(folder)
-        _refuse_another_recipe(as_begun(recipe, before), before, folder, None)
-        raise UsageError(f"run directory {folder} holds a run; add --resume auto to go on, or give --run another name")
-    return find_resumable(folder)
+def _refuse_used(folder: Path, arguments: TrainArguments) -> None:
+    """A run of this recipe is gone on with only where that is asked for."""
+    if arguments.resume != "never" or not is_used(folder):
+        return
+    if (message := finished(replace(arguments, resume="auto"))) is not None:
+        raise UsageError(f"{message}; give --run another name to train anew")
+    raise UsageError(f"run directory {folder} holds a run; add --resume auto to go on, or give --run another name")
 
 
 def _refuse_another_recipe(

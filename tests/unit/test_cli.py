@@ -367,7 +367,7 @@ def test_ctrl_c_where_python_ignores_it_is_heard_again(monkeypatch, capsys):
     monkeypatch.setattr(Scoring, "run", decode)
     assert main(["score", "said.txt"]) == 130
     assert time.monotonic() - started < 20 and capsys.readouterr().err == "interrupted\n"
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which no one hears who is leaving
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # main ignores it from "interrupted" on
 
 
 @pytest.mark.parametrize(("error", "code"), [("KeyboardInterrupt", 130), ("errors.Preempted('stopped')", 75)])
