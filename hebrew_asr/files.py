@@ -84,7 +84,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     All files get the usual mode. What is in an earlier ``folder``, and is not written anew, stays in it. Errors of ours
     and of the operating system name what lies below ``folder``, though it was written elsewhere.
     """
-    place = Path(os.path.realpath(folder))  # Path.resolve has no words of ours for a link to itself
+    place = real_path(folder)
     temporary, before = place.with_name(f".tmp-{place.name}"), place.with_name(f".old-{place.name}")
     shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
     try:
@@ -222,9 +222,14 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+def real_path(path: str | Path) -> Path:
+    """Without links, as ``Path.resolve``, which before Python 3.13 raises RuntimeError where one leads to itself."""
+    return Path(os.path.realpath(path))
+
+
 def nearest_existing(path: Path) -> Path:
     """``path``, or the nearest folder above it that there is."""
-    real = Path(os.path.realpath(path))
+    real = real_path(path)
     return next(place for place in (real, *real.parents) if place.exists())
 
 

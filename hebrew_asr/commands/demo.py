@@ -76,13 +76,14 @@ def _made_from(source: str | None, folder: Path) -> dict[str, Any]:
     import hashlib
 
     from hebrew_asr.errors import DataError, UsageError
+    from hebrew_asr.files import real_path
     from hebrew_asr.sources import is_local, open_source
 
     if source is None:
         return {"data": None}
     if not is_local(source):
         raise DataError(f"--data {source}: no such file or folder")
-    own, out = Path(source).resolve(), folder.resolve()
+    own, out = real_path(source), real_path(folder)
     if own.is_relative_to(out) or (own.is_dir() and out.is_relative_to(own)):
         raise UsageError(f"--data {source} and --out {folder} lie in each other: choose another --out")
     opened, content = open_source(source), hashlib.sha256()

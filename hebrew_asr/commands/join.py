@@ -70,6 +70,7 @@ class Command:
     def _opened(self) -> list[_Part]:
         from hebrew_asr.data.manifest import holds_clips, open_manifest
         from hebrew_asr.errors import UsageError
+        from hebrew_asr.files import real_path
         from hebrew_asr.remote.cache import set_folder
         from hebrew_asr.remote.joined import RECORD
         from hebrew_asr.remote.paths import is_url
@@ -78,10 +79,10 @@ class Command:
         for given in self.sets:
             named = None if Path(given).is_dir() else _NAMED.fullmatch(given)
             place = named[2] if named else given
-            place = place.rstrip("/") if is_url(place) else os.path.realpath(place)
+            place = place.rstrip("/") if is_url(place) else str(real_path(place))
             if any(part.place == place for part in parts):
                 raise UsageError(f"{place} is named twice: its clips would count double")
-            if Path(os.path.realpath(self.out)).is_relative_to(place):
+            if real_path(self.out).is_relative_to(place):
                 raise UsageError(
                     f"--out {self.out} lies in {place}, and would hold a link to itself: give another place"
                 )

@@ -37,7 +37,7 @@ from hebrew_asr.corpus.preparation.workers import Workers
 from hebrew_asr.data.manifest import has_manifest
 from hebrew_asr.data.records import Records
 from hebrew_asr.errors import DataError, EnvironmentProblem, UsageError
-from hebrew_asr.files import as_os_error, from_json, sync_folder, write_atomically, write_json
+from hebrew_asr.files import as_os_error, from_json, real_path, sync_folder, write_atomically, write_json
 from hebrew_asr.locks import FolderLock, describe
 from hebrew_asr.sources import Source, Unit, is_on_hub, open_source, source_name, unit_name
 
@@ -93,7 +93,7 @@ def prepare(options: PrepareOptions) -> dict[str, Any]:
     """
     options.check()
     if options.workers_on is not None:  # other machines start in other folders
-        options = replace(options, out=options.out.resolve())
+        options = replace(options, out=real_path(options.out))
     folder, work = options.out, options.out / WORK
     was_ready = is_prepared(folder)
     with _write_errors_explained(folder):

@@ -474,6 +474,8 @@ def test_a_variable_that_the_shell_does_not_know_is_told(typed, told, capsys):
         ("prepare --source here --out dead", 4, "cannot write to dead: a link that leads nowhere: dead"),
         ("prepare --source here --out loop", 4, "cannot write to loop: Too many levels of symbolic links"),
         ("prepare --source here --out loop/new", 4, "cannot write to loop/new: Too many levels of symbolic links"),
+        ("prepare --source here --out loop --workers-on tcp://127.0.0.1:1", 4, "Too many levels of symbolic links"),
+        ("demo --data here --out loop/new", 3, "no recording in it"),
         ("join loop here --out new", 3, "loop/train.jsonl"),
         ("export here --out dead/new", 4, "cannot make the folder: a link that leads nowhere: dead; give another"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from annotated_types import Interval, MinLen
 from hebrew_asr.config.options import Out, option_problems
 from hebrew_asr.config.values import NonNegativeFloat, PositiveFloat, Processes
 from hebrew_asr.errors import UsageError
+from hebrew_asr.files import real_path
 
 RECIPE_SOURCES = ("ivrit-ai/crowd-transcribe-v5", "ivrit-ai/crowd-recital-whisper-training")
 DEFAULT_FOLDER = Path("qwen3_asr_round2_data")
@@ -117,8 +117,8 @@ class PrepareOptions:
             wrong.append(f"--workers-on {self.workers_on!r} is no address of a scheduler, such as tcp://node1:8786")
         if url := re.fullmatch(r"([a-z0-9+.-]+:/)(.*)", str(self.out), re.DOTALL):  # a Path keeps one slash of two
             wrong.append(f"--out {url[1]}/{url[2]} is a URL: prepare writes here; `aws s3 sync` or the like uploads it")
-        out = Path(os.path.realpath(self.out))
-        if inside := [one for one in self.source if Path(one).is_dir() and out.is_relative_to(os.path.realpath(one))]:
+        out = real_path(self.out)
+        if inside := [one for one in self.source if Path(one).is_dir() and out.is_relative_to(real_path(one))]:
             wrong.append(f"--out {self.out} lies in the source {inside[0]}, whose next reader would read it too")
         if self.store == "shards" and self.audio == "wav":
             wrong.append("--store shards holds flac: leave --audio wav out, which is for scripts that open files")
