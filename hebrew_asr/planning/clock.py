@@ -45,6 +45,8 @@ class TimedStep:
     clips_per_gpu: int
     ms: dict[str, float]
     """By phase."""
+    zero_3: bool = False
+    """Under ZeRO-3; stages 1 and 2 are counted as one."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +106,15 @@ def run_clock(plan: RunPlan, clips_per_s: float | None = None) -> Clock | None:
         clips_per_s: of all GPUs together, where it is known better than here.
 
     Returns:
-        None where nothing comparable was measured: CPUs, an optimizer on the host, ZeRO-3, other cards.
+        None where nothing comparable was measured: CPUs, an optimizer on the host, other cards, ZeRO-3 whose pass is
+        not recorded.
     """
     recipe, profile, batching, known = plan.recipe, plan.profile, plan.batching, measured_speeds()
     card = profile.hardware.card
     if clips_per_s is not None:
         per_step = [recipe.clips_per_step / clips_per_s] * len(recipe.phases)
         measured, source = False, f"{clips_per_s:g} clips/s, as given"
-    elif card is None or card not in known.bf16_tflops or profile.offloads_optimizer or profile.zero_stage == 3:
+    elif card is None or card not in known.bf16_tflops or not _was_timed(profile):
         return None
     else:
         timed = [_step_ms(known, profile, batching, phase.name, card) for phase in recipe.phases]
@@ -136,6 +139,11 @@ def run_clock(plan: RunPlan, clips_per_s: float | None = None) -> Clock | None:
         measured=measured,
         source=source,
     )
+
+
+def _was_timed(profile: Profile) -> bool:
+    """Whether steps of this kind were: none with an optimizer on the host, and under ZeRO-3 recorded ones alone."""
+    return not profile.offloads_optimizer and (profile.zero_stage < 3 or profile.uses_cuda_graphs)
 
 
 def _relative_work(plan: RunPlan, phase: Phase) -> float:
@@ -180,19 +188,21 @@ def _step_ms(known: Speeds, profile: Profile, batching: Batching, phase: str, ca
     """Milliseconds of a step, whether just this was measured, and where it comes from."""
     slower = known.bf16_tflops[_REFERENCE_CARD] / known.bf16_tflops[card]
     clips = math.ceil(batching.clips_per_step / (batching.num_ranks * batching.accumulation))
-    for entry in known.steps if batching.accumulation == 1 else []:
+    alike = [entry for entry in known.steps if entry.zero_3 == (profile.zero_stage == 3)]
+    for entry in alike if batching.accumulation == 1 else []:
         timed = (entry.card, entry.num_gpus, entry.clips_per_gpu) == (card, batching.num_ranks, clips)
         if timed and phase in entry.ms:
             return entry.ms[phase], True, f"{batching.num_ranks} × {card}, {clips} clips per GPU"
     slowest: dict[int, float] = {}
-    for entry in known.steps:
+    for entry in alike:
         ms = entry.ms.get(phase, max(entry.ms.values()))
         slowest[entry.clips_per_gpu] = max(ms, slowest.get(entry.clips_per_gpu, 0.0))
     timed_clips = sorted(slowest)
     # Below the fewest clips as these, beyond the most in proportion.
     ms = float(np.interp(clips, timed_clips, [slowest[each] for each in timed_clips]))
     ms *= max(1.0, clips / timed_clips[-1])
-    source = "steps of 8 to 64 clips per GPU on H100s and H200s"
+    cards = " and ".join(sorted({f"{entry.card}s" for entry in alike}))
+    source = f"steps of {timed_clips[0]} to {timed_clips[-1]} clips per GPU on {cards}"
     if slower > 1:
         source += f", taken {slower:.1f} times as long, as data sheets have it"
     return ms * batching.accumulation * slower, False, source

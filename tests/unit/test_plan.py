@@ -284,7 +284,14 @@ def test_the_time_of_a_run_is_that_of_measured_steps_or_called_scaled():
     assert four is not None and eight is not None and four.measured and not eight.measured
     assert four.steps_s == pytest.approx(2919 * (2 * 0.0368 + 3 * 0.0405))
     assert four.compile_s > 0 and "3.2 times as long, as data sheets have it" in eight.source
-    assert not any(run_clock(plan_of(name)) for name in ("a100x8-40gb-zero3", "rtx4090x1", "cpu")), "not timed"
+    sharded = plan_of("a100x8-40gb-zero3")
+    zero_3 = run_clock(sharded)
+    assert zero_3 is not None and not zero_3.measured and "on H200s, taken 3.2 times as long" in zero_3.source
+    assert zero_3.steps_s == pytest.approx(5 * 2919 * 0.0438 * 989 / 312), "its own steps, not those of ZeRO-2"
+    launched = replace(sharded.profile.hardware, cuda_graphs=False)
+    launched = replace(sharded, profile=replace(sharded.profile, hardware=launched))
+    assert run_clock(launched) is None, "only recorded passes were timed under ZeRO-3"
+    assert not any(run_clock(plan_of(name)) for name in ("rtx4090x1", "cpu")), "not timed"
     told = run_clock(plan_of("rtx4090x1"), clips_per_s=100)
     assert told is not None and told.steps_s == pytest.approx(5 * 2919 * 64 / 100)
 
