@@ -37,8 +37,8 @@ class HebrewASRError(Exception):
     """Base of every error that a user can act on."""
 
     exit_code = 1
-    is_told = False
-    """Whether another process prints it, to which the same has happened."""
+    is_common = False
+    """Whether all ranks raise it, of which the first alone prints it."""
 
 
 class UsageError(HebrewASRError):
@@ -61,6 +61,8 @@ class EnvironmentProblem(HebrewASRError):
 
 class Unsaved(EnvironmentProblem):
     """The disk did not take the state or the model when training ended; the message says what there is instead."""
+
+    is_common = True
 
 
 class CheckpointError(HebrewASRError):
@@ -85,6 +87,7 @@ class Preempted(HebrewASRError):
     """Asked to stop, as the message says by whom and with what saved; ``--resume auto`` continues. No error."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
+    is_common = True
 
 
 def shortened(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from hebrew_asr.launching.processes import free_port
 
 Error = TypeVar("Error", bound=HebrewASRError)
 _SLOWER_S = 3600.0
+_PARTING_S = 5.0
 _STORES: list[Any] = []
 """Kept: the process group shares the first rank's server, which ends with the store that began it."""
 
@@ -37,7 +38,7 @@ class Ranks:
 
     def in_common(self, error: Error) -> Error:
         """An error that all ranks are about to raise: the first alone is to print it."""
-        error.is_told = not self.is_main
+        error.is_common = True
         return error
 
     @property
@@ -196,6 +197,29 @@ def _exchange(value: Any, timeout: timedelta) -> list[Any]:
 def has_started() -> bool:
     """Whether the ranks have met."""
     return torch_dist.is_initialized()
+
+
+def part() -> bool:
+    """Before this process ends by an error that all ranks raise, when the first has printed it.
+
+    The others wait for the first one's word, since a launcher kills all ranks when one leaves. The first waits for
+    theirs and leaves last, since it holds the store: NCCL asks it each second, and prints a page of frames without it.
+
+    Returns:
+        Whether they waited for each other; not where they never met, or one did not come within some seconds.
+    """
+    if not _STORES:
+        return False
+    store, patience = _STORES[-1], timedelta(seconds=_PARTING_S)
+    size, rank = place.num_ranks_from_environment(), place.rank_from_environment()
+    with suppress(RuntimeError):
+        if rank:
+            store.wait(["0 parts"], patience)
+        store.set(f"{rank} parts", "")
+        if not rank:
+            store.wait([f"{other} parts" for other in range(1, size)], patience)
+        return True
+    return False
 
 
 def stop() -> None:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from hebrew_asr.errors import EnvironmentProblem, HebrewASRError, Preempted, Unsaved, exit_code_of, wait_if_ending
+from hebrew_asr.errors import EnvironmentProblem, HebrewASRError, Preempted, exit_code_of, wait_if_ending
 from hebrew_asr.files import disk_fault
 from hebrew_asr.launching.job import Job
 from hebrew_asr.launching.place import rank_from_environment
@@ -36,18 +36,30 @@ def run_rank(work: Callable[[list[str], StopRequest], int], argv: list[str] | No
     stop = StopRequest(prints=is_main, resumes=resumes, report=job.report)
     stop.install()
     job.join()
-    code = 1
+    code, parts = 1, False
+
+    def hear(error: HebrewASRError) -> bool:
+        nonlocal parts
+        parts = error.is_common
+        return not is_main and _first_rank_prints(error)
+
     try:
-        code = exit_code_of(lambda: _unless_stopped(work, options, stop), quiet=_first_rank_prints)
+        code = exit_code_of(lambda: _unless_stopped(work, options, stop), quiet=hear)
     except SystemExit as left:  # options that cannot be parsed, or --help
         code = left.code if isinstance(left.code, int) else 2
         raise
     finally:
         stop.leaving(code)
         job.report(code)
-    if code and not is_main:
+    if not (parts and _part()) and code and not is_main:
         time.sleep(FIRST_SPEAKS_S)
     return code
+
+
+def _part() -> bool:
+    from hebrew_asr.engine import dist
+
+    return dist.part()
 
 
 def _unless_stopped(work: Callable[[list[str], StopRequest], int], argv: list[str], stop: StopRequest) -> int:
@@ -58,7 +70,9 @@ def _unless_stopped(work: Callable[[list[str], StopRequest], int], argv: list[st
         if isinstance(error, HebrewASRError):
             raise
         if stop.reason is not None and not stop.unsaved:  # another rank has left already
-            raise Preempted(nothing_to_save(stop.reason, resumes=stop.resumes)) from error
+            alone = Preempted(nothing_to_save(stop.reason, resumes=stop.resumes))
+            alone.is_common = False
+            raise alone from error
         if isinstance(error, OSError) and (refused := disk_fault(error)) is not None:
             raise EnvironmentProblem(refused) from error
         raise
@@ -68,5 +82,4 @@ def _first_rank_prints(error: HebrewASRError) -> bool:
     """Of others: before the ranks meet, all find the same mistake; and all of them stop, or end, together."""
     from hebrew_asr.engine import dist
 
-    is_common = error.is_told or isinstance(error, (Preempted, Unsaved)) or not dist.has_started()
-    return is_common and rank_from_environment() != 0
+    return error.is_common or isinstance(error, Preempted) or not dist.has_started()
