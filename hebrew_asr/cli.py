@@ -10,7 +10,7 @@ import sys
 import textwrap
 
 from hebrew_asr.cores import loading_modules
-from hebrew_asr.errors import EnvironmentProblem, HebrewASRError, exit_code_of, heard_again, nearest
+from hebrew_asr.errors import EnvironmentProblem, HebrewASRError, end_as_by_ctrl_c, exit_code_of, heard_again, nearest
 from hebrew_asr.files import disk_fault
 from hebrew_asr.streams import give_up_stdout, speak_utf8
 
@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one subcommand; returns its exit code. A user's mistake is one line on stderr, not a traceback."""
     if argv is None:
         speak_utf8()
+        end_as_by_ctrl_c()
         argv = sys.argv[1:]
     with heard_again():
         return exit_code_of(lambda: _printed(argv))

@@ -25,6 +25,7 @@ STOP_SIGNALS = (
 )
 """What people and terminals ask a run to stop by, and schedulers before the time is up (Slurm's --signal, Grid Engine's
 -notify, a limit of processor time)."""
+_ENDINGS = STOP_SIGNALS[:3]
 _AGAIN_S, _KILLED_S, _LOOK_S = 0.1, 1.0, 0.005
 _ends = threading.Event()
 TERMINAL_FLUSH_S = 0.1
@@ -145,9 +146,10 @@ def exit_code_of(run: Callable[[], int], quiet: Callable[[HebrewASRError], bool]
             else:
                 print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
-    except KeyboardInterrupt:
-        _tell_stop("interrupted")
-        return 130
+    except KeyboardInterrupt as asked:
+        number = signal_of(asked)
+        _tell_stop("interrupted" if number == signal.SIGINT else f"ended by {number.name}")
+        return 128 + number
     except BrokenPipeError:  # the reader left, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -155,14 +157,34 @@ def exit_code_of(run: Callable[[], int], quiet: Callable[[HebrewASRError], bool]
 
 def _tell_stop(text: str) -> None:
     """Say it when the terminal shows it. From here on Ctrl-C, which a held key repeats, changes nothing any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    time.sleep(flush_s(sys.stderr))
-    print(text, file=sys.stderr, flush=True)
+    for number in _ENDINGS:
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(OSError):  # a terminal that is gone
+        time.sleep(flush_s(sys.stderr))
+        print(text, file=sys.stderr, flush=True)
 
 
 def signal_of(interrupt: KeyboardInterrupt) -> signal.Signals:
     """The signal that raised it: the one that it names, else Ctrl-C's."""
     return signal.Signals(next(iter(interrupt.args), signal.SIGINT))
+
+
+def end_as_by_ctrl_c() -> None:
+    """SIGTERM, and the SIGHUP of a terminal that is gone, end this process as Ctrl-C does: what it had begun is undone.
+
+    Not where they are ignored (nohup). A child that this process forks ends by them at once.
+    """
+    owner = os.getpid()
+
+    def end(number: int, _: object) -> NoReturn:
+        if os.getpid() != owner:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        raise KeyboardInterrupt(number)
+
+    for number in _ENDINGS:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
 
 
 @contextlib.contextmanager

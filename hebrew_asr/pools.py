@@ -1,4 +1,4 @@
-"""Pools of worker processes that leave Ctrl-C to the process that started them, and do not outlive it."""
+"""Pools of worker processes that leave a terminal's signals to the process that started them, and do not outlive it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pkgutil
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process, resource_tracker
@@ -21,23 +21,21 @@ from hebrew_asr.errors import EnvironmentProblem, end_children
 class Pool(ProcessPoolExecutor):
     """Up to so many processes, started afresh: the caller may hold threads, and a GPU, which no fork survives.
 
-    A terminal sends Ctrl-C to them too. It is blocked from their first moment on: in one that is still importing it
-    would be a traceback.
+    A terminal sends Ctrl-C to them too, and SIGHUP when it is closed. Both are blocked from their first moment on: in
+    one that is still importing Ctrl-C would be a traceback.
     """
 
     def __init__(self, processes: int, initializer: Callable[[], None] | None = None):
+        start_tracker()
         # By its name: it would be loaded before anything can be done about it.
         begin = (f"{initializer.__module__}:{initializer.__qualname__}",) if initializer else ()
         super().__init__(processes, get_context("spawn"), _begin, begin)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Starts a process where all are busy, which inherits what is blocked."""
-        resource_tracker.ensure_running()  # starting it unblocks them
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        start_tracker()  # if it has ended
+        with _blocked(signal.SIGINT, signal.SIGHUP):
             return super().submit(fn, *args, **kwargs)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """After a worker has ended unasked, Python's own could wait for ever, for three reasons that are met here.
@@ -67,6 +65,22 @@ class Pool(ProcessPoolExecutor):
                 "a worker process was killed, perhaps for want of memory, or crashed: run the command again, with "
                 "fewer processes if need be (--processes, or taskset where there is no such option)"
             ) from exc_val
+
+
+def start_tracker() -> None:
+    """Python's own process that counts semaphores: it ignores Ctrl-C, and SIGHUP if it is started here."""
+    with _blocked(signal.SIGHUP):
+        resource_tracker.ensure_running()  # not while Ctrl-C is blocked, which it unblocks
+
+
+@contextlib.contextmanager
+def _blocked(*numbers: signal.Signals) -> Iterator[None]:
+    """Processes that are started meanwhile do not hear of these signals, nor does this thread."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def follow_the_parent() -> None:

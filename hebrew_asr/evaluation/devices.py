@@ -15,7 +15,7 @@ import torch
 from hebrew_asr.errors import EnvironmentProblem, HebrewASRError
 from hebrew_asr.evaluation.hearing import Utterance, heard
 from hebrew_asr.inference.transcriber import Transcriber
-from hebrew_asr.pools import follow_the_parent
+from hebrew_asr.pools import follow_the_parent, start_tracker
 from hebrew_asr.text.scoring import Transcript
 
 
@@ -44,6 +44,7 @@ def heard_on(
         yield from heard(load(devices[0]), opened(), batch, on_done, tell)
         return
     context = multiprocessing.get_context("spawn")
+    start_tracker()
     said: Any = context.Queue()
     shares = [(said, load, opened, batch, device, slice(n, None, len(devices))) for n, device in enumerate(devices)]
     processes = [context.Process(target=_hear_share, args=share, daemon=True) for share in shares]
@@ -85,7 +86,8 @@ def _messages(said: Any, processes: Sequence[Any], devices: Sequence[str]) -> It
 
 def _hear_share(said: Any, load: Any, opened: Any, batch: int, device: str, share: slice) -> None:
     follow_the_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal; the parent ends this process
+        signal.signal(number, signal.SIG_IGN)
     failure: Exception | None = None
     try:
         if device.startswith("cuda:"):

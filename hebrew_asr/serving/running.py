@@ -32,12 +32,13 @@ class _Server(uvicorn.Server):
 def serve(app: Starlette, line: Line, listening: socket.socket) -> int:
     """Answer what comes to ``listening``, until Ctrl-C or SIGTERM.
 
-    Does not return after Ctrl-C: the model's thread can be in the middle of a batch, and the interpreter would wait
-    for those that read for it. Then the process leaves with code 0. SIGTERM ends it as it ends any program.
+    Does not return: the model's thread can be in the middle of a batch, and the interpreter would wait for those that
+    read for it. The process leaves with code 0, which is how both are meant to end it.
     """
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE_S)
     with contextlib.suppress(KeyboardInterrupt):
         _Server(config, line).run(sockets=[listening])
-    print("ended", flush=True)
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # a terminal that is gone
+        print("ended", flush=True)
+        sys.stderr.flush()
     os._exit(0)

@@ -85,6 +85,28 @@ def test_ctrl_c_while_workers_start_is_one_line(corpus, script, uninterrupted, t
     assert_same(corpora.tree_of(tmp_path / "out"), uninterrupted)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_scheduler_or_a_terminal_that_is_closed_ends_it_as_ctrl_c_does(
+    corpus, script, uninterrupted, tmp_path, number
+):
+    """Both reach the workers too. The cursor, which the bar hides, is back; and nothing but finished parts stays."""
+    out = tmp_path / "out"
+    line = [sys.executable, str(script), "--source", str(corpus), "--out", str(out), "--processes", "2"]
+    terminal = Terminal(line, environment={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"}, folder=tmp_path)
+    while "\x1b[?25l" not in terminal.text or num_parts(out) < 2:
+        time.sleep(0.01)
+    workers = begun_by(terminal.process.pid)
+    os.killpg(terminal.process.pid, number)
+    assert terminal.process.wait(60) == 128 + number
+    terminal.drain()
+    assert terminal.text.count(f"ended by {number.name}") == 1 and "Traceback" not in terminal.text
+    assert terminal.text.rindex("\x1b[?25h") > terminal.text.rindex("\x1b[?25l")
+    psutil.wait_procs(workers, timeout=10)
+    assert len(workers) > 1 and not any(worker.is_running() for worker in workers)
+    assert run(script, corpus, out).wait(60) == 0
+    assert_same(corpora.tree_of(out), uninterrupted)
+
+
 def begun_by(pid: int) -> list[psutil.Process]:
     return [process for process in psutil.process_iter(["cmdline", "ppid"]) if process.info["ppid"] == pid]
 

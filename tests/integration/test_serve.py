@@ -35,7 +35,8 @@ def minutes_of_speech() -> bytes:
     return content.getvalue()
 
 
-def test_it_says_where_it_is_refuses_in_a_line_and_ends_at_once(tmp_path, capfd):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_says_where_it_is_refuses_in_a_line_and_ends_at_once(tmp_path, capfd, number):
     def refusal(*options: str) -> tuple[int, str]:
         capfd.readouterr()
         code = main(["serve", *options])
@@ -79,7 +80,7 @@ def test_it_says_where_it_is_refuses_in_a_line_and_ends_at_once(tmp_path, capfd)
             b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
         )
         time.sleep(3)  # the model is at work
-        os.killpg(server.pid, signal.SIGINT)
+        os.killpg(server.pid, number)
         assert server.wait(15) == 0
         waiting.join()
         uploading.close()

@@ -281,7 +281,12 @@ def small_prepare(folder: Path, *limits: str) -> Path:
     modules = [limit.partition(" = ")[0].rpartition(".")[0] for limit in limits]
     lines = ["import os, sys", *(f"import hebrew_asr.{module}" for module in modules)]
     lines += ["from hebrew_asr.cli import main", 'if __name__ == "__main__":']
-    lines += [*(f"    hebrew_asr.{limit}" for limit in limits), '    sys.exit(main(["prepare", *sys.argv[1:]]))', ""]
+    lines += [
+        *(f"    hebrew_asr.{limit}" for limit in limits),
+        '    sys.argv.insert(1, "prepare")',
+        "    sys.exit(main())",
+        "",
+    ]
     script = folder / "small_prepare.py"
     script.write_text("\n".join(lines), encoding="utf-8")
     return script

@@ -367,7 +367,9 @@ def test_ctrl_c_where_python_ignores_it_is_heard_again(monkeypatch, capsys):
     monkeypatch.setattr(Scoring, "run", decode)
     assert main(["score", "said.txt"]) == 130
     assert time.monotonic() - started < 20 and capsys.readouterr().err == "interrupted\n"
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # main ignores it from "interrupted" on
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # main ignores these from "interrupted" on
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize(("error", "code"), [("KeyboardInterrupt", 130), ("errors.Preempted('stopped')", 75)])
