@@ -10,7 +10,15 @@ import sys
 import textwrap
 
 from hebrew_asr.cores import loading_modules
-from hebrew_asr.errors import EnvironmentProblem, HebrewASRError, end_as_by_ctrl_c, exit_code_of, heard_again, nearest
+from hebrew_asr.errors import (
+    EnvironmentProblem,
+    HebrewASRError,
+    end_as_by_ctrl_c,
+    exit_code_of,
+    hear_no_end,
+    heard_again,
+    nearest,
+)
 from hebrew_asr.files import disk_fault
 from hebrew_asr.streams import give_up_stdout, speak_utf8
 
@@ -53,7 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None:
         speak_utf8()
         end_as_by_ctrl_c()
-        argv = sys.argv[1:]
+        code = main(sys.argv[1:])
+        hear_no_end()
+        return code
     with heard_again():
         return exit_code_of(lambda: _printed(argv))
 

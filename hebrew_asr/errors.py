@@ -147,6 +147,7 @@ def exit_code_of(run: Callable[[], int], quiet: Callable[[HebrewASRError], bool]
                 print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt as asked:
+        exec("")  # of an exec that ended so, as dataclasses have, Python remembers the last, and ends itself by SIGINT
         number = signal_of(asked)
         _tell_stop("interrupted" if number == signal.SIGINT else f"ended by {number.name}")
         return 128 + number
@@ -157,11 +158,9 @@ def exit_code_of(run: Callable[[], int], quiet: Callable[[HebrewASRError], bool]
 
 def _tell_stop(text: str) -> None:
     """Say it when the terminal shows it. From here on Ctrl-C, which a held key repeats, changes nothing any more."""
-    for number in _ENDINGS:
-        signal.signal(number, signal.SIG_IGN)
-    with contextlib.suppress(OSError):  # a terminal that is gone
-        time.sleep(flush_s(sys.stderr))
-        print(text, file=sys.stderr, flush=True)
+    hear_no_end()
+    time.sleep(flush_s(sys.stderr))
+    print(text, file=sys.stderr, flush=True)
 
 
 def signal_of(interrupt: KeyboardInterrupt) -> signal.Signals:
@@ -172,7 +171,8 @@ def signal_of(interrupt: KeyboardInterrupt) -> signal.Signals:
 def end_as_by_ctrl_c() -> None:
     """SIGTERM, and the SIGHUP of a terminal that is gone, end this process as Ctrl-C does: what it had begun is undone.
 
-    Not where they are ignored (nohup). A child that this process forks ends by them at once.
+    Not where they are ignored (nohup). A child that this process forks ends by them at once. What is printed to a
+    terminal that is gone is dropped: as an error it would take the place of the signal.
     """
     owner = os.getpid()
 
@@ -180,11 +180,26 @@ def end_as_by_ctrl_c() -> None:
         if os.getpid() != owner:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+        _drop_what_fails()
         raise KeyboardInterrupt(number)
 
     for number in _ENDINGS:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, end)
+
+
+def hear_no_end() -> None:
+    """What a command did is done and told: a signal would only break into the end of the interpreter."""
+    for number in _ENDINGS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _drop_what_fails() -> None:
+    for number in (sys.stdout.fileno(), sys.stderr.fileno()):
+        try:
+            os.write(number, b"")
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 @contextlib.contextmanager

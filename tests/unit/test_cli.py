@@ -391,6 +391,50 @@ def test_ctrl_c_that_is_held_leaves_as_that_pressed_once(error, code, tmp_path):
     assert "Traceback" not in terminal.text
 
 
+def started(folder: Path, *run: str) -> Terminal:
+    """``hebrew-asr score`` in a terminal, which runs these lines."""
+    lines = ["import atexit, os, signal, sys, time", "from hebrew_asr import cli, commands", "def run(self):"]
+    lines += [*(f"    {line}" for line in run), "import hebrew_asr.commands.score as score", "score.Command.run = run"]
+    (folder / "script.py").write_text(
+        "\n".join([*lines, "sys.argv[1:] = ['score', 'said.txt']", "sys.exit(cli.main())"])
+    )
+    environment = {**os.environ, "PYTHONPATH": str(COMMANDS_DIR.parents[1]), "TERM": "xterm"}
+    terminal = Terminal([sys.executable, "-m", "script"], environment=environment, folder=folder)
+    while "begun" not in terminal.text and terminal.process.poll() is None:
+        time.sleep(0.01)
+    return terminal
+
+
+def test_sigterm_in_a_text_that_is_executed_gives_its_own_code(tmp_path):
+    """As while a dataclass is made. Python ended itself by SIGINT, as if Ctrl-C had been pressed."""
+    terminal = started(tmp_path, "exec('print(\"begun\"); os.kill(os.getpid(), signal.SIGTERM); time.sleep(30)')")
+    assert terminal.process.wait(30) == 128 + signal.SIGTERM
+    terminal.drain()
+    assert terminal.text == "begun\nended by SIGTERM\n"
+
+
+def test_a_terminal_that_is_gone_gives_the_code_of_its_signal_whatever_is_shown_on_it(tmp_path):
+    terminal = started(
+        tmp_path,
+        "from hebrew_asr.inference.progress import sound_progress",
+        "with sound_progress(60.0) as bar:",
+        "    print('half a line, begun', end='')",
+        "    bar.tell('begun')",
+        "    time.sleep(30)",
+    )
+    terminal.hang_up()
+    assert terminal.process.wait(20) == 128 + signal.SIGHUP
+
+
+def test_ctrl_c_when_all_is_told_is_no_traceback(tmp_path):
+    """The interpreter's own end takes a second and more where torch is loaded."""
+    terminal = started(tmp_path, "atexit.register(time.sleep, 1)", "atexit.register(print, 'begun', flush=True)")
+    terminal.type(CTRL_C)
+    assert terminal.process.wait(30) == 0
+    terminal.drain()
+    assert "KeyboardInterrupt" not in terminal.text
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_fits_the_terminal_and_says_no_more_than_there_is(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
