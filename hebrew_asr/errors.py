@@ -26,7 +26,7 @@ STOP_SIGNALS = (
 """What people and terminals ask a run to stop by, and schedulers before the time is up (Slurm's --signal, Grid Engine's
 -notify, a limit of processor time)."""
 _ENDINGS = STOP_SIGNALS[:3]
-_AGAIN_S, _KILLED_S, _LOOK_S = 0.1, 1.0, 0.005
+_ONCE_S, _AGAIN_S, _KILLED_S, _LOOK_S = 0.05, 0.1, 1.0, 0.005
 _ends = threading.Event()
 TERMINAL_FLUSH_S = 0.1
 """What is printed sooner after Ctrl-C may never be seen: a terminal that makes a signal of it throws away the output
@@ -171,17 +171,20 @@ def signal_of(interrupt: KeyboardInterrupt) -> signal.Signals:
 def end_as_by_ctrl_c() -> None:
     """SIGTERM, and the SIGHUP of a terminal that is gone, end this process as Ctrl-C does: what it had begun is undone.
 
-    Not where they are ignored (nohup). A child that this process forks ends by them at once. What is printed to a
-    terminal that is gone is dropped: as an error it would take the place of the signal.
+    Not where they are ignored (nohup). A child that this process forks ends by them at once. One that follows another
+    closely is the same wish: timeout(1) signals a process and then its group, and what is undone must not be broken
+    into. What is printed to a terminal that is gone is dropped: as an error it would take the place of the signal.
     """
-    owner = os.getpid()
+    owner, heard_s = os.getpid(), [float("-inf")]
 
-    def end(number: int, _: object) -> NoReturn:
+    def end(number: int, _: object) -> None:
         if os.getpid() != owner:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        _drop_what_fails()
-        raise KeyboardInterrupt(number)
+        if time.monotonic() - heard_s[0] > _ONCE_S:
+            _drop_what_fails()
+            heard_s[0] = time.monotonic()
+            raise KeyboardInterrupt(number)
 
     for number in _ENDINGS:
         if signal.getsignal(number) is signal.SIG_DFL:

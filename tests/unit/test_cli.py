@@ -413,6 +413,15 @@ def test_sigterm_in_a_text_that_is_executed_gives_its_own_code(tmp_path):
     assert terminal.text == "begun\nended by SIGTERM\n"
 
 
+def test_a_signal_that_comes_twice_undoes_once(tmp_path):
+    """As timeout(1) sends it. The second broke into what the first had begun: the cursor stayed hidden."""
+    ask = "os.kill(os.getpid(), signal.SIGTERM)"
+    terminal = started(tmp_path, "try:", f"    {ask}", "finally:", f"    {ask}", "    print('begun to undo')")
+    assert terminal.process.wait(30) == 128 + signal.SIGTERM
+    terminal.drain()
+    assert terminal.text == "begun to undo\nended by SIGTERM\n"
+
+
 def test_a_terminal_that_is_gone_gives_the_code_of_its_signal_whatever_is_shown_on_it(tmp_path):
     terminal = started(
         tmp_path,
