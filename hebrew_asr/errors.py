@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import multiprocessing.util
 import os
+import select
 import shutil
 import signal
 import sys
@@ -144,7 +145,7 @@ def exit_code_of(run: Callable[[], int], quiet: Callable[[HebrewASRError], bool]
             if isinstance(error, Preempted):
                 _tell_stop(str(error))
             else:
-                print(f"error: {error}", file=sys.stderr, flush=True)
+                _tell(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt as asked:
         exec("")  # of an exec that ended so, as dataclasses have, Python remembers the last, and ends itself by SIGINT
@@ -152,7 +153,7 @@ def exit_code_of(run: Callable[[], int], quiet: Callable[[HebrewASRError], bool]
         _tell_stop("interrupted" if number == signal.SIGINT else f"ended by {number.name}")
         return 128 + number
     except BrokenPipeError:  # the reader left, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_what_fails()
         return 141
 
 
@@ -160,7 +161,14 @@ def _tell_stop(text: str) -> None:
     """Say it when the terminal shows it. From here on Ctrl-C, which a held key repeats, changes nothing any more."""
     hear_no_end()
     time.sleep(flush_s(sys.stderr))
-    print(text, file=sys.stderr, flush=True)
+    _tell(text)
+
+
+def _tell(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:  # nobody can be told
+        _drop(sys.stderr)
 
 
 def signal_of(interrupt: KeyboardInterrupt) -> signal.Signals:
@@ -198,11 +206,16 @@ def hear_no_end() -> None:
 
 
 def _drop_what_fails() -> None:
-    for number in (sys.stdout.fileno(), sys.stderr.fileno()):
-        try:
-            os.write(number, b"")
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    """What is left for a terminal that is gone, or a pipe that nobody reads, would change the exit code to 120."""
+    for stream in (sys.stdout, sys.stderr):
+        state = select.poll()
+        state.register(stream, select.POLLOUT)
+        if any(found & select.POLLERR for _, found in state.poll(0)):
+            _drop(stream)
+
+
+def _drop(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextlib.contextmanager

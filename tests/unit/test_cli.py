@@ -346,10 +346,13 @@ def test_a_reader_that_leaves_is_no_traceback():
     assert not done.stderr
 
 
-def test_a_reader_that_leaves_a_table_gives_the_same_code():
-    script = f"{sys.executable} -m hebrew_asr plan --ds a100x8 | true; exit ${{PIPESTATUS[0]}}"
+@pytest.mark.parametrize(
+    ("typed", "code"), [("plan --ds a100x8", 141), ("plan --ds a100x8 2>&1", 141), ("plan --ds none 2>&1", 2)]
+)
+def test_a_reader_that_leaves_a_table_or_an_error_changes_no_code(typed, code):
+    script = f"{sys.executable} -m hebrew_asr {typed} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (141, "")
+    assert (done.returncode, done.stderr) == (code, "")
 
 
 def test_ctrl_c_where_python_ignores_it_is_heard_again(monkeypatch, capsys):
