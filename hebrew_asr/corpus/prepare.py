@@ -162,8 +162,9 @@ def _write_errors_explained(folder: Path) -> Generator[None, None, None]:
     try:
         yield
     except OSError as error:
-        begun = _has_begun(folder / WORK)
-        again = ". What is done is kept: run the same command again to continue" if begun else ""
+        if isinstance(error, BrokenPipeError):  # nobody reads what is printed
+            raise
+        again = ". What is done is kept: run the same command again to continue" if _has_begun(folder / WORK) else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise EnvironmentProblem(f"the disk is full, writing to {folder}: free some space{again}") from error
         raise EnvironmentProblem(f"cannot write to {folder}: {as_os_error(error).strerror}{again}") from error

@@ -107,6 +107,12 @@ def test_a_scheduler_or_a_terminal_that_is_closed_ends_it_as_ctrl_c_does(
     assert_same(corpora.tree_of(out), uninterrupted)
 
 
+def test_a_reader_that_leaves_is_no_fault_of_the_folder(corpus, script, tmp_path):
+    typed = f"{sys.executable} {script} --source {corpus} --out {tmp_path / 'out'}"
+    line = ["bash", "-c", f"{typed} 2>&1 | true; exit ${{PIPESTATUS[0]}}"]
+    assert subprocess.run(line, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode == 141
+
+
 def begun_by(pid: int) -> list[psutil.Process]:
     return [process for process in psutil.process_iter(["cmdline", "ppid"]) if process.info["ppid"] == pid]
 
