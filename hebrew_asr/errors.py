@@ -209,9 +209,10 @@ def _drop_what_fails() -> None:
     """What is left for a terminal that is gone, or a pipe that nobody reads, would change the exit code to 120."""
     for stream in (sys.stdout, sys.stderr):
         state = select.poll()
-        state.register(stream, select.POLLOUT)
-        if any(found & select.POLLERR for _, found in state.poll(0)):
-            _drop(stream)
+        with contextlib.suppress(OSError):  # it may be no file for a while, as where an option parser's words are read
+            state.register(stream, select.POLLOUT)
+            if any(found & select.POLLERR for _, found in state.poll(0)):
+                _drop(stream)
 
 
 def _drop(stream: TextIO) -> None:

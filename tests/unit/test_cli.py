@@ -416,6 +416,20 @@ def test_sigterm_in_a_text_that_is_executed_gives_its_own_code(tmp_path):
     assert terminal.text == "begun\nended by SIGTERM\n"
 
 
+def test_sigterm_while_what_is_printed_is_read_gives_its_own_code(tmp_path):
+    """As while options are parsed."""
+    terminal = started(
+        tmp_path,
+        "import contextlib, io",
+        "with contextlib.redirect_stdout(io.StringIO()):",
+        "    print('begun', file=sys.stderr)",
+        "    os.kill(os.getpid(), signal.SIGTERM)",
+    )
+    assert terminal.process.wait(30) == 128 + signal.SIGTERM
+    terminal.drain()
+    assert terminal.text == "begun\nended by SIGTERM\n"
+
+
 def test_a_signal_that_comes_twice_undoes_once(tmp_path):
     """As timeout(1) sends it. The second broke into what the first had begun: the cursor stayed hidden."""
     ask = "os.kill(os.getpid(), signal.SIGTERM)"
