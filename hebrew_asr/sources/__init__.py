@@ -85,8 +85,10 @@ def source_name(spec: str) -> str:
         return re.sub(r"[^\w.-]+", "-", cached["name"] if cached else path.name if path.is_dir() else path.stem)
     if is_url(spec):
         return re.sub(r"[^\w.-]+", "-", RemotePath(spec).name.removesuffix(".parquet"))
-    if os.path.islink(spec):  # noqa: PTH114 (as above)
-        raise UsageError(f"source {spec}: a link that leads nowhere (to {os.readlink(spec)})")  # noqa: PTH115
+    for above in (Path(spec), *Path(spec).parents):
+        if os.path.islink(above) and not is_local(str(above)):  # noqa: PTH114 (as above)
+            where = f"{above} is " if above != Path(spec) else ""
+            raise UsageError(f"source {spec}: {where}a link that leads nowhere (to {above.readlink()})")
     match = HUB_ID.fullmatch(spec)
     if match is None or spec.startswith("."):
         hint = did_you_mean(spec, _beside(Path(spec)))

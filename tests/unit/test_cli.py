@@ -467,7 +467,7 @@ def test_help_fits_the_terminal_and_says_no_more_than_there_is(command, capsys, 
     assert main([command, "--help"]) == 0
     told = capsys.readouterr().out
     assert not [line for line in told.splitlines() if len(line) > 60 and not line.startswith(("$", "usage: "))]
-    assert not re.search(r"None|\(default: *(True|False)?\)|``|\n\n\n", told)
+    assert not re.search(r"\{\[|None|\(default: *(True|False)?\)|``|\n\n\n", told)
 
 
 @pytest.mark.parametrize(("no_color", "is_colored"), [("", True), ("1", False)])
@@ -543,6 +543,7 @@ def test_a_variable_that_the_shell_does_not_know_is_told(typed, told, capsys):
     [
         ("prepare --source dead --out new", 2, "source dead: a link that leads nowhere (to none)"),
         ("prepare --source below/dead --out new", 2, "source below/dead: a link that leads nowhere (to none)"),
+        ("prepare --source dead/x --out new", 2, "source dead/x: dead is a link that leads nowhere (to none)"),
         ("prepare --source here --out dead", 4, "cannot write to dead: a link that leads nowhere: dead"),
         ("prepare --source here --out loop", 4, "cannot write to loop: Too many levels of symbolic links"),
         ("prepare --source here --out loop/new", 4, "cannot write to loop/new: Too many levels of symbolic links"),
