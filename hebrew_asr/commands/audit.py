@@ -38,13 +38,14 @@ class Command:
         from hebrew_asr.audit.checks import PROBLEM_KINDS
         from hebrew_asr.audit.page import write_audit
         from hebrew_asr.commands.ours import make_folder, refuse_overwriting
+        from hebrew_asr.data.manifest import has_manifest
         from hebrew_asr.remote.paths import is_url
         from hebrew_asr.units import count
 
         out = self.out or Path("." if is_url(self.folder) else self.folder)
         refuse_overwriting(out / "audit.html", ": data audit</title>")
         refuse_overwriting(out / "audit.json", '"problem_counts"')
-        if self.out or out.is_dir():  # else audit says what is wrong with the set
+        if is_url(self.folder) or has_manifest(Path(self.folder, "train.jsonl")):  # else audit says what is wrong
             make_folder(out)
         found = audit(self.folder, processes=self.processes, suspects=self.suspects, decodes=self.decode)
         for kind, holds in PROBLEM_KINDS.items():

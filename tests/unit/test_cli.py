@@ -300,12 +300,19 @@ def test_where_hypotheses_cannot_go_is_told_before_anything_is_decoded(place, tm
 
 
 def test_an_audit_that_could_not_be_written_is_not_begun(tmp_path, capsys):
-    (tmp_path / "page.txt").write_text("")
-    assert main(["audit", str(tmp_path / "none"), "--out", str(tmp_path / "page.txt")]) == 4
+    for name in ("page.txt", "train.jsonl"):
+        (tmp_path / name).write_text("")
+    assert main(["audit", str(tmp_path), "--out", str(tmp_path / "page.txt")]) == 4
     assert (
         capsys.readouterr().err
         == f"error: cannot make the folder: File exists: {tmp_path}/page.txt; give another place\n"
     )
+
+
+def test_an_audit_of_what_is_no_set_makes_no_folder(tmp_path):
+    (tmp_path / "page.txt").write_text("")
+    assert main(["audit", str(tmp_path / "page.txt"), "--out", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
