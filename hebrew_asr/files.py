@@ -257,3 +257,10 @@ def sync_folder(folder: str | Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def such_as_runs(folder: Path) -> str:
+    """``, such as runs/a, runs/b`` to follow "the folder of a run", where ``folder`` holds some; three at most."""
+    found = sorted(str(path.parent) for path in folder.glob("*/metrics.jsonl"))
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return f", such as {', '.join(found[:3])}{more}" if found else ""

@@ -16,6 +16,7 @@ from hebrew_asr.checkpoints.sealed import SEAL, Checkpoint, find_checkpoints, ra
 from hebrew_asr.config.recipe import recipe_from_dict
 from hebrew_asr.engine.optimizer_state import StateReader
 from hebrew_asr.errors import CheckpointError
+from hebrew_asr.files import such_as_runs
 from hebrew_asr.model.load import load_model, load_tokenizer
 
 
@@ -59,7 +60,8 @@ def kept_checkpoints(run_folder: Path) -> list[Checkpoint]:
     """Those of a run, oldest first. Raises CheckpointError where there is none."""
     kept = find_checkpoints(run_folder / "checkpoints")
     if not kept:
-        raise CheckpointError(f"no checkpoint in {run_folder / 'checkpoints'}; give the directory of a run")
+        hint = f"give the directory of a run{such_as_runs(run_folder)}"
+        raise CheckpointError(f"no checkpoint in {run_folder / 'checkpoints'}; {hint}")
     return kept
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hebrew_asr.errors import CheckpointError, UsageError, first_line
-from hebrew_asr.files import values_if_readable
+from hebrew_asr.files import such_as_runs, values_if_readable
 from hebrew_asr.inference.pieces import Cutting
 from hebrew_asr.inference.transcriber import Decoding, Transcriber
 from hebrew_asr.languages import language_name
@@ -77,7 +77,7 @@ def model_folder(model: str) -> str:
     """``model`` itself, the ``final/`` of the run that it is the folder of, or the ``hf/`` of the export.
 
     Raises:
-        CheckpointError: it is a run that has no ``final/`` yet, or a checkpoint.
+        CheckpointError: it is a run that has no ``final/`` yet, a checkpoint, or a folder of runs.
     """
     folder = Path(model)
     if not folder.is_dir() or (folder / "config.json").exists():
@@ -96,6 +96,8 @@ def model_folder(model: str) -> str:
             f"{model} is a run without a final/ in it: training has not ended; wait, resume it, or export one of "
             f"{folder / 'checkpoints'}"
         )
+    if runs := such_as_runs(folder):
+        raise CheckpointError(f"{model} holds runs and is no model: give the folder of one{runs}")
     return model
 
 

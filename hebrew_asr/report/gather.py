@@ -13,7 +13,7 @@ from pydantic import BaseModel, StrictFloat, StrictInt, StrictStr, TypeAdapter, 
 from hebrew_asr.data.clips import Clips
 from hebrew_asr.data.manifest import open_manifest
 from hebrew_asr.errors import DataError, EnvironmentProblem
-from hebrew_asr.files import as_os_error, from_json
+from hebrew_asr.files import as_os_error, from_json, such_as_runs
 from hebrew_asr.remote.cache import set_of_run
 from hebrew_asr.report import records
 from hebrew_asr.report.records import EvalRecord, Sample
@@ -102,7 +102,8 @@ def read_run(folder: Path) -> RunHistory:
 
 def _read(folder: Path) -> RunHistory:
     if not (folder / "metrics.jsonl").is_file():
-        raise DataError(f"no run in {folder}: metrics.jsonl is missing; give the folder that training wrote to")
+        hint = f"give the folder that training wrote to{such_as_runs(folder)}"
+        raise DataError(f"no run in {folder}: metrics.jsonl is missing; {hint}")
     unreadable: dict[str, int] = {}
     recipe = _json(folder / "recipe.json")
     events = _events(folder / "metrics.jsonl", unreadable)

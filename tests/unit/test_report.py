@@ -416,6 +416,10 @@ def test_runs_of_a_folder_are_listed_the_broken_one_too(tmp_path, capsys, monkey
         and "broken-run, one-run, two-run lie here: hebrew-asr runs ." in told
     )
     assert main(["runs", str(tmp_path / "none")]) == 3
+    capsys.readouterr()
+    for typed, code in (("report .", 3), ("average . --out mean", 5), ("export . --out new", 5)):
+        assert main(typed.split()) == code
+        assert ", such as broken-run, one-run, two-run and 1 more\n" in capsys.readouterr().err
 
 
 def test_tensorboard_gets_curves_and_what_was_heard(tmp_path: Path, capsys) -> None:
