@@ -16,10 +16,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
-_MAX_SHOWN = 300
+_MAX_SHOWN, _FEW = 300, 5
 STOP_SIGNALS = (
     *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
     *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
@@ -95,6 +95,12 @@ class Preempted(HebrewASRError):
 def shortened(text: str) -> str:
     """A value to be shown in a message: its first 300 characters."""
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
+def first_few(found: Sequence[str]) -> str:
+    """What is to be told in one line, where there may be much of it: the first five, and how many more."""
+    more = f"; and {len(found) - _FEW} more" if len(found) > _FEW else ""
+    return f"{'; '.join(found[:_FEW])}{more}"
 
 
 def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str | None:

@@ -19,7 +19,7 @@ from hebrew_asr.data.clips import Clips
 from hebrew_asr.data.manifest import open_manifest
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.nested_keys import check_nested_keys
-from hebrew_asr.errors import CheckpointError, DataError, UsageError
+from hebrew_asr.errors import CheckpointError, DataError, UsageError, first_few
 from hebrew_asr.launching import place
 from hebrew_asr.logs import log
 from hebrew_asr.remote.cache import limit_cache, set_folder
@@ -208,7 +208,7 @@ def _refuse_another_recipe(
     changed = changes(before, recipe, counted=() if knows_its_model else ("model.path",))
     if changed:
         raise CheckpointError(
-            f"run directory {folder} was made by another recipe ({before.get('name')}; {'; '.join(changed)}); "
+            f"run directory {folder} was made by another recipe ({before.get('name')}; {first_few(changed)}); "
             f"give --run another name, or go back to its recipe"
         )
 

@@ -15,9 +15,7 @@ from hebrew_asr.checkpoints.base_model import digest
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.config.values import Freedom, flatten, free_keys, value_text
 from hebrew_asr.engine.dist import Ranks
-from hebrew_asr.errors import UsageError
-
-_SHOWN_DIFFERENCES = 8
+from hebrew_asr.errors import UsageError, first_few
 
 
 @cache
@@ -53,9 +51,8 @@ def refuse_ranks_that_differ(ranks: Ranks, parts: dict[str, dict[str, Any]]) -> 
     if len(set(ranks.gather(digest(parts)))) == 1:
         return
     found = how_ranks_differ(ranks.gather(parts))
-    more = f"; and {len(found) - _SHOWN_DIFFERENCES} more" if len(found) > _SHOWN_DIFFERENCES else ""
     raise UsageError(  # each says so: on several nodes their output need not come together
-        f"the ranks were not started to train the same run ({'; '.join(found[:_SHOWN_DIFFERENCES])}{more}); "
+        f"the ranks were not started to train the same run ({first_few(found)}); "
         f"give every rank the same command, files and code"
     )
 
