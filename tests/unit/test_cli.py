@@ -401,6 +401,18 @@ def test_ctrl_c_that_is_held_leaves_as_that_pressed_once(error, code, tmp_path):
     assert "Traceback" not in terminal.text
 
 
+def test_ctrl_c_while_the_program_is_loaded_is_no_traceback(tmp_path):
+    line = [sys.executable, "-X", "importtime", "-m", "hebrew_asr", "--help"]
+    environment = {**os.environ, "PYTHONPATH": str(COMMANDS_DIR.parents[1])}
+    terminal = Terminal(line, environment=environment, folder=tmp_path)
+    while "multiprocessing.process" not in terminal.text:
+        time.sleep(0.001)
+    terminal.type(CTRL_C)
+    assert terminal.process.wait(30) in (-signal.SIGINT, 128 + signal.SIGINT)
+    terminal.drain()
+    assert "Traceback" not in terminal.text
+
+
 def started(folder: Path, *run: str) -> Terminal:
     """``hebrew-asr score`` in a terminal, which runs these lines."""
     lines = ["import atexit, os, signal, sys, time", "from hebrew_asr import cli, commands", "def run(self):"]
