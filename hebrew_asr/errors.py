@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
-_MAX_SHOWN, _FEW = 300, 5
+_MAX_SHOWN, _FEW = 300, 8
 STOP_SIGNALS = (
     *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
     *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
@@ -98,7 +98,7 @@ def shortened(text: str) -> str:
 
 
 def first_few(found: Sequence[str]) -> str:
-    """What is to be told in one line, where there may be much of it: the first five, and how many more."""
+    """What is to be told in one line, where there may be much of it: the first eight, and how many more."""
     more = f"; and {len(found) - _FEW} more" if len(found) > _FEW else ""
     return f"{'; '.join(found[:_FEW])}{more}"
 

@@ -380,14 +380,15 @@ def test_unreadable_audio_names_the_file(warm, tmp_path):
 def test_a_used_run_directory_is_refused_and_another_recipe_too(task, warm, whole_run, tmp_path):
     begun = shutil.copytree(whole_run, tmp_path / "begun")
     (begun / "summary.json").unlink()
-    seven = [f"optimizer.{key}" for key in ("beta1=0.8", "beta2=0.9", "eps=1e-7", "weight_decay=0.1")]
-    seven += ["optimizer.clip_grad_norm=2", "data.max_duration_s=20", "seed=7"]
+    ten = [f"optimizer.{key}" for key in ("beta1=0.8", "beta2=0.9", "eps=1e-7", "weight_decay=0.1")]
+    ten += [f"optimizer.{key}" for key in ("clip_grad_norm=2", "warmup_share=0.5", "join_warmup_steps=9")]
+    ten += ["data.max_duration_s=20", "seed=7", "augmentation.num_time_masks=7"]
     for run, resume, changes, code, told in (
         (begun, "never", [], 2, "holds a run; add --resume auto"),
         (whole_run, "never", [], 2, f"finished run: 15 steps, model in {whole_run / 'final'}; give --run another name"),
         (whole_run, "never", ["seed=7"], 5, "made by another recipe"),
         (whole_run, "auto", ["seed=7"], 5, "made by another recipe"),
-        (whole_run, "auto", seven, 5, "; and 2 more); give --run another name"),
+        (whole_run, "auto", ten, 5, "; and 2 more); give --run another name"),
     ):
         arguments = train_arguments(task, run, *changes, resume=resume)
         done = command(warm, "train", *arguments, "--num-gpus", "1", "--master-port", str(free_port()))
