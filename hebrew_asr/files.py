@@ -259,8 +259,13 @@ def sync_folder(folder: str | Path) -> None:
         os.close(handle)
 
 
+def runs_below(folder: Path) -> list[str]:
+    """The training runs that a folder holds, by name."""
+    return sorted(str(path.parent) for path in folder.glob("*/metrics.jsonl"))
+
+
 def such_as_runs(folder: Path) -> str:
     """``, such as runs/a, runs/b`` to follow "the folder of a run", where ``folder`` holds some; three at most."""
-    found = sorted(str(path.parent) for path in folder.glob("*/metrics.jsonl"))
+    found = runs_below(folder)
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     return f", such as {', '.join(found[:3])}{more}" if found else ""

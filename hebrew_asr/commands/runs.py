@@ -27,11 +27,12 @@ class Command:
 
     def run(self) -> int:
         from hebrew_asr.errors import DataError
+        from hebrew_asr.files import runs_below
 
         inside = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
         found = [path for path in (self.folder, *inside) if _may_be_run(path)]
         if not found:
-            here = sorted(str(path.parent) for path in Path().glob("*/metrics.jsonl"))[:3]
+            here = runs_below(Path())[:3]
             hint = f"; {', '.join(here)} lie{'s' * (len(here) == 1)} here: hebrew-asr runs ." if here else ""
             raise DataError(f"no run in {self.folder}: give the folder that holds run directories{hint}")
         rows = [_row(path) for path in found]
