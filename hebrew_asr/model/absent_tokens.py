@@ -2,9 +2,9 @@
 
 Softmax gives every row of the head a gradient at every step, and AdamW makes a full-size step of whatever lies above
 its ``eps``. So a head that trains moves the rows of other languages and rare words too, which are also what sixteen
-frozen layers of Qwen3-ASR read. Zeroing their gradient is exact on every ZeRO stage: it happens before any optimizer,
-reduction or clipping sees it, and AdamW leaves a weight of zero gradient, zero moments and no weight decay bit-equal
-(:func:`hebrew_asr.model.phases.set_phase` gives the head none).
+frozen layers of Qwen3-ASR read. A pass that gives them a gradient of 0 (``live_tokens.py``) is exact on every ZeRO
+stage: no optimizer, reduction or clipping sees another, and AdamW leaves a weight of zero gradient, zero moments and no
+weight decay bit-equal (:func:`hebrew_asr.model.phases.set_phase` gives the head none).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hebrew_asr.model.live_tokens import LiveTokens
 from hebrew_asr.model.packed import PackedASR
 
 
@@ -28,28 +29,16 @@ class AbsentTokens:
         weight = asr.lm_head.weight
         rows = getattr(weight, "ds_shape", weight.shape)[0]
         assert present_V.shape == (rows,), f"{tuple(present_V.shape)} tokens, the head has {rows} rows"
-        self._asr, self._present_V, self._frozen = asr, present_V, frozen
-        self._absent_V1 = ~present_V[:, None].to(device)
-        self._hook: Any = None
+        self._present_V, self._weight = present_V, weight
+        padding_id = asr.model.language_model.embed_tokens.padding_idx
+        self._live = LiveTokens.of(present_V, padding_id, device) if frozen else None
 
     def hold(self, module: PackedASR) -> None:
         """Keep the rows from here on, if they are to be kept and the head trains; anew after each change of phase.
 
         ``module``: whose passes make the gradients.
         """
-        weight = self._asr.lm_head.weight
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
-        module.kept_rows = {}
-        if self._frozen and weight.requires_grad:
-            self._hook = weight.register_hook(self._zero)
-            module.kept_rows = {weight: self._absent_V1}
-
-    def _zero(self, gradient_VH: Tensor | None) -> None:
-        """In place: autograd has just added up what the head and the embedding gave, and hands it to nobody else."""
-        if gradient_VH is not None:  # as a compiled pass hands it over for a head that the loss does not depend on
-            gradient_VH.masked_fill_(self._absent_V1, 0.0)
+        module.live = self._live if self._weight.requires_grad else None
 
     def row_norms(self, weight_VH: Tensor) -> dict[str, float | None]:
         """Mean L2 norm of the rows of ``present`` and of ``absent`` tokens; None of no rows."""

@@ -96,9 +96,7 @@ class CompiledASR(PackedASR):
         self.seam.begin_pass(is_cut=False)
         if self._recorded is not None and torch.is_grad_enabled():
             if self.is_compiled:
-                return self._recorded(
-                    batch, mel_CBF, plainly=self.needs_hooks, kept_rows=self.kept_rows, sharded=self.sharded
-                )
+                return self._recorded(batch, mel_CBF, plainly=self.needs_hooks, sharded=self.sharded)
             self._recorded.release()
         self.seam.wait()
         return super().loss(batch, mel_CBF)

@@ -15,11 +15,14 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen3ASRForConditionalGeneration
 
-from hebrew_asr.model.packed import PackedASR, decoder_layer, encoder_layer
+from hebrew_asr.model.packed import PackedASR, decoder_layer, embed, encoder_layer, summed_loss
 
 
 class LayeredASR(PackedASR):
-    """``PackedASR`` that calls every layer as a module. The native model cannot ``generate`` any more; a copy can."""
+    """``PackedASR`` that calls the embedding, every layer and the head as modules.
+
+    The native model cannot ``generate`` any more; a copy can.
+    """
 
     def __init__(self, asr: Qwen3ASRForConditionalGeneration) -> None:
         """Nothing is compiled."""
@@ -27,14 +30,17 @@ class LayeredASR(PackedASR):
         encoder: Any = asr.model.audio_tower.layers
         decoder: Any = asr.model.language_model.layers
         kinds: list[tuple[Any, Any]] = [(encoder, encoder_layer), (decoder, decoder_layer)]
-        for layers, part in kinds:
-            for layer in layers:
-                layer.forward = partial(part, layer)
+        kinds += [((asr.model.language_model.embed_tokens,), embed), ((asr.lm_head,), summed_loss)]
+        for modules, part in kinds:
+            for module in modules:
+                module.forward = partial(part, module)
         self.leaves: list[nn.Module] = [*encoder, *decoder]
         """The layers: what DeepSpeed should gather whole."""
 
     def run(self, part: Callable[..., Tensor], module: Any, *inputs: Any) -> Tensor:
-        """A layer by itself, so that DeepSpeed's hooks run; its forward is ``part`` already."""
+        """What reads weights itself is called as a module, so that DeepSpeed's hooks run; its forward is ``part``."""
+        if part in (embed, summed_loss):
+            return module(*inputs)
         if part not in (encoder_layer, decoder_layer):
             return part(module, *inputs)
         hidden, *others = inputs

@@ -24,6 +24,7 @@ from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
 from hebrew_asr.data.collate import PackedBatch
 from hebrew_asr.model.attention import varlen_attention
+from hebrew_asr.model.live_tokens import LiveTokens
 from hebrew_asr.model.seam import Seam
 from hebrew_asr.model.sharded import ShardedWeights
 
@@ -37,10 +38,15 @@ class PackedASR(nn.Module):
         self.seam = Seam()
         self.sharded: ShardedWeights | None = None
         """What has the weights, if ranks share them."""
-        self.kept_rows: dict[Tensor, Tensor] = {}
-        """Weights, and of each the rows, (rows, 1) bool, whose gradients a hook makes 0; a pass without hooks must."""
+        self.live: LiveTokens | None = None
+        """Rows of the head that alone get a gradient, where not all do."""
         self.needs_hooks = False
         """Whether the next passes must run the hooks on weights."""
+
+    @property
+    def kept_rows(self) -> dict[Tensor, Tensor]:
+        """Weights, and of each the rows, (rows, 1) bool, whose gradients are 0."""
+        return {} if self.live is None else {self.asr.lm_head.weight: self.live.absent_V1()}
 
     def forward(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
         """Sum of the cross-entropies of all supervised tokens.
@@ -62,14 +68,15 @@ class PackedASR(nn.Module):
 
     def loss(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
         """What :meth:`forward` returns, of a pass that has begun."""
-        return self.call(summed_loss, self.asr.lm_head, self.hidden_states(batch, mel_CBF), batch.labels_L)
+        hidden_LH = self.hidden_states(batch, mel_CBF)
+        return self.call(summed_loss, self.asr.lm_head, hidden_LH, batch.labels_L, self.live)
 
     def hidden_states(self, batch: PackedBatch, mel_CBF: Tensor) -> Tensor:
         """What the head reads: (L, H), the normalized hidden state before each target token."""
         language_model = self.asr.model.language_model
         audio_AH = self.audio_embeddings(batch, mel_CBF)
         embedding = language_model.embed_tokens
-        hidden_TH = self.call(embed, embedding, batch.input_ids_T, batch.audio_positions_A, audio_AH)
+        hidden_TH = self.call(embed, embedding, batch.input_ids_T, batch.audio_positions_A, audio_AH, self.live)
         rotary = language_model.rotary_emb(hidden_TH[None], batch.position_ids_T[None])
         cos_TD, sin_TD = (part[0] for part in rotary)
         segments = (batch.clip_cu_seqlens_N1, batch.max_clip_tokens)
@@ -139,14 +146,23 @@ def convolve(
     return hidden.flatten(0, 1).index_select(0, conv_positions_A)
 
 
-def embed(embedding: Any, input_ids_T: Tensor, audio_positions_A: Tensor, audio_AH: Tensor) -> Tensor:
+def embed(
+    embedding: Any, input_ids_T: Tensor, audio_positions_A: Tensor, audio_AH: Tensor, live: LiveTokens | None = None
+) -> Tensor:
     """What the language model reads: its tokens, with the sound in its place."""
-    return embedding(input_ids_T).index_copy(0, audio_positions_A, audio_AH)
+    weight_VH = embedding.weight
+    if live is None:
+        embedded_TH = F.embedding(input_ids_T, weight_VH, embedding.padding_idx)
+    else:
+        embedded_TH = live.embedded(input_ids_T, weight_VH)
+    return embedded_TH.index_copy(0, audio_positions_A, audio_AH)
 
 
-def summed_loss(head: Any, hidden_LH: Tensor, labels_L: Tensor) -> Tensor:
+def summed_loss(head: Any, hidden_LH: Tensor, labels_L: Tensor, live: LiveTokens | None = None) -> Tensor:
     """float32 scalar; the logits are only there within."""
-    return F.cross_entropy(head(hidden_LH).float(), labels_L, reduction="sum")
+    weight_VH = head.weight
+    logits_LV = F.linear(hidden_LH, weight_VH) if live is None else live.logits(hidden_LH, weight_VH)
+    return F.cross_entropy(logits_LV.float(), labels_L, reduction="sum")
 
 
 def encoder_layer(layer: Any, hidden_AH: Tensor, segments: tuple[Tensor, int]) -> Tensor:

@@ -9,7 +9,7 @@ each is one graph too, in which the weights are gathered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,13 +66,7 @@ class RecordedPasses:
         self._cross: Callable[[Tensor], Tensor] | None = None
 
     def __call__(
-        self,
-        batch: PackedBatch,
-        mel_CBF: Tensor,
-        *,
-        plainly: bool,
-        kept_rows: Mapping[Tensor, Tensor],
-        sharded: ShardedWeights | None = None,
+        self, batch: PackedBatch, mel_CBF: Tensor, *, plainly: bool, sharded: ShardedWeights | None = None
     ) -> Tensor:
         """As ``forward``; plainly for the first batch after a change, in which libraries set up what they need.
 
@@ -80,7 +74,6 @@ class RecordedPasses:
             batch: as ``forward`` has it.
             mel_CBF: likewise.
             plainly: do not replay this time.
-            kept_rows: weights, and of each the rows, (rows, 1) bool, in which its gradient is to be 0.
             sharded: what has the weights, if ranks share them: then gatherings are recorded with the pass.
         """
         state = tuple((weight.data_ptr(), weight.requires_grad) for weight in self._weights)
@@ -95,7 +88,7 @@ class RecordedPasses:
         shape = (*(part.shape for part in inputs), batch.max_window_tokens, batch.max_clip_tokens)
         if shape not in self._recordings:
             self._seam.wait()
-            recording = self._record(batch, inputs, kept_rows, sharded)
+            recording = self._record(batch, inputs, sharded)
             if recording is None:
                 return self._forward(batch, mel_CBF)
             self._recordings[shape] = recording
@@ -115,13 +108,7 @@ class RecordedPasses:
         self._recordings.clear()
         self._state, self._pool = (), None
 
-    def _record(
-        self,
-        batch: PackedBatch,
-        inputs: list[Tensor],
-        kept_rows: Mapping[Tensor, Tensor],
-        sharded: ShardedWeights | None,
-    ) -> _Recording | None:
+    def _record(self, batch: PackedBatch, inputs: list[Tensor], sharded: ShardedWeights | None) -> _Recording | None:
         """None if it failed for another reason than memory, which is noted: then nothing is recorded any more."""
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         held = [part.clone() for part in inputs]
@@ -132,7 +119,7 @@ class RecordedPasses:
                 trained = [leaf for leaf in leaves.values() if leaf.requires_grad]
                 forward, loss, crossed = self._record_forward(still, held[0])
                 upstream = torch.ones_like(loss)
-                backward, gradients = self._record_backward(loss, upstream, crossed, trained, kept_rows)
+                backward, gradients = self._record_backward(loss, upstream, crossed, trained)
             unheld: list[Tensor | None] = [part if part is None else _same_memory(part) for part in gradients]
         except torch.OutOfMemoryError:
             raise
@@ -165,43 +152,29 @@ class RecordedPasses:
         return graphs, loss, crossed
 
     def _record_backward(
-        self,
-        loss: Tensor,
-        upstream: Tensor,
-        crossed: list[Tensor],
-        trained: list[Tensor],
-        kept_rows: Mapping[Tensor, Tensor],
+        self, loss: Tensor, upstream: Tensor, crossed: list[Tensor], trained: list[Tensor]
     ) -> tuple[list[torch.cuda.CUDAGraph], list[Tensor | None]]:
         """Graphs, and the gradients of ``trained``: those of the seam's weights are complete after the first graph."""
         goes_on = bool(crossed) and crossed[0].requires_grad
         graphs = [torch.cuda.CUDAGraph() for _ in range(1 + goes_on)]
-        kept = [kept_rows.get(weight) for weight in self._trained]
-        early = [not goes_on or weight in self._seam.weights for weight in self._trained]
         with recording(graphs[0], self._pool):
             wanted = [*trained, *crossed[1 : 1 + goes_on]]
             found: list[Tensor | None] = [*torch.autograd.grad(loss, wanted, upstream, allow_unused=True)]
             incoming = found.pop() if goes_on else None
-            gradients = [
-                _finished(part, None, rows if is_early else None)
-                for part, rows, is_early in zip(found, kept, early, strict=True)
-            ]
+            gradients = [_finished(part, None) for part in found]
         if goes_on:
             with recording(graphs[1], self._pool):
                 below = torch.autograd.grad(crossed[0], trained, incoming, allow_unused=True)
-                gradients = [
-                    _finished(part, more, None if was_early else rows)
-                    for part, more, rows, was_early in zip(gradients, below, kept, early, strict=True)
-                ]
+                gradients = [_finished(part, more) for part, more in zip(gradients, below, strict=True)]
         return graphs, gradients
 
 
-def _finished(part: Tensor | None, more: Tensor | None, kept_rows: Tensor | None) -> Tensor | None:
-    """A gradient's two parts as one, contiguous, and 0 in some rows."""
+def _finished(part: Tensor | None, more: Tensor | None) -> Tensor | None:
+    """A gradient's two parts as one, contiguous."""
     parts = [one for one in (part, more) if one is not None]
     if not parts:
         return None
-    total = (parts[0].add_(parts[1]) if len(parts) == 2 else parts[0]).contiguous()
-    return total if kept_rows is None else total.masked_fill_(kept_rows, 0.0)
+    return (parts[0].add_(parts[1]) if len(parts) == 2 else parts[0]).contiguous()
 
 
 @contextmanager

@@ -50,7 +50,8 @@ def test_every_phase_gets_its_own_gradients(monkeypatch):
         model.requires_grad_(False)
         for module in modules:
             module.requires_grad_(True)
-        absent.hold(compiled)  # a hook that the graph must not lose, nor be compiled again for
+        for each in (compiled, eager):
+            absent.hold(each)
         # As the proof of phase sees gradients arrive: in a phase's first step, and in the last phase's no more.
         hooks = [
             parameter.register_hook(lambda _, name=name: seen.append(name))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from hebrew_asr.engine.engine import TrainEngine
 from hebrew_asr.engine.optimizer_state import StateReader, save_partitions
 from hebrew_asr.model.forward import training_module
 from hebrew_asr.model.load import load_model, load_tokenizer
-from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.text.prompt import vocabulary
 from tests.support.tiny_task import BF16, RECIPE_CHANGES
 
@@ -86,7 +85,8 @@ def set_up(task: Path, ranks: dist.Ranks, zero: Profile, *changes: str, passes_c
     clips = read_manifest(task / "data" / "train.jsonl")
     geometry = EncoderGeometry.of(asr.config.audio_config)
     steps = StepDataset(clips, batching, recipe, tokenizer, geometry, ranks.rank)
-    module = training_module(asr, zero) if passes_compile else PackedASR(asr)
+    passes = zero if passes_compile else replace(zero, hardware=replace(zero.hardware, compile=False))
+    module = training_module(asr, passes)
     engine = TrainEngine(module, asr, recipe, zero, batching, ranks, present_tokens(task, asr))
     return Setting(asr, engine, steps, LogMel().to(ranks.device), ranks.device)
 

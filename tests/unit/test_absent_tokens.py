@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from hebrew_asr.audio.frames import EncoderGeometry
@@ -9,13 +10,25 @@ from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.data.collate import Example, pack
 from hebrew_asr.model.absent_tokens import AbsentTokens
-from hebrew_asr.model.packed import PackedASR
+from hebrew_asr.model.compiled import CompiledParts
+from hebrew_asr.model.packed import PackedASR, embed, summed_loss
 from hebrew_asr.model.phases import set_phase
 from hebrew_asr.text.prompt import PromptTokens, build_target, target_ids, vocabulary
 from tests.support.native import build, sound
 
 TEXTS = [build_target(text) for text in ("שלום עולם", "ילדה כותבת", "שלום")]
 LAYERS = 'unfrozen_layers={"llm_top": 1, "audio_top": 1}'
+
+
+class PartlyCompiled(PackedASR):
+    """What reads the head is compiled, as on CUDA all is."""
+
+    def __init__(self, asr):
+        super().__init__(asr)
+        self.parts = CompiledParts()
+
+    def run(self, part, module, *inputs):
+        return self.parts(part, module, *inputs) if part in (embed, summed_loss) else part(module, *inputs)
 
 
 def batch_of(tokenizer):
@@ -33,32 +46,61 @@ def test_the_vocabulary_is_what_batches_hold():
     assert shares[0] | shares[1] == vocabulary(tokenizer, TEXTS)
 
 
-def gradients(asr, tokenizer, frozen: str) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """The head's gradient over the two phases of the recipe, and which tokens occur."""
-    recipe = load_recipe("round2", [LAYERS, f"optimizer.absent_tokens={frozen}"])
+def present_tokens(asr, tokenizer) -> torch.Tensor:
+    """(V,) bool. One token that is read is none of them, and the one that embeddings give no gradient is."""
     present_V = torch.zeros(len(asr.lm_head.weight), dtype=torch.bool)
-    present_V[list(vocabulary(tokenizer, TEXTS))] = True
-    absent, batch, found = AbsentTokens(asr, present_V, asr.device, frozen=frozen == "frozen"), batch_of(tokenizer), []
+    present_V[[*vocabulary(tokenizer, TEXTS), tokenizer.pad_token_id]] = True
+    present_V[batch_of(tokenizer).input_ids_T[0]] = False
+    return present_V
+
+
+def gradients(asr, tokenizer, frozen: str, module: PackedASR) -> list[dict[str, torch.Tensor]]:
+    """Of what trains, in the two phases of the recipe."""
+    recipe = load_recipe("round2", [LAYERS, f"optimizer.absent_tokens={frozen}"])
+    absent = AbsentTokens(asr, present_tokens(asr, tokenizer), asr.device, frozen=frozen == "frozen")
+    batch, found = batch_of(tokenizer), []
+    batch.input_ids_T[1] = tokenizer.pad_token_id
     for phase in recipe.phases:
         groups = set_phase(asr, recipe, phase)
-        module = PackedASR(asr)
         absent.hold(module)
         assert [group.decays for group in groups if group.module_group == "head"] == [frozen == "trained"]
         for _ in range(2):  # micro-batches add up
             module(batch, LogMel()(batch)).backward()
-        found.append(asr.lm_head.weight.grad)
+        found.append({name: weight.grad for name, weight in asr.named_parameters() if weight.grad is not None})
         asr.zero_grad(set_to_none=True)
-    return found, present_V
+    return found
 
 
-def test_the_gradient_of_absent_rows_is_zero_and_of_others_as_it_was():
+@pytest.mark.parametrize("kind", [PackedASR, PartlyCompiled])
+def test_the_gradient_of_absent_rows_is_zero_and_of_others_as_it_was(kind):
+    """In the head, which is the embedding too; below it nothing changes."""
     asr, tokenizer = build()
-    trained, present_V = gradients(asr, tokenizer, "trained")
-    frozen, _ = gradients(asr, tokenizer, "frozen")
+    module = kind(asr)
+    trained = gradients(asr, tokenizer, "trained", PackedASR(asr))
+    frozen = gradients(asr, tokenizer, "frozen", module)
+    assert not isinstance(module, PartlyCompiled) or module.parts.is_compiled
+    present_V = present_tokens(asr, tokenizer)
+    (head,) = [name for name, weight in asr.named_parameters() if weight is asr.lm_head.weight]
+    assert asr.model.language_model.embed_tokens.padding_idx == tokenizer.pad_token_id
     for every_row, some_rows in zip(trained, frozen, strict=True):
-        assert every_row[~present_V].any(dim=1).all(), "softmax gives every row a gradient"
-        assert not some_rows[~present_V].any()
-        torch.testing.assert_close(some_rows[present_V], every_row[present_V])
+        assert every_row[head][~present_V].any(dim=1).all(), "softmax gives every row a gradient"
+        assert not some_rows[head][~present_V].any()
+        every_row[head][~present_V] = 0.0
+        torch.testing.assert_close(some_rows, every_row, rtol=1e-5, atol=1e-5)
+
+
+def test_all_rows_train_where_the_recipe_says_so_and_none_where_the_head_is_frozen():
+    asr, tokenizer = build()
+    module, present_V = PackedASR(asr), present_tokens(asr, tokenizer)
+    frozen, trained = (AbsentTokens(asr, present_V, asr.device, frozen=frozen) for frozen in (True, False))
+    frozen.hold(module)
+    assert module.live is not None
+    assert torch.equal(module.kept_rows[asr.lm_head.weight], ~present_V[:, None])
+    trained.hold(module)
+    assert module.live is None and not module.kept_rows
+    asr.requires_grad_(False)
+    frozen.hold(module)
+    assert module.live is None and not module.kept_rows
 
 
 def test_row_norms_are_means_of_present_and_of_absent_rows():

@@ -16,6 +16,7 @@ from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.collate import pack
 from hebrew_asr.model import packed as packed_module
+from hebrew_asr.model.absent_tokens import AbsentTokens
 from hebrew_asr.model.compiled import CompiledASR
 from hebrew_asr.model.packed import PackedASR, summed_loss
 from hebrew_asr.model.recorded import _fresh_leaves
@@ -59,7 +60,9 @@ def one_of_two():
         module.requires_grad_(True)
     asr.lm_head.requires_grad_(True)
     batch = pack(examples(tokenizer)[:3], PromptTokens.of(tokenizer), EncoderGeometry())
-    return Watched(asr), (batch, LogMel()(batch))
+    module, present_V = Watched(asr), torch.arange(len(asr.lm_head.weight)) % 2 == 0
+    AbsentTokens(asr, present_V, asr.device, frozen=True).hold(module)
+    return module, (batch, LogMel()(batch))
 
 
 def gradients(module: PackedASR, given: tuple[Any, Any]) -> tuple[float, dict[str, Tensor]]:
@@ -95,8 +98,10 @@ def halves(module: nn.Module, all_gather: Callable, mark: Callable, *most: int) 
     return ShardedWeights(shares, {weight: weight.shape for weight in weights}, 2, *most, all_gather, mark)
 
 
-def test_a_pass_has_what_it_needs_when_it_needs_it(one_of_two):
+@pytest.mark.parametrize("trains", ["some rows", "all rows"])
+def test_a_pass_has_what_it_needs_when_it_needs_it(one_of_two, trains):
     module, given = one_of_two
+    module.live = module.live if trains == "some rows" else None
     loss, expected = gradients(module, given)
     model = module.asr.model
     lowest = nn.ModuleList([model.audio_tower.ln_post, model.multi_modal_projector, model.language_model])
@@ -197,6 +202,7 @@ def test_a_compiled_pass_learns_the_same(one_of_two, monkeypatch):
     eager, given = one_of_two
     monkeypatch.setattr(packed_module, "varlen_attention", dense_attention)
     module = CompiledASR(eager.asr, backend="aot_eager_decomp_partition")
+    module.live = eager.live
     loss, expected = gradients(module, given)
     shard(module)
     for _ in range(2):
