@@ -18,7 +18,7 @@ from hebrew_asr.data.bundled import _opened
 from hebrew_asr.data.collate import Example, PackedBatch, pack
 from hebrew_asr.demo.tiny import TinySpec
 from hebrew_asr.model.attention import varlen_attention
-from hebrew_asr.model.packed import PackedASR
+from hebrew_asr.model.packed import PackedASR, first_convolution
 from hebrew_asr.text.prompt import PromptTokens
 from tests.support.native import build, clip_loss, examples, features, sound
 
@@ -182,6 +182,17 @@ def test_bfloat16_stays_close_to_float32(packed_and_clips):
     assert abs(half.item() - loss.item()) < 5e-3 * loss.item()
     error = math.sqrt(sum((found[name].float() - grad).square().sum().item() for name, grad in expected.items()))
     assert error < 0.05 * math.sqrt(sum(grad.square().sum().item() for grad in expected.values()))
+
+
+@pytest.mark.parametrize(
+    "kernel", [{"kernel_size": 3, "stride": 2, "padding": 1}, {"kernel_size": (4, 2), "stride": (3, 1)}]
+)
+def test_the_first_convolution_as_a_product(kernel):
+    convolution = torch.nn.Conv2d(1, 24, **kernel)
+    mel_CBF = torch.randn(5, 128, 100)
+    found, expected = first_convolution(convolution, mel_CBF), convolution(mel_CBF[:, None])
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert found.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("causal", [False, True])
