@@ -71,6 +71,11 @@ class FolderLock:
             except FileNotFoundError:  # the last holder deleted the folder since
                 continue
 
+    def will_be_free(self) -> None:
+        """Say so in the lock's file: its holder was asked to stop, so others wait for it instead of being refused."""
+        if self._stream is not None:
+            self._sign(self._stream, leaves=True)
+
     def release(self) -> None:
         """Give it back, and delete its file, and the folder if nothing else is in it.
 
@@ -103,15 +108,21 @@ class FolderLock:
     def refuse_if_held(self, what: str, *, is_main: bool) -> None:
         """Refuse to go on beside another process; to ranks but the first, the first of their job is no other.
 
+        One that was asked to stop and is saving its state is waited for, and the first rank says so.
+
         Raises:
             UsageError: naming the holder.
         """
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline, is_told = time.monotonic() + _PATIENCE_S, False
         while (holder := self.holder()) is not None:
             is_fellow = not is_main and job() is not None and holder.get("job", job()) == job()
-            if is_fellow:
+            if holder.get("leaves"):  # of its own job, or of the last one at the same port
+                if is_main and not is_told:
+                    log.info("%s: waiting for %s, which was asked to stop, to save its state", what, describe(holder))
+                deadline, is_told = time.monotonic() + _PATIENCE_S, True
+            elif is_fellow:
                 return
-            if is_main or time.monotonic() > deadline:
+            elif (is_main and holder) or time.monotonic() > deadline:  # an empty one is being written
                 raise _busy(what, holder)
             time.sleep(0.05)
 
@@ -129,9 +140,9 @@ class FolderLock:
         if not taken:
             raise _busy(what, self.holder() or {})
 
-    def _sign(self, stream: TextIO) -> None:
+    def _sign(self, stream: TextIO, *, leaves: bool = False) -> None:
         command = " ".join(sys.orig_argv[:3])
-        who = {"host": socket.gethostname(), "pid": os.getpid(), "command": command, "job": job()}
+        who = {"host": socket.gethostname(), "pid": os.getpid(), "command": command, "job": job(), "leaves": leaves}
         with contextlib.suppress(OSError):  # a full disk: the lock is held, its file does not say by whom
             os.ftruncate(stream.fileno(), 0)
             os.pwrite(stream.fileno(), f"{json.dumps(who)}\n".encode(), 0)

@@ -54,7 +54,7 @@ class StopRequest:
         """Seconds until the launcher kills this process after it passed a request on; None if it never does."""
         self.cleanups: list[Callable[[], object]] = []
         """Called before ``report``."""
-        self.on_ask: Callable[[], object] = lambda: None
+        self.on_ask: list[Callable[[], object]] = []
         """Called once, when the stop is asked for, by whichever thread notices."""
         self.explain: Callable[[], str] = lambda: "stopping"
         """Says what a slow stop is waiting for."""
@@ -83,7 +83,8 @@ class StopRequest:
         if self.reason is None:
             self._asked_s = time.monotonic()
             self.reason = reason
-            self.on_ask()
+            for act in self.on_ask:
+                act()
 
     def met(self) -> None:
         """The process group exists: from now on the others would wait for a rank that left alone."""

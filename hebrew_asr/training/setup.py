@@ -103,6 +103,7 @@ def set_up(arguments: TrainArguments, request: StopRequest | None = None) -> Run
             request.cleanups.append(lock.release)
             if place.rank_from_environment() == 0:
                 lock.take_or_refuse(f"run directory {spec.folder}")
+                request.on_ask.append(lock.will_be_free)
                 (spec.folder / "STOP").unlink(missing_ok=True)  # of an earlier start; one that comes later is for this
             asr = _load_model(spec.recipe, spec.profile)
             weights_by_phase = check_phases(asr, spec.recipe)  # every phase is set once, to see that it can be
@@ -280,7 +281,7 @@ def _outputs(
         rates=tuple(sorted((step, wer) for step, wer in measured if step is not None and wer is not None)),
     )
     console = Console(course)
-    request.on_ask = console.close  # a launcher has words of its own on a stop, which a view in place would cut up
+    request.on_ask.append(console.close)  # a launcher's own words on a stop would be cut up by a view in place
     _introduce(console, spec, schedule, facts)
     tracker = Tracker(*sinks, console)
     return tracker, console

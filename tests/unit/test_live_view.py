@@ -42,7 +42,7 @@ from hebrew_asr.streams import outlive_the_terminal
 outlive_the_terminal()
 console, stop = Console(COURSE), StopRequest()
 stop.install()
-stop.on_ask = console.close
+stop.on_ask.append(console.close)
 console.say("a line above " + "x" * 100)
 for step in range(1, 121):
     console.write(replace(STEP, step=step, loss=4 - step / 100))

@@ -28,6 +28,9 @@ if os.fork() == 0:  # as a loader process, which may outlive the one that holds 
     time.sleep(60)
     os._exit(0)
 print("held", flush=True)
+if sys.stdin.readline():
+    lock.will_be_free()
+    print("leaves", flush=True)
 time.sleep(60)
 """
 
@@ -43,7 +46,12 @@ def holder(lock) -> Iterator[subprocess.Popen[str]]:
     job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "7", "PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-c", _HOLDER, str(lock.path)]
     with subprocess.Popen(
-        line, stdout=subprocess.PIPE, text=True, env={**os.environ, **job}, start_new_session=True
+        line,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **job},
+        start_new_session=True,
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
         yield process
@@ -60,6 +68,22 @@ def test_another_process_is_refused_at_once_by_name(lock, holder):
     with pytest.raises(UsageError, match=f"pid {holder.pid} "):
         lock.take_or_refuse("run directory x")
     assert lock.path.read_text(), "the holder's file is as it was"
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_a_holder_that_was_asked_to_stop_is_waited_for(lock, holder, is_main, capfd):
+    """As after Ctrl-C: DeepSpeed's launcher leaves at once, while the ranks it leaves behind save."""
+    holder.stdin.write("leave\n")
+    holder.stdin.flush()
+    assert holder.stdout.readline() == "leaves\n"
+    before = time.monotonic()
+    threading.Timer(3.0, holder.kill).start()
+    lock.refuse_if_held("run directory x", is_main=is_main)
+    assert time.monotonic() - before > 2.9, "longer than others are given"
+    told = f"run directory x: waiting for {Path(sys.executable)}"
+    text = "".join(capfd.readouterr())
+    assert ("which was asked to stop, to save its state" in text and told in text) == is_main, text
+    lock.take_or_refuse("run directory x")
 
 
 def test_ranks_of_the_same_job_are_not_refused(lock, holder, monkeypatch):
