@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, TextIO
@@ -35,6 +36,7 @@ class FolderLock:
         """``path``: of the lock's file, in the folder or below it; made when the lock is taken."""
         self.path = path
         self._stream: TextIO | None = None
+        self._changing = threading.Lock()  # a file that is closed meanwhile may have given its number to another
 
     def take(self, *, wait: bool = False) -> bool:
         """Take the lock; False if another process has it and ``wait`` does not say to wait for it.
@@ -73,22 +75,24 @@ class FolderLock:
 
     def will_be_free(self) -> None:
         """Say so in the lock's file: its holder was asked to stop, so others wait for it instead of being refused."""
-        if self._stream is not None:
-            self._sign(self._stream, leaves=True)
+        with self._changing:
+            if self._stream is not None:
+                self._sign(self._stream, leaves=True)
 
     def release(self) -> None:
         """Give it back, and delete its file, and the folder if nothing else is in it.
 
         If the folder was moved, and another process has locked a new one of its name, that one's file stays.
         """
-        if self._stream is None:
-            return
-        with contextlib.suppress(OSError):  # the folder holds more, or is gone, or cannot be written
-            if os.path.samestat(self.path.stat(), os.fstat(self._stream.fileno())):
-                self.path.unlink()
-                self.path.parent.rmdir()
-        self._stream.close()
-        self._stream = None
+        with self._changing:
+            if self._stream is None:
+                return
+            with contextlib.suppress(OSError):  # the folder holds more, or is gone, or cannot be written
+                if os.path.samestat(self.path.stat(), os.fstat(self._stream.fileno())):
+                    self.path.unlink()
+                    self.path.parent.rmdir()
+            self._stream.close()
+            self._stream = None
 
     def holder(self) -> dict[str, Any] | None:
         """Who holds it, if another process does: ``host``, ``pid``, ``command`` and ``job``, as far as is known.
@@ -166,14 +170,15 @@ def _busy(what: str, holder: dict[str, Any]) -> UsageError:
 
 def describe(holder: dict[str, Any]) -> str:
     """A holder in words."""
-    if "pid" not in holder:
+    if not holder:
         return "another process"
     return f"{holder['command']} (pid {holder['pid']} on {holder['host']})"
 
 
 def _read(stream: TextIO) -> dict[str, Any]:
-    """Its content; nothing while the holder is still writing it."""
+    """Its content; nothing while the holder is still writing it, and where another program has."""
     try:
-        return from_json(stream.read())
+        found = from_json(stream.read())
     except ValueError:
         return {}
+    return found if isinstance(found, dict) and {"host", "pid", "command"} <= found.keys() else {}

@@ -86,6 +86,36 @@ def test_a_holder_that_was_asked_to_stop_is_waited_for(lock, holder, is_main, ca
     lock.take_or_refuse("run directory x")
 
 
+def test_a_stop_that_is_asked_for_while_the_lock_is_given_back_is_no_fault(lock):
+    """The thread that hears the signal is another than the one that gives the lock back."""
+    stop, faults = threading.Event(), list[Exception]()
+
+    def hear() -> None:
+        while not stop.is_set():
+            try:
+                lock.will_be_free()
+            except Exception as error:
+                faults.append(error)
+
+    hears, pace = threading.Thread(target=hear), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    hears.start()
+    for _ in range(500):
+        assert lock.take()
+        lock.release()
+    stop.set()
+    hears.join()
+    sys.setswitchinterval(pace)
+    assert not faults
+
+
+@pytest.mark.parametrize("written", ["[1]", '{"leaves": true, "pid": 3}'])
+def test_what_another_program_wrote_names_nobody(lock, holder, written):
+    lock.path.write_text(written)
+    with pytest.raises(UsageError, match=r"^run directory x is in use by another process; stop that first"):
+        lock.refuse_if_held("run directory x", is_main=True)
+
+
 def test_ranks_of_the_same_job_are_not_refused(lock, holder, monkeypatch):
     lock_of_rank_1 = FolderLock(lock.path)
     for port, is_refused in (("7", False), ("8", True)):
