@@ -134,7 +134,7 @@ def matmul_ceiling_tflops(device: torch.device) -> float:
 def measure(argv: list[str], stop: StopRequest) -> int:
     """Run phases for a while at each number of clips per step; collective. Returns the exit code."""
     arguments = parse_options(BenchArguments, "bench.py", argv)
-    run = set_up(arguments, stop)
+    run = set_up(arguments, stop, saves=False)
     figures: dict[str, Any] = {
         "profile": run.profile.name,
         "num_ranks": run.ranks.size,

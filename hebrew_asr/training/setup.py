@@ -87,8 +87,10 @@ class Run(RunSpec):
             self.console.now(doing)
 
 
-def set_up(arguments: TrainArguments, request: StopRequest | None = None) -> Run:
+def set_up(arguments: TrainArguments, request: StopRequest | None = None, *, saves: bool = True) -> Run:
     """Build a run on this rank, which holds the lock of its directory if it is the first; collective.
+
+    ``saves``: whether there must be room on the disk for checkpoints and a model.
 
     Raises:
         HebrewASRError: something that the arguments name is missing, wrong or impossible.
@@ -107,7 +109,7 @@ def set_up(arguments: TrainArguments, request: StopRequest | None = None) -> Run
                 (spec.folder / "STOP").unlink(missing_ok=True)  # of an earlier start; one that comes later is for this
             asr = _load_model(spec.recipe, spec.profile)
             weights_by_phase = check_phases(asr, spec.recipe)  # every phase is set once, to see that it can be
-            space_warning = _require_disk_space(spec, asr, weights_by_phase)
+            space_warning = _require_disk_space(spec, asr, weights_by_phase) if saves else None
         return _build(spec, tokenizer, asr, lock, request, weights_by_phase, space_warning)
     except BaseException:
         if lock is not None:

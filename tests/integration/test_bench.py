@@ -25,8 +25,10 @@ from hebrew_asr.planning.bench_corpus import make_corpus
 from hebrew_asr.planning.lr_curve import has_diverged
 from hebrew_asr.planning.lr_range import LrRangeArguments
 from hebrew_asr.training.arguments import as_argv
+from tests.support.disks import small_disk
 from tests.support.tiny_task import (
     BF16,
+    NO_EVALUATION,
     ROOT,
     SPEC,
     WORDS,
@@ -118,6 +120,16 @@ def test_ranks_settle_together(tmp_path, warm):
     for name in ("B-4-rank0", "B-4-rank1"):
         assert "Self CPU" in (tmp_path / "traces" / f"{name}.txt").read_text()
         assert (tmp_path / "traces" / f"{name}.json.gz").stat().st_size
+
+
+def test_it_needs_no_room_for_checkpoints(task, warm, tmp_path):
+    """It is in the folder for temporary files, often a small disk, and copies its state in memory alone."""
+    arguments = [*train_arguments(task, tmp_path / "disk" / "run", *NO_EVALUATION), "--phases", "B", "--sizes", "8"]
+    arguments += ["--steps", "2", "--out", str(tmp_path / "figures.json")]
+    with small_disk(tmp_path / "disk", "300k"):
+        done = warm.finish(arguments, ranks=1, port=free_port(), program="hebrew_asr.planning.bench")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert json.loads((tmp_path / "figures.json").read_text())["interruptions"]["checkpoint_s"] > 0
 
 
 def test_a_range_test_raises_rates_and_keeps_nothing(tmp_path, warm):
