@@ -219,13 +219,15 @@ def _measure_phase(run: Run, index: int, arguments: BenchArguments, ceiling_tflo
         _trace(run, next(steps_ahead), rates, traces / stem)
     sizes = ModelSizes.of(run.asr.config)
     trained = {name for name, weight in run.asr.named_parameters() if weight.requires_grad}
+    live = run.engine.module.live
+    live_rows = None if live is None else len(live.ids_R)
     packed = [micro.packed for step in timed for micro in step.micro_batches if micro.num_labels]
     own = [
         float(sum(len(batch.tokens) for batch in packed)),
         sum(sum(batch.samples) for batch in packed) / SAMPLE_RATE_HZ,
         float(sum(sum(batch.tokens) for batch in packed)),
         float(sum(len(batch.input_ids_T) for batch in packed)),
-        sum(pass_flops(sizes, trained, Work.of_batch(batch)) for batch in packed) / 1e12,
+        sum(pass_flops(sizes, trained, Work.of_batch(batch), live_rows) for batch in packed) / 1e12,
     ]
     clips, audio_s, tokens, padded, tflop = run.ranks.sum(torch.tensor(own, dtype=torch.float64)).tolist()
     tflops = tflop / run.ranks.size / seconds

@@ -54,8 +54,11 @@ class Work:
         return cls(shape.chunks, shape.audio_tokens, shape.tokens, shape.labels, *pairs)
 
 
-def pass_flops(sizes: ModelSizes, trained: Collection[str], work: Work) -> float:
-    """FLOPs of forward and backward, where the weights called ``trained`` do."""
+def pass_flops(sizes: ModelSizes, trained: Collection[str], work: Work, live_rows: int | None = None) -> float:
+    """FLOPs of forward and backward, where the weights called ``trained`` do.
+
+    ``live_rows``: how many of the head's rows get a gradient, where not all do.
+    """
     total, gradient_passes = 0.0, False
     for forward, names in _parts(sizes, work):
         # Forward; the gradient of the input, if something below trains or a norm of this part, which lies before its
@@ -63,7 +66,8 @@ def pass_flops(sizes: ModelSizes, trained: Collection[str], work: Work) -> float
         trains = any(name.startswith(names) for name in trained)
         gradient_passes = gradient_passes or trains
         total += forward * (1 + gradient_passes + trains)
-    return total
+    still = 0 if live_rows is None else sizes.vocab_size - live_rows
+    return total - 2.0 * still * sizes.hidden_size * work.labels
 
 
 def _parts(sizes: ModelSizes, work: Work) -> Iterator[tuple[float, tuple[str, ...]]]:

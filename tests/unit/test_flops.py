@@ -14,6 +14,7 @@ from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.data.collate import Example, PackedBatch, pack
 from hebrew_asr.data.shapes import choose_shapes, needed_shape
+from hebrew_asr.model.absent_tokens import AbsentTokens
 from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import set_phase
 from hebrew_asr.model.sizes import ModelSizes
@@ -25,9 +26,9 @@ PROMPT = PromptTokens(before_audio=[1] * 9, after_audio=[2] * 6, audio_pad=3, en
 GEOMETRY = EncoderGeometry()
 
 
-def flops(model: Qwen3ASRForConditionalGeneration, batch: PackedBatch) -> float:
+def flops(model: Qwen3ASRForConditionalGeneration, batch: PackedBatch, live_rows: int | None = None) -> float:
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
-    return pass_flops(ModelSizes.of(model.config), trained, Work.of_batch(batch))
+    return pass_flops(ModelSizes.of(model.config), trained, Work.of_batch(batch), live_rows)
 
 
 def full_width(layers: int) -> Qwen3ASRForConditionalGeneration:
@@ -49,8 +50,14 @@ def test_formula_agrees_with_the_counter(index: int):
     clip = Example("clip", np.zeros(int(4.9 * 16_000), np.int16), [5] * 25)
     batch = pack([clip], PROMPT, GEOMETRY)
     shape = needed_shape(batch.samples, batch.labels_per_clip, PROMPT, GEOMETRY)
+    packed = PackedASR(model)
     with FlopCounterMode(display=False) as counter:
-        PackedASR(model)(*meta_batch(shape)).backward()
+        packed(*meta_batch(shape)).backward()
+    AbsentTokens(
+        model, torch.arange(model.config.text_config.vocab_size) % 64 == 0, packed.asr.device, frozen=True
+    ).hold(packed)
+    with FlopCounterMode(display=False) as of_live_rows:
+        packed(*meta_batch(shape)).backward()
     # The counter does not know the two products inside attention over packed clips: without length they are none.
     bounds = ("window_cu_seqlens_W1", "clip_cu_seqlens_N1")
     unattended = replace(batch, **{name: torch.zeros_like(getattr(batch, name)) for name in bounds})
@@ -60,6 +67,10 @@ def test_formula_agrees_with_the_counter(index: int):
     weights = sum(weight.numel() for module in skipped for weight in module.parameters() if weight.ndim > 1)
     not_done = 3 * 2 * weights * (sum(batch.tokens) - batch.num_labels)
     assert flops(model, unattended) - not_done == pytest.approx(counter.get_total_flops(), rel=1e-3)
+    live_rows = model.config.text_config.vocab_size // 64
+    less = flops(model, unattended) - flops(model, unattended, live_rows)
+    assert less == pytest.approx(counter.get_total_flops() - of_live_rows.get_total_flops(), rel=1e-3)
+    assert less > 0.01 * flops(model, unattended)
     assert flops(model, unattended) * 1.001 < flops(model, batch) < 1.1 * flops(model, unattended)
     even = Work.of_shape(shape)
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
