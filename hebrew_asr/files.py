@@ -233,6 +233,19 @@ def nearest_existing(path: Path) -> Path:
     return next(place for place in (real, *real.parents) if place.exists())
 
 
+def remover_if_empty(folder: Path) -> Callable[[], None]:
+    """Removes ``folder``, and those above it, that are not there now, and hold nothing when it is called."""
+    folder = folder.absolute()
+    absent = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
+
+    def remove() -> None:
+        for one in absent:
+            with suppress(OSError):  # it holds something, or was never made
+                one.rmdir()
+
+    return remove
+
+
 def give_usual_mode(path: Path) -> None:
     """Let those read a file who may read its folder: safetensors writes for this user alone."""
     path.chmod(path.parent.stat().st_mode & 0o666)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shutil
@@ -10,7 +11,7 @@ from typing import Any
 
 from hebrew_asr.corpus.preparation.output import is_of_prepare
 from hebrew_asr.errors import EnvironmentProblem, UsageError
-from hebrew_asr.files import as_os_error, values_if_readable, write_json
+from hebrew_asr.files import as_os_error, remover_if_empty, values_if_readable, write_json
 from hebrew_asr.training.arguments import lock_of
 
 DEMO_MARK = "demo.json"
@@ -87,15 +88,17 @@ def refuse_other_results(out: Path, of: dict[str, Any]) -> None:
 def make_folder(out: Path) -> None:
     """Make a folder for what a command writes, and find before its hours of work that it can be written.
 
+    If nothing is written, the command's end removes it.
+
     Raises:
         EnvironmentProblem: it cannot.
     """
+    atexit.register(remover_if_empty(out))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise EnvironmentProblem(
-            f"cannot make the folder: {as_os_error(error).strerror}; give another place"
-        ) from error
+        why = as_os_error(error).strerror
+        raise EnvironmentProblem(f"cannot make the folder: {why}; give another place") from error
     if not os.access(out, os.W_OK | os.X_OK):
         raise EnvironmentProblem(f"cannot write to {out}: it is read-only, or another user's; give another place")
 

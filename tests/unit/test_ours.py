@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +24,8 @@ from hebrew_asr.training.arguments import TrainArguments
 from hebrew_asr.training.check import check
 from tests.support.report_run import make_run
 
-PROFILE = Path(__file__).parents[2] / "ds_configs" / "cpu.json"
+ROOT = Path(__file__).parents[2]
+PROFILE = ROOT / "ds_configs" / "cpu.json"
 SYNTHETIC = {"data": None}
 RUN = (
     *("recipe.json", "deepspeed.json", "run.json", "summary.json", "metrics.jsonl", "report.html", "STOP", "lock"),
@@ -246,6 +251,58 @@ def test_pages_and_figures_overwrite_only_their_like(tmp_path, capsys):
         assert main(command) == 2
         assert "it stays as it is" in capsys.readouterr().err
         assert contents(tmp_path) == before
+
+
+@pytest.fixture
+def asked(tmp_path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts a command beside sound, and a model that nobody can finish reading. ``there`` is empty."""
+    for name in ("there", "silent", "model"):
+        (tmp_path / name).mkdir()
+    os.mkfifo(tmp_path / "model" / "config.json")
+    recordings(tmp_path / "own")
+    row = {"audio": "own/a.wav", "text": "שלום", "id": "1", "duration_s": 1.0, "group": "1"}
+    (tmp_path / "eval.jsonl").write_text(json.dumps(row))
+
+    def start(line: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+        begin = [sys.executable, "-m", "hebrew_asr", *line.split()]
+        return subprocess.Popen(begin, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("prepare --source nowhere --out there/new/deep", 2),
+        ("prepare --source silent --out there/new/deep", 3),
+        ("prepare --source nowhere --out there", 2),
+        ("eval --model nowhere --data eval.jsonl --out there/new", 2),
+    ],
+)
+def test_a_command_that_is_refused_leaves_no_folder_and_removes_none(line, code, asked, tmp_path):
+    process = asked(line)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == code and told.startswith("error: "), told
+    assert (tmp_path / "there").is_dir() and not any((tmp_path / "there").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("line", "number"),
+    [
+        ("transcribe --model model own/a.wav", signal.SIGINT),
+        ("eval --model model --data eval.jsonl", signal.SIGTERM),
+    ],
+)
+def test_a_command_that_is_ended_while_its_model_loads_leaves_no_folder(line, number, asked, tmp_path):
+    process, out = asked(f"{line} --out there/new/deep"), tmp_path / "there" / "new" / "deep"
+    while not out.exists() and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(1.0)
+    process.send_signal(number)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number, told
+    assert not any((tmp_path / "there").iterdir())
 
 
 def test_a_misspelled_set_is_not_taken_for_the_place_of_the_recipes_corpora(tmp_path, monkeypatch):
