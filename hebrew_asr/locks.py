@@ -11,11 +11,12 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
 from hebrew_asr.errors import EnvironmentProblem, UsageError
-from hebrew_asr.files import from_json
+from hebrew_asr.files import from_json, remover_if_empty
 from hebrew_asr.logs import log
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -36,6 +37,7 @@ class FolderLock:
         """``path``: of the lock's file, in the folder or below it; made when the lock is taken."""
         self.path = path
         self._stream: TextIO | None = None
+        self._remove_if_empty: Callable[[], object] = lambda: None
         self._changing = threading.Lock()  # a file that is closed meanwhile may have given its number to another
 
     def take(self, *, wait: bool = False) -> bool:
@@ -43,6 +45,7 @@ class FolderLock:
 
         On a file system without locks the folder is used without, and a line on stderr says so.
         """
+        self._remove_if_empty = remover_if_empty(self.path.parent)
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             stream = self._open()
@@ -80,17 +83,17 @@ class FolderLock:
                 self._sign(self._stream, leaves=True)
 
     def release(self) -> None:
-        """Give it back, and delete its file, and the folder if nothing else is in it.
+        """Give it back, and delete its file, and of the folders made for it those with nothing else in them.
 
         If the folder was moved, and another process has locked a new one of its name, that one's file stays.
         """
         with self._changing:
             if self._stream is None:
                 return
-            with contextlib.suppress(OSError):  # the folder holds more, or is gone, or cannot be written
+            with contextlib.suppress(OSError):  # the folder is gone, or cannot be written
                 if os.path.samestat(self.path.stat(), os.fstat(self._stream.fileno())):
                     self.path.unlink()
-                    self.path.parent.rmdir()
+            self._remove_if_empty()
             self._stream.close()
             self._stream = None
 

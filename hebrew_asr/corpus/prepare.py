@@ -37,15 +37,7 @@ from hebrew_asr.corpus.preparation.workers import Workers
 from hebrew_asr.data.manifest import has_manifest
 from hebrew_asr.data.records import Records
 from hebrew_asr.errors import DataError, EnvironmentProblem, UsageError
-from hebrew_asr.files import (
-    as_os_error,
-    from_json,
-    real_path,
-    remover_if_empty,
-    sync_folder,
-    write_atomically,
-    write_json,
-)
+from hebrew_asr.files import as_os_error, from_json, real_path, sync_folder, write_atomically, write_json
 from hebrew_asr.locks import FolderLock, describe
 from hebrew_asr.sources import Source, Unit, is_on_hub, open_source, source_name, unit_name
 
@@ -143,8 +135,8 @@ def _foreign_files(folder: Path, work: Path) -> list[str]:
 
 @contextmanager
 def _locked(work: Path) -> Generator[None, None, None]:
-    """Hold the folder's lock, waiting for it if need be. Of folders made for it, none stays empty."""
-    lock, remove_if_empty = FolderLock(work / "lock"), remover_if_empty(work)
+    """Hold the folder's lock, waiting for it if need be."""
+    lock = FolderLock(work / "lock")
     if not lock.take():
         holder = lock.holder()
         whose = describe(holder) if holder else "another process"
@@ -158,7 +150,6 @@ def _locked(work: Path) -> Generator[None, None, None]:
                 delete_clips(work.parent, set())
             shutil.rmtree(work, ignore_errors=True)
         lock.release()
-        remove_if_empty()
 
 
 def _has_begun(work: Path) -> bool:

@@ -146,7 +146,7 @@ def test_a_killed_holder_is_no_obstacle_though_its_child_lives_on(lock, holder):
     assert lock.path.exists(), "it could not clean up"
     lock.take_or_refuse("run directory x")
     lock.release()
-    assert not lock.path.parent.exists(), "nothing else was in the folder"
+    assert not any(lock.path.parent.iterdir())
 
 
 def test_the_lock_of_another_in_the_place_of_a_folder_that_was_moved_stays(request, lock):
@@ -162,3 +162,12 @@ def test_a_folder_with_something_in_it_stays(lock):
     (lock.path.parent / "kept").touch()
     lock.release()
     assert [path.name for path in lock.path.parent.iterdir()] == ["kept"]
+
+
+def test_of_empty_folders_those_made_for_it_go_and_others_stay(tmp_path):
+    (tmp_path / "there").mkdir()
+    for name in ("there", "there/new/deep"):
+        made = FolderLock(tmp_path / name / "lock")
+        assert made.take() and made.path.exists()
+        made.release()
+        assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
