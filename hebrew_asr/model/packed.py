@@ -137,9 +137,9 @@ def convolve(
     conv1: Any, conv2: Any, conv3: Any, conv_out: Any, positional: Any, mel_CBF: Tensor, conv_positions_A: Tensor
 ) -> Tensor:
     """Every chunk on its own through the convolutions, and of their outputs those that are sound: (A, H)."""
-    mel = mel_CBF.to(conv1.weight.dtype)
-    is_product = mel.is_cuda and not conv1.weight.requires_grad
-    hidden = F.gelu(first_convolution(conv1, mel) if is_product else conv1(mel[:, None]))
+    hidden = mel_CBF[:, None].to(conv1.weight.dtype)
+    is_product = hidden.is_cuda and not conv1.weight.requires_grad
+    hidden = F.gelu(first_convolution(conv1, hidden) if is_product else conv1(hidden))
     # cuDNN's fast kernels read channels last. It turns the second one's input round itself, unless it comes so.
     hidden = F.gelu(conv2(hidden))
     hidden = F.gelu(conv3(hidden.contiguous(memory_format=torch.channels_last)))
@@ -148,14 +148,14 @@ def convolve(
     return hidden.flatten(0, 1).index_select(0, conv_positions_A)
 
 
-def first_convolution(conv: Any, mel_CBF: Tensor) -> Tensor:
-    """``conv(mel_CBF[:, None])`` as a product of matrices, with channels last: (C, N, rows, columns).
+def first_convolution(conv: Any, mel_C1BF: Tensor) -> Tensor:
+    """``conv(mel_C1BF)`` as a product of matrices, with channels last: (C, N, rows, columns).
 
     cuDNN's kernel for one input channel takes 1.5 ms for 64 clips, where this takes 0.4 (H200), and writes channels
     first, which the next convolution has to turn round.
     """
     (rows, columns), (down, right), (above, left) = conv.kernel_size, conv.stride, conv.padding
-    padded = F.pad(mel_CBF, (left, left, above, above))
+    padded = F.pad(mel_C1BF[:, 0], (left, left, above, above))
     patches_CBFK = padded.unfold(1, rows, down).unfold(2, columns, right).flatten(3)
     weight_NK = conv.weight.flatten(1)
     more = (0, -weight_NK.shape[1] % 8)  # rows that begin at odd places are multiplied several times slower

@@ -189,8 +189,8 @@ def test_bfloat16_stays_close_to_float32(packed_and_clips):
 )
 def test_the_first_convolution_as_a_product(kernel):
     convolution = torch.nn.Conv2d(1, 24, **kernel)
-    mel_CBF = torch.randn(5, 128, 100)
-    found, expected = first_convolution(convolution, mel_CBF), convolution(mel_CBF[:, None])
+    mel_C1BF = torch.randn(5, 1, 128, 100)
+    found, expected = first_convolution(convolution, mel_C1BF), convolution(mel_C1BF)
     assert torch.allclose(found, expected, atol=1e-5)
     assert found.is_contiguous(memory_format=torch.channels_last)
 
