@@ -304,13 +304,14 @@ class Session:
 
     def _stop(self) -> NoReturn:
         """Save and leave, on all ranks together: by Preempted, or by Unsaved where the disk does not take the state."""
-        run = self.run
+        request = self.run.stop.request
+        request.ask("another rank was asked")  # if it was: now all are, and the run's lock says so
         if not self.state.step:
-            raise Preempted(nothing_to_save(run.stop.request.reason or "another rank was asked"))
+            raise Preempted(nothing_to_save(request.reason))
         failure = self._save_for_good()
         kind = Preempted if failure is None else Unsaved
-        run.stop.request.leaving(kind.exit_code)
-        raise kind(saving.stopped(run, failure))
+        request.leaving(kind.exit_code)
+        raise kind(saving.stopped(self.run, failure))
 
     def _fail(self, error: HebrewASRError | None) -> NoReturn:
         """Save, and leave with the error of the first rank that has one; collective. ``error``: this rank's."""
@@ -325,8 +326,7 @@ class Session:
         """
         run, state = self.run, self.state
         record_fallbacks(run.tracker, run.ranks, state)
-        failure = self._save_for_good()
-        if failure is None:
+        if (failure := self._save_for_good()) is None:
             run.stop.request.unsaved = False
         if failure is None and run.stop.agreed():
             raise Preempted(f"stopped after the last step, {state.step}, state saved; --resume auto writes the model")

@@ -22,6 +22,7 @@ import pytest
 from hebrew_asr.checkpoints.store import find_checkpoints
 from hebrew_asr.errors import STOP_SIGNALS
 from hebrew_asr.launching import processes
+from hebrew_asr.training.arguments import lock_of
 from tests.support.disks import fill, small_disk
 from tests.support.long_run import LONG, STEPS, ends_like, saved_step
 from tests.support.terminal import CTRL_C, Terminal, processes_of, screen, wait_until_gone
@@ -233,6 +234,20 @@ def test_bare_ranks_and_every_kind_of_signal(long_task, run, warm, tmp_path):
     _, left = psutil.wait_procs(everybody, timeout=10)  # a loader ends by itself, a moment after its rank
     assert all(processes.has_ended(process) for process in left)
     assert saved_step(run) == last_step(run) > before
+
+
+def test_a_signal_to_another_rank_alone(long_task, run, warm, tmp_path):
+    """All are asked as soon as they know, so the lock says that it will be free: the next start waits for the state."""
+    before, output, seen = last_step(run), tmp_path / "log", False
+    pids = warm.start(train_arguments(long_task, run, *LONG, resume="auto"), ranks=2, port=free_port(), output=output)
+    wait_for(lambda: last_step(run) >= before + 2, lambda: has_ended(pids) and output.read_text())
+    assert lock_of(run).holder()["leaves"] is False
+    os.kill(pids[1], signal.SIGTERM)
+    while not has_ended(pids[:1]):
+        seen = seen or bool((lock_of(run).holder() or {}).get("leaves"))
+        time.sleep(0.005)
+    assert [warm.wait(pid) for pid in pids] == [75, 75], output.read_text()
+    assert seen and output.read_text().count(said(run)) == 1
 
 
 def test_in_the_end_nothing_can_be_told(long_task, run, long_run, warm, tmp_path):
