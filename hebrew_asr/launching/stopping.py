@@ -78,7 +78,7 @@ class StopRequest:
         self.patience_s = self._launchers.patience_s
         threading.Thread(target=self._listen, name="stop", daemon=True).start()
 
-    def ask(self, reason: str) -> None:
+    def ask(self, reason: str = "another rank was asked") -> None:
         """Ask this process to stop; what comes after the first time changes nothing."""
         if self.reason is None:
             self._asked_s = time.monotonic()

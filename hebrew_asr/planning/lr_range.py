@@ -123,8 +123,9 @@ class RangeTest(Session):
 
     def _stop(self) -> NoReturn:
         request = self.run.stop.request
+        request.ask()
         request.leaving(Preempted.exit_code)
-        raise Preempted(nothing_to_save(request.reason or "another rank was asked", resumes=False))
+        raise Preempted(nothing_to_save(request.reason, resumes=False))
 
     def _fail(self, error: HebrewASRError | None) -> NoReturn:
         raise_together(self.run.ranks, error, "nothing is kept of a measurement")

@@ -305,7 +305,7 @@ class Session:
     def _stop(self) -> NoReturn:
         """Save and leave, on all ranks together: by Preempted, or by Unsaved where the disk does not take the state."""
         request = self.run.stop.request
-        request.ask("another rank was asked")  # if it was: now all are, and the run's lock says so
+        request.ask()  # if only another rank was: now all are, and the run's lock says so
         if not self.state.step:
             raise Preempted(nothing_to_save(request.reason))
         failure = self._save_for_good()
