@@ -91,7 +91,7 @@ def deepspeed_config(profile: Profile, recipe: Recipe, batching: Batching) -> di
     # On by default, and it waits for the device twice per step; with it one H100 idled for 7 % of a step of 64 clips.
     config["timers"] = {"throughput": {"enabled": False}}
     # Its linear layers for stage 3 keep no views of whole weights for backward. But they look at numbers of weights,
-    # so that no graph serves two layers; ``model/sharded.py`` can do without.
+    # so that no graph serves two layers; ``passes/sharded.py`` can do without.
     config["zero_optimization"].setdefault("memory_efficient_linear", not profile.is_flat)
     if profile.offloads_optimizer:
         config.setdefault("zero_force_ds_cpu_optimizer", False)

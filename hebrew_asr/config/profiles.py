@@ -125,7 +125,7 @@ class Profile:
     def compiles(self) -> bool:
         """Whether the training pass is compiled.
 
-        In fp32 attention on a GPU reads lengths on the host (``model/attention.py``), which fits into no graph; nor do
+        In fp32 attention on a GPU reads lengths on the host (``passes/attention.py``), which fits into no graph; nor do
         the hooks by which DeepSpeed's own ZeRO-3 gathers weights.
         """
         asked, on_gpu = self.hardware.compile, self.hardware.accelerator == "cuda"
@@ -139,7 +139,7 @@ class Profile:
 
     @property
     def cuts_passes(self) -> bool:
-        """Whether a recorded pass is cut in two (``model/seam.py``). Where ranks share the weights it is not: what is
+        """Whether a recorded pass is cut in two (``passes/seam.py``). Where ranks share the weights it is not: what is
         gathered below the seam may be read above it.
         """
         return self.uses_cuda_graphs and self.zero_stage < 3

@@ -1,6 +1,6 @@
 """With flat the only room that imports deepspeed or torch.distributed: ranks, ZeRO, changes of phase.
 
-Imports config, launching, data, model and flat.
+Imports config, launching, data, model, passes and flat.
 """
 
 import contextlib

@@ -20,10 +20,10 @@ from hebrew_asr.engine.host_memory import HostMemory
 from hebrew_asr.engine.optimizer_state import PartitionState, StateReader, capture, restore
 from hebrew_asr.engine.phase_proof import PhaseProof
 from hebrew_asr.errors import EnvironmentProblem, UsageError, first_line, on_one_line
-from hebrew_asr.model.absent_tokens import AbsentTokens
 from hebrew_asr.model.load import build_model
-from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import ParameterGroup, set_phase
+from hebrew_asr.passes.absent_tokens import AbsentTokens
+from hebrew_asr.passes.packed import PackedASR
 
 
 @dataclass(frozen=True)

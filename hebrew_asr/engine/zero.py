@@ -31,9 +31,9 @@ from hebrew_asr.flat.gradients import FlatGradients
 from hebrew_asr.flat.zero1 import FlatZeRO1
 from hebrew_asr.flat.zero2 import FlatZeRO2
 from hebrew_asr.flat.zero3 import FlatZeRO3
-from hebrew_asr.model.layered import LayeredASR
-from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import ParameterGroup
+from hebrew_asr.passes.layered import LayeredASR
+from hebrew_asr.passes.packed import PackedASR
 
 
 @dataclass(frozen=True)

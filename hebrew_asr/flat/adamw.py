@@ -5,7 +5,7 @@ All lay the weights of a param group end to end and give each rank one slice of 
 is: the norm of this rank's gradients, AdamW with clipping and the bf16 copy compiled to one kernel, and the new weights
 to every rank, one group's while AdamW is at work on the next. Nothing waits for the device: whether the norm is finite
 is decided there, so the host is free to queue the next step. Groups of weights that are read late in a recorded pass
-(``model/seam.py``) are updated and sent on a stream of their own, under the beginning of the next pass.
+(``passes/seam.py``) are updated and sent on a stream of their own, under the beginning of the next pass.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from hebrew_asr.fallbacks import note_fallback
 from hebrew_asr.flat.live_rows import LiveRows, Source
-from hebrew_asr.model.compiled import CANNOT_COMPILE
-from hebrew_asr.model.seam import Seam
+from hebrew_asr.passes.compiled import CANNOT_COMPILE
+from hebrew_asr.passes.seam import Seam
 
 
 def update(

@@ -1,7 +1,7 @@
 """Where gradients lie in what is reduced: buckets of columns, so that one collective brings each rank what it owns.
 
 Every rank owns a slice of each param group; all its slices, end to end, are what it owns of the gradients. A bucket
-takes the same columns of every rank's. Groups above the seam (``model/seam.py``) come first and have buckets of their
+takes the same columns of every rank's. Groups above the seam (``passes/seam.py``) come first and have buckets of their
 own, so that their reduction never waits for gradients from below.
 """
 

@@ -5,7 +5,7 @@ run while backward does. A compiled backward hands over all gradients at once, s
 beside, and it costs copies and launches. The layout of weights and masters is kept. After each micro-batch its
 gradients are reduced in buckets (``buckets.py``) of ``reduce_bucket_size`` elements, as in DeepSpeed. With
 ``overlap_comm`` there are two, and one is filled while the other travels. ``contiguous_gradients``, ``reduce_scatter``
-and ``allgather_bucket_size`` change nothing here. Buckets above the seam of a recorded pass (``model/seam.py``) travel
+and ``allgather_bucket_size`` change nothing here. Buckets above the seam of a recorded pass (``passes/seam.py``) travel
 while backward goes on below it.
 
 With ``communication_data_type`` fp32 a bucket is copied to fp32 and travels by a reduce-scatter. With bf16 it travels

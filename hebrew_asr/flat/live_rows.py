@@ -1,7 +1,7 @@
 """A weight of which some rows train and the others stay: the optimizer reduces, moves and sends these rows alone.
 
 Of the 151,936 rows of Qwen3-ASR's head some 3,200 are tokens with Hebrew letters in them. Tokens that do not occur in
-training have a gradient of 0 (:mod:`hebrew_asr.model.absent_tokens`), so AdamW leaves their rows as they are, whether
+training have a gradient of 0 (:mod:`hebrew_asr.passes.absent_tokens`), so AdamW leaves their rows as they are, whether
 it passes over them or not. ZeRO cuts the weight into one slice a rank, within rows too. So what is handled are blocks:
 runs of elements that divide both rows and slices.
 """

@@ -16,7 +16,7 @@ from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from torch import Tensor
 
 from hebrew_asr.flat.adamw import FlatAdamW
-from hebrew_asr.model.seam import Seam
+from hebrew_asr.passes.seam import Seam
 
 
 class FlatZeRO1(FlatAdamW, BF16_Optimizer):

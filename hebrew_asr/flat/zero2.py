@@ -14,7 +14,7 @@ from torch import Tensor
 from hebrew_asr.flat.buckets import Group, Run
 from hebrew_asr.flat.gradients import FlatGradients
 from hebrew_asr.flat.live_rows import LiveRows
-from hebrew_asr.model.seam import Seam
+from hebrew_asr.passes.seam import Seam
 
 
 class FlatZeRO2(FlatGradients, DeepSpeedZeroOptimizer):

@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO-3 for bf16 weights, gathered part by part of a pass (``model/sharded.py``).
+"""DeepSpeed's ZeRO-3 for bf16 weights, gathered part by part of a pass (``passes/sharded.py``).
 
 ``DeepSpeedZeroOptimizer_Stage3`` (deepspeed 0.19.8, ``runtime/zero/stage3.py``) cuts every weight into equal shares,
 one a rank, and lays a rank's shares of a param group end to end, with their masters. That stays. Its hooks on modules
@@ -22,8 +22,8 @@ from torch import Tensor
 
 from hebrew_asr.flat.buckets import Group, Run
 from hebrew_asr.flat.gradients import FlatGradients
-from hebrew_asr.model.packed import PackedASR
-from hebrew_asr.model.sharded import ShardedWeights
+from hebrew_asr.passes.packed import PackedASR
+from hebrew_asr.passes.sharded import ShardedWeights
 
 KEYS = {"stage3_param_persistence_threshold": 0, "sub_group_size": 1 << 60}
 """Of DeepSpeed's section, for this: no weight stays whole, and a param group has one flat buffer."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from hebrew_asr.fallbacks import note_fallback
-from hebrew_asr.model.recorded import recording
+from hebrew_asr.passes.recorded import recording
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Qwen3-ASR: loading, packed forward, compilation, attention, phases.
+"""Qwen3-ASR itself: its folders and layouts, its sizes, and which of its weights train in a phase.
 
-Imports text, config and data.
+Imports text and config.
 """

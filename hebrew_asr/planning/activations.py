@@ -1,9 +1,9 @@
 """What a forward and backward pass keeps in memory, by arithmetic alone: the sums of PyTorch's saved tensors.
 
-Every part of :class:`hebrew_asr.model.packed.PackedASR` saves so many bytes a row for its backward pass: more where its
-weights train, nothing where no gradient passes. The largest moment of the pass is looked for where it can be: at the
-logits, at the fullest point of each layer's backward, and where the gradient of the tied embedding is added up. Tests
-hold the sums to a real pass on the meta device. Not counted: workspace inside kernels (cuDNN, FlashAttention).
+Every part of :class:`hebrew_asr.passes.packed.PackedASR` saves so many bytes a row for its backward pass: more where
+its weights train, nothing where no gradient passes. The largest moment of the pass is looked for where it can be: at
+the logits, at the fullest point of each layer's backward, and where the gradient of the tied embedding is added up.
+Tests hold the sums to a real pass on the meta device. Not counted: workspace inside kernels (cuDNN, FlashAttention).
 """
 
 from __future__ import annotations

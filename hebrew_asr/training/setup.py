@@ -33,10 +33,10 @@ from hebrew_asr.files import as_json, as_os_error
 from hebrew_asr.launching import place
 from hebrew_asr.launching.stopping import StopRequest
 from hebrew_asr.locks import FolderLock
-from hebrew_asr.model.forward import training_module
 from hebrew_asr.model.groups import GROUPS
 from hebrew_asr.model.load import load_model, load_tokenizer
 from hebrew_asr.model.phases import check_phases
+from hebrew_asr.passes.forward import training_module
 from hebrew_asr.remote.paths import is_url
 from hebrew_asr.report.outputs import MetricsFile, PatientFiles
 from hebrew_asr.report.sinks import TensorBoardSink, Tracker, WandbSink

@@ -37,7 +37,7 @@ from hebrew_asr.demo.synthesis.corpus import EVAL_VARIANTS, voices
 from hebrew_asr.demo.synthesis.grammar import Sentence
 from hebrew_asr.demo.synthesis.speech import Voice
 from hebrew_asr.model.load import load_model, load_tokenizer
-from hebrew_asr.model.packed import PackedASR
+from hebrew_asr.passes.packed import PackedASR
 from hebrew_asr.text.prompt import PromptTokens, build_target, target_ids
 
 CUT_S, LEAST_S = 0.04, 0.1

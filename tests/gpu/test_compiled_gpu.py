@@ -12,9 +12,9 @@ from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.collate import PackedBatch, pack
 from hebrew_asr.data.shapes import choose_shapes, needed_shape
 from hebrew_asr.fallbacks import take_fallbacks
-from hebrew_asr.model.absent_tokens import AbsentTokens
-from hebrew_asr.model.compiled import CompiledASR
-from hebrew_asr.model.packed import PackedASR
+from hebrew_asr.passes.absent_tokens import AbsentTokens
+from hebrew_asr.passes.compiled import CompiledASR
+from hebrew_asr.passes.packed import PackedASR
 from hebrew_asr.text.prompt import PromptTokens
 from tests.gpu.test_packed_gpu import to_bfloat16
 from tests.support.gpu_task import no_host_sync

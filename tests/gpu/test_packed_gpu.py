@@ -13,8 +13,8 @@ from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.config.recipe import Augmentation
 from hebrew_asr.data.collate import Example, pack
-from hebrew_asr.model.attention import varlen_attention
-from hebrew_asr.model.packed import PackedASR
+from hebrew_asr.passes.attention import varlen_attention
+from hebrew_asr.passes.packed import PackedASR
 from hebrew_asr.text.prompt import PromptTokens
 from tests.support.gpu_task import no_host_sync
 from tests.support.native import build, clip_loss, examples

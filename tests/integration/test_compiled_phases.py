@@ -10,15 +10,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-import hebrew_asr.model.packed as packed_module
+import hebrew_asr.passes.packed as packed_module
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.collate import PackedBatch, pack
 from hebrew_asr.data.shapes import choose_shapes, needed_shape
 from hebrew_asr.demo.tiny import TinySpec
-from hebrew_asr.model.absent_tokens import AbsentTokens
-from hebrew_asr.model.compiled import CompiledASR
-from hebrew_asr.model.packed import PackedASR
+from hebrew_asr.passes.absent_tokens import AbsentTokens
+from hebrew_asr.passes.compiled import CompiledASR
+from hebrew_asr.passes.packed import PackedASR
 from hebrew_asr.text.prompt import PromptTokens
 from tests.support.attention import dense_attention
 from tests.support.native import build, examples

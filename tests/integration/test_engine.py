@@ -18,8 +18,8 @@ from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.manifest import read_manifest
 from hebrew_asr.engine.optimizer_state import KINDS, StateReader
 from hebrew_asr.model.load import load_model, load_tokenizer
-from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import set_phase
+from hebrew_asr.passes.packed import PackedASR
 from tests.support import engine_worker
 from tests.support.tiny_task import free_port
 from tests.support.warm import WarmStart

@@ -24,8 +24,8 @@ from hebrew_asr.data.manifest import read_manifest
 from hebrew_asr.engine import dist, garbage
 from hebrew_asr.engine.engine import TrainEngine
 from hebrew_asr.engine.optimizer_state import StateReader, save_partitions
-from hebrew_asr.model.forward import training_module
 from hebrew_asr.model.load import load_model, load_tokenizer
+from hebrew_asr.passes.forward import training_module
 from hebrew_asr.text.prompt import vocabulary
 from tests.support.tiny_task import BF16, RECIPE_CHANGES
 

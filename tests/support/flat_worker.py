@@ -29,8 +29,8 @@ from hebrew_asr.flat.zero1 import FlatZeRO1
 from hebrew_asr.flat.zero2 import FlatZeRO2
 from hebrew_asr.flat.zero3 import FlatZeRO3
 from hebrew_asr.model.phases import ParameterGroup
-from hebrew_asr.model.seam import Seam
-from hebrew_asr.model.sharded import ShardedWeights
+from hebrew_asr.passes.seam import Seam
+from hebrew_asr.passes.sharded import ShardedWeights
 from tests.support.engine_worker import profile
 from tests.support.gpu_task import no_host_sync
 

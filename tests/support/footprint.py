@@ -20,8 +20,8 @@ from hebrew_asr.audio.mel import plan_mel
 from hebrew_asr.data.collate import PackedBatch
 from hebrew_asr.data.shapes import Shape
 from hebrew_asr.model.load import build_model
-from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.sizes import AUDIO_SIZES, TEXT_SIZES, ModelSizes
+from hebrew_asr.passes.packed import PackedASR
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
 from hebrew_asr.flat.zero2 import FlatZeRO2
-from hebrew_asr.model.packed import PackedASR
+from hebrew_asr.passes.packed import PackedASR
 
 
 def run_short(shortages: list[dict[str, Any]]) -> None:

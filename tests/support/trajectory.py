@@ -14,7 +14,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-import hebrew_asr.model.packed as packed_module
+import hebrew_asr.passes.packed as packed_module
 from hebrew_asr.audio.decode import decode, to_int16
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
@@ -26,10 +26,10 @@ from hebrew_asr.data.manifest import read_manifest
 from hebrew_asr.data.sampler import StepSampler
 from hebrew_asr.demo.synthesis import synthesize_corpus
 from hebrew_asr.demo.tiny import TinySpec, save_tiny
-from hebrew_asr.model.compiled import CompiledASR
 from hebrew_asr.model.load import load_model, load_tokenizer
-from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import set_phase
+from hebrew_asr.passes.compiled import CompiledASR
+from hebrew_asr.passes.packed import PackedASR
 from hebrew_asr.text.prompt import PromptTokens, target_ids
 from hebrew_asr.training.schedule import Schedule
 from tests.support.attention import dense_attention

@@ -218,8 +218,8 @@ def _fork(
 
 def spare_the_compiler() -> None:
     """Give packed attention a form that a CPU's graph can hold, and trace forward alone: C++ takes minutes to make."""
-    from hebrew_asr.model import packed
-    from hebrew_asr.model.compiled import CompiledASR
+    from hebrew_asr.passes import packed
+    from hebrew_asr.passes.compiled import CompiledASR
     from tests.support.attention import dense_attention
 
     packed.varlen_attention = dense_attention

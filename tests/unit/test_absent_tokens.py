@@ -9,10 +9,10 @@ from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.data.collate import Example, pack
-from hebrew_asr.model.absent_tokens import AbsentTokens
-from hebrew_asr.model.compiled import CompiledParts
-from hebrew_asr.model.packed import PackedASR, embed, summed_loss
 from hebrew_asr.model.phases import set_phase
+from hebrew_asr.passes.absent_tokens import AbsentTokens
+from hebrew_asr.passes.compiled import CompiledParts
+from hebrew_asr.passes.packed import PackedASR, embed, summed_loss
 from hebrew_asr.text.prompt import PromptTokens, build_target, target_ids, vocabulary
 from tests.support.native import build, sound
 

@@ -12,8 +12,8 @@ from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.config.profiles import load_profile
 from hebrew_asr.data.collate import pack
-from hebrew_asr.model.compiled import CompiledASR
-from hebrew_asr.model.packed import PackedASR
+from hebrew_asr.passes.compiled import CompiledASR
+from hebrew_asr.passes.packed import PackedASR
 from hebrew_asr.text.prompt import PromptTokens
 from tests.support.native import build, examples
 from tests.support.tiny_task import BF16

@@ -14,10 +14,10 @@ from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.data.collate import Example, PackedBatch, pack
 from hebrew_asr.data.shapes import choose_shapes, needed_shape
-from hebrew_asr.model.absent_tokens import AbsentTokens
-from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import set_phase
 from hebrew_asr.model.sizes import ModelSizes
+from hebrew_asr.passes.absent_tokens import AbsentTokens
+from hebrew_asr.passes.packed import PackedASR
 from hebrew_asr.planning.flops import Work, pass_flops
 from hebrew_asr.text.prompt import PromptTokens
 from tests.support.footprint import meta_batch

@@ -11,16 +11,16 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Qwen3ASRForConditionalGeneration
 
-import hebrew_asr.model.packed as packed_module
+import hebrew_asr.passes.packed as packed_module
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.config.recipe import Recipe, load_recipe
 from hebrew_asr.data.collate import pack
 from hebrew_asr.data.shapes import Shape, needed_shape
 from hebrew_asr.model.groups import phase_groups
-from hebrew_asr.model.packed import PackedASR
 from hebrew_asr.model.phases import set_phase, shapes_of
 from hebrew_asr.model.sizes import PUBLISHED, ModelSizes, weight_shapes
+from hebrew_asr.passes.packed import PackedASR
 from hebrew_asr.planning.activations import footprint
 from hebrew_asr.text.prompt import PromptTokens
 from tests.support.attention import dense_attention

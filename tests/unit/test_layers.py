@@ -17,6 +17,7 @@ FLOORS = [
     {"text", "config", "pages", "audio", "launching", "fallbacks", "locks", "remote"},
     {"data", "sources"},
     {"model", "corpus", "report"},
+    {"passes"},
     {"flat", "inference", "audit"},
     {"engine"},
     {"watching", "checkpoints", "evaluation"},

@@ -17,8 +17,8 @@ from hebrew_asr.config.recipe import Augmentation
 from hebrew_asr.data.bundled import _opened
 from hebrew_asr.data.collate import Example, PackedBatch, pack
 from hebrew_asr.demo.tiny import TinySpec
-from hebrew_asr.model.attention import varlen_attention
-from hebrew_asr.model.packed import PackedASR, first_convolution
+from hebrew_asr.passes.attention import varlen_attention
+from hebrew_asr.passes.packed import PackedASR, first_convolution
 from hebrew_asr.text.prompt import PromptTokens
 from tests.support.native import build, clip_loss, examples, features, sound
 

@@ -20,8 +20,8 @@ from hebrew_asr.data.collate import IGNORED, Example, PackedBatch, pack
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.shapes import Shape, _cut_points, choose_shapes, fitting, holding_all, needed_shape
 from hebrew_asr.demo.tiny import TinySpec
-from hebrew_asr.model.packed import PackedASR
-from hebrew_asr.model.recorded import _READ
+from hebrew_asr.passes.packed import PackedASR
+from hebrew_asr.passes.recorded import _READ
 from hebrew_asr.planning.bench_corpus import draw_clips
 from hebrew_asr.planning.plan import LengthTokenizer
 from hebrew_asr.text.prompt import PromptTokens

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.collate import pack
-from hebrew_asr.model import packed as packed_module
-from hebrew_asr.model.absent_tokens import AbsentTokens
-from hebrew_asr.model.compiled import CompiledASR
-from hebrew_asr.model.packed import PackedASR, summed_loss
-from hebrew_asr.model.recorded import _fresh_leaves
-from hebrew_asr.model.sharded import ShardedWeights
+from hebrew_asr.passes import packed as packed_module
+from hebrew_asr.passes.absent_tokens import AbsentTokens
+from hebrew_asr.passes.compiled import CompiledASR
+from hebrew_asr.passes.packed import PackedASR, summed_loss
+from hebrew_asr.passes.recorded import _fresh_leaves
+from hebrew_asr.passes.sharded import ShardedWeights
 from hebrew_asr.text.prompt import PromptTokens
 from tests.support.attention import dense_attention
 from tests.support.native import build, examples

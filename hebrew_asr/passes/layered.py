@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen3ASRForConditionalGeneration
 
-from hebrew_asr.model.packed import PackedASR, decoder_layer, embed, encoder_layer, summed_loss
+from hebrew_asr.passes.packed import PackedASR, decoder_layer, embed, encoder_layer, summed_loss
 
 
 class LayeredASR(PackedASR):

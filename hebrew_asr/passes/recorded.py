@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from hebrew_asr.data.collate import PackedBatch
 from hebrew_asr.fallbacks import note_fallback
-from hebrew_asr.model.seam import Seam
-from hebrew_asr.model.sharded import ShardedWeights
+from hebrew_asr.passes.seam import Seam
+from hebrew_asr.passes.sharded import ShardedWeights
 
 _READ = (
     *("conv_positions_A", "window_cu_seqlens_W1", "input_ids_T", "position_ids_T", "audio_positions_A"),

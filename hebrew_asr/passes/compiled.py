@@ -18,8 +18,8 @@ from transformers import Qwen3ASRForConditionalGeneration
 
 from hebrew_asr.data.collate import PackedBatch
 from hebrew_asr.fallbacks import note_fallback
-from hebrew_asr.model.packed import PackedASR
-from hebrew_asr.model.recorded import RecordedPasses
+from hebrew_asr.passes.packed import PackedASR
+from hebrew_asr.passes.recorded import RecordedPasses
 
 CANNOT_COMPILE = (TorchDynamoException, FailOnRecompileLimitHit)
 """What torch raises before it has run anything of a function that it cannot compile whole."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from transformers import Qwen3ASRForConditionalGeneration
 
 from hebrew_asr.config.profiles import Profile
-from hebrew_asr.model.compiled import CompiledASR
-from hebrew_asr.model.layered import LayeredASR
-from hebrew_asr.model.packed import PackedASR
+from hebrew_asr.passes.compiled import CompiledASR
+from hebrew_asr.passes.layered import LayeredASR
+from hebrew_asr.passes.packed import PackedASR
 
 
 def training_module(asr: Qwen3ASRForConditionalGeneration, profile: Profile) -> PackedASR:

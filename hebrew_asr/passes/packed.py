@@ -23,10 +23,10 @@ from transformers import Qwen3ASRForConditionalGeneration
 from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
 from hebrew_asr.data.collate import PackedBatch
-from hebrew_asr.model.attention import varlen_attention
-from hebrew_asr.model.live_tokens import LiveTokens
-from hebrew_asr.model.seam import Seam
-from hebrew_asr.model.sharded import ShardedWeights
+from hebrew_asr.passes.attention import varlen_attention
+from hebrew_asr.passes.live_tokens import LiveTokens
+from hebrew_asr.passes.seam import Seam
+from hebrew_asr.passes.sharded import ShardedWeights
 
 
 class PackedASR(nn.Module):

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hebrew_asr.model.live_tokens import LiveTokens
-from hebrew_asr.model.packed import PackedASR
+from hebrew_asr.passes.live_tokens import LiveTokens
+from hebrew_asr.passes.packed import PackedASR
 
 
 class AbsentTokens:
