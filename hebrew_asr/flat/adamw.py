@@ -43,7 +43,8 @@ def update(
     torch's own, compiled, gives NaN where the rate and a second moment are 0, and knows no ``found_inf``.
 
     Args:
-        master: (weights,) fp32; so are ``gradient``, ``exp_avg`` and ``exp_avg_sq``. All but the gradient change.
+        master: (weights,) fp32; so are ``exp_avg`` and ``exp_avg_sq``. All three change.
+        gradient: (weights,) fp32 or bf16.
         step: scalar, steps taken so far; changes too.
         weights: (weights,) bf16, overwritten.
         learning_rate: scalar on the device; a number would be compiled into the kernel.
@@ -52,7 +53,7 @@ def update(
         betas, eps, weight_decay: of ``torch.optim.AdamW``.
     """
     beta1, beta2 = betas
-    scaled, new_step = gradient / grad_scale, step + 1
+    scaled, new_step = gradient.float() / grad_scale, step + 1
     new_avg = torch.lerp(exp_avg, scaled, 1 - beta1)
     new_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * scaled.square()
     rate = learning_rate / (1 - beta1**new_step)
@@ -113,7 +114,8 @@ class FlatAdamW:
         raise NotImplementedError
 
     def _own_gradients(self) -> list[Tensor]:
-        """(weights,) fp32 of every param group: the mean over ranks, of this rank's slice or of its live part."""
+        """(weights,) of every param group: the mean over ranks, of this rank's slice or of its live part; fp32, or bf16
+        where that is all that there is of it."""
         raise NotImplementedError
 
     def _parameters(self) -> list[list[Tensor]]:
@@ -141,7 +143,7 @@ class FlatAdamW:
     def step(self, closure: None = None) -> None:
         """Clip, AdamW on this rank's masters, the new weights to every rank; no change if the norm is not finite."""
         gradients = self._own_gradients()
-        squares = torch.stack(torch._foreach_norm(gradients)).square().sum()
+        squares = torch.stack(torch._foreach_norm(gradients, 2, torch.float32)).square().sum()
         if self.num_ranks > 1:
             torch_dist.all_reduce(squares, group=self.dp_process_group)
         norm = squares.sqrt()
@@ -177,9 +179,10 @@ class FlatAdamW:
                 self._update = None
                 note_fallback("AdamW could not be compiled and takes more passes over memory", error)
         self.optimizer.grad_scale, self.optimizer.found_inf = one.grad_scale, one.found_inf  # type: ignore[attr-defined]
-        master.grad = one.gradient if one.rows is None else torch.zeros_like(master)
+        gradient = one.gradient.float()
+        master.grad = gradient if one.rows is None else torch.zeros_like(master)
         if one.rows is not None:
-            one.rows.put_own(master.grad, one.gradient)
+            one.rows.put_own(master.grad, gradient)
         self.optimizer.step()  # of this group alone: no other has a gradient
         master.grad = None
         one.weights.copy_(master if one.rows is None else one.rows.own(master))

@@ -31,14 +31,15 @@ class FlatGradients(FlatAdamW):
     """A ZeRO optimizer with partitioned gradients that are reduced when a micro-batch is over."""
 
     # What both of DeepSpeed's classes hold.
+    gradient_accumulation_steps: int
     reduce_bucket_size: int
     communication_data_type: torch.dtype
 
     _layout: Layout
     """Of gradients, the same on all ranks."""
     _gradients: Tensor | None
-    """(slice,) fp32: this rank's share of the gradients' mean over ranks; there from a step's first backward to its
-    end."""
+    """(slice,): this rank's share of the gradients' mean over ranks; there from a step's first backward to its end. In
+    fp32, or in bf16 as they leave the pass where nothing is ever added to them: for one rank's only micro-batch."""
     _sends_bf16: bool
     """Whether gradients travel as they are, and owners add them up."""
     _num_buffers: int
@@ -77,7 +78,9 @@ class FlatGradients(FlatAdamW):
     def _take_memory(self) -> None:
         device, ranks = self._masters()[0].device, self.num_ranks
         if self._gradients is None:
-            self._gradients = torch.empty(self._layout.length, device=device)
+            is_sum = ranks > 1 or self.gradient_accumulation_steps > 1
+            dtype = torch.float32 if is_sum else torch.bfloat16
+            self._gradients = torch.empty(self._layout.length, dtype=dtype, device=device)
         if ranks > 1 and not self._buffers:
             size = ranks * max(bucket.columns for bucket in self._layout.buckets)
             self._buffers = [torch.empty(size, device=device) for _ in range(self._num_buffers)]
@@ -88,6 +91,7 @@ class FlatGradients(FlatAdamW):
         assert self._gradients is not None
         early = self._seam.take_gradients()
         if self.num_ranks == 1:
+            assert not self._holds_gradients or self._gradients.dtype == torch.float32, "sums of bf16 lose bits"
             self._take_whole(self._gradients)
             return
         buckets, num_above = self._layout.buckets, self._layout.num_above

@@ -233,7 +233,7 @@ def _phase_memory(
 ) -> PhaseMemory:
     shapes = weight_shapes(model)
     sizes = sizes_of(shapes, phase_groups(shapes, recipe, phase))
-    zero = zero_memory(profile, sizes, batching.num_ranks)
+    zero = zero_memory(profile, sizes, batching.num_ranks, batching.accumulation)
     held = footprint(model, trained_weights(model, recipe, phase), shape, width_of(profile))
     moments = _moments(held, zero, profile, batching)
     return PhaseMemory(

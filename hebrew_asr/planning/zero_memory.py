@@ -6,8 +6,8 @@ N trainable weights on W ranks, in param groups of which each is padded to whole
   12 N/W; an fp32 gradient buffer of all N, always there; the 16-bit ``.grad`` s of all N until a micro-batch is over.
 * ZeRO-2 in bf16 (``DeepSpeedZeroOptimizer``, as :mod:`hebrew_asr.flat.zero2` changes it): masters and moments
   12 N/W; the 16-bit ``.grad`` s of all N until a micro-batch is over; the fp32 partition of gradients, 4 N/W, from the
-  end of the first backward to that of the step (less where rows of the head stay, which only the texts say, so it is
-  left out here: ``flat/live_rows.py``); on two ranks and more, while gradients are reduced, a bucket of
+  end of the first backward to that of the step (in 16 bits for one rank's only micro-batch; less where rows of the head
+  stay, which only the texts say, so it is left out here: ``flat/live_rows.py``); on two ranks and more, while gradients are reduced, a bucket of
   ``reduce_bucket_size`` elements in fp32, twice with ``overlap_comm``. There, where passes are recorded as CUDA graphs,
   both are taken before backward, since reduction begins within it.
 * ZeRO-2 in fp32, or with ``offload_optimizer``: masters and moments 12 N/W. ``setup_buckets`` allocates
@@ -98,12 +98,12 @@ class ZeroMemory:
         return self.weights + self.optimizer + self.gradients + self.buckets
 
 
-def zero_memory(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
-    """Memory of the optimizer that DeepSpeed builds for ``profile``."""
+def zero_memory(profile: Profile, sizes: Sizes, num_ranks: int, accumulation: int) -> ZeroMemory:
+    """Memory of the optimizer that DeepSpeed builds for ``profile``; a step has ``accumulation`` micro-batches."""
     if profile.zero_stage == 0:
         return _stage0(sizes)
     if profile.is_flat:
-        return _flat(profile, sizes, num_ranks)
+        return _flat(profile, sizes, num_ranks, accumulation)
     if profile.zero_stage == 3:
         return _stage3(profile, sizes, num_ranks)
     return _stage2(profile, sizes, num_ranks)
@@ -125,7 +125,7 @@ def _stage0(sizes: Sizes) -> ZeroMemory:
     )
 
 
-def _flat(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
+def _flat(profile: Profile, sizes: Sizes, num_ranks: int, accumulation: int) -> ZeroMemory:
     width, slices, kept = width_of(profile), profile.zero_stage > 1, 0
     if profile.zero_stage == 3:
         padded = num_ranks * sum(_shares([size for group in sizes.groups for size in group], num_ranks))
@@ -138,11 +138,12 @@ def _flat(profile: Profile, sizes: Sizes, num_ranks: int) -> ZeroMemory:
         padded = _padded(sizes, num_ranks)
         weights = sum(sizes.parameters) - sizes.trainable + padded
     bucket, buffers = _buckets(profile)
+    of_gradient = FP32 if num_ranks > 1 or accumulation > 1 else width
     return ZeroMemory(
         weights=width * weights,
         optimizer=(FP32 + _MOMENTS) * padded // num_ranks,
         gradients=0 if slices else FP32 * padded,
-        step_gradients=FP32 * padded // num_ranks if slices else 0,
+        step_gradients=of_gradient * padded // num_ranks if slices else 0,
         all_at_once=_whole_gradients(profile, sizes),
         one_at_a_time=width * sizes.trainable,  # they wait for the end of the micro-batch
         buckets=0,

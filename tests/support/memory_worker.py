@@ -50,7 +50,8 @@ def measure(task: Path, ranks: dist.Ranks, spec: dict) -> dict:
     given = set_up(task, ranks, zero, change)
     asr, engine = given.asr, given.engine
     shapes = shapes_of(asr)
-    expected = zero_memory(zero, sizes_of(shapes, phase_groups(shapes, recipe, recipe.phases[0])), ranks.size)
+    sizes = sizes_of(shapes, phase_groups(shapes, recipe, recipe.phases[0]))
+    expected = zero_memory(zero, sizes, ranks.size, len(given.micro_batches(0)))
     engine.enter_phase(0)
     found: dict[str, int] = {}
 

@@ -158,7 +158,7 @@ def test_several_gpus_have_zero2_which_takes_less_than_zero1(name):
     assert profile.zero_stage == 2
     twin = replace(profile, config={**profile.config, "zero_optimization": {"stage": 1}})
     sizes = sizes_of(shapes, phase_groups(shapes, recipe, recipe.phases[-1]))
-    two, one = (zero_memory(each, sizes, profile.hardware.num_ranks) for each in (profile, twin))
+    two, one = (zero_memory(each, sizes, profile.hardware.num_ranks, 1) for each in (profile, twin))
     assert two.always == one.always - 4 * sizes.trainable, "no fp32 gradients while forward and backward run"
     at_the_end = [each.always + each.all_at_once + each.step_gradients + each.step_buckets for each in (two, one)]
     assert at_the_end[0] < at_the_end[1] - sizes.trainable, "with a slice and two buckets a byte a weight less"
@@ -184,13 +184,13 @@ def test_sharding_and_offload_take_memory_off_the_card(stage):
     profile = load_profile(PROFILES / "a100x8.json")
     zero = {"stage": stage, "reduce_bucket_size": 1000, "stage3_prefetch_bucket_size": 1000}
     profile = replace(profile, config={**config, "zero_optimization": zero})
-    one, eight = (zero_memory(profile, sizes, ranks) for ranks in (1, 8))
+    one, eight = (zero_memory(profile, sizes, ranks, 1) for ranks in (1, 8))
     assert one.optimizer == pytest.approx(12 * sizes.trainable, rel=1e-3)
     assert one.optimizer == pytest.approx(8 * eight.optimizer, rel=1e-3)
     assert one.always > eight.always and not one.host
     if stage > 1:
         profile.config["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
-        offloaded = zero_memory(profile, sizes, 1)
+        offloaded = zero_memory(profile, sizes, 1, 1)
         assert offloaded.optimizer == 0 and offloaded.host > one.optimizer
 
 
