@@ -64,13 +64,6 @@ def allowed_speeds(samples: int, factors: tuple[float, ...], longest_samples: in
     return tuple(factor for factor in factors if perturbed_length(samples, factor) <= longest_samples) or (1.0,)
 
 
-def slowest_speeds(samples_N: np.ndarray, factors: tuple[float, ...], longest_samples: int) -> np.ndarray:
-    """(clips,) float64, the least of :func:`allowed_speeds` of each clip."""
-    speeds = [np.where(perturbed_length(samples_N, factor) <= longest_samples, factor, np.inf) for factor in factors]
-    least = np.minimum.reduce(speeds)
-    return np.where(np.isinf(least), 1.0, least)
-
-
 def draw_speed(seed: int, speeds: tuple[float, ...]) -> float:
     """One of ``speeds``, uniformly. ``seed`` is a :func:`clip_seed`."""
     return speeds[int(np.random.default_rng((seed, 0)).integers(len(speeds)))]

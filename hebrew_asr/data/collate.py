@@ -1,5 +1,8 @@
 """Decoded clips to one packed batch: everything lies end to end, and nothing is padded clip by clip.
 
+The tokens before the sound are the same in every clip, and no token there sees anything else, so whatever the language
+model makes of them is the same too: they are laid down once, as the batch's opening, which every clip attends to.
+
 For a compiled model the batch as a whole can be padded to one of a few shapes (:mod:`hebrew_asr.data.shapes`): segments
 of padding follow the last clip, with no label among them. Lists describe the clips only.
 
@@ -59,13 +62,11 @@ class PackedBatch(Bundled):
     """Mel frames per clip."""
     audio_tokens: list[int]
     """Encoder outputs per clip."""
+    opening_tokens: int
+    """Tokens before the sound, which all clips share."""
     tokens: list[int]
-    """Tokens per clip in the language model."""
+    """Tokens per clip in the language model, without the opening."""
     labels_per_clip: list[int]
-    max_window_tokens: int
-    """No encoder window is longer."""
-    max_clip_tokens: int
-    """No clip is longer in the language model."""
 
     waveform_S: Tensor
     """int16, as recorded."""
@@ -76,11 +77,11 @@ class PackedBatch(Bundled):
     """int32 bounds of the encoder's attention windows in A; every window holds at least one token."""
     input_ids_T: Tensor
     position_ids_T: Tensor
-    """Restart at 0 in each clip."""
+    """From 0 in the opening, and on from there in each clip."""
     audio_positions_A: Tensor
     """Where the encoder outputs belong in T."""
     clip_cu_seqlens_N1: Tensor
-    """int32 bounds of the clips in T."""
+    """int32 bounds in T: of the opening, then of the clips."""
     supervised_positions_L: Tensor
     """The position before each target token: its hidden state predicts that token."""
     labels_L: Tensor
@@ -99,10 +100,8 @@ class PackedBatch(Bundled):
             audio_tokens=len(self.conv_positions_A),
             chunks=len(self.mel.clip_C) + self.mel.padding_chunks,
             windows=len(self.window_cu_seqlens_W1) - 1,
-            clips=len(self.clip_cu_seqlens_N1) - 1,
+            clips=len(self.clip_cu_seqlens_N1) - 2,
             labels=len(self.labels_L),
-            longest_window=self.max_window_tokens,
-            longest_clip=self.max_clip_tokens,
         )
 
 
@@ -128,36 +127,31 @@ def pack(
     frames = [num_frames(count) for count in samples]
     audio_tokens = [num_audio_tokens(count) for count in frames]
     windows = cut_windows(audio_tokens, geometry)
-    # The last target token is a label but never an input: nothing follows it.
-    clips = [
-        prompt.prompt(count) + example.target_ids[:-1] for example, count in zip(examples, audio_tokens, strict=True)
-    ]
+    opening, clips = prompt.before_audio, _clip_ids(examples, prompt, audio_tokens)
     tokens = [len(clip) for clip in clips]
     labels_per_clip = [len(example.target_ids) for example in examples]
-    needed = packed_shape(frames, audio_tokens, windows, tokens, labels_per_clip)
+    needed = packed_shape(frames, audio_tokens, windows, len(opening), tokens, labels_per_clip)
     shape = fitting(needed, shapes) if shapes else needed
-    first_token = _bounds(tokens)[:-1]
+    segments = [len(opening), *tokens]
+    first_token = _bounds(segments)[1:-1]
     last_labels = np.add(first_token, tokens)
     return PackedBatch(
         clip_ids=[example.clip_id for example in examples],
         samples=samples,
         frames=frames,
         audio_tokens=audio_tokens,
+        opening_tokens=len(opening),
         tokens=tokens,
         labels_per_clip=labels_per_clip,
-        max_window_tokens=shape.longest_window,
-        max_clip_tokens=shape.longest_clip,
         waveform_S=torch.from_numpy(np.concatenate([example.samples for example in examples])),
         mel=_mel(examples, frames, augmentation, shape.chunks - needed.chunks),
         conv_positions_A=_padded(_conv_positions(frames, audio_tokens), shape.audio_tokens, 0),
         window_cu_seqlens_W1=_cu_seqlens(windows, shape.audio_tokens, shape.windows),
-        input_ids_T=_padded(torch.tensor(list(chain.from_iterable(clips))), shape.tokens, prompt.end_of_turn),
-        position_ids_T=_padded(_ranges([0] * len(tokens), tokens), shape.tokens, 0),
+        input_ids_T=_padded(torch.tensor([*opening, *chain.from_iterable(clips)]), shape.tokens, prompt.end_of_turn),
+        position_ids_T=_padded(_ranges([0] + [len(opening)] * len(tokens), segments), shape.tokens, 0),
         # Padded audio lands, and padded labels read, where only padding sees it: on the last token.
-        audio_positions_A=_padded(
-            _ranges(first_token + len(prompt.before_audio), audio_tokens), shape.audio_tokens, shape.tokens - 1
-        ),
-        clip_cu_seqlens_N1=_cu_seqlens(tokens, shape.tokens, shape.clips),
+        audio_positions_A=_padded(_ranges(first_token, audio_tokens), shape.audio_tokens, shape.tokens - 1),
+        clip_cu_seqlens_N1=_cu_seqlens(segments, shape.tokens, 1 + shape.clips),
         supervised_positions_L=_padded(
             _ranges(last_labels - labels_per_clip, labels_per_clip), shape.labels, shape.tokens - 1
         ),
@@ -165,6 +159,15 @@ def pack(
             torch.tensor(list(chain.from_iterable(example.target_ids for example in examples))), shape.labels, IGNORED
         ),
     )
+
+
+def _clip_ids(examples: Sequence[Example], prompt: PromptTokens, audio_tokens: Sequence[int]) -> list[list[int]]:
+    """What the language model reads of each clip after the opening.
+
+    The last target token is a label but never an input: nothing follows it.
+    """
+    each = zip(examples, audio_tokens, strict=True)
+    return [prompt.from_audio(count) + example.target_ids[:-1] for example, count in each]
 
 
 def _mel(

@@ -37,25 +37,15 @@ class Shape:
     windows: int
     clips: int
     labels: int
-    longest_window: int
-    longest_clip: int
-    """In tokens."""
 
     def holds(self, needed: Shape) -> bool:
-        """Whether a batch of ``needed`` can be padded to this shape with no segment empty or too long."""
+        """Whether a batch of ``needed`` can be padded to this shape with no segment empty."""
         return (
             self.chunks >= needed.chunks
             and self.labels >= needed.labels
-            and self.longest_window >= needed.longest_window
-            and self.longest_clip >= needed.longest_clip
-            and _can_fill(self.tokens - needed.tokens, self.clips - needed.clips, self.longest_clip)
-            and _can_fill(self.audio_tokens - needed.audio_tokens, self.windows - needed.windows, self.longest_window)
+            and 1 <= self.clips - needed.clips <= self.tokens - needed.tokens
+            and 1 <= self.windows - needed.windows <= self.audio_tokens - needed.audio_tokens
         )
-
-
-def _can_fill(items: int, segments: int, longest: int) -> bool:
-    """Attention over an empty segment can give NaN, so each padding segment takes at least one item."""
-    return 1 <= segments <= items <= segments * longest
 
 
 def needed_shape(
@@ -64,28 +54,28 @@ def needed_shape(
     """Sizes of the batch that clips of these lengths make: samples after speed perturbation, and target ids."""
     frames = [num_frames(count) for count in samples]
     audio_tokens = [num_audio_tokens(count) for count in frames]
-    around = len(prompt.prompt(0)) - 1
+    around = len(prompt.from_audio(0)) - 1
     tokens = [around + count + length for count, length in zip(audio_tokens, labels, strict=True)]
-    return packed_shape(frames, audio_tokens, cut_windows(audio_tokens, geometry), tokens, labels)
+    windows = cut_windows(audio_tokens, geometry)
+    return packed_shape(frames, audio_tokens, windows, len(prompt.before_audio), tokens, labels)
 
 
 def packed_shape(
     frames: Sequence[int],
     audio_tokens: Sequence[int],
     windows: Sequence[int],
+    opening_tokens: int,
     tokens: Sequence[int],
     labels: Sequence[int],
 ) -> Shape:
-    """Sizes of a batch, from the sizes of its clips and of their windows."""
+    """Sizes of a batch, from the sizes of its clips, of their windows and of what they share."""
     return Shape(
-        tokens=sum(tokens),
+        tokens=opening_tokens + sum(tokens),
         audio_tokens=sum(audio_tokens),
         chunks=sum(-(-count // CHUNK_FRAMES) for count in frames),
         windows=len(windows),
         clips=len(tokens),
         labels=sum(labels),
-        longest_window=max(windows),
-        longest_clip=max(tokens),
     )
 
 
@@ -108,17 +98,13 @@ def choose_shapes(needed: Sequence[Sequence[Shape]], count: int) -> list[Shape]:
         needed: batches that run at the same time, one on each rank, and so take one shape.
         count: at least 1.
     """
-    longest_window = _aligned(max(shape.longest_window for together in needed for shape in together))
-    longest_clip = _aligned(max(shape.longest_clip for together in needed for shape in together))
     ordered = sorted(needed, key=_most_tokens)
-    demands = np.array(
-        [np.max([_demand(shape, longest_window, longest_clip) for shape in together], axis=0) for together in ordered]
-    )
+    demands = np.array([np.max([*map(_demand, together)], axis=0) for together in ordered])
     cuts = _cut_points([*map(_most_tokens, ordered)], count - 1)
     # Five deviations: a batch beyond it should not occur in a whole run.
     rare = np.maximum(demands.max(axis=0), demands.mean(axis=0) + 5 * demands.std(axis=0))
     chosen = [*(demands[: cut + 1].max(axis=0) for cut in cuts), np.ceil(rare)]
-    return list(dict.fromkeys(_meeting(demand.astype(int).tolist(), longest_window, longest_clip) for demand in chosen))
+    return list(dict.fromkeys(_meeting(demand.astype(int).tolist()) for demand in chosen))
 
 
 def holding_all(needed: Sequence[Shape], shapes: Sequence[Shape]) -> Sequence[Shape]:
@@ -131,12 +117,10 @@ def fitting(needed: Shape, shapes: Sequence[Shape]) -> Shape:
     for shape in shapes:
         if shape.holds(needed):
             return shape
-    longest_window = _aligned(max(shapes[-1].longest_window, needed.longest_window))
-    longest_clip = _aligned(max(shapes[-1].longest_clip, needed.longest_clip))
-    demand = _demand(shapes[-1], longest_window, longest_clip)
+    demand = _demand(shapes[-1])
     while True:
         demand = [math.ceil(part * _GROWTH) + 1 for part in demand]
-        grown = _meeting(demand, longest_window, longest_clip)
+        grown = _meeting(demand)
         if grown.holds(needed):
             return grown
 
@@ -150,54 +134,29 @@ def _most_tokens(together: Sequence[Shape]) -> int:
     return max(shape.tokens for shape in together)
 
 
-def _demand(needed: Shape, longest_window: int, longest_clip: int) -> list[int]:
-    """What a shape must have at least to hold a batch: chunks, labels, and three numbers each for windows and clips.
+def _demand(needed: Shape) -> list[int]:
+    """What a shape must have at least to hold a batch: chunks, labels, and two numbers each for windows and clips.
 
-    A batch of ``i`` items in ``g`` segments fits into ``I`` items in ``G`` segments of at most ``L`` if and only if
-    ``1 <= G - g <= I - i <= (G - g) * L`` (``_can_fill``), which is
-
-        G >= g + 1          I - G >= i - g          G * L - I >= g * L - i
-
-    On the left stand numbers of the shape alone, on the right numbers of the batch alone. So a shape that meets the
-    largest right sides of some batches, each from whichever batch, holds every one of these batches.
+    A batch of ``i`` items in ``g`` segments fits into ``I`` items in ``G`` segments if and only if
+    ``1 <= G - g <= I - i``, which is ``G >= g + 1`` and ``I - G >= i - g``. On the left stand numbers of the shape
+    alone, on the right numbers of the batch alone. So a shape that meets the largest right sides of some batches, each
+    from whichever batch, holds every one of these batches.
     """
-    return [
-        needed.chunks,
-        needed.labels,
-        *_demand_of_segments(needed.audio_tokens, needed.windows, longest_window),
-        *_demand_of_segments(needed.tokens, needed.clips, longest_clip),
-    ]
+    windows = needed.windows + 1, needed.audio_tokens - needed.windows
+    return [needed.chunks, needed.labels, *windows, needed.clips + 1, needed.tokens - needed.clips]
 
 
-def _demand_of_segments(items: int, segments: int, longest: int) -> tuple[int, int, int]:
-    return segments + 1, items - segments, segments * longest - items
-
-
-def _meeting(demand: Sequence[int], longest_window: int, longest_clip: int) -> Shape:
+def _meeting(demand: Sequence[int]) -> Shape:
     """A shape of whole tiles, hardly larger than it must be, that meets ``demand``."""
-    chunks, labels, windows, audio_beyond, audio_room, clips, tokens_beyond, tokens_room = demand
-    audio_tokens, windows = _items_and_segments(windows, audio_beyond, audio_room, longest_window)
-    tokens, clips = _items_and_segments(clips, tokens_beyond, tokens_room, longest_clip)
+    chunks, labels, windows, audio_beyond, clips, tokens_beyond = demand
     return Shape(
-        tokens=tokens,
-        audio_tokens=audio_tokens,
+        tokens=_aligned(clips + tokens_beyond),
+        audio_tokens=_aligned(windows + audio_beyond),
         chunks=8 * math.ceil(chunks / 8),
         windows=windows,
         clips=clips,
         labels=_aligned(labels),
-        longest_window=longest_window,
-        longest_clip=longest_clip,
     )
-
-
-def _items_and_segments(segments: int, beyond_one_each: int, room: int, longest: int) -> tuple[int, int]:
-    """Whole tiles of items, and segments, that meet the three demands.
-
-    The items are ``segments + beyond_one_each`` and at most ``_ALIGNMENT - 1`` more, so that they leave a room of at
-    least ``segments * longest - (segments + beyond_one_each + _ALIGNMENT - 1)``, which is ``room`` or more.
-    """
-    segments = max(segments, math.ceil((room + beyond_one_each + _ALIGNMENT - 1) / (longest - 1)))
-    return _aligned(segments + beyond_one_each), segments
 
 
 def _aligned(size: int) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, Self
@@ -12,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow
 
-from hebrew_asr.audio.augment import allowed_speeds, clip_seed, draw_speed, perturbed_length, slowest_speeds
+from hebrew_asr.audio.augment import allowed_speeds, clip_seed, draw_speed, perturbed_length
 from hebrew_asr.audio.frames import SAMPLE_RATE_HZ, EncoderGeometry
 from hebrew_asr.config.batching import Batching
 from hebrew_asr.config.recipe import Recipe
@@ -23,8 +22,6 @@ from hebrew_asr.data.shapes import NUM_SHAPES, Shape, choose_shapes, holding_all
 from hebrew_asr.text.prompt import PromptTokens, target_lengths
 
 _SAMPLED_STEPS = 200
-_LONGEST_CLIPS = 32
-_CLIPS_AT_ONCE = 100_000
 
 
 class Steps:
@@ -70,34 +67,14 @@ class Steps:
         so every rank and every resumed run chooses alike. Call it before workers start. ``ranks``
         (:class:`hebrew_asr.engine.dist.Ranks`), if given, share the steps among them; collective then.
         """
-        longest = self._longest()
-        slowest = slowest_speeds(self._samples(longest), self._speed_factors, self._longest_samples)
-        bounds = self._needed([[Draw(index, 0)] for index in longest.tolist()], slowest)
-        longest_clip = max(bound.longest_clip for bound in bounds)
-        longest_window = max(bound.longest_window for bound in bounds)
         steps = np.unique(np.linspace(0, total_steps - 1, sampled_steps).astype(int)).tolist()
         own = steps if ranks is None else np.array_split(steps, ranks.size)[ranks.rank].tolist()
         found = self._needed_together(own)
         everyone = [found] if ranks is None else ranks.gather(found)
-        as_long = partial(replace, longest_clip=longest_clip, longest_window=longest_window)
-        needed = [list(map(as_long, together)) for part in everyone for together in part if together]
+        needed = [together for part in everyone for together in part if together]
         self._shape_limits = total_steps, count
         self._shapes = choose_shapes(needed, count)
         return self._shapes
-
-    def _longest(self) -> np.ndarray:
-        """Indices of the clips that take longest where each is played as slowly as it may be."""
-        found, played_s = np.empty(0, np.int64), np.empty(0)
-        for first in range(0, len(self._clips), _CLIPS_AT_ONCE):
-            indices = np.arange(first, min(first + _CLIPS_AT_ONCE, len(self._clips)))
-            slowest = slowest_speeds(self._samples(indices), self._speed_factors, self._longest_samples)
-            played_s = np.concatenate([played_s, self._clips.durations_s[indices] / slowest])
-            found = np.concatenate([found, indices])
-            count = min(_LONGEST_CLIPS, len(found))
-            near = np.flatnonzero(played_s >= np.partition(played_s, -count)[-count])
-            kept = near[np.argsort(-played_s[near], kind="stable")][:count]
-            found, played_s = found[kept], played_s[kept]
-        return found
 
     def _shapes_of(self, step: int, dealt: list[list[list[Draw]]]) -> list[Sequence[Shape]]:
         """For each micro-batch of a rank, shapes that hold it on every rank; ``dealt`` by [rank][micro-batch]."""

@@ -1,47 +1,135 @@
-"""Attention within the segments of a packed sequence."""
+"""Attention within the segments of a packed sequence, and to the opening that all of them share."""
 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 
-def varlen_attention(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_seqlen: int, *, causal: bool, scale: float
+class Segments(NamedTuple):
+    """Where a packed sequence of T rows is cut. With an opening, it is the first segment, which all others see too."""
+
+    bounds_N1: Tensor
+    """int32, from 0 to T. No segment is empty."""
+    first_T: Tensor
+    """int32: of each row, the first of its segment."""
+    end_T: Tensor
+    """int32: of each row, the one after the last of its segment."""
+    opening: int = 0
+    """Rows of the first segment, if all others see it."""
+
+    @staticmethod
+    def of(bounds_N1: Tensor, num_rows: int, opening: int = 0) -> Segments:
+        """Of these bounds, of which the last is ``num_rows``. Nothing waits for the device."""
+        rows_T = torch.arange(num_rows, dtype=bounds_N1.dtype, device=bounds_N1.device)
+        next_T = torch.bucketize(rows_T, bounds_N1, right=True)
+        return Segments(bounds_N1, bounds_N1[next_T - 1], bounds_N1[next_T], opening)
+
+
+def segment_attention(
+    query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, causal: bool, scale: float
 ) -> Tensor:
-    """Softmax attention in which every token sees its own segment only.
+    """Softmax attention in which every row sees its own segment, and the opening if there is one.
 
-    On CUDA in half precision this is FlashAttention's variable-length kernel; elsewhere one SDPA call a segment, which
-    is exact in float32 and ten times as fast on a CPU as one call with a block-diagonal mask (16 segments of 60).
+    On CUDA in half precision these are the kernels of ``segment_kernels.py``; elsewhere one SDPA call per segment,
+    which is exact in float32 and ten times as fast on a CPU as one call with a block-diagonal mask (16 segments of 60).
 
     Args:
-        query: (tokens, heads, head_dim).
-        key: (tokens, key_value_heads, head_dim); each serves ``heads / key_value_heads`` query heads in turn.
+        query: (T, heads, head_dim).
+        key: (T, key_value_heads, head_dim); each serves ``heads / key_value_heads`` query heads in turn.
         value: as ``key``.
-        cu_seqlens: (segments + 1,) int32, from 0 to ``tokens``. No segment may be empty: the kernel can give NaN.
-        max_seqlen: length of the longest segment, or more.
-        causal: whether a token sees only itself and what comes before.
+        segments: of the T rows.
+        causal: whether a row sees only itself and what comes before.
         scale: multiplies the scores.
 
     Returns:
-        (tokens, heads, head_dim).
+        (T, heads, head_dim).
     """
-    # On the meta device, where memory is planned, lengths cannot be read: the kernel's shapes stand for both ways.
+    # On the meta device, where memory is planned, lengths cannot be read: the kernels' shapes stand for both ways.
     if query.is_meta or (query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)):
-        window = (-1, 0) if causal else (-1, -1)
-        attended = varlen_attn(
-            query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scale, window_size=window
-        )
-        assert isinstance(attended, Tensor)  # it is a pair only when auxiliary outputs are asked for
+        attended, _ = _attend(query, key, value, segments.first_T, segments.end_T, segments.opening, causal, scale)
         return attended
-    bounds = cu_seqlens.tolist()
-    lengths = [stop - start for start, stop in pairwise(bounds)]
-    segments = zip(*(part.transpose(0, 1)[None].split(lengths, dim=2) for part in (query, key, value)), strict=True)
+    lengths = [stop - start for start, stop in pairwise(segments.bounds_N1.tolist())]
+    parts = [part.transpose(0, 1)[None].split(lengths, dim=2) for part in (query, key, value)]
+    opening = tuple(part[0] for part in parts[1:]) if segments.opening else None
     attended = [
-        F.scaled_dot_product_attention(*segment, is_causal=causal, scale=scale, enable_gqa=True) for segment in segments
+        _attend_plainly(*segment, opening if index else None, causal=causal, scale=scale)
+        for index, segment in enumerate(zip(*parts, strict=True))
     ]
     return torch.cat(attended, dim=2)[0].transpose(0, 1)
+
+
+def _attend_plainly(
+    query: Tensor, key: Tensor, value: Tensor, opening: tuple[Tensor, ...] | None, *, causal: bool, scale: float
+) -> Tensor:
+    """Of one segment, (1, heads, rows, head_dim), which sees the keys and values of ``opening`` too."""
+    mask = None
+    if opening is not None:
+        key, value = (torch.cat(pair, dim=2) for pair in zip(opening, (key, value), strict=True))
+        rows, seen = query.shape[2], key.shape[2]
+        mask = query.new_ones((rows, seen), dtype=torch.bool).tril(seen - rows) if causal else None
+    alone = causal and mask is None
+    return F.scaled_dot_product_attention(query, key, value, mask, is_causal=alone, scale=scale, enable_gqa=True)
+
+
+@torch.library.custom_op("hebrew_asr::segment_attention", mutates_args=(), device_types="cuda")
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, first_T: Tensor, end_T: Tensor, opening: int, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """What is attended to, and the logarithms of the softmax's sums, (heads, T) fp32, to base 2."""
+    from hebrew_asr.passes.segment_kernels import forward  # Triton is only there where torch has CUDA
+
+    return forward(query.contiguous(), key.contiguous(), value.contiguous(), first_T, end_T, opening, causal, scale)
+
+
+@_attend.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    shape = (query.shape[1], query.shape[0])
+    return torch.empty_like(query, memory_format=torch.contiguous_format), query.new_empty(shape, dtype=torch.float32)
+
+
+@torch.library.custom_op("hebrew_asr::segment_attention_backward", mutates_args=(), device_types="cuda")
+def _attend_backward(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attended: Tensor,
+    logsum: Tensor,
+    first_T: Tensor,
+    end_T: Tensor,
+    opening: int,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of query, key and value."""
+    from hebrew_asr.passes.segment_kernels import backward
+
+    tensors = [part.contiguous() for part in (gradient, query, key, value, attended)]
+    return backward(*tensors, logsum, first_T, end_T, opening, causal, scale)
+
+
+@_attend_backward.register_fake
+def _(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    query_gradient, key_gradient, value_gradient = (
+        torch.empty_like(part, memory_format=torch.contiguous_format) for part in (query, key, value)
+    )
+    return query_gradient, key_gradient, value_gradient
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.opening, ctx.causal, ctx.scale = inputs
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _give_back(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Any, ...]:
+    query, key, value, first_T, end_T, attended, logsum = ctx.saved_tensors
+    bounds = (first_T, end_T, ctx.opening, ctx.causal, ctx.scale)
+    return *_attend_backward(gradient, query, key, value, attended, logsum, *bounds), *(None,) * 5
+
+
+_attend.register_autograd(_give_back, setup_context=_keep)

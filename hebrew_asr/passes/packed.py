@@ -23,7 +23,7 @@ from transformers import Qwen3ASRForConditionalGeneration
 from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
 from hebrew_asr.data.collate import PackedBatch
-from hebrew_asr.passes.attention import varlen_attention
+from hebrew_asr.passes.attention import Segments, segment_attention
 from hebrew_asr.passes.live_tokens import LiveTokens
 from hebrew_asr.passes.seam import Seam
 from hebrew_asr.passes.sharded import ShardedWeights
@@ -79,7 +79,7 @@ class PackedASR(nn.Module):
         hidden_TH = self.call(embed, embedding, batch.input_ids_T, batch.audio_positions_A, audio_AH, self.live)
         rotary = language_model.rotary_emb(hidden_TH[None], batch.position_ids_T[None])
         cos_TD, sin_TD = (part[0] for part in rotary)
-        segments = (batch.clip_cu_seqlens_N1, batch.max_clip_tokens)
+        segments = Segments.of(batch.clip_cu_seqlens_N1, len(batch.input_ids_T), batch.opening_tokens)
         last = language_model.layers[-1]
         for layer in language_model.layers:
             keep = (batch.supervised_positions_L,) if layer is last else ()
@@ -94,7 +94,7 @@ class PackedASR(nn.Module):
         Gradient checkpointing's ``enable_input_require_grads`` would undo that: do not turn it on.
         """
         tower = self.asr.model.audio_tower
-        segments = (batch.window_cu_seqlens_W1, batch.max_window_tokens)
+        segments = Segments.of(batch.window_cu_seqlens_W1, len(batch.conv_positions_A))
         convolutions = (tower.conv2d1, tower.conv2d2, tower.conv2d3)
         others = (tower.conv_out, tower.positional_embedding)
         hidden_AH = self.call(convolve, *convolutions, *others, mel_CBF, batch.conv_positions_A)
@@ -181,13 +181,13 @@ def summed_loss(head: Any, hidden_LH: Tensor, labels_L: Tensor, live: LiveTokens
     return F.cross_entropy(logits_LV.float(), labels_L, reduction="sum")
 
 
-def encoder_layer(layer: Any, hidden_AH: Tensor, segments: tuple[Tensor, int]) -> Tensor:
+def encoder_layer(layer: Any, hidden_AH: Tensor, segments: Segments) -> Tensor:
     """``Qwen3ASRAudioEncoderLayer.forward`` over packed windows."""
     attention = layer.self_attn
     normed = layer.self_attn_layer_norm(hidden_AH)
     heads = (-1, attention.num_heads, attention.head_dim)
     query, key, value = (p(normed).view(heads) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
-    attended = varlen_attention(query, key, value, *segments, causal=False, scale=attention.scaling)
+    attended = segment_attention(query, key, value, segments, causal=False, scale=attention.scaling)
     hidden_AH = hidden_AH + attention.out_proj(attended.flatten(1))
     normed = layer.final_layer_norm(hidden_AH)
     return hidden_AH + layer.fc2(layer.activation_fn(layer.fc1(normed)))
@@ -198,7 +198,7 @@ def decoder_layer(
     hidden_TH: Tensor,
     cos_TD: Tensor,
     sin_TD: Tensor,
-    segments: tuple[Tensor, int],
+    segments: Segments,
     keep: Tensor | None = None,
 ) -> Tensor:
     """``Qwen3DecoderLayer.forward`` over packed clips; after attention only the positions in ``keep`` go on."""
@@ -209,7 +209,7 @@ def decoder_layer(
     key = attention.k_norm(attention.k_proj(normed).view(heads))
     value = attention.v_proj(normed).view(heads)
     query, key = apply_rotary_pos_emb(query, key, cos_TD, sin_TD)
-    attended = varlen_attention(query, key, value, *segments, causal=True, scale=attention.scaling).flatten(1)
+    attended = segment_attention(query, key, value, segments, causal=True, scale=attention.scaling).flatten(1)
     if keep is not None:
         hidden_TH, attended = hidden_TH.index_select(0, keep), attended.index_select(0, keep)
     hidden_TH = hidden_TH + attention.o_proj(attended)

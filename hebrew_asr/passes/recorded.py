@@ -85,7 +85,7 @@ class RecordedPasses:
             self._seam.wait()
             return self._forward(batch, mel_CBF)
         inputs = [mel_CBF, *(getattr(batch, name) for name in _READ)]
-        shape = (*(part.shape for part in inputs), batch.max_window_tokens, batch.max_clip_tokens)
+        shape = (*(part.shape for part in inputs), batch.opening_tokens)
         if shape not in self._recordings:
             self._seam.wait()
             recording = self._record(batch, inputs, sharded)

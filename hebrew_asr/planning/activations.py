@@ -3,7 +3,7 @@
 Every part of :class:`hebrew_asr.passes.packed.PackedASR` saves so many bytes a row for its backward pass: more where
 its weights train, nothing where no gradient passes. The largest moment of the pass is looked for where it can be: at
 the logits, at the fullest point of each layer's backward, and where the gradient of the tied embedding is added up.
-Tests hold the sums to a real pass on the meta device. Not counted: workspace inside kernels (cuDNN, FlashAttention).
+Tests hold the sums to a real pass on the meta device. Not counted: workspace inside kernels (cuDNN, attention).
 """
 
 from __future__ import annotations
@@ -72,10 +72,12 @@ class _Pass:
         below = [stem, *(self._encoder_layer(index) for index in range(sizes.encoder_layers)), self._projector()]
         self._passes = self._passes or self._trains(EMBEDDING)
         above = [self._decoder_layer(index) for index in range(sizes.num_hidden_layers)]
-        sums = list(accumulate((part.saved for part in (*below, *above)), initial=features))[1:]
+        # Of each row, where its window begins and ends: all encoder layers share that.
+        bounds = 8 * shape.audio_tokens * any(part.saved for part in below[1:-1])
+        sums = list(accumulate((part.saved for part in (*below, *above)), initial=features + bounds))[1:]
         embedded, layers = sums[len(below) - 1], sums[len(below) :]
-        if layers[-1] > embedded:  # sine and cosine of every position, which all layers share
-            rotary = 8 * shape.tokens + 2 * width * shape.tokens * sizes.head_dim
+        if layers[-1] > embedded:  # sine and cosine of every position, and bounds of its clip, which all layers share
+            rotary = (8 + 8) * shape.tokens + 2 * width * shape.tokens * sizes.head_dim
             layers = [total + rotary for total in layers]
         logits = shape.labels * sizes.vocab_size
         saved = layers[-1] + self._norm_and_head() + _FP32 * logits

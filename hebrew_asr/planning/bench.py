@@ -225,7 +225,7 @@ def _measure_phase(run: Run, index: int, arguments: BenchArguments, ceiling_tflo
     own = [
         float(sum(len(batch.tokens) for batch in packed)),
         sum(sum(batch.samples) for batch in packed) / SAMPLE_RATE_HZ,
-        float(sum(sum(batch.tokens) for batch in packed)),
+        float(sum(batch.opening_tokens + sum(batch.tokens) for batch in packed)),
         float(sum(len(batch.input_ids_T) for batch in packed)),
         sum(pass_flops(sizes, trained, Work.of_batch(batch), live_rows) for batch in packed) / 1e12,
     ]

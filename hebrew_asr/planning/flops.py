@@ -34,7 +34,8 @@ class Work:
     window_pairs: float
     """Pairs of audio tokens in the same window of the encoder, in both orders."""
     clip_pairs: float
-    """Pairs of tokens in the same clip, in both orders; causal attention needs half of them."""
+    """Pairs of tokens in the same clip, in both orders; causal attention needs half of them. The opening, which all
+    clips share, is in each, but its pairs with itself are there once."""
 
     @classmethod
     def of_batch(cls, batch: PackedBatch) -> Work:
@@ -42,14 +43,15 @@ class Work:
         chunks = sum(-(-count // CHUNK_FRAMES) for count in batch.frames)
         bounds, audio_tokens = batch.window_cu_seqlens_W1.tolist(), sum(batch.audio_tokens)
         windows = [stop - start for start, stop in pairwise(bounds) if stop <= audio_tokens]
-        bounds = batch.clip_cu_seqlens_N1.tolist()[: len(batch.tokens) + 1]
-        clips = [stop - start for start, stop in pairwise(bounds)]
-        pairs = (float(sum(size**2 for size in sizes)) for sizes in (windows, clips))
-        return cls(chunks, audio_tokens, sum(batch.tokens), batch.num_labels, *pairs)
+        bounds = batch.clip_cu_seqlens_N1.tolist()[: len(batch.tokens) + 2]
+        opening, *clips = (stop - start for start, stop in pairwise(bounds))
+        in_clips = opening**2 + sum(size**2 + 2 * size * opening for size in clips)
+        pairs = float(sum(size**2 for size in windows)), float(in_clips)
+        return cls(chunks, audio_tokens, batch.opening_tokens + sum(batch.tokens), batch.num_labels, *pairs)
 
     @classmethod
     def of_shape(cls, shape: Shape) -> Work:
-        """What a batch needs whose clips, and whose windows, are all of one length."""
+        """What a batch needs whose clips, and whose windows, are all of one length; the opening is one clip's."""
         pairs = shape.audio_tokens**2 / shape.windows, shape.tokens**2 / shape.clips
         return cls(shape.chunks, shape.audio_tokens, shape.tokens, shape.labels, *pairs)
 

@@ -129,7 +129,11 @@ class PromptTokens:
 
     def prompt(self, num_audio_tokens: int) -> list[int]:
         """Ids of the unsupervised part: everything up to and including ``assistant\\n``."""
-        return [*self.before_audio, *[self.audio_pad] * num_audio_tokens, *self.after_audio]
+        return [*self.before_audio, *self.from_audio(num_audio_tokens)]
+
+    def from_audio(self, num_audio_tokens: int) -> list[int]:
+        """Ids of the same, from the sound on: what comes before is the same for every clip."""
+        return [*[self.audio_pad] * num_audio_tokens, *self.after_audio]
 
 
 def target_ids(tokenizer: Any, target: str) -> list[int]:

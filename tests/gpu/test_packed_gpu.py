@@ -13,7 +13,7 @@ from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.config.recipe import Augmentation
 from hebrew_asr.data.collate import Example, pack
-from hebrew_asr.passes.attention import varlen_attention
+from hebrew_asr.passes.attention import Segments, segment_attention
 from hebrew_asr.passes.packed import PackedASR
 from hebrew_asr.text.prompt import PromptTokens
 from tests.support.gpu_task import no_host_sync
@@ -115,11 +115,11 @@ def test_features_equal_the_hosts():
     assert apart.max() < 2e-3 and (apart < 1e-4).float().mean() > 0.99
 
 
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("causal", "opening"), [(False, 0), (True, 0), (True, 9)])
 @pytest.mark.parametrize("width", [24, 64, 128])
-def test_flash_attention_equals_the_fallback(causal: bool, width: int):
+def test_attention_by_kernels_equals_that_by_segment(causal: bool, opening: int, width: int):
     torch.manual_seed(0)
-    lengths, heads, key_value_heads = [1, 7, 104, 333], 8, 4
+    lengths, heads, key_value_heads = [9, 7, 1, 104, 333], 8, 4
     parts = [
         torch.randn(sum(lengths), count, width, device="cuda") for count in (heads, key_value_heads, key_value_heads)
     ]
@@ -128,7 +128,8 @@ def test_flash_attention_equals_the_fallback(causal: bool, width: int):
     results = []
     for dtype in (torch.float32, torch.bfloat16):
         query, key, value = (part.bfloat16().to(dtype).requires_grad_() for part in parts)
-        out = varlen_attention(query, key, value, cu_seqlens, 333, causal=causal, scale=width**-0.5)
+        segments = Segments.of(cu_seqlens, sum(lengths), opening)
+        out = segment_attention(query, key, value, segments, causal=causal, scale=width**-0.5)
         results.append([out, *torch.autograd.grad((out * weight.to(dtype)).sum(), (query, key, value))])
     for exact, half in zip(*results, strict=True):
         assert (half.float() - exact).norm() < 1e-2 * exact.norm()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
@@ -29,7 +28,7 @@ pytestmark = pytest.mark.integration
 
 def test_every_phase_gets_its_own_gradients(monkeypatch):
     """Any switch and the way back give exactly the weights that train their gradients, and compile nothing twice."""
-    monkeypatch.setattr(packed_module, "varlen_attention", dense_attention)
+    monkeypatch.setattr(packed_module, "segment_attention", dense_attention)
     # Of the LLM one layer trains and one below it stays, as the encoder's convolutions do: more take longer to trace.
     model, tokenizer = build(TinySpec(encoder_layers=1, num_hidden_layers=2))
     batches = packed_in_sizes(tokenizer)
@@ -85,11 +84,7 @@ def packed_in_sizes(tokenizer) -> list[PackedBatch]:
         needed_shape([len(clip.samples) for clip in batch], [len(c.target_ids) for c in batch], prompt, geometry)
         for batch in chosen
     ]
-    longest = {
-        "longest_clip": max(shape.longest_clip for shape in needed),
-        "longest_window": max(shape.longest_window for shape in needed),
-    }
-    shapes = choose_shapes([[replace(shape, **longest)] for shape in needed], 4)
+    shapes = choose_shapes([[shape] for shape in needed], 4)
     packed = [pack(batch, prompt, geometry, shapes=shapes) for batch in chosen]
     assert len({len(batch.input_ids_T) for batch in packed}) > 1
     return packed

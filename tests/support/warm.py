@@ -222,7 +222,7 @@ def spare_the_compiler() -> None:
     from hebrew_asr.passes.compiled import CompiledASR
     from tests.support.attention import dense_attention
 
-    packed.varlen_attention = dense_attention
+    packed.segment_attention = dense_attention
     CompiledASR.__init__.__kwdefaults__["backend"] = "eager"
 
 

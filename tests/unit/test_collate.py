@@ -50,16 +50,18 @@ def test_each_label_follows_its_supervised_position(tokenizer):
 
 def test_the_prompt_is_the_chat_form_and_is_not_supervised(tokenizer):
     batch = pack(examples(tokenizer), PromptTokens.of(tokenizer), GEOMETRY)
-    supervised = set(batch.supervised_positions_L.tolist())
+    assert batch.opening_tokens == 9 and batch.supervised_positions_L.min() >= 9
+    opening, clips = batch.input_ids_T[:9], batch.input_ids_T[9:]
+    supervised = set((batch.supervised_positions_L - 9).tolist())
     audio_pad = tokenizer.convert_tokens_to_ids(AUDIO_PAD)
     assert torch.equal(batch.audio_positions_A, (batch.input_ids_T == audio_pad).nonzero()[:, 0])
     start = 0
-    for ids, audio_tokens in zip(batch.input_ids_T.split(batch.tokens), batch.audio_tokens, strict=True):
-        text = tokenizer.decode(ids)
+    for ids, audio_tokens in zip(clips.split(batch.tokens), batch.audio_tokens, strict=True):
+        text = tokenizer.decode([*opening, *ids])
         assert text.startswith("<|im_start|>system\n<|im_end|>\n<|im_start|>user\n<|audio_start|>" + AUDIO_PAD)
         assert text.count(AUDIO_PAD) == audio_tokens
         prompt = text[: text.index("assistant\n") + len("assistant\n")]
-        num_prompt = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        num_prompt = len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) - 9
         assert [start + offset in supervised for offset in range(len(ids))] == [
             offset >= num_prompt - 1 for offset in range(len(ids))
         ]
@@ -79,12 +81,14 @@ def test_layout_of_any_lengths(clips):
     frames = [num_frames(samples) for samples, _ in clips]
     tokens = [num_audio_tokens(count) for count in frames]
     assert (batch.frames, batch.audio_tokens) == (frames, tokens)
-    assert batch.tokens == [5 + count + labels - 1 for count, (_, labels) in zip(tokens, clips, strict=True)]
-    assert torch.equal(batch.position_ids_T, torch.cat([torch.arange(count) for count in batch.tokens]))
-    assert batch.clip_cu_seqlens_N1.tolist() == [sum(batch.tokens[:index]) for index in range(len(clips) + 1)]
-    assert batch.max_clip_tokens == max(batch.tokens)
+    assert batch.opening_tokens == 3
+    assert batch.tokens == [2 + count + labels - 1 for count, (_, labels) in zip(tokens, clips, strict=True)]
+    own = [torch.arange(3, 3 + count) for count in batch.tokens]
+    assert torch.equal(batch.position_ids_T, torch.cat([torch.arange(3), *own]))
+    bounds = [0, *(3 + sum(batch.tokens[:index]) for index in range(len(clips) + 1))]
+    assert batch.clip_cu_seqlens_N1.tolist() == bounds
     windows = batch.window_cu_seqlens_W1.diff()
-    assert windows.min() > 0 and windows.max() == batch.max_window_tokens <= 104
+    assert windows.min() > 0 and windows.max() <= 104
     assert windows.tolist() == [min(104, count - first) for count in tokens for first in range(0, count, 104)]
     # every chunk keeps as many convolution outputs as its own frames give
     kept = [

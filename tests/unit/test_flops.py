@@ -65,7 +65,7 @@ def test_formula_agrees_with_the_counter(index: int):
     last = model.model.language_model.layers[-1]
     skipped = [last.mlp, last.self_attn.o_proj]
     weights = sum(weight.numel() for module in skipped for weight in module.parameters() if weight.ndim > 1)
-    not_done = 3 * 2 * weights * (sum(batch.tokens) - batch.num_labels)
+    not_done = 3 * 2 * weights * (len(batch.input_ids_T) - batch.num_labels)
     assert flops(model, unattended) - not_done == pytest.approx(counter.get_total_flops(), rel=1e-3)
     live_rows = model.config.text_config.vocab_size // 64
     less = flops(model, unattended) - flops(model, unattended, live_rows)
@@ -76,5 +76,5 @@ def test_formula_agrees_with_the_counter(index: int):
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert pass_flops(ModelSizes.of(model.config), trained, even) == flops(model, batch), "of one clip"
     padded = pack([clip], PROMPT, GEOMETRY, shapes=choose_shapes([[shape]], 1))
-    assert len(padded.input_ids_T) > sum(batch.tokens)
+    assert len(padded.input_ids_T) > len(batch.input_ids_T)
     assert flops(model, padded) == flops(model, batch), "padding is not work done"

@@ -48,7 +48,7 @@ def freeze_all_but(model, *modules):
 @pytest.mark.parametrize("phase", ["everything", "top", "head"])
 def test_meta_counts_what_a_real_pass_allocates(tiny, monkeypatch, phase):
     """Attention is one and the same on both devices here; elsewhere a kernel stands for it."""
-    monkeypatch.setattr(packed_module, "varlen_attention", dense_attention)
+    monkeypatch.setattr(packed_module, "segment_attention", dense_attention)
     model, batch, mel_CBF, shape = tiny
     meta = without_memory(model.config, torch.float32)
     for asr in (model, meta):
@@ -119,7 +119,7 @@ FEW = {
     name: replace(PUBLISHED[f"Qwen/Qwen3-ASR-{name}"], encoder_layers=3, num_hidden_layers=4)
     for name in ("1.7B", "0.6B")
 }
-LARGE, SMALL = Shape(6912, 4736, 392, 119, 87, 1408, 128, 320), Shape(1472, 1088, 88, 25, 14, 320, 128, 320)
+LARGE, SMALL = Shape(6912, 4736, 392, 119, 87, 1408), Shape(1472, 1088, 88, 25, 14, 320)
 CASES = [
     (PUBLISHED["Qwen/Qwen3-ASR-1.7B"], load_recipe("round2"), 1, LARGE, 2),
     (PUBLISHED["Qwen/Qwen3-ASR-0.6B"], load_recipe("round2"), 0, SMALL, 2),

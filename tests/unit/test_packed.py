@@ -17,7 +17,7 @@ from hebrew_asr.config.recipe import Augmentation
 from hebrew_asr.data.bundled import _opened
 from hebrew_asr.data.collate import Example, PackedBatch, pack
 from hebrew_asr.demo.tiny import TinySpec
-from hebrew_asr.passes.attention import varlen_attention
+from hebrew_asr.passes.attention import Segments, segment_attention
 from hebrew_asr.passes.packed import PackedASR, first_convolution
 from hebrew_asr.text.prompt import PromptTokens
 from tests.support.native import build, clip_loss, examples, features, sound
@@ -195,19 +195,20 @@ def test_the_first_convolution_as_a_product(kernel):
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_attention_within_segments(causal: bool):
+@pytest.mark.parametrize(("causal", "opening"), [(False, 0), (True, 0), (True, 4), (False, 4)])
+def test_attention_within_segments(causal: bool, opening: int):
     torch.manual_seed(0)
-    lengths, heads, key_value_heads, width = [1, 5, 3, 17], 6, 2, 8
+    lengths, heads, key_value_heads, width = [4, 5, 1, 16], 6, 2, 8
     query = torch.randn(26, heads, width, requires_grad=True)
     key, value = (torch.randn(26, key_value_heads, width, requires_grad=True) for _ in range(2))
     cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
-    found = varlen_attention(query, key, value, cu_seqlens, 17, causal=causal, scale=0.3)
+    found = segment_attention(query, key, value, Segments.of(cu_seqlens, 26, opening), causal=causal, scale=0.3)
 
     segment = torch.repeat_interleave(torch.arange(4), torch.tensor(lengths))
     visible = segment[:, None] == segment[None]
     if causal:
         visible = visible.tril()
+    visible[opening:, :opening] = True
     repeated_key, repeated_value = (part.repeat_interleave(heads // key_value_heads, dim=1) for part in (key, value))
     scores = torch.einsum("qhd,khd->hqk", query, repeated_key) * 0.3
     shares = scores.masked_fill(~visible, -torch.inf).softmax(-1)

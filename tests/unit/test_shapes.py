@@ -54,18 +54,15 @@ def test_a_batch_needs_what_packing_it_takes(batches):
 
 @st.composite
 def needs(draw: st.DrawFn) -> Shape:
-    """Any batch: from one clip to a hundred, of segments full to the brim or with one item each."""
-    longest_window, longest_clip = draw(st.integers(1, 300)), draw(st.integers(1, 600))
+    """Any batch: from one clip to a hundred, of long segments or with one item each."""
     windows, clips = draw(st.integers(1, 150)), draw(st.integers(1, 100))
     return Shape(
-        tokens=draw(st.integers(max(clips, longest_clip), clips * longest_clip)),
-        audio_tokens=draw(st.integers(max(windows, longest_window), windows * longest_window)),
+        tokens=draw(st.integers(clips, clips * 600)),
+        audio_tokens=draw(st.integers(windows, windows * 300)),
         chunks=draw(st.integers(1, 500)),
         windows=windows,
         clips=clips,
         labels=draw(st.integers(1, 2000)),
-        longest_window=longest_window,
-        longest_clip=longest_clip,
     )
 
 
@@ -85,7 +82,7 @@ def test_a_chosen_shape_holds_all_that_it_was_chosen_for(seen, count, rare):
     assert holding_all([replace(rare, chunks=shapes[-1].chunks + 1)], shapes) == shapes, "to be grown, each rank's own"
 
 
-@pytest.mark.parametrize(("profile", "ranks", "most_percent"), [("h200x1", 1, 1.2), ("a100x8", 8, 4.6)])
+@pytest.mark.parametrize(("profile", "ranks", "most_percent"), [("h200x1", 1, 1.2), ("a100x8", 8, 4.7)])
 def test_few_tokens_are_padding_and_few_batches_need_the_largest_shape(profile, ranks, most_percent):
     recipe = load_recipe("round2", [])
     batching = derive_batching(load_profile(ROOT / "ds_configs" / f"{profile}.json"), recipe, ranks)
@@ -111,12 +108,8 @@ def test_any_batch_is_padded_to_whole_segments(seen, unseen, count):
         assert batch.shape == shape
         sizes = [len(getattr(batch, name)) for name in _READ]
         assert recorded.setdefault(shape, sizes) == sizes, "a recording of the same shape does not serve this batch"
-        for bounds, longest in (
-            (batch.window_cu_seqlens_W1, batch.max_window_tokens),
-            (batch.clip_cu_seqlens_N1, batch.max_clip_tokens),
-        ):
-            lengths = bounds.diff()
-            assert bounds[0] == 0 and lengths.min() >= 1 and lengths.max() <= longest
+        for bounds in (batch.window_cu_seqlens_W1, batch.clip_cu_seqlens_N1):
+            assert bounds[0] == 0 and bounds.diff().min() >= 1
         assert batch.clip_cu_seqlens_N1[-1] == shape.tokens and batch.window_cu_seqlens_W1[-1] == shape.audio_tokens
         assert (batch.labels_L != IGNORED).sum() == batch.num_labels
         assert batch.audio_positions_A[sum(batch.audio_tokens) :].eq(shape.tokens - 1).all()

@@ -200,7 +200,7 @@ def test_what_an_eager_pass_keeps_for_backward_are_no_whole_weights(one_of_two):
 def test_a_compiled_pass_learns_the_same(one_of_two, monkeypatch):
     """Graphs of which each serves all layers of its kind, whatever their weights lie in at the moment."""
     eager, given = one_of_two
-    monkeypatch.setattr(packed_module, "varlen_attention", dense_attention)
+    monkeypatch.setattr(packed_module, "segment_attention", dense_attention)
     module = CompiledASR(eager.asr, backend="aot_eager_decomp_partition")
     module.live = eager.live
     loss, expected = gradients(module, given)
