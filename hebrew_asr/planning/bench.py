@@ -30,9 +30,9 @@ from hebrew_asr.config.options import parse_options
 from hebrew_asr.data.loader import StepBatch
 from hebrew_asr.data.shapes import Shape
 from hebrew_asr.engine import dist
-from hebrew_asr.errors import exit_process
+from hebrew_asr.errors import Preempted, exit_process
 from hebrew_asr.files import write_json
-from hebrew_asr.launching.stopping import StopRequest
+from hebrew_asr.launching.stopping import StopRequest, nothing_to_save
 from hebrew_asr.model.sizes import ModelSizes
 from hebrew_asr.planning.flops import Work, pass_flops
 from hebrew_asr.training.arguments import TrainArguments
@@ -154,8 +154,6 @@ def measure(argv: list[str], stop: StopRequest) -> int:
             speed = _measure_phase(_with_clips(run, size), index, arguments, figures["ceiling_tflops"])
             run.say(f"phase {phase.name}, {size} clips per step: {speed.clips_per_s:.1f} clips/s")
             figures["phases"].append(asdict(speed))
-            if run.ranks.is_main:
-                write_json(arguments.out, figures)
     figures["interruptions"] = asdict(_measure_interruptions(run))
     if run.ranks.is_main:
         write_json(arguments.out, figures)
@@ -177,6 +175,8 @@ def _measure_interruptions(run: Run) -> Interruptions:
         # The first of each warms up: an evaluation meets shapes that training does not.
         _, evaluation_s = (_seconds(run, partial(evaluate, asr, clips, 0, "bench", run.stop)) for _ in range(2))
         longest_s = _seconds(run, partial(run.evaluator, asr, clips, 0, "bench", run.stop))
+    if run.stop.agreed():  # then an evaluation ended early
+        raise Preempted(nothing_to_save(run.stop.request.reason, resumes=False))
     _, checkpoint_s = (_seconds(run, run.engine.host_state) for _ in range(2))
     return Interruptions(len(clips), evaluation_s, longest_s, checkpoint_s)
 

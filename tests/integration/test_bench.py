@@ -7,7 +7,9 @@ import math
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -130,6 +132,26 @@ def test_it_needs_no_room_for_checkpoints(task, warm, tmp_path):
         done = warm.finish(arguments, ranks=1, port=free_port(), program="hebrew_asr.planning.bench")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert json.loads((tmp_path / "figures.json").read_text())["interruptions"]["checkpoint_s"] > 0
+
+
+def test_a_stop_while_it_evaluates_leaves_no_figures(task, warm, tmp_path):
+    """An evaluation that was asked to stop ends early, so its seconds are of nothing."""
+    arguments = [*train_arguments(task, tmp_path / "run"), "--phases", "B", "--sizes", "8"]
+    arguments += ["--steps", "2", "--out", str(tmp_path / "figures.json")]
+    (tmp_path / "run").mkdir()
+    is_over = threading.Event()
+
+    def ask() -> None:
+        while not is_over.wait(0.02):  # nothing but an evaluation looks for it here, but set-up takes it away
+            (tmp_path / "run" / "STOP").touch()
+
+    with ThreadPoolExecutor(1) as aside:
+        asking = aside.submit(ask)
+        done = warm.finish(arguments, ranks=1, port=free_port(), program="hebrew_asr.planning.bench")
+        is_over.set()
+    asking.result()
+    assert done.returncode == Preempted.exit_code, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "nothing is kept of a measurement" in done.stderr and not (tmp_path / "figures.json").exists()
 
 
 def test_a_range_test_raises_rates_and_keeps_nothing(tmp_path, warm):

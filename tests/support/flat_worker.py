@@ -114,7 +114,7 @@ def pieces(partitions: list[zero.Partition], flats: list[Tensor]) -> Iterator[tu
 
 def same_as(found: Tensor, expected: Tensor, atol: float, what: str) -> None:
     """Within ``atol``, and within a millionth."""
-    torch.testing.assert_close(found.cpu(), expected, rtol=1e-6, atol=atol, msg=lambda told: f"{what}: {told}")
+    torch.testing.assert_close(found.cpu().float(), expected, rtol=1e-6, atol=atol, msg=lambda told: f"{what}: {told}")
 
 
 def run(ranks: dist.Ranks, spec: dict) -> None:
@@ -158,7 +158,7 @@ def run(ranks: dist.Ranks, spec: dict) -> None:
             rows = engine.optimizer._live[-1]
             if rows is not None:  # what is left out is 0
                 live, own[-1] = own[-1], torch.zeros_like(partitions[-1].master)
-                rows.put_own(own[-1], live)
+                rows.put_own(own[-1], live.float())
             for fragment, piece in pieces(partitions, own):
                 same_as(piece, part_of(expected, fragment), 0, f"{spec}: gradient of {fragment}")
         for name, master in masters.items():
