@@ -55,16 +55,16 @@ def segment_attention(
         return attended
     lengths = [stop - start for start, stop in pairwise(segments.bounds_N1.tolist())]
     parts = [part.transpose(0, 1)[None].split(lengths, dim=2) for part in (query, key, value)]
-    opening = tuple(part[0] for part in parts[1:]) if segments.opening else None
+    opening = (parts[1][0], parts[2][0]) if segments.opening else None
     attended = [
         _attend_plainly(*segment, opening if index else None, causal=causal, scale=scale)
-        for index, segment in enumerate(zip(*parts, strict=True))
+        for index, segment in enumerate(zip(parts[0], parts[1], parts[2], strict=True))
     ]
     return torch.cat(attended, dim=2)[0].transpose(0, 1)
 
 
 def _attend_plainly(
-    query: Tensor, key: Tensor, value: Tensor, opening: tuple[Tensor, ...] | None, *, causal: bool, scale: float
+    query: Tensor, key: Tensor, value: Tensor, opening: tuple[Tensor, Tensor] | None, *, causal: bool, scale: float
 ) -> Tensor:
     """Of one segment, (1, heads, rows, head_dim), which sees the keys and values of ``opening`` too."""
     mask = None
@@ -109,8 +109,8 @@ def _attend_backward(
     """The gradients of query, key and value."""
     from hebrew_asr.passes.segment_kernels import backward
 
-    tensors = [part.contiguous() for part in (gradient, query, key, value, attended)]
-    return backward(*tensors, logsum, first_T, end_T, opening, causal, scale)
+    gradient, query, key, value = (part.contiguous() for part in (gradient, query, key, value))
+    return backward(gradient, query, key, value, attended, logsum, first_T, end_T, opening, causal, scale)
 
 
 @_attend_backward.register_fake

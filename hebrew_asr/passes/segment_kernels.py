@@ -19,6 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+jit: Any = triton.jit
+"""Typed so that sizes can be given where ``constexpr`` stands, and launches have options."""
 _LN_2 = math.log(2)
 _FORWARD = {"BLOCK_Q": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 3}
 _QUERY_GRADIENT = {"BLOCK_Q": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 3}
@@ -29,23 +31,23 @@ _UNSEEN: Any = tl.constexpr(-1e30)
 """A score that weighs nothing beside any real one, and is finite: two infinite ones have no difference."""
 
 
-@triton.jit
-def _rows_of(base, rows, num_rows, head, HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):  # type: ignore[no-untyped-def]
+@jit
+def _rows_of(base, rows, num_rows, head, HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """(rows, BLOCK_D) of one head of a (num_rows, HEADS, D) tensor; zeros beyond its ends."""
     columns = tl.arange(0, BLOCK_D)
     places = (rows[:, None] * HEADS + head) * D + columns[None, :]
     return tl.load(base + places, mask=(rows < num_rows)[:, None] & (columns < D)[None, :], other=0.0)
 
 
-@triton.jit
-def _keys_and_values(key, value, rows, num_rows, head, HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):  # type: ignore[no-untyped-def]
+@jit
+def _keys_and_values(key, value, rows, num_rows, head, HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """The same of two tensors."""
     keys = _rows_of(key, rows, num_rows, head, HEADS, D, BLOCK_D)
     return keys, _rows_of(value, rows, num_rows, head, HEADS, D, BLOCK_D)
 
 
-@triton.jit
-def _put_rows(base, values, rows, num_rows, head, HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):  # type: ignore[no-untyped-def]
+@jit
+def _put_rows(base, values, rows, num_rows, head, HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """The other way round."""
     columns = tl.arange(0, BLOCK_D)
     places = (rows[:, None] * HEADS + head) * D + columns[None, :]
@@ -53,27 +55,27 @@ def _put_rows(base, values, rows, num_rows, head, HEADS: tl.constexpr, D: tl.con
     tl.store(base + places, values.to(base.dtype.element_ty), mask=mask)
 
 
-@triton.jit
-def _bounds(first, end, rows, num_rows):  # type: ignore[no-untyped-def]
+@jit
+def _bounds(first, end, rows, num_rows):
     """Of each row's segment: its first row and the one after its last; rows beyond the tensor see nothing."""
     inside = rows < num_rows
     return tl.load(first + rows, mask=inside, other=0), tl.load(end + rows, mask=inside, other=0)
 
 
-@triton.jit
-def _tile_ends(first, end, rows, num_rows):  # type: ignore[no-untyped-def]
-    """First and last but one row of the segments that ``rows`` are of, by their own ``first`` and ``end``."""
+@jit
+def _tile_ends(first, end, rows, num_rows):
+    """Of all segments that ``rows`` are of, by their ``first`` and ``end``: the first row, and the one after the last."""
     return tl.min(tl.where(rows < num_rows, first, num_rows)), tl.max(end)
 
 
-@triton.jit
-def _within(others, first, end):  # type: ignore[no-untyped-def]
+@jit
+def _within(others, first, end):
     """(rows, others): whether these lie in the segment of each row."""
     return (others[None, :] >= first[:, None]) & (others[None, :] < end[:, None])
 
 
-@triton.jit
-def _more(scores, seen, value, highest, total, summed):  # type: ignore[no-untyped-def]
+@jit
+def _more(scores, seen, value, highest, total, summed):
     """Softmax so far, with the keys of one more tile (Milakov and Gimelshein 2018)."""
     scores = tl.where(seen, scores, _UNSEEN)
     higher = tl.maximum(highest, tl.max(scores, 1))
@@ -83,11 +85,12 @@ def _more(scores, seen, value, highest, total, summed):  # type: ignore[no-untyp
     return higher, total * less + tl.sum(weights, 1), summed
 
 
-@triton.jit
-def forward_kernel(  # type: ignore[no-untyped-def]
+@jit
+def forward_kernel(
     query, key, value, attended, logsum, first, end, num_rows, scale, opening,
     HEADS: tl.constexpr, KEY_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_O: tl.constexpr, CAUSAL: tl.constexpr,
+    OPENS: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries, one head. ``logsum``: (HEADS, rows) fp32, base 2."""
     rows, head = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q), tl.program_id(1)
@@ -97,7 +100,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     highest = tl.full((BLOCK_Q,), _UNSEEN, tl.float32)
     total = tl.zeros((BLOCK_Q,), tl.float32)
     summed = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
-    if BLOCK_O > 0:
+    if OPENS:
         opened = tl.arange(0, BLOCK_O)
         opening_keys, opening_values = _keys_and_values(key, value, opened, opening, key_head, KEY_HEADS, D, BLOCK_D)
         sees_opening = (opened < opening)[None, :] & (row_first >= opening)[:, None]
@@ -117,12 +120,13 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     tl.store(logsum + head * num_rows + rows, highest + tl.log2(total), mask=rows < num_rows)
 
 
-@triton.jit
-def query_gradient_kernel(  # type: ignore[no-untyped-def]
+@jit
+def query_gradient_kernel(
     query, key, value, attended, logsum, gradient, query_gradient, shares, opening_gradients, first, end, num_rows,
     scale, unscaled, opening,
     HEADS: tl.constexpr, KEY_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_O: tl.constexpr, CAUSAL: tl.constexpr,
+    OPENS: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries, all query heads of one key head.
 
@@ -136,12 +140,11 @@ def query_gradient_kernel(  # type: ignore[no-untyped-def]
     low, high = _tile_ends(row_first, row_end, rows, num_rows)
     if CAUSAL:
         high = tl.minimum(high, (tile + 1) * BLOCK_Q)
-    if BLOCK_O > 0:
-        opened = tl.arange(0, BLOCK_O)
-        opening_keys, opening_values = _keys_and_values(key, value, opened, opening, key_head, KEY_HEADS, D, BLOCK_D)
-        sees_opening = (opened < opening)[None, :] & (row_first >= opening)[:, None]
-        to_keys = tl.zeros((BLOCK_O, BLOCK_D), tl.float32)
-        to_values = tl.zeros((BLOCK_O, BLOCK_D), tl.float32)
+    opened = tl.arange(0, BLOCK_O)
+    opening_keys, opening_values = _keys_and_values(key, value, opened, opening, key_head, KEY_HEADS, D, BLOCK_D)
+    sees_opening = (opened < opening)[None, :] & (row_first >= opening)[:, None]
+    to_keys = tl.zeros((BLOCK_O, BLOCK_D), tl.float32)
+    to_values = tl.zeros((BLOCK_O, BLOCK_D), tl.float32)
     for head in tl.range(key_head * (HEADS // KEY_HEADS), (key_head + 1) * (HEADS // KEY_HEADS)):
         own = _rows_of(query, rows, num_rows, head, HEADS, D, BLOCK_D)
         incoming = _rows_of(gradient, rows, num_rows, head, HEADS, D, BLOCK_D)
@@ -150,7 +153,7 @@ def query_gradient_kernel(  # type: ignore[no-untyped-def]
         tl.store(shares + head * num_rows + rows, share, mask=rows < num_rows)
         total = tl.load(logsum + head * num_rows + rows, mask=rows < num_rows, other=0.0)
         summed = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
-        if BLOCK_O > 0:
+        if OPENS:
             opening_weights = tl.exp2(tl.dot(own, opening_keys.T) * scale - total[:, None])
             opening_weights = tl.where(sees_opening, opening_weights, 0.0)
             to_scores = opening_weights * (tl.dot(incoming, opening_values.T) - share[:, None])
@@ -167,14 +170,14 @@ def query_gradient_kernel(  # type: ignore[no-untyped-def]
             of_scores = weights * (tl.dot(incoming, values.T) - share[:, None])
             summed = tl.dot(of_scores.to(own.dtype), keys, summed)
         _put_rows(query_gradient, summed * unscaled, rows, num_rows, head, HEADS, D, BLOCK_D)
-    if BLOCK_O > 0:
+    if OPENS:
         places, halfway = tile * BLOCK_O + opened, tl.num_programs(0) * BLOCK_O
         _put_rows(opening_gradients, to_keys * unscaled, places, halfway, key_head, KEY_HEADS, D, BLOCK_D)
         _put_rows(opening_gradients, to_values, places + halfway, 2 * halfway, key_head, KEY_HEADS, D, BLOCK_D)
 
 
-@triton.jit
-def key_gradient_kernel(  # type: ignore[no-untyped-def]
+@jit
+def key_gradient_kernel(
     query, key, value, logsum, gradient, shares, key_gradient, value_gradient, first, end, num_rows, scale,
     unscaled,
     HEADS: tl.constexpr, KEY_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -207,8 +210,8 @@ def key_gradient_kernel(  # type: ignore[no-untyped-def]
     _put_rows(value_gradient, to_values, columns, num_rows, key_head, KEY_HEADS, D, BLOCK_D)
 
 
-@triton.jit
-def opening_gradient_kernel(  # type: ignore[no-untyped-def]
+@jit
+def opening_gradient_kernel(
     opening_gradients, key_gradient, value_gradient, tiles,
     KEY_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_T: tl.constexpr,
 ):  # fmt: skip
@@ -234,11 +237,12 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """(T, heads, D), and the logarithms of the softmax's sums, (heads, T) fp32, to base 2; all tensors contiguous."""
     attended, logsum = torch.empty_like(query), query.new_empty((query.shape[1], len(query)), dtype=torch.float32)
-    grid = (triton.cdiv(len(query), _FORWARD["BLOCK_Q"]), query.shape[1])
+    grid = (_tiles(query, _FORWARD["BLOCK_Q"]), query.shape[1])
     forward_kernel[grid](
         *(query, key, value, attended, logsum, first, end, len(query), scale / _LN_2, opening, *_sizes(query, key)),
-        BLOCK_O=_of_opening(opening),
+        BLOCK_O=_power(opening),
         CAUSAL=causal,
+        OPENS=opening > 0,
         **_FORWARD,
     )
     return attended, logsum
@@ -260,16 +264,18 @@ def backward(
     """The gradients of query, key and value; all tensors contiguous."""
     query_gradient, key_gradient, value_gradient = map(torch.empty_like, (query, key, value))
     shares, sizes = torch.empty_like(logsum), _sizes(query, key)
-    tiles, block = triton.cdiv(len(query), _QUERY_GRADIENT["BLOCK_Q"]), _of_opening(opening)
-    opening_gradients = key.new_empty((2, tiles, block, *key.shape[1:]), dtype=torch.float32)
+    tiles, block = _tiles(query, _QUERY_GRADIENT["BLOCK_Q"]), _power(opening)
+    shape = (2, tiles if opening else 0, block, *key.shape[1:])
+    opening_gradients = key.new_empty(shape, dtype=torch.float32)
     query_gradient_kernel[tiles, key.shape[1]](
         *(query, key, value, attended, logsum, gradient, query_gradient, shares, opening_gradients, first, end),
         *(len(query), scale / _LN_2, scale, opening, *sizes),
         BLOCK_O=block,
         CAUSAL=causal,
+        OPENS=opening > 0,
         **_QUERY_GRADIENT,
     )
-    key_gradient_kernel[triton.cdiv(len(key), _KEY_GRADIENT["BLOCK_K"]), key.shape[1]](
+    key_gradient_kernel[_tiles(key, _KEY_GRADIENT["BLOCK_K"]), key.shape[1]](
         *(query, key, value, logsum, gradient, shares, key_gradient, value_gradient, first, end),
         *(len(query), scale / _LN_2, scale, *sizes),
         CAUSAL=causal,
@@ -282,10 +288,14 @@ def backward(
     return query_gradient, key_gradient, value_gradient
 
 
+def _tiles(rows: Tensor, block: int) -> int:
+    return -(-len(rows) // block)
+
+
 def _sizes(query: Tensor, key: Tensor) -> tuple[int, int, int, int]:
-    return query.shape[1], key.shape[1], query.shape[2], max(16, triton.next_power_of_2(query.shape[2]))
+    return query.shape[1], key.shape[1], query.shape[2], _power(query.shape[2])
 
 
-def _of_opening(opening: int) -> int:
-    """Rows of its tile: tensor cores take 16 at least. 0 without an opening."""
-    return max(16, triton.next_power_of_2(opening)) if opening else 0
+def _power(size: int) -> int:
+    """The power of two that holds it; 16 at least, as tensor cores ask for."""
+    return 1 << max(4, (size - 1).bit_length())
