@@ -64,7 +64,7 @@ def _bounds(first, end, rows, num_rows):
 
 @jit
 def _tile_ends(first, end, rows, num_rows):
-    """Of all segments that ``rows`` are of, by their ``first`` and ``end``: the first row, and the one after the last."""
+    """Of the segments that ``rows`` are of, by their ``first`` and ``end``: the first row of all, and where all end."""
     return tl.min(tl.where(rows < num_rows, first, num_rows)), tl.max(end)
 
 
