@@ -153,8 +153,8 @@ class Evaluation:
     """Steps between evaluations on the sample."""
     sample_clips: PositiveInt = 100
     """Clips of the sample, spread evenly over durations; the same ones each time."""
-    batch_clips: PositiveInt = 32
-    """Clips decoded together on a rank."""
+    batch_clips: PositiveInt | None = None
+    """Clips decoded together on a rank; if not given, as many as a tenth of a GPU's memory holds, or 32 on a CPU."""
     at_start: bool = True
     """Also measure before the first step: the base model's own WER."""
     full_each_epoch: bool = True

@@ -5,6 +5,7 @@ Features are made clip by clip and the answer is cut at the clip's own length ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,13 +16,14 @@ import torch
 from transformers import StaticCache
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, to_int16
-from hebrew_asr.audio.frames import CHUNK_FRAMES, EncoderGeometry
+from hebrew_asr.audio.frames import CHUNK_FRAMES, FRAMES_PER_S, MEL_BINS, TOKENS_PER_CHUNK, EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.collate import Example, pack
 from hebrew_asr.errors import EnvironmentProblem, first_line
 from hebrew_asr.fallbacks import note_fallback
 from hebrew_asr.inference.pieces import DEFAULT_CUTTING, Cutting
 from hebrew_asr.inference.replay import replayed_decoding
+from hebrew_asr.model.sizes import ModelSizes
 from hebrew_asr.text.prompt import (
     LANGUAGE,
     PromptTokens,
@@ -208,6 +210,22 @@ class Transcriber:
             answer = self._asr.generate(**options)
         rows = answer[:, longest:].tolist()
         return [self._heard(row[:cap]) for row, cap in zip(rows, caps, strict=True)]
+
+    def most_within(self, memory_bytes: int, longest_s: float) -> int:
+        """How many clips, none longer than this, can be decoded together in so much of a device's memory; 1 at least.
+
+        Counted are the encoder's largest tensors, both sides of its first activation; a layer of the LLM over the
+        prompt, at its widest; keys and values of all tokens; and the logits of one.
+        """
+        sizes, width = ModelSizes.of(self._asr.config), self._asr.dtype.itemsize
+        chunks = math.ceil(longest_s * FRAMES_PER_S / CHUNK_FRAMES)
+        read = len(self._prompt.prompt(TOKENS_PER_CHUNK * chunks)) + len(self._forced_ids)
+        written = self._decoding.cap(round(longest_s * SAMPLE_RATE_HZ))
+        convolved = 2 * chunks * sizes.downsample_hidden_size * (MEL_BINS // 2) * (CHUNK_FRAMES // 2)
+        layer = read * (3 * sizes.intermediate_size + 4 * sizes.hidden_size)
+        kept = 2 * sizes.num_hidden_layers * sizes.num_key_value_heads * sizes.head_dim * (read + written)
+        each = width * (convolved + layer + kept + 3 * sizes.vocab_size)
+        return max(1, memory_bytes // each)
 
     def _prompt_with(self, context: str) -> PromptTokens:
         return PromptTokens.of(self._tokenizer, without_markers(context)) if context else self._prompt

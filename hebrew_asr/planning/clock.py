@@ -33,6 +33,8 @@ _TIMED_RECIPE = "round2"
 """The recipe whose phases were timed, on the model of 1.7 billion weights."""
 _SAME_WORK = 0.01
 _REFERENCE_CARD = "H100"
+_TIMED_BATCH = 32
+"""Clips that were decoded together when ``decoding_s_per_batch`` was measured."""
 """On which, or the H200 with the same data sheet rate, steps were measured."""
 
 
@@ -164,11 +166,14 @@ def _compile_s(known: Speeds, profile: Profile) -> float:
 
 
 def _decoded_batches(plan: RunPlan) -> int:
-    """Batches that the busiest rank decodes. Each takes as long as its longest clip, however full it is."""
+    """Batches that the busiest rank decodes. Each takes as long as its longest clip, however full it is.
+
+    Where their size is left to the card, they are counted as large as they were timed, which is smaller.
+    """
     settings = plan.recipe.evaluation
 
     def batches(clips: int) -> int:
-        return math.ceil(math.ceil(clips / plan.batching.num_ranks) / settings.batch_clips)
+        return math.ceil(math.ceil(clips / plan.batching.num_ranks) / (settings.batch_clips or _TIMED_BATCH))
 
     course = Course(
         recipe=plan.recipe,

@@ -6,11 +6,14 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow
+import torch
 
 from hebrew_asr.config.recipe import Evaluation
 from hebrew_asr.data.clip_audio import Unreadable, read_ahead, read_clip
@@ -28,6 +31,8 @@ from hebrew_asr.training.stop_flag import StopFlag
 
 _COUNTED = ("wer", "cer", "substitutions", "deletions", "insertions", "words", "clips")
 """Fields of a record that are those of its counts."""
+_SHARE, _ON_CPU = 0.1, 32
+"""Of a GPU's memory, what decoding may take: training holds the rest. And how many clips a CPU decodes together."""
 _SHOWN = 3
 """Clips of an evaluation that its record shows."""
 
@@ -49,6 +54,17 @@ def what_is_measured(sample: Sequence[Clip], settings: Evaluation) -> str:
     content += [settings.wer_mode, NORMALIZER_VERSION, settings.max_tokens_per_s, settings.min_new_tokens]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return f"sample of {len(sample)} clips, {settings.wer_mode}, {digest[:12]}"
+
+
+def _memory_bytes(device: torch.device) -> int:
+    """All that a GPU has, so that batches do not depend on what is in use; 0 for a CPU."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
+
+
+def _read(clips: Sequence[Clip], unreadable: list[str]) -> list[np.ndarray | None]:
+    """Of each clip what :func:`_samples` gives."""
+    read_ahead(clips)
+    return [_samples(clip, unreadable) for clip in clips]
 
 
 def _samples(clip: Clip, unreadable: list[str]) -> np.ndarray | None:
@@ -100,9 +116,11 @@ class Evaluator:
         Returns:
             None if the run was asked to stop meanwhile.
         """
-        own, started = clips[self._ranks.rank :: self._ranks.size], time.monotonic()
-        unreadable: list[str] = []
-        texts = self._transcribe(asr, clips, stop, unreadable)
+        started, unreadable = time.monotonic(), list[str]()
+        durations_s = Clips.of(clips).durations_s
+        order = np.argsort(-durations_s, kind="stable")  # so that batches hold clips of a length, and ranks as much
+        own = [clips[int(index)] for index in order[self._ranks.rank :: self._ranks.size]]
+        texts = self._transcribe(asr, own, durations_s[order[:: self._ranks.size]], stop, unreadable)
         if texts is None:
             return None
         errors = per_clip_errors([clip.transcript for clip in own], texts, self._settings.wer_mode)
@@ -141,29 +159,42 @@ class Evaluator:
         )
         return Evaluated(record, fault)
 
-    def _transcribe(self, asr: Any, clips: Sequence[Clip], stop: StopFlag, unreadable: list[str]) -> list[str] | None:
-        """Hypotheses of this rank's share; None if the run was asked to stop.
+    def _transcribe(
+        self, asr: Any, own: list[Clip], longest_s: np.ndarray, stop: StopFlag, unreadable: list[str]
+    ) -> list[str] | None:
+        """Hypotheses of this rank's share, the longest clips first; None if the run was asked to stop.
 
-        The longest clips come first, so that batches hold clips of a length. Ranks agree on stopping once per batch: as
-        many times on each as the one with most clips has batches.
+        Batches are cut by ``longest_s``, the seconds of rank 0's share, which is the longest in every place. So ranks
+        have as many, and agree on stopping once per batch. A batch is read while the one before is decoded.
         """
-        size, own = self._settings.batch_clips, clips[self._ranks.rank :: self._ranks.size]
-        order = sorted(range(len(own)), key=lambda index: -own[index].duration_s)
-        texts, training = [""] * len(own), asr.training
-        asr.eval()
+        texts, training = [], asr.training
         transcribe = Transcriber(asr, self._tokenizer, self._decoding)
-        try:
-            for start in range(0, len(clips[:: self._ranks.size]), size):
-                if stop.agreed():
-                    return None
-                read_ahead(own[index] for index in order[start : start + size])
-                read = {index: _samples(own[index], unreadable) for index in order[start : start + size]}
-                heard = {index: samples for index, samples in read.items() if samples is not None}
-                for index, text in zip(heard, transcribe(list(heard.values())) if heard else [], strict=True):
-                    texts[index] = text
-            return texts
-        finally:
-            asr.train(training)
+        first, *others = [own[start:end] for start, end in pairwise(self._cuts(transcribe, longest_s))]
+        with ThreadPoolExecutor(1, thread_name_prefix="read") as aside:
+            asr.eval()
+            try:
+                reading = aside.submit(_read, first, unreadable)
+                for following in [*others, []]:
+                    if stop.agreed():
+                        return None
+                    read, reading = reading.result(), aside.submit(_read, following, unreadable)
+                    heard = [samples for samples in read if samples is not None]
+                    found = iter(transcribe(heard) if heard else [])
+                    texts += ["" if samples is None else next(found) for samples in read]
+                return texts
+            finally:
+                asr.train(training)
+
+    def _cuts(self, transcribe: Transcriber, longest_s: np.ndarray) -> list[int]:
+        """Where batches of clips of these lengths, longest first, begin and end; collective."""
+        memory = min(self._ranks.gather(_memory_bytes(self._ranks.device)))
+        cuts = [0]
+        while cuts[-1] < len(longest_s):
+            size = self._settings.batch_clips
+            if size is None:
+                size = transcribe.most_within(int(_SHARE * memory), longest_s[cuts[-1]]) if memory else _ON_CPU
+            cuts.append(min(cuts[-1] + size, len(longest_s)))
+        return cuts
 
     def _write_samples(self, samples: list[Sample], step: int, split: str) -> None:
         if not self._ranks.is_main:
