@@ -239,7 +239,7 @@ def _contradictions(config: dict[str, Any]) -> list[str]:
     if not isinstance(bf16, bool):
         problems.append(f"bf16.enabled must be true or false, not {bf16!r}")
     if config.get("bf16", {}).get("immediate_grad_update"):
-        problems.append("bf16.immediate_grad_update has nothing to add: gradients go to fp32 after every micro-batch")
+        problems.append("bf16.immediate_grad_update has nothing to add: gradients are taken after every micro-batch")
     accumulation, sent = config.get("data_types", {}).get("grad_accum_dtype"), config.get("communication_data_type")
     if stage == 0 and bf16 and accumulation not in (None, "bf16"):
         problems.append("ZeRO stage 0 with bf16 cannot accumulate in fp32: drop data_types, or use stage 1, 2 or 3")

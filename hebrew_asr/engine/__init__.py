@@ -15,7 +15,6 @@ with contextlib.suppress(OSError):
     _CACHE.mkdir(parents=True, exist_ok=True)
     if os.access(_CACHE, os.W_OK | os.X_OK):
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_CACHE))
-        os.environ.setdefault("TRITON_CACHE_DIR", str(_CACHE / "triton"))
 
 import torch  # noqa: E402
 

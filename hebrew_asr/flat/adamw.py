@@ -86,7 +86,7 @@ class FlatAdamW:
     dp_process_group: Any
 
     _holds_gradients: bool
-    """Whether this step's gradients lie in the fp32 buffers, or there is something to be overwritten."""
+    """Whether this step's gradients lie in the buffers, or there is something to be overwritten."""
     _update: Callable[..., None] | None
     """:func:`update`, compiled."""
 
@@ -213,7 +213,7 @@ class FlatAdamW:
             self._seam.updates_are_queued(self._aside, read)
 
     def _take(self, sources: Sequence[Source], buffers: list[Tensor]) -> None:
-        """Put a micro-batch's gradients into fp32 buffers, one per source, or add them to these; then drop them."""
+        """Put a micro-batch's gradients into buffers, one per source, or add them to these; then drop them."""
         sums, fresh = [], []
         for source, buffer in zip(sources, buffers, strict=True):
             if source.grad is not None:

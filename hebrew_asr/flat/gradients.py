@@ -39,7 +39,8 @@ class FlatGradients(FlatAdamW):
     """Of gradients, the same on all ranks."""
     _gradients: Tensor | None
     """(slice,): this rank's share of the gradients' mean over ranks; there from a step's first backward to its end. In
-    fp32, or in bf16 as they leave the pass where nothing is ever added to them: for one rank's only micro-batch."""
+    fp32, or in bf16 as they leave the pass where nothing is added to them and AdamW is compiled: for one rank's only
+    micro-batch."""
     _sends_bf16: bool
     """Whether gradients travel as they are, and owners add them up."""
     _num_buffers: int
@@ -78,8 +79,8 @@ class FlatGradients(FlatAdamW):
     def _take_memory(self) -> None:
         device, ranks = self._masters()[0].device, self.num_ranks
         if self._gradients is None:
-            is_sum = ranks > 1 or self.gradient_accumulation_steps > 1
-            dtype = torch.float32 if is_sum else torch.bfloat16
+            as_they_are = ranks == self.gradient_accumulation_steps == 1 and self._update is not None
+            dtype = torch.bfloat16 if as_they_are else torch.float32
             self._gradients = torch.empty(self._layout.length, dtype=dtype, device=device)
         if ranks > 1 and not self._buffers:
             size = ranks * max(bucket.columns for bucket in self._layout.buckets)
@@ -91,7 +92,8 @@ class FlatGradients(FlatAdamW):
         assert self._gradients is not None
         early = self._seam.take_gradients()
         if self.num_ranks == 1:
-            assert not self._holds_gradients or self._gradients.dtype == torch.float32, "sums of bf16 lose bits"
+            if self._holds_gradients:  # of an engine that was built for one micro-batch
+                self._gradients = self._gradients.float()
             self._take_whole(self._gradients)
             return
         buckets, num_above = self._layout.buckets, self._layout.num_above

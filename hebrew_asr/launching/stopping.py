@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 from hebrew_asr.errors import STOP_SIGNALS, Preempted, end_at_once, flush_s
 from hebrew_asr.launching.processes import Launchers
@@ -93,6 +94,15 @@ class StopRequest:
     def leaving(self, code: int) -> None:
         """The process is about to end by itself, with ``code``: only a second Ctrl-C ends it earlier."""
         self._code = code
+
+    def leave_measurement(self) -> NoReturn:
+        """End a measurement that the ranks agreed to stop: whoever was not asked itself is, so that all say the same.
+
+        Raises Preempted, always.
+        """
+        self.ask()
+        self.leaving(Preempted.exit_code)
+        raise Preempted(nothing_to_save(self.reason, resumes=False))
 
     def _listen(self) -> None:
         while True:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from hebrew_asr.fallbacks import note_fallback
+
+_LONGEST_OPENING = 64
+"""Rows of an opening that kernels have room for in an A10G's shared memory. Qwen3-ASR's has 9."""
 
 
 class Segments(NamedTuple):
@@ -21,13 +27,30 @@ class Segments(NamedTuple):
     """int32: of each row, the one after the last of its segment."""
     opening: int = 0
     """Rows of the first segment, if all others see it."""
+    by_kernels: bool = False
+    """Whether there are kernels for it."""
 
     @staticmethod
     def of(bounds_N1: Tensor, num_rows: int, opening: int = 0) -> Segments:
         """Of these bounds, of which the last is ``num_rows``. Nothing waits for the device."""
         rows_T = torch.arange(num_rows, dtype=bounds_N1.dtype, device=bounds_N1.device)
         next_T = torch.bucketize(rows_T, bounds_N1, right=True)
-        return Segments(bounds_N1, bounds_N1[next_T - 1], bounds_N1[next_T], opening)
+        by_kernels = bounds_N1.is_cuda and opening <= _LONGEST_OPENING and _can_build_kernels()
+        return Segments(bounds_N1, bounds_N1[next_T - 1], bounds_N1[next_T], opening, by_kernels)
+
+
+@cache
+def _can_build_kernels() -> bool:
+    """Triton compiles what launches a kernel with the machine's C compiler and Python's headers."""
+    try:
+        from triton.runtime import driver
+
+        active: Any = driver.active
+        active.get_current_device()
+    except Exception as error:
+        note_fallback("attention runs clip by clip and waits for the device, several times slower", error)
+        return False
+    return True
 
 
 def segment_attention(
@@ -35,8 +58,9 @@ def segment_attention(
 ) -> Tensor:
     """Softmax attention in which every row sees its own segment, and the opening if there is one.
 
-    On CUDA in half precision these are the kernels of ``segment_kernels.py``; elsewhere one SDPA call per segment,
-    which is exact in float32 and ten times as fast on a CPU as one call with a block-diagonal mask (16 segments of 60).
+    On CUDA in half precision these are the kernels of ``segment_kernels.py``. Elsewhere, and where they cannot be
+    built, it is one SDPA call per segment, which is exact in float32, and many times as fast on a CPU as one call with
+    a block-diagonal mask.
 
     Args:
         query: (T, heads, head_dim).
@@ -50,7 +74,7 @@ def segment_attention(
         (T, heads, head_dim).
     """
     # On the meta device, where memory is planned, lengths cannot be read: the kernels' shapes stand for both ways.
-    if query.is_meta or (query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)):
+    if query.is_meta or (segments.by_kernels and query.dtype in (torch.bfloat16, torch.float16)):
         attended, _ = _attend(query, key, value, segments.first_T, segments.end_T, segments.opening, causal, scale)
         return attended
     lengths = [stop - start for start, stop in pairwise(segments.bounds_N1.tolist())]

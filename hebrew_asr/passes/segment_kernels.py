@@ -3,10 +3,11 @@
 FlashAttention's variable-length kernels give each segment tiles of its own and add up the gradients of queries
 atomically, in fp32, which is converted afterwards; gradients of keys that several query heads share are made for each
 head and then summed. Clips of speech have some 90 tokens, less than a tile, so all this takes longer than attention.
-Here tiles are cut from the packed sequence wherever segments end, and whoever owns a gradient writes it, once.
+Here tiles are cut from the packed sequence wherever segments end, and each gradient is written by one program. To those
+of the opening's keys and values another one adds, afterwards, what the queries of all clips give.
 
-Softmax is taken in powers of two, as in FlashAttention 2 (Dao 2023): ``scale`` comes multiplied by log2(e), and
-``unscaled`` is what the scores are multiplied by.
+Softmax is taken in powers of two, as in FlashAttention 2 (Dao 2023): ``scale`` comes multiplied by log2(e).
+``unscaled`` comes as it is, for the gradients.
 """
 
 from __future__ import annotations
@@ -210,7 +211,7 @@ def key_gradient_kernel(
     _put_rows(value_gradient, to_values, columns, num_rows, key_head, KEY_HEADS, D, BLOCK_D)
 
 
-@jit
+@jit(do_not_specialize=["tiles"])  # else some shape would have it compiled while a pass is recorded
 def opening_gradient_kernel(
     opening_gradients, key_gradient, value_gradient, tiles,
     KEY_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_T: tl.constexpr,
@@ -273,7 +274,7 @@ def backward(
         BLOCK_O=block,
         CAUSAL=causal,
         OPENS=opening > 0,
-        **_QUERY_GRADIENT,
+        **(_QUERY_GRADIENT if block <= 32 else _QUERY_GRADIENT | {"num_stages": 1}),
     )
     key_gradient_kernel[_tiles(key, _KEY_GRADIENT["BLOCK_K"]), key.shape[1]](
         *(query, key, value, logsum, gradient, shares, key_gradient, value_gradient, first, end),

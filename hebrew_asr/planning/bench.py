@@ -30,9 +30,9 @@ from hebrew_asr.config.options import parse_options
 from hebrew_asr.data.loader import StepBatch
 from hebrew_asr.data.shapes import Shape
 from hebrew_asr.engine import dist
-from hebrew_asr.errors import Preempted, exit_process
+from hebrew_asr.errors import exit_process
 from hebrew_asr.files import write_json
-from hebrew_asr.launching.stopping import StopRequest, nothing_to_save
+from hebrew_asr.launching.stopping import StopRequest
 from hebrew_asr.model.sizes import ModelSizes
 from hebrew_asr.planning.flops import Work, pass_flops
 from hebrew_asr.training.arguments import TrainArguments
@@ -63,7 +63,7 @@ class BenchArguments(TrainArguments):
     steps: int = 40
     """Timed steps."""
     out: Path = Path("figures.json")
-    """JSON file of figures, written again after each measurement."""
+    """JSON file of figures, written when all are there."""
     traces: Path | None = None
     """Folder for a profile of one step of each, if any."""
 
@@ -176,7 +176,8 @@ def _measure_interruptions(run: Run) -> Interruptions:
         _, evaluation_s = (_seconds(run, partial(evaluate, asr, clips, 0, "bench", run.stop)) for _ in range(2))
         longest_s = _seconds(run, partial(run.evaluator, asr, clips, 0, "bench", run.stop))
     if run.stop.agreed():  # then an evaluation ended early
-        raise Preempted(nothing_to_save(run.stop.request.reason, resumes=False))
+        run.watchdog.stand_down()
+        run.stop.request.leave_measurement()
     _, checkpoint_s = (_seconds(run, run.engine.host_state) for _ in range(2))
     return Interruptions(len(clips), evaluation_s, longest_s, checkpoint_s)
 

@@ -32,9 +32,9 @@ PREPARE_CPU_S_PER_CLIP = 7.1e-3
 _TIMED_RECIPE = "round2"
 """The recipe whose phases were timed, on the model of 1.7 billion weights."""
 _SAME_WORK = 0.01
-_REFERENCE_CARD = "H100"
 _TIMED_BATCH = 32
 """Clips that were decoded together when ``decoding_s_per_batch`` was measured."""
+_REFERENCE_CARD = "H100"
 """On which, or the H200 with the same data sheet rate, steps were measured."""
 
 

@@ -51,7 +51,7 @@ class Work:
 
     @classmethod
     def of_shape(cls, shape: Shape) -> Work:
-        """What a batch needs whose clips, and whose windows, are all of one length; the opening is one clip's."""
+        """What a batch needs whose clips, and whose windows, are all of one length, without pairs with the opening."""
         pairs = shape.audio_tokens**2 / shape.windows, shape.tokens**2 / shape.clips
         return cls(shape.chunks, shape.audio_tokens, shape.tokens, shape.labels, *pairs)
 

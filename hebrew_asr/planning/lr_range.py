@@ -20,9 +20,9 @@ from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.data.loader import StepBatch
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.engine import MicroBatchTooLarge, StepResult
-from hebrew_asr.errors import HebrewASRError, Preempted, exit_process
+from hebrew_asr.errors import HebrewASRError, exit_process
 from hebrew_asr.files import write_json
-from hebrew_asr.launching.stopping import StopRequest, nothing_to_save
+from hebrew_asr.launching.stopping import StopRequest
 from hebrew_asr.planning.lr_curve import has_diverged, only_finite
 from hebrew_asr.training.arguments import TrainArguments
 from hebrew_asr.training.loop import train
@@ -122,10 +122,7 @@ class RangeTest(Session):
         super()._shrink(too_large)
 
     def _stop(self) -> NoReturn:
-        request = self.run.stop.request
-        request.ask()
-        request.leaving(Preempted.exit_code)
-        raise Preempted(nothing_to_save(request.reason, resumes=False))
+        self.run.stop.request.leave_measurement()
 
     def _fail(self, error: HebrewASRError | None) -> NoReturn:
         raise_together(self.run.ranks, error, "nothing is kept of a measurement")

@@ -6,10 +6,11 @@ N trainable weights on W ranks, in param groups of which each is padded to whole
   12 N/W; an fp32 gradient buffer of all N, always there; the 16-bit ``.grad`` s of all N until a micro-batch is over.
 * ZeRO-2 in bf16 (``DeepSpeedZeroOptimizer``, as :mod:`hebrew_asr.flat.zero2` changes it): masters and moments
   12 N/W; the 16-bit ``.grad`` s of all N until a micro-batch is over; the fp32 partition of gradients, 4 N/W, from the
-  end of the first backward to that of the step (in 16 bits for one rank's only micro-batch; less where rows of the
-  head stay, which only the texts say, so it is left out here: ``flat/live_rows.py``); on two ranks and more, while
-  gradients are reduced, a bucket of ``reduce_bucket_size`` elements in fp32, twice with ``overlap_comm``. There, where
-  passes are recorded as CUDA graphs, both are taken before backward, since reduction begins within it.
+  end of the first backward to that of the step (in 16 bits for one rank's only micro-batch, where AdamW is compiled;
+  less where rows of the head stay, which only the texts say, so it is left out here: ``flat/live_rows.py``); on two
+  ranks and more, while gradients are reduced, a bucket of ``reduce_bucket_size`` elements in fp32, twice with
+  ``overlap_comm``. There, where passes are recorded as CUDA graphs, both are taken before backward, since reduction
+  begins within it.
 * ZeRO-2 in fp32, or with ``offload_optimizer``: masters and moments 12 N/W. ``setup_buckets`` allocates
   ``reduce_bucket_size`` elements of weight type at the first gradient, twice with ``overlap_comm``; the fp32 partition
   of gradients, 4 N/W, comes with the first reduction and goes after the step; a message is flattened and cast to fp32
@@ -138,7 +139,7 @@ def _flat(profile: Profile, sizes: Sizes, num_ranks: int, accumulation: int) -> 
         padded = _padded(sizes, num_ranks)
         weights = sum(sizes.parameters) - sizes.trainable + padded
     bucket, buffers = _buckets(profile)
-    of_gradient = FP32 if num_ranks > 1 or accumulation > 1 else width
+    of_gradient = width if profile.compiles and num_ranks == accumulation == 1 else FP32
     return ZeroMemory(
         weights=width * weights,
         optimizer=(FP32 + _MOMENTS) * padded // num_ranks,

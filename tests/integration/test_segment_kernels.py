@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.tiny_task import ROOT
 
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(200)]
+
 
 def test_kernels_equal_attention_by_segment():
     pytest.importorskip("triton", reason="torch for CUDA brings it")

@@ -56,7 +56,7 @@ def without_memory(config: Qwen3ASRConfig, dtype: torch.dtype) -> Qwen3ASRForCon
 def trace(asr: Any, shape: Shape) -> Footprint:
     """Run one batch of ``shape`` through ``PackedASR`` with the parameters' present ``requires_grad``.
 
-    Exact for PyTorch's reference counts. Not counted: workspace inside kernels (cuDNN, FlashAttention's backward).
+    Exact for PyTorch's reference counts. Not counted: workspace inside kernels (cuDNN, attention's backward).
 
     Args:
         asr: native model on the meta device, from :func:`without_memory`.

@@ -52,9 +52,8 @@ def main() -> None:
     check([64, 64, 3], (2, 2), 24, opening=0, causal=False)
     check([17, 20], (3, 1), 8, opening=17, causal=True)
     draw = random.Random(0)
-    for _ in range(4):
-        lengths = [draw.randint(1, 90) for _ in range(draw.randint(2, 4))]
-        opening = lengths[0] if lengths[0] <= 32 else 0
+    for opening in (0, 1, 16, 40):
+        lengths = [opening] * (opening > 0) + [draw.randint(1, 90) for _ in range(draw.randint(1, 3))]
         check(lengths, draw.choice([(2, 1), (2, 2)]), draw.choice([8, 16]), opening, causal=draw.random() < 0.7)
 
 

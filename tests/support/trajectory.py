@@ -160,7 +160,7 @@ def packed(*, backend: str | None = None, reverse: bool = False) -> Callable[...
 
 
 def _graph_friendly(task: Task) -> AbstractContextManager[Any]:
-    """Where there is no kernel for varlen attention, the exact fallback reads lengths, which no graph can hold."""
+    """Where there are no kernels for attention, the exact fallback reads lengths, which no graph can hold."""
     if task.device.type == "cuda" and task.dtype == torch.bfloat16:
         return nullcontext()
     return patch.object(packed_module, "segment_attention", dense_attention)

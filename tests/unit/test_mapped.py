@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import json
 import os
 import pickle
@@ -22,7 +21,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hebrew_asr.audio.augment import allowed_speeds
 from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.cli import main
 from hebrew_asr.config.batching import Batching
@@ -209,7 +207,7 @@ def test_a_file_of_others_is_not_overwritten(folder, capsys):
     assert main(["index", str(folder / "clips")]) == 3
 
 
-def test_steps_and_shapes_are_those_of_a_list_of_clips(folder):
+def test_steps_are_those_of_a_list_of_clips():
     """As they were dealt before there were columns: a resumed run takes the same clips in the same order."""
     rng = np.random.default_rng(0)
     seconds = np.round(rng.gamma(2.0, 2.3, 3000).clip(0.5, 15.0), 2).tolist()
@@ -219,16 +217,6 @@ def test_steps_and_shapes_are_those_of_a_list_of_clips(folder):
     sampler = StepSampler(Clips.of(clips).durations_s, batching, 7)
     assert sampler.clips_of_step(2 * sampler.steps_per_epoch + 5) == order[5 * 64 : 6 * 64].tolist()
     assert sampler.deal(3) == StepSampler(seconds, batching, 7).deal(3)
-    recipe = load_recipe("round2", ["augmentation.speed_factors=[0.9,1.0,1.1]", "data.max_duration_s=15"])
-    steps = StepDataset(clips, batching, recipe, build()[1], EncoderGeometry(), 0)
-
-    def slowest_s(clip: Clip) -> float:
-        samples = round(clip.duration_s * 16_000)
-        return clip.duration_s / min(allowed_speeds(samples, (0.9, 1.0, 1.1), 15 * 16_000))
-
-    assert [clips[index] for index in steps._longest()] == heapq.nlargest(32, clips, key=slowest_s)
-    few = StepDataset(clips[:5], batching, recipe, build()[1], EncoderGeometry(), 0)
-    assert [clips[index] for index in few._longest()] == sorted(clips[:5], key=slowest_s, reverse=True)
 
 
 @pytest.mark.parametrize("total_steps", [2, 90])

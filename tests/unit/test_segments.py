@@ -1,0 +1,25 @@
+"""Attention without its kernels: a machine without a C compiler trains all the same, and says that it is slower."""
+
+from __future__ import annotations
+
+import pytest
+
+from hebrew_asr.fallbacks import take_fallbacks
+from hebrew_asr.passes.attention import _can_build_kernels
+
+
+def test_kernels_that_cannot_be_built_are_a_recorded_fault(monkeypatch):
+    runtime = pytest.importorskip("triton.runtime", reason="torch for CUDA brings it")
+
+    class Driver:
+        @property
+        def active(self) -> object:
+            raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable")
+
+    monkeypatch.setattr(runtime, "driver", Driver())
+    take_fallbacks()
+    _can_build_kernels.cache_clear()
+    assert not _can_build_kernels() and not _can_build_kernels()
+    (told,) = take_fallbacks()
+    assert "clip by clip" in str(told) and "C compiler" in str(told)
+    _can_build_kernels.cache_clear()
