@@ -35,8 +35,14 @@ class Segments(NamedTuple):
         """Of these bounds, of which the last is ``num_rows``. Nothing waits for the device."""
         rows_T = torch.arange(num_rows, dtype=bounds_N1.dtype, device=bounds_N1.device)
         next_T = torch.bucketize(rows_T, bounds_N1, right=True)
-        by_kernels = bounds_N1.is_cuda and opening <= _LONGEST_OPENING and _can_build_kernels()
+        by_kernels = bounds_N1.is_cuda and opening <= _LONGEST_OPENING and _has_kernels()
         return Segments(bounds_N1, bounds_N1[next_T - 1], bounds_N1[next_T], opening, by_kernels)
+
+
+@torch.compiler.assume_constant_result
+def _has_kernels() -> bool:
+    """:func:`_can_build_kernels`, which Dynamo calls instead of tracing it: there is nothing in it for a graph."""
+    return _can_build_kernels()
 
 
 @cache
