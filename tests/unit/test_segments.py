@@ -8,6 +8,8 @@ import torch
 from hebrew_asr.fallbacks import take_fallbacks
 from hebrew_asr.passes.attention import _can_build_kernels, _has_kernels
 
+pytestmark = pytest.mark.filterwarnings("ignore:attention runs clip by clip")
+
 
 def test_kernels_that_cannot_be_built_are_a_recorded_fault(monkeypatch):
     runtime = pytest.importorskip("triton.runtime", reason="torch for CUDA brings it")
