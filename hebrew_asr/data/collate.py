@@ -80,7 +80,7 @@ class PackedBatch(Bundled):
     """From 0 in the opening, and on from there in each clip."""
     audio_positions_A: Tensor
     """Where the encoder outputs belong in T."""
-    clip_cu_seqlens_N1: Tensor
+    clip_cu_seqlens_N2: Tensor
     """int32 bounds in T: of the opening, then of the clips."""
     supervised_positions_L: Tensor
     """The position before each target token: its hidden state predicts that token."""
@@ -100,7 +100,7 @@ class PackedBatch(Bundled):
             audio_tokens=len(self.conv_positions_A),
             chunks=len(self.mel.clip_C) + self.mel.padding_chunks,
             windows=len(self.window_cu_seqlens_W1) - 1,
-            clips=len(self.clip_cu_seqlens_N1) - 2,
+            clips=len(self.clip_cu_seqlens_N2) - 2,
             labels=len(self.labels_L),
         )
 
@@ -151,7 +151,7 @@ def pack(
         position_ids_T=_padded(_ranges([0] + [len(opening)] * len(tokens), segments), shape.tokens, 0),
         # Padded audio lands, and padded labels read, where only padding sees it: on the last token.
         audio_positions_A=_padded(_ranges(first_token, audio_tokens), shape.audio_tokens, shape.tokens - 1),
-        clip_cu_seqlens_N1=_cu_seqlens(segments, shape.tokens, 1 + shape.clips),
+        clip_cu_seqlens_N2=_cu_seqlens(segments, shape.tokens, 1 + shape.clips),
         supervised_positions_L=_padded(
             _ranges(last_labels - labels_per_clip, labels_per_clip), shape.labels, shape.tokens - 1
         ),

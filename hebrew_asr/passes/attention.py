@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, library
 
 from hebrew_asr.fallbacks import note_fallback
 
@@ -106,14 +106,15 @@ def _attend_plainly(
     return F.scaled_dot_product_attention(query, key, value, mask, is_causal=alone, scale=scale, enable_gqa=True)
 
 
-@torch.library.custom_op("hebrew_asr::segment_attention", mutates_args=(), device_types="cuda")
+@library.custom_op("hebrew_asr::segment_attention", mutates_args=(), device_types="cuda")
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, first_T: Tensor, end_T: Tensor, opening: int, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
     """What is attended to, and the logarithms of the softmax's sums, (heads, T) fp32, to base 2."""
-    from hebrew_asr.passes.segment_kernels import forward  # Triton is only there where torch has CUDA
+    from hebrew_asr.passes.segment_kernels import Sight, forward  # Triton is only there where torch has CUDA
 
-    return forward(query.contiguous(), key.contiguous(), value.contiguous(), first_T, end_T, opening, causal, scale)
+    sight = Sight(first_T, end_T, opening, causal, scale)
+    return forward(query.contiguous(), key.contiguous(), value.contiguous(), sight)
 
 
 @_attend.register_fake
@@ -122,7 +123,7 @@ def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tenso
     return torch.empty_like(query, memory_format=torch.contiguous_format), query.new_empty(shape, dtype=torch.float32)
 
 
-@torch.library.custom_op("hebrew_asr::segment_attention_backward", mutates_args=(), device_types="cuda")
+@library.custom_op("hebrew_asr::segment_attention_backward", mutates_args=(), device_types="cuda")
 def _attend_backward(
     gradient: Tensor,
     query: Tensor,
@@ -137,10 +138,11 @@ def _attend_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of query, key and value."""
-    from hebrew_asr.passes.segment_kernels import backward
+    from hebrew_asr.passes.segment_kernels import Sight, backward
 
     gradient, query, key, value = (part.contiguous() for part in (gradient, query, key, value))
-    return backward(gradient, query, key, value, attended, logsum, first_T, end_T, opening, causal, scale)
+    sight = Sight(first_T, end_T, opening, causal, scale)
+    return backward(gradient, query, key, value, attended, logsum, sight)
 
 
 @_attend_backward.register_fake

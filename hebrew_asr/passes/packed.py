@@ -79,7 +79,7 @@ class PackedASR(nn.Module):
         hidden_TH = self.call(embed, embedding, batch.input_ids_T, batch.audio_positions_A, audio_AH, self.live)
         rotary = language_model.rotary_emb(hidden_TH[None], batch.position_ids_T[None])
         cos_TD, sin_TD = (part[0] for part in rotary)
-        segments = Segments.of(batch.clip_cu_seqlens_N1, len(batch.input_ids_T), batch.opening_tokens)
+        segments = Segments.of(batch.clip_cu_seqlens_N2, len(batch.input_ids_T), batch.opening_tokens)
         last = language_model.layers[-1]
         for layer in language_model.layers:
             keep = (batch.supervised_positions_L,) if layer is last else ()

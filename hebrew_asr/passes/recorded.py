@@ -24,7 +24,7 @@ from hebrew_asr.passes.sharded import ShardedWeights
 
 _READ = (
     *("conv_positions_A", "window_cu_seqlens_W1", "input_ids_T", "position_ids_T", "audio_positions_A"),
-    *("clip_cu_seqlens_N1", "supervised_positions_L", "labels_L"),
+    *("clip_cu_seqlens_N2", "supervised_positions_L", "labels_L"),
 )
 """Tensors of a batch that the forward pass reads."""
 _TYPES = {torch.float32: "<f4", torch.float16: "<f2", torch.bfloat16: "<i2"}

@@ -13,7 +13,7 @@ Softmax is taken in powers of two, as in FlashAttention 2 (Dao 2023): ``scale`` 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -76,6 +76,21 @@ def _within(others, first, end):
 
 
 @jit
+def _seen(rows, columns, first, end, CAUSAL: tl.constexpr):
+    """(rows, columns): which keys the query of each row sees in its segment."""
+    seen = _within(columns, first, end)
+    if CAUSAL:
+        seen = seen & (columns[None, :] <= rows[:, None])
+    return seen
+
+
+@jit
+def _weights(left, right, total, seen, scale):
+    """Softmax of ``left``'s products with ``right``, of which ``total`` is the logarithm of the sum."""
+    return tl.where(seen, tl.exp2(tl.dot(left, right.T) * scale - total), 0.0)
+
+
+@jit
 def _more(scores, seen, value, highest, total, summed):
     """Softmax so far, with the keys of one more tile (Milakov and Gimelshein 2018)."""
     scores = tl.where(seen, scores, _UNSEEN)
@@ -113,9 +128,7 @@ def forward_kernel(
     for at in tl.range(low, high, BLOCK_K):
         columns = at + tl.arange(0, BLOCK_K)
         keys, values = _keys_and_values(key, value, columns, num_rows, key_head, KEY_HEADS, D, BLOCK_D)
-        seen = _within(columns, row_first, row_end)
-        if CAUSAL:
-            seen = seen & (columns[None, :] <= rows[:, None])
+        seen = _seen(rows, columns, row_first, row_end, CAUSAL)
         highest, total, summed = _more(tl.dot(own, keys.T) * scale, seen, values, highest, total, summed)
     _put_rows(attended, summed / total[:, None], rows, num_rows, head, HEADS, D, BLOCK_D)
     tl.store(logsum + head * num_rows + rows, highest + tl.log2(total), mask=rows < num_rows)
@@ -155,8 +168,7 @@ def query_gradient_kernel(
         total = tl.load(logsum + head * num_rows + rows, mask=rows < num_rows, other=0.0)
         summed = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
         if OPENS:
-            opening_weights = tl.exp2(tl.dot(own, opening_keys.T) * scale - total[:, None])
-            opening_weights = tl.where(sees_opening, opening_weights, 0.0)
+            opening_weights = _weights(own, opening_keys, total[:, None], sees_opening, scale)
             to_scores = opening_weights * (tl.dot(incoming, opening_values.T) - share[:, None])
             summed = tl.dot(to_scores.to(own.dtype), opening_keys, summed)
             to_keys = tl.dot(to_scores.to(own.dtype).T, own, to_keys)
@@ -164,10 +176,8 @@ def query_gradient_kernel(
         for at in tl.range(low, high, BLOCK_K):
             columns = at + tl.arange(0, BLOCK_K)
             keys, values = _keys_and_values(key, value, columns, num_rows, key_head, KEY_HEADS, D, BLOCK_D)
-            seen = _within(columns, row_first, row_end)
-            if CAUSAL:
-                seen = seen & (columns[None, :] <= rows[:, None])
-            weights = tl.where(seen, tl.exp2(tl.dot(own, keys.T) * scale - total[:, None]), 0.0)
+            seen = _seen(rows, columns, row_first, row_end, CAUSAL)
+            weights = _weights(own, keys, total[:, None], seen, scale)
             of_scores = weights * (tl.dot(incoming, values.T) - share[:, None])
             summed = tl.dot(of_scores.to(own.dtype), keys, summed)
         _put_rows(query_gradient, summed * unscaled, rows, num_rows, head, HEADS, D, BLOCK_D)
@@ -203,7 +213,7 @@ def key_gradient_kernel(
             seen = _within(rows, column_first, column_end)
             if CAUSAL:
                 seen = seen & (columns[:, None] <= rows[None, :])
-            weights = tl.where(seen, tl.exp2(tl.dot(keys, queries.T) * scale - total[None, :]), 0.0)
+            weights = _weights(keys, queries, total[None, :], seen, scale)
             to_values = tl.dot(weights.to(values.dtype), incoming, to_values)
             of_scores = weights * (tl.dot(values, incoming.T) - share[None, :])
             to_keys = tl.dot(of_scores.to(keys.dtype), queries, to_keys)
@@ -233,10 +243,22 @@ def opening_gradient_kernel(
     _put_rows(value_gradient, to_value[None, :], rows, row + 1, key_head, KEY_HEADS, D, BLOCK_D)
 
 
-def forward(
-    query: Tensor, key: Tensor, value: Tensor, first: Tensor, end: Tensor, opening: int, causal: bool, scale: float
-) -> tuple[Tensor, Tensor]:
+class Sight(NamedTuple):
+    """What every query sees, and what its scores are multiplied by."""
+
+    first: Tensor
+    """(T,) int32: the first row of its segment."""
+    end: Tensor
+    """(T,) int32: the one after its last."""
+    opening: int
+    """Rows of the first segment, if all others see it."""
+    causal: bool
+    scale: float
+
+
+def forward(query: Tensor, key: Tensor, value: Tensor, sight: Sight) -> tuple[Tensor, Tensor]:
     """(T, heads, D), and the logarithms of the softmax's sums, (heads, T) fp32, to base 2; all tensors contiguous."""
+    first, end, opening, causal, scale = sight
     attended, logsum = torch.empty_like(query), query.new_empty((query.shape[1], len(query)), dtype=torch.float32)
     grid = (_tiles(query, _FORWARD["BLOCK_Q"]), query.shape[1])
     forward_kernel[grid](
@@ -256,13 +278,10 @@ def backward(
     value: Tensor,
     attended: Tensor,
     logsum: Tensor,
-    first: Tensor,
-    end: Tensor,
-    opening: int,
-    causal: bool,
-    scale: float,
+    sight: Sight,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of query, key and value; all tensors contiguous."""
+    first, end, opening, causal, scale = sight
     query_gradient, key_gradient, value_gradient = map(torch.empty_like, (query, key, value))
     shares, sizes = torch.empty_like(logsum), _sizes(query, key)
     tiles, block = _tiles(query, _QUERY_GRADIENT["BLOCK_Q"]), _power(opening)

@@ -43,7 +43,7 @@ class Work:
         chunks = sum(-(-count // CHUNK_FRAMES) for count in batch.frames)
         bounds, audio_tokens = batch.window_cu_seqlens_W1.tolist(), sum(batch.audio_tokens)
         windows = [stop - start for start, stop in pairwise(bounds) if stop <= audio_tokens]
-        bounds = batch.clip_cu_seqlens_N1.tolist()[: len(batch.tokens) + 2]
+        bounds = batch.clip_cu_seqlens_N2.tolist()[: len(batch.tokens) + 2]
         opening, *clips = (stop - start for start, stop in pairwise(bounds))
         in_clips = opening**2 + sum(size**2 + 2 * size * opening for size in clips)
         pairs = float(sum(size**2 for size in windows)), float(in_clips)

@@ -187,13 +187,13 @@ class Evaluator:
 
     def _cuts(self, transcribe: Transcriber, longest_s: np.ndarray) -> list[int]:
         """Where batches of clips of these lengths, longest first, begin and end; collective."""
-        memory = min(self._ranks.gather(_memory_bytes(self._ranks.device)))
+        size, memory = self._settings.batch_clips, 0
+        if size is None:
+            memory = min(self._ranks.gather(_memory_bytes(self._ranks.device)))
         cuts = [0]
         while cuts[-1] < len(longest_s):
-            size = self._settings.batch_clips
-            if size is None:
-                size = transcribe.most_within(int(_SHARE * memory), longest_s[cuts[-1]]) if memory else _ON_CPU
-            cuts.append(min(cuts[-1] + size, len(longest_s)))
+            most = transcribe.most_within(int(_SHARE * memory), longest_s[cuts[-1]]) if memory else size or _ON_CPU
+            cuts.append(min(cuts[-1] + most, len(longest_s)))
         return cuts
 
     def _write_samples(self, samples: list[Sample], step: int, split: str) -> None:

@@ -108,7 +108,7 @@ def meta_batch(shape: Shape) -> tuple[PackedBatch, Tensor]:
         input_ids_T=made(shape.tokens),
         position_ids_T=made(shape.tokens),
         audio_positions_A=made(shape.audio_tokens),
-        clip_cu_seqlens_N1=made(shape.clips + 2, torch.int32),
+        clip_cu_seqlens_N2=made(shape.clips + 2, torch.int32),
         supervised_positions_L=made(shape.labels),
         labels_L=made(shape.labels),
     )

@@ -29,17 +29,17 @@ interpreter._patch_lang_tensor = _with_index
 
 def check(lengths: list[int], heads: tuple[int, int], width: int, opening: int, causal: bool) -> None:
     """AssertionError, if outputs or gradients differ."""
-    from hebrew_asr.passes.segment_kernels import backward, forward
+    from hebrew_asr.passes.segment_kernels import Sight, backward, forward
 
     rows, bounds = sum(lengths), torch.tensor([0, *lengths]).cumsum(0).int()
     segments = Segments.of(bounds, rows, opening)
     parts = [torch.randn(rows, count, width, requires_grad=True) for count in (heads[0], heads[1], heads[1])]
     expected = segment_attention(*parts, segments, causal=causal, scale=0.3)
     gradient = torch.randn_like(parts[0])
-    how = (segments.first_T, segments.end_T, opening, causal, 0.3)
+    sight = Sight(segments.first_T, segments.end_T, opening, causal, 0.3)
     query, key, value = (part.detach() for part in parts)
-    found, logsum = forward(query, key, value, *how)
-    gradients = backward(gradient, query, key, value, found, logsum, *how)
+    found, logsum = forward(query, key, value, sight)
+    gradients = backward(gradient, query, key, value, found, logsum, sight)
     wanted: tuple[Tensor, ...] = torch.autograd.grad(expected, parts, gradient)
     for one, other in zip((found, *gradients), (expected, *wanted), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)

@@ -40,7 +40,7 @@ def test_supervised_tokens_decode_to_exactly_the_targets(tokenizer):
 
 def test_each_label_follows_its_supervised_position(tokenizer):
     batch = pack(examples(tokenizer), PromptTokens.of(tokenizer), GEOMETRY)
-    ends = set((batch.clip_cu_seqlens_N1[1:] - 1).tolist())
+    ends = set((batch.clip_cu_seqlens_N2[1:] - 1).tolist())
     for position, label in zip(batch.supervised_positions_L.tolist(), batch.labels_L.tolist(), strict=True):
         if position in ends:
             assert label == tokenizer.convert_tokens_to_ids(END_OF_TURN)
@@ -86,7 +86,7 @@ def test_layout_of_any_lengths(clips):
     own = [torch.arange(3, 3 + count) for count in batch.tokens]
     assert torch.equal(batch.position_ids_T, torch.cat([torch.arange(3), *own]))
     bounds = [0, *(3 + sum(batch.tokens[:index]) for index in range(len(clips) + 1))]
-    assert batch.clip_cu_seqlens_N1.tolist() == bounds
+    assert batch.clip_cu_seqlens_N2.tolist() == bounds
     windows = batch.window_cu_seqlens_W1.diff()
     assert windows.min() > 0 and windows.max() <= 104
     assert windows.tolist() == [min(104, count - first) for count in tokens for first in range(0, count, 104)]

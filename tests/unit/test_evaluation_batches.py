@@ -37,11 +37,10 @@ def test_more_memory_holds_more_clips_and_longer_ones_fewer(full_size, long_s, s
     assert counts[0] >= max(counts[1:3]) >= min(counts[1:3]) >= counts[3] >= 1
 
 
-def test_a_large_card_decodes_hundreds_together_and_a_small_one_a_few():
+def test_a_large_card_decodes_hundreds_together_and_a_small_one_a_few(full_size):
     """A tenth of 141 and of 24 GiB; 30 s in 32 clips would take some 10 GiB."""
-    transcribe = Transcriber(without_memory(config_of(PUBLISHED["Qwen/Qwen3-ASR-1.7B"]), torch.bfloat16), build()[1])
-    assert transcribe.most_within(14 * GIB, 5.0) > 200 and 32 < transcribe.most_within(14 * GIB, 30.0) < 100
-    assert 5 < transcribe.most_within(int(2.4 * GIB), 30.0) < 16
+    assert full_size.most_within(14 * GIB, 5.0) > 200 and 32 < full_size.most_within(14 * GIB, 30.0) < 100
+    assert 5 < full_size.most_within(int(2.4 * GIB), 30.0) < 16
 
 
 @pytest.mark.parametrize("batch_clips", [None, 3])

@@ -59,7 +59,7 @@ def test_formula_agrees_with_the_counter(index: int):
     with FlopCounterMode(display=False) as of_live_rows:
         packed(*meta_batch(shape)).backward()
     # The counter does not know the two products inside attention over packed clips: without length they are none.
-    bounds = ("window_cu_seqlens_W1", "clip_cu_seqlens_N1")
+    bounds = ("window_cu_seqlens_W1", "clip_cu_seqlens_N2")
     unattended = replace(batch, **{name: torch.zeros_like(getattr(batch, name)) for name in bounds})
     # The packed pass takes the last layer's output projection and MLP at supervised positions only.
     last = model.model.language_model.layers[-1]

@@ -108,9 +108,9 @@ def test_any_batch_is_padded_to_whole_segments(seen, unseen, count):
         assert batch.shape == shape
         sizes = [len(getattr(batch, name)) for name in _READ]
         assert recorded.setdefault(shape, sizes) == sizes, "a recording of the same shape does not serve this batch"
-        for bounds in (batch.window_cu_seqlens_W1, batch.clip_cu_seqlens_N1):
+        for bounds in (batch.window_cu_seqlens_W1, batch.clip_cu_seqlens_N2):
             assert bounds[0] == 0 and bounds.diff().min() >= 1
-        assert batch.clip_cu_seqlens_N1[-1] == shape.tokens and batch.window_cu_seqlens_W1[-1] == shape.audio_tokens
+        assert batch.clip_cu_seqlens_N2[-1] == shape.tokens and batch.window_cu_seqlens_W1[-1] == shape.audio_tokens
         assert (batch.labels_L != IGNORED).sum() == batch.num_labels
         assert batch.audio_positions_A[sum(batch.audio_tokens) :].eq(shape.tokens - 1).all()
     for clips in seen:
