@@ -16,7 +16,14 @@ import torch
 from transformers import StaticCache
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, to_int16
-from hebrew_asr.audio.frames import CHUNK_FRAMES, FRAMES_PER_S, MEL_BINS, TOKENS_PER_CHUNK, EncoderGeometry
+from hebrew_asr.audio.frames import (
+    CHUNK_FRAMES,
+    FRAMES_PER_S,
+    MEL_BINS,
+    TOKENS_PER_CHUNK,
+    EncoderGeometry,
+    num_frames,
+)
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.collate import Example, pack
 from hebrew_asr.errors import EnvironmentProblem, first_line
@@ -24,6 +31,7 @@ from hebrew_asr.fallbacks import note_fallback
 from hebrew_asr.inference.pieces import DEFAULT_CUTTING, Cutting
 from hebrew_asr.inference.replay import replayed_decoding
 from hebrew_asr.model.sizes import ModelSizes
+from hebrew_asr.passes.packed import PackedASR
 from hebrew_asr.text.prompt import (
     LANGUAGE,
     PromptTokens,
@@ -38,6 +46,8 @@ if TYPE_CHECKING:
     from hebrew_asr.inference.long_form import Transcript
 
 _UNBOUNDED = 1 << 30
+_ENCODED_CHUNKS = 256
+"""Chunks, of a second each, that the encoder reads at once; its first activations take 6 MB for each in bf16."""
 _SMALL_WEIGHTS = 20_000_000
 """The demo's model has 1 million, the smallest published one 600."""
 
@@ -176,16 +186,9 @@ class Transcriber:
 
     def _hear(self, clips: Sequence[np.ndarray], contexts: Sequence[str]) -> list[Heard]:
         device = self._asr.device
-        if self._mel is None:
-            self._mel = LogMel().to(device)
-        # The target is never fed: any one id makes a well-formed example.
-        examples = [Example(str(i), to_int16(clip), [self._prompt.end_of_turn]) for i, clip in enumerate(clips)]
-        packed = pack(examples, self._prompt, self._geometry).to(device)
-        features, features_mask = self._padded_features(self._mel(packed), packed.frames)
         before = [self._prompt_with(context) for context in contexts]
-        prompts = [
-            prompt.prompt(count) + self._forced_ids for prompt, count in zip(before, packed.audio_tokens, strict=True)
-        ]
+        audio_AH, audio_tokens = self._audio_embeddings(clips)
+        prompts = [prompt.prompt(count) + self._forced_ids for prompt, count in zip(before, audio_tokens, strict=True)]
         longest = max(map(len, prompts))
         pad = self._tokenizer.pad_token_id
         input_ids = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompts], device=device)
@@ -193,9 +196,8 @@ class Transcriber:
         caps = [self._decoding.cap(len(clip)) for clip in clips]
         options: dict[str, Any] = {
             "input_ids": input_ids,
+            "inputs_embeds": self._embedded(input_ids, audio_AH),
             "attention_mask": mask,
-            "input_features": features,
-            "input_features_mask": features_mask,
             "max_new_tokens": max(caps),
             "do_sample": False,
             "eos_token_id": self._prompt.end_of_turn,
@@ -214,33 +216,46 @@ class Transcriber:
     def most_within(self, memory_bytes: int, longest_s: float) -> int:
         """How many clips, none longer than this, can be decoded together in so much of a device's memory; 1 at least.
 
-        Counted are the encoder's largest tensors, both sides of its first activation; a layer of the LLM over the
+        Counted are, for what the encoder reads at once, both sides of its first activation; a layer of the LLM over the
         prompt, at its widest; keys and values of all tokens; and the logits of one.
         """
         sizes, width = ModelSizes.of(self._asr.config), self._asr.dtype.itemsize
         chunks = math.ceil(longest_s * FRAMES_PER_S / CHUNK_FRAMES)
         read = len(self._prompt.prompt(TOKENS_PER_CHUNK * chunks)) + len(self._forced_ids)
         written = self._decoding.cap(round(longest_s * SAMPLE_RATE_HZ))
-        convolved = 2 * chunks * sizes.downsample_hidden_size * (MEL_BINS // 2) * (CHUNK_FRAMES // 2)
+        convolved = 2 * _ENCODED_CHUNKS * sizes.downsample_hidden_size * (MEL_BINS // 2) * (CHUNK_FRAMES // 2)
         layer = read * (3 * sizes.intermediate_size + 4 * sizes.hidden_size)
         kept = 2 * sizes.num_hidden_layers * sizes.num_key_value_heads * sizes.head_dim * (read + written)
-        each = width * (convolved + layer + kept + 3 * sizes.vocab_size)
-        return max(1, memory_bytes // each)
+        each = layer + kept + 3 * sizes.vocab_size
+        return max(1, (memory_bytes // width - convolved) // each)
 
     def _prompt_with(self, context: str) -> PromptTokens:
         return PromptTokens.of(self._tokenizer, without_markers(context)) if context else self._prompt
 
-    def _padded_features(self, mel_CBF: torch.Tensor, frames: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Chunks to the native model's (clips, 128, frames) and its mask; padding frames are zeros, as for one clip."""
-        chunks = [-(-count // CHUNK_FRAMES) for count in frames]
-        widest = max(chunks)
-        features = mel_CBF.new_zeros(len(frames), widest, *mel_CBF.shape[1:])
-        for clip, part in enumerate(mel_CBF.split(chunks)):
-            features[clip, : len(part)] = part
-        features = features.permute(0, 2, 1, 3).reshape(len(frames), mel_CBF.shape[1], widest * CHUNK_FRAMES)
-        positions = torch.arange(widest * CHUNK_FRAMES, device=mel_CBF.device)
-        mask = positions[None] < torch.tensor(frames, device=mel_CBF.device)[:, None]
-        return features.to(self._asr.dtype), mask.long()
+    def _audio_embeddings(self, clips: Sequence[np.ndarray]) -> tuple[torch.Tensor, list[int]]:
+        """What the language model reads of all clips, end to end, (audio tokens, hidden size), and each one's tokens.
+
+        Through the packed pass: the native encoder makes a call for each window in each layer, a fifth of the time that
+        an evaluation takes. In parts, since its first activations are larger than all else.
+        """
+        device = self._asr.device
+        if self._mel is None:
+            self._mel = LogMel().to(device)
+        encoder, parts, audio_tokens = PackedASR(self._asr), list[torch.Tensor](), list[int]()
+        for some in _parts(clips):
+            samples = np.split(to_int16(np.concatenate(some)), np.cumsum([len(clip) for clip in some])[:-1])
+            # The target is never fed: any one id makes a well-formed example.
+            examples = [Example(str(place), own, [self._prompt.end_of_turn]) for place, own in enumerate(samples)]
+            packed = pack(examples, self._prompt, self._geometry)
+            audio_tokens += packed.audio_tokens
+            packed = packed.to(device)
+            parts.append(encoder.audio_embeddings(packed, self._mel(packed)))
+        return torch.cat(parts), audio_tokens
+
+    def _embedded(self, input_ids: torch.Tensor, audio_AH: torch.Tensor) -> torch.Tensor:
+        """Prompts as the language model reads them, (clips, tokens, hidden size), with the sound in its place."""
+        is_audio = (input_ids == self._prompt.audio_pad)[..., None]
+        return self._asr.get_input_embeddings()(input_ids).masked_scatter(is_audio, audio_AH)
 
     def _heard(self, ids: list[int]) -> Heard:
         is_cut = self._prompt.end_of_turn not in ids
@@ -251,6 +266,18 @@ class Transcriber:
             named, text = parse_target(text)
             language = named or None
         return Heard(text_of(text), language, is_cut)
+
+
+def _parts(clips: Sequence[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
+    """As many clips as the encoder reads at once, in the order given."""
+    start = chunks = 0
+    for place, clip in enumerate(clips):
+        more = math.ceil(num_frames(len(clip)) / CHUNK_FRAMES)
+        if place > start and chunks + more > _ENCODED_CHUNKS:
+            yield clips[start:place]
+            start, chunks = place, 0
+        chunks += more
+    yield clips[start:]
 
 
 @contextmanager

@@ -15,6 +15,9 @@ from hebrew_asr.fallbacks import note_fallback
 _LONGEST_OPENING = 64
 """Rows of an opening that kernels have room for in an A10G's shared memory. Qwen3-ASR's has 9."""
 
+_OLDEST = (8, 0)
+"""Compute capability of the first cards that Triton supports."""
+
 
 class Segments(NamedTuple):
     """Where a packed sequence of T rows is cut. With an opening, it is the first segment, which all others see too."""
@@ -53,6 +56,8 @@ def _can_build_kernels() -> bool:
 
         active: Any = driver.active
         active.get_current_device()
+        if torch.version.cuda and torch.cuda.get_device_capability() < _OLDEST:
+            raise RuntimeError("Triton supports NVIDIA's cards from compute capability 8.0 on")
     except Exception as error:
         note_fallback("attention runs clip by clip and waits for the device, several times slower", error)
         return False

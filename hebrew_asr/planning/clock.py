@@ -32,8 +32,6 @@ PREPARE_CPU_S_PER_CLIP = 7.1e-3
 _TIMED_RECIPE = "round2"
 """The recipe whose phases were timed, on the model of 1.7 billion weights."""
 _SAME_WORK = 0.01
-_TIMED_BATCH = 32
-"""Clips that were decoded together when ``decoding_s_per_batch`` was measured."""
 _REFERENCE_CARD = "H100"
 """On which, or the H200 with the same data sheet rate, steps were measured."""
 
@@ -59,7 +57,12 @@ class Speeds:
     """In ascending order of clips per GPU."""
     compile_s_per_phase: float
     startup_s: float
+    evaluation_s: float
+    """What each evaluation takes beyond its clips, when a card decodes as many together as it holds."""
+    evaluation_s_per_clip: float
+    """Of one rank's share; on one H200."""
     decoding_s_per_batch: float
+    """Where the recipe says how many clips are decoded together; of 32 of them."""
     recording_s_per_shape: float
     checkpoint_s: float
     written_gib_per_s: float
@@ -134,7 +137,7 @@ def run_clock(plan: RunPlan, clips_per_s: float | None = None) -> Clock | None:
         steps_s=sum(count * each for count, each in zip(plan.phase_steps, per_step, strict=True)),
         compile_s=_compile_s(known, profile) * phases,
         recording_s=known.recording_s_per_shape * recorded,
-        evaluation_s=known.decoding_s_per_batch * _decoded_batches(plan),
+        evaluation_s=_evaluation_s(known, plan),
         checkpoint_s=known.checkpoint_s * math.ceil(plan.last_step / recipe.checkpoints.every_steps)
         + awaited_gib / known.written_gib_per_s,
         startup_s=known.startup_s,
@@ -165,15 +168,15 @@ def _compile_s(known: Speeds, profile: Profile) -> float:
     return known.compile_s_per_phase if profile.compiles else 0.0
 
 
-def _decoded_batches(plan: RunPlan) -> int:
-    """Batches that the busiest rank decodes. Each takes as long as its longest clip, however full it is.
-
-    Where their size is left to the card, they are counted as large as they were timed, which is smaller.
-    """
+def _evaluation_s(known: Speeds, plan: RunPlan) -> float:
+    """Of all evaluations, as the busiest rank takes them."""
     settings = plan.recipe.evaluation
 
-    def batches(clips: int) -> int:
-        return math.ceil(math.ceil(clips / plan.batching.num_ranks) / (settings.batch_clips or _TIMED_BATCH))
+    def lasts_s(clips: int) -> float:
+        own = math.ceil(clips / plan.batching.num_ranks)
+        if settings.batch_clips is None:
+            return (known.evaluation_s + known.evaluation_s_per_clip * own) * (own > 0)
+        return known.decoding_s_per_batch * math.ceil(own / settings.batch_clips)
 
     course = Course(
         recipe=plan.recipe,
@@ -185,8 +188,7 @@ def _decoded_batches(plan: RunPlan) -> int:
     whole, samples = sum(of_split), settings.at_start + of_split.count(False)
     if settings.full_each_epoch and settings.choose_final and plan.last_step == plan.total_steps:
         whole += 2  # the last model is compared with two others
-    sample_clips = min(settings.sample_clips, plan.num_eval_clips)
-    return samples * batches(sample_clips) + whole * batches(plan.num_eval_clips)
+    return samples * lasts_s(min(settings.sample_clips, plan.num_eval_clips)) + whole * lasts_s(plan.num_eval_clips)
 
 
 def _step_ms(known: Speeds, profile: Profile, batching: Batching, phase: str, card: str) -> tuple[float, bool, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 
-from hebrew_asr.planning.clock import PREPARE_CPU_S_PER_CLIP
+from hebrew_asr.planning.clock import PREPARE_CPU_S_PER_CLIP, measured_speeds
 
 CLIPS_PER_HOUR = 196_000 / 234
 """Of the Round 2 corpora."""
@@ -26,16 +26,14 @@ ORDER_BYTES_PER_CLIP = 4
 """What each process that reads keeps of an epoch, manifest_scale.py --others order; a mixture takes twice."""
 MAPPED_CPU_S_PER_CLIP = 0.84 / 5e6
 """Of opening a manifest on each rank, manifest_scale.py: its text and its columns are hashed."""
-EPOCHS, CLIPS_PER_S = (2, 3), (548, 510)
+EPOCHS, CLIPS_PER_S = (2, 3), (710, 679)
 """Phase B and phase A, one H200."""
 CLIPS_PER_STEP = 64
 EVAL_SHARE = 0.05
 """Of the clips, prepare's default: they are not trained on, and decoded whole at each epoch's end."""
 WHOLE_EVALUATIONS = sum(EPOCHS) + 2
 """With those by which the final model is chosen (evaluation.choose_final)."""
-SAMPLE_BATCHES_PER_STEP = 4 / 500
-DECODING_S_PER_BATCH, CLIPS_PER_BATCH = 0.45, 32
-"""One H200, as `plan` has it (planning/speeds.json)."""
+SAMPLES_PER_STEP, SAMPLE_CLIPS = 1 / 500, 100
 
 
 def line(hours: int, price: float) -> str:
@@ -44,8 +42,9 @@ def line(hours: int, price: float) -> str:
     trained = clips * (1 - EVAL_SHARE)
     steps = sum(EPOCHS) * trained / CLIPS_PER_STEP
     training_h = sum(epochs * trained / rate for epochs, rate in zip(EPOCHS, CLIPS_PER_S, strict=True)) / 3600
-    batches = WHOLE_EVALUATIONS * clips * EVAL_SHARE / CLIPS_PER_BATCH + SAMPLE_BATCHES_PER_STEP * steps
-    evaluating_h = batches * DECODING_S_PER_BATCH / 3600
+    times, known = WHOLE_EVALUATIONS + SAMPLES_PER_STEP * steps, measured_speeds()
+    decoded = WHOLE_EVALUATIONS * clips * EVAL_SHARE + SAMPLES_PER_STEP * steps * SAMPLE_CLIPS
+    evaluating_h = (times * known.evaluation_s + decoded * known.evaluation_s_per_clip) / 3600
     cells = (
         f"{hours:,}",
         f"{clips / 1e6:.1f} M",

@@ -7,8 +7,10 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
+import hebrew_asr.inference.transcriber as module
 from hebrew_asr.audio.segment import in_halves
 from hebrew_asr.config.recipe import Model
+from hebrew_asr.data.collate import pack
 from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.inference.transcriber import Decoding, Transcriber
 from hebrew_asr.model.load import load_model, load_tokenizer
@@ -38,6 +40,16 @@ def test_batch_mates_change_nothing(folder, clips):
     together = transcribe(clips)
     assert together == [transcribe([clip])[0] for clip in clips]
     assert any(together)
+
+
+def test_the_encoder_reads_clips_in_parts_and_changes_nothing(folder, clips, monkeypatch):
+    transcribe, sizes = Transcriber(load_model(Model(str(folder))).eval(), load_tokenizer(str(folder))), []
+    whole, tokens = transcribe._audio_embeddings(clips)
+    monkeypatch.setattr(module, "pack", lambda examples, *rest: sizes.append(len(examples)) or pack(examples, *rest))
+    monkeypatch.setattr(module, "_ENCODED_CHUNKS", 7)  # clips of 1, 2, 5 and 9 chunks: one of them is more than a part
+    in_parts, tokens_of_parts = transcribe._audio_embeddings(clips)
+    assert sizes == [2, 1, 1] and tokens_of_parts == tokens
+    torch.testing.assert_close(in_parts, whole, rtol=1e-5, atol=1e-6)
 
 
 def test_equals_the_native_processor_and_generate(folder, clips, monkeypatch):

@@ -311,12 +311,32 @@ def test_a_run_that_was_timed_takes_as_long_and_as_much_memory(tmp_path, capsys)
             assert plan["time"]["measured"] and plan["time"]["total_s"] == pytest.approx(seconds, rel=0.1)
 
 
+def test_what_a_timed_run_did_between_its_evaluations_takes_as_long(tmp_path, capsys):
+    """300 steps over both phases, nothing cached, one H200, 9,800 clips after each epoch: 278 s from the command to its
+    end, 105 of them in evaluations. These have become faster since, and were timed apart.
+    """
+    (tmp_path / "clips").mkdir()
+    for name, count in (("train", 9600), ("eval", 9800)):
+        write_manifest(tmp_path / f"{name}.jsonl", draw_clips(name, count, tmp_path))
+    epochs = [f"--set=phases.{phase}.epochs=1" for phase in (0, 1)]
+    assert main(["plan", "--ds", "h200x1", "--data", str(tmp_path), *epochs, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    time = plan["time"]
+    assert plan["total_steps"] == 300 and time["measured"]
+    assert time["total_s"] - time["evaluation_s"] == pytest.approx(278 - 105, rel=0.1)
+
+
 def test_a_sample_is_no_larger_than_the_split():
-    plan, every = plan_of("h200x1"), load_recipe("round2").evaluation.every_steps
-    clock = run_clock(replace(plan, num_eval_clips=8))
-    assert clock is not None
-    batches = 1 + plan.total_steps // every + 5 + 2  # at the start, on the way, after epochs, to choose the model
-    assert clock.evaluation_s == pytest.approx(measured_speeds().decoding_s_per_batch * batches)
+    plan, known = plan_of("h200x1"), measured_speeds()
+    every = plan.recipe.evaluation.every_steps
+    times = 1 + plan.total_steps // every + 5 + 2  # at the start, on the way, after epochs, to choose the model
+    by_size = replace(plan.recipe, evaluation=replace(plan.recipe.evaluation, batch_clips=4))
+    for recipe, each_s in (
+        (plan.recipe, known.evaluation_s + 8 * known.evaluation_s_per_clip),
+        (by_size, 2 * known.decoding_s_per_batch),
+    ):
+        clock = run_clock(replace(plan, recipe=recipe, num_eval_clips=8))
+        assert clock is not None and clock.evaluation_s == pytest.approx(each_s * times)
 
 
 def test_a_run_that_max_steps_ends_is_planned_to_that_step(capsys):
@@ -329,8 +349,8 @@ def test_a_run_that_max_steps_ends_is_planned_to_that_step(capsys):
     time, known = values["time"], measured_speeds()
     assert time["steps_s"] == pytest.approx(1200 * 0.0368)
     assert time["compile_s"] == clock.compile_s / 2 and time["recording_s"] == clock.recording_s / 2
-    of_sample = math.ceil(100 / 4 / 32)
-    assert time["evaluation_s"] == pytest.approx(known.decoding_s_per_batch * of_sample * 4), "0, 500, 1000, 1200"
+    of_sample_s = known.evaluation_s + known.evaluation_s_per_clip * math.ceil(100 / 4)
+    assert time["evaluation_s"] == pytest.approx(of_sample_s * 4), "0, 500, 1000, 1200"
     written = (whole.disk.checkpoint + whole.disk.model) / GIB / known.written_gib_per_s
     assert time["checkpoint_s"] == pytest.approx(known.checkpoint_s * 3 + written)
     assert main(["plan", "--ds", "h200x4", "--set", "max_steps=1200"]) == 0
