@@ -31,7 +31,6 @@ from hebrew_asr.fallbacks import note_fallback
 from hebrew_asr.inference.pieces import DEFAULT_CUTTING, Cutting
 from hebrew_asr.inference.replay import replayed_decoding
 from hebrew_asr.model.sizes import ModelSizes
-from hebrew_asr.passes.packed import PackedASR
 from hebrew_asr.text.prompt import (
     LANGUAGE,
     PromptTokens,
@@ -238,6 +237,8 @@ class Transcriber:
         Through the packed pass: the native encoder makes a call for each window in each layer, a fifth of the time that
         an evaluation takes. In parts, since its first activations are larger than all else.
         """
+        from hebrew_asr.passes.packed import PackedASR  # seconds of imports, which a model that is loaded has behind it
+
         device = self._asr.device
         if self._mel is None:
             self._mel = LogMel().to(device)

@@ -60,7 +60,7 @@ class Speeds:
     evaluation_s: float
     """What each evaluation takes beyond its clips, when a card decodes as many together as it holds."""
     evaluation_s_per_clip: float
-    """Of one rank's share; on one H200."""
+    """Of one rank's share, on one H200; other cards are counted alike."""
     decoding_s_per_batch: float
     """Where the recipe says how many clips are decoded together; of 32 of them."""
     recording_s_per_shape: float

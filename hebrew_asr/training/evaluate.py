@@ -35,7 +35,7 @@ _COUNTED = ("wer", "cer", "substitutions", "deletions", "insertions", "words", "
 _SHARE, _ON_CPU = 0.1, 32
 """Of a GPU's memory, what decoding may take: training holds the rest. And how many clips a CPU decodes together."""
 _READERS = 4
-"""Threads that read clips. Four of them take a quarter of the time of one, and twelve more than four (16 cores)."""
+"""Threads that read clips. Four of them take a third of the time of one, and twelve more than four (16 cores)."""
 _SHOWN = 3
 """Clips of an evaluation that its record shows."""
 
