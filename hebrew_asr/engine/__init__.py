@@ -1,4 +1,4 @@
-"""With flat the only room that imports deepspeed or torch.distributed: ranks, ZeRO, changes of phase.
+"""With flat the only room that imports deepspeed or torch.distributed: ranks, ZeRO, changes of phase, stops.
 
 Imports config, launching, data, model, passes and flat.
 """

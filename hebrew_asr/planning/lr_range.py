@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 from hebrew_asr.config.options import parse_options
 from hebrew_asr.config.recipe import Recipe
+from hebrew_asr.config.schedule import Schedule
 from hebrew_asr.data.loader import StepBatch
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.engine import MicroBatchTooLarge, StepResult
@@ -28,7 +29,6 @@ from hebrew_asr.training.arguments import TrainArguments
 from hebrew_asr.training.loop import train
 from hebrew_asr.training.rank import run_rank
 from hebrew_asr.training.saving import raise_together
-from hebrew_asr.training.schedule import Schedule
 from hebrew_asr.training.session import Session
 from hebrew_asr.training.setup import Run, set_up
 from hebrew_asr.watching.progress import Course

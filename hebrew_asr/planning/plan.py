@@ -20,6 +20,7 @@ from hebrew_asr.checkpoints.disk_space import DiskNeed, disk_need
 from hebrew_asr.config.batching import Batching, derive_batching
 from hebrew_asr.config.profiles import Profile
 from hebrew_asr.config.recipe import Phase, Recipe
+from hebrew_asr.config.schedule import Schedule
 from hebrew_asr.data.clips import Clip
 from hebrew_asr.data.manifest import has_manifest, open_manifest
 from hebrew_asr.data.shapes import Shape
@@ -31,7 +32,6 @@ from hebrew_asr.planning.bench_corpus import draw_clips
 from hebrew_asr.planning.zero_memory import ZeroMemory, sizes_of, width_of, zero_memory
 from hebrew_asr.remote.cache import set_folder
 from hebrew_asr.text.prompt import parse_target
-from hebrew_asr.training.schedule import Schedule
 from hebrew_asr.units import GIB
 
 GUIDE_CLIPS, GUIDE_EVAL_CLIPS = 186_812, 9_832

@@ -20,6 +20,7 @@ from hebrew_asr.config.recipe import Evaluation
 from hebrew_asr.data.clip_audio import Unreadable, read_ahead, read_clip
 from hebrew_asr.data.clips import Clip, Clips, compute
 from hebrew_asr.engine.dist import Ranks
+from hebrew_asr.engine.stop_flag import StopFlag
 from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.inference.transcriber import Decoding, Transcriber
 from hebrew_asr.report.outputs import PatientFiles
@@ -28,7 +29,6 @@ from hebrew_asr.text.normalize import NORMALIZER_VERSION
 from hebrew_asr.text.scoring import spread
 from hebrew_asr.text.sets import sets_of
 from hebrew_asr.text.wer import ErrorCounts, errors_by, per_clip_errors
-from hebrew_asr.training.stop_flag import StopFlag
 
 _COUNTED = ("wer", "cer", "substitutions", "deletions", "insertions", "words", "clips")
 """Fields of a record that are those of its counts."""

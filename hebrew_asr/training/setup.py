@@ -21,12 +21,14 @@ from hebrew_asr.checkpoints.store import CheckpointStore
 from hebrew_asr.config.batching import deepspeed_config
 from hebrew_asr.config.profiles import Profile
 from hebrew_asr.config.recipe import Recipe
+from hebrew_asr.config.schedule import Schedule
 from hebrew_asr.data.clips import Clips
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.vocabulary import training_vocabulary
 from hebrew_asr.engine import dist
 from hebrew_asr.engine.engine import TrainEngine
 from hebrew_asr.engine.shared import require_shared
+from hebrew_asr.engine.stop_flag import StopFlag
 from hebrew_asr.engine.watchdog import Watchdog
 from hebrew_asr.errors import EnvironmentProblem
 from hebrew_asr.files import as_json, as_os_error
@@ -44,8 +46,6 @@ from hebrew_asr.training.arguments import SUMMARY, TrainArguments, lock_of
 from hebrew_asr.training.check import RunSpec, check, refuse_another_base, shared_by_ranks
 from hebrew_asr.training.evaluate import Evaluator
 from hebrew_asr.training.identity import code_version, git_commit, refuse_ranks_that_differ
-from hebrew_asr.training.schedule import Schedule
-from hebrew_asr.training.stop_flag import StopFlag
 from hebrew_asr.training.train_state import TrainState
 from hebrew_asr.units import count
 from hebrew_asr.watching.console import Console

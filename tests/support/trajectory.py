@@ -20,6 +20,7 @@ from hebrew_asr.audio.frames import EncoderGeometry
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.config.batching import Batching
 from hebrew_asr.config.recipe import Recipe, load_recipe
+from hebrew_asr.config.schedule import Schedule
 from hebrew_asr.data.collate import Example, pack
 from hebrew_asr.data.loader import StepDataset
 from hebrew_asr.data.manifest import read_manifest
@@ -31,7 +32,6 @@ from hebrew_asr.model.phases import set_phase
 from hebrew_asr.passes.compiled import CompiledASR
 from hebrew_asr.passes.packed import PackedASR
 from hebrew_asr.text.prompt import PromptTokens, target_ids
-from hebrew_asr.training.schedule import Schedule
 from tests.support.attention import dense_attention
 from tests.support.native import clip_loss
 

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from hebrew_asr.config.recipe import RECIPES_DIR, load_recipe
+from hebrew_asr.config.schedule import Schedule
 from hebrew_asr.errors import UsageError
-from hebrew_asr.training.schedule import Schedule
 
 SHIPPED = sorted(path.stem for path in RECIPES_DIR.glob("*.json"))
 
