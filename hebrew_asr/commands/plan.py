@@ -176,6 +176,7 @@ def _print_clock(clock: Clock | None, price_per_hour: float | None) -> None:
     parts = {
         "steps": clock.steps_s,
         "compiling with an empty cache": clock.compile_s,
+        "rehearsal": clock.rehearsal_s,
         "recording CUDA graphs": clock.recording_s,
         "evaluations": clock.evaluation_s,
         "checkpoints and start": clock.checkpoint_s + clock.startup_s,

@@ -67,16 +67,21 @@ class StepSampler:
     def draws_of_step(self, step: int) -> list[Draw]:
         """Clips of optimizer step ``step`` (from 0, over all epochs), in permutation order."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            every = np.arange(len(self._costs), dtype=np.uint32)  # half the memory of ``permutation``'s, as dealt
-            self._order = every if self._mixture is None else self._mixture(epoch)
-            np.random.default_rng((self._seed, epoch)).shuffle(self._order)
-            self._times_before = None if self._mixture is None else _times_before(self._order)
-            self._epoch = epoch
+        self._shuffle(epoch)
         size = self._batching.clips_per_step
         own = slice(index * size, (index + 1) * size)
         before = repeat(0) if self._times_before is None else self._times_before[own].tolist()
         return list(map(Draw, self._order[own].tolist(), before))
+
+    def longest_step(self, last_step: int) -> int:
+        """The one of the first ``last_step`` whose clips cost most together."""
+        size, highest, longest = self._batching.clips_per_step, -1.0, 0
+        for first in range(0, last_step, self.steps_per_epoch):
+            self._shuffle(first // self.steps_per_epoch)
+            costs = np.add.reduceat(self._costs[self._order], range(0, len(self._order), size))[: last_step - first]
+            if costs.max() > highest:
+                highest, longest = float(costs.max()), first + int(costs.argmax())
+        return longest
 
     def deal(self, step: int) -> list[list[list[Draw]]]:
         """Clips of a step by [rank][micro-batch]; a micro-batch may be empty when the epoch's last step is small."""
@@ -84,6 +89,15 @@ class StepSampler:
         costs = dict(zip(draws, self._costs[[draw.clip for draw in draws]].tolist(), strict=True))
         by_rank = _balanced(costs, batching.num_ranks, math.ceil(len(costs) / batching.num_ranks))
         return [list(map(list, _balanced(own, batching.accumulation, batching.max_micro_batch))) for own in by_rank]
+
+    def _shuffle(self, epoch: int) -> None:
+        if epoch == self._epoch:
+            return
+        every = np.arange(len(self._costs), dtype=np.uint32)  # half the memory of ``permutation``'s, as dealt
+        self._order = every if self._mixture is None else self._mixture(epoch)
+        np.random.default_rng((self._seed, epoch)).shuffle(self._order)
+        self._times_before = None if self._mixture is None else _times_before(self._order)
+        self._epoch = epoch
 
 
 def _times_before(order: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""MEASURE a model: decode test sets with it, on all GPUs, to be scored.
+"""MEASURE a model: decode test sets with it, on all GPUs, to be scored; and while it trains, an eval split.
 
-Imports text, config, audio, data and inference.
+Imports text, config, audio, data, inference, report and engine.
 """

@@ -31,12 +31,12 @@ from hebrew_asr.data.loader import StepBatch
 from hebrew_asr.data.shapes import Shape
 from hebrew_asr.engine import dist
 from hebrew_asr.errors import exit_process
+from hebrew_asr.evaluation.evaluator import Evaluator
 from hebrew_asr.files import write_json
 from hebrew_asr.launching.stopping import StopRequest
 from hebrew_asr.model.sizes import ModelSizes
 from hebrew_asr.planning.flops import Work, pass_flops
 from hebrew_asr.training.arguments import TrainArguments
-from hebrew_asr.training.evaluate import Evaluator
 from hebrew_asr.training.feed import feed
 from hebrew_asr.training.loading import load_steps
 from hebrew_asr.training.rank import run_rank

@@ -63,6 +63,8 @@ class Speeds:
     """Of one rank's share, on one H200; other cards are counted alike."""
     decoding_s_per_batch: float
     """Where the recipe says how many clips are decoded together; of 32 of them."""
+    rehearsal_s: float
+    """Engines, steps and a batch of an evaluation, beside compiling."""
     recording_s_per_shape: float
     checkpoint_s: float
     written_gib_per_s: float
@@ -85,6 +87,8 @@ class Clock:
     steps_s: float
     compile_s: float
     """Seconds that all phases compile, with nothing in the cache."""
+    rehearsal_s: float
+    """What trying the phases takes beyond compiling them."""
     recording_s: float
     """CUDA graphs, of every shape in every phase; at each start anew."""
     evaluation_s: float
@@ -100,7 +104,8 @@ class Clock:
     @property
     def total_s(self) -> float:
         """All of it."""
-        return self.steps_s + self.compile_s + self.recording_s + self.evaluation_s + self.checkpoint_s + self.startup_s
+        parts = (self.steps_s, self.compile_s, self.rehearsal_s, self.recording_s, self.evaluation_s)
+        return sum(parts) + self.checkpoint_s + self.startup_s
 
 
 def run_clock(plan: RunPlan, clips_per_s: float | None = None) -> Clock | None:
@@ -130,12 +135,14 @@ def run_clock(plan: RunPlan, clips_per_s: float | None = None) -> Clock | None:
             measured, factors = False, ", ".join(f"{factor:.2f}" for factor in work)
             source += f", by phase {factors} times as long as {_TIMED_RECIPE}'s, as operations have it"
     phases = sum(steps > 0 for steps in plan.phase_steps)
-    awaited = phases if profile.compiles else 1  # a checkpoint is waited for before the step is compiled
+    is_rehearsed = profile.compiles if recipe.rehearse is None else recipe.rehearse
+    awaited = phases if profile.compiles and not is_rehearsed else 1  # one is waited for before a step is compiled
     awaited_gib = (awaited * plan.disk.checkpoint + plan.disk.model) / GIB
     recorded = len(plan.shapes) * phases * profile.uses_cuda_graphs
     return Clock(
         steps_s=sum(count * each for count, each in zip(plan.phase_steps, per_step, strict=True)),
         compile_s=_compile_s(known, profile) * phases,
+        rehearsal_s=known.rehearsal_s * is_rehearsed,
         recording_s=known.recording_s_per_shape * recorded,
         evaluation_s=_evaluation_s(known, plan),
         checkpoint_s=known.checkpoint_s * math.ceil(plan.last_step / recipe.checkpoints.every_steps)
@@ -186,7 +193,8 @@ def _evaluation_s(known: Speeds, plan: RunPlan) -> float:
     )
     of_split = [is_whole for _, is_whole in course.evaluations_after(0)]
     whole, samples = sum(of_split), settings.at_start + of_split.count(False)
-    if settings.full_each_epoch and settings.choose_final and plan.last_step == plan.total_steps:
+    is_compared = settings.choose_final and not plan.recipe.model.random_weights
+    if settings.full_each_epoch and is_compared and plan.last_step == plan.total_steps:
         whole += 2  # the last model is compared with two others
     return samples * lasts_s(min(settings.sample_clips, plan.num_eval_clips)) + whole * lasts_s(plan.num_eval_clips)
 

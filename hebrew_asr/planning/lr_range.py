@@ -116,12 +116,14 @@ class RangeTest(Session):
         self.losses += [record.loss for record in self._records]
         super()._write_records()
 
-    def _shrink(self, too_large: MicroBatchTooLarge) -> None:
+    def shrink(self, too_large: MicroBatchTooLarge) -> None:
+        """Where the ranks agree on it."""
         if not too_large.is_agreed:  # training would end as well, for another start to go on in smaller parts
             raise too_large
-        super()._shrink(too_large)
+        super().shrink(too_large)
 
-    def _stop(self) -> NoReturn:
+    def stop(self) -> NoReturn:
+        """Nothing is saved."""
         self.run.stop.request.leave_measurement()
 
     def _fail(self, error: HebrewASRError | None) -> NoReturn:
@@ -144,7 +146,7 @@ def measure(argv: list[str], stop: StopRequest) -> int:
     arguments = parse_options(LrRangeArguments, "lr_range.py", argv)
     run = set_up(arguments, stop)
     ramp = Ramp(run.recipe, run.dataset.steps_per_epoch, arguments)
-    run = replace(run, schedule=ramp)
+    run = replace(run, schedule=ramp, recipe=replace(run.recipe, rehearse=False))
     if run.console is not None:
         each = run.dataset.steps_per_epoch
         run.console.follow(ramp_course(run.recipe, ramp.phase_of(0), arguments.steps, each))

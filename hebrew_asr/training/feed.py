@@ -104,7 +104,7 @@ class _OnDemand:
         return batch
 
     def _received(self, item: Any) -> StepBatch:
-        return _to_device(item, self._mel, self._device)
+        return to_device(item, self._mel, self._device)
 
     def _put(self, item: object) -> bool:
         while not self._closed.is_set():
@@ -137,7 +137,7 @@ class _Ahead(_OnDemand):
         return self._steps
 
     def _prepared(self, batch: StepBatch) -> Any:
-        batch = _to_device(batch, self._mel, self._device)
+        batch = to_device(batch, self._mel, self._device)
         for micro in batch.micro_batches:
             # The allocator must not reuse this memory for the side stream while the step still reads it.
             micro.packed.record_stream(self._training_stream)
@@ -153,7 +153,7 @@ class _Ahead(_OnDemand):
         return batch
 
 
-def _to_device(batch: StepBatch, mel: LogMel, device: torch.device) -> StepBatch:
+def to_device(batch: StepBatch, mel: LogMel, device: torch.device) -> StepBatch:
     packed = [micro.packed.to(device, non_blocking=True) for micro in batch.micro_batches]
     pairs = zip(batch.micro_batches, packed, strict=True)
     return replace(batch, micro_batches=[MicroBatch(there, micro.num_labels, mel(there)) for micro, there in pairs])

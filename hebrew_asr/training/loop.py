@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hebrew_asr.errors import HebrewASRError, Preempted, TrainingFault, Unsaved
 from hebrew_asr.training.faults import keep_evidence
+from hebrew_asr.training.rehearsal import is_rehearsed, rehearse
 from hebrew_asr.training.session import Session
 from hebrew_asr.training.setup import Run
 
@@ -21,6 +22,9 @@ def train(run: Run, session: Session | None = None) -> None:
     """
     session = session or Session(run)
     try:
+        session.open()
+        if is_rehearsed(run):
+            rehearse(session)
         session.start()
         for batch in session.steps():
             session.enter_phase_if_due()

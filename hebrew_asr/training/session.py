@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NoReturn
 
@@ -17,12 +17,12 @@ from hebrew_asr.data.mixture import counts_by_set
 from hebrew_asr.engine.engine import MicroBatchTooLarge, StepResult
 from hebrew_asr.engine.optimizer_state import StateReader
 from hebrew_asr.errors import HebrewASRError, Preempted, TrainingFault, Unsaved, first_line
+from hebrew_asr.evaluation.evaluator import what_is_measured
 from hebrew_asr.fallbacks import any_new_fallback
 from hebrew_asr.launching.command import next_commands
 from hebrew_asr.launching.stopping import nothing_to_save
 from hebrew_asr.report.records import PhaseRecord, TrainRecord
 from hebrew_asr.training import saving
-from hebrew_asr.training.evaluate import what_is_measured
 from hebrew_asr.training.faults import FaultBudget, record_fallbacks
 from hebrew_asr.training.feed import feed
 from hebrew_asr.training.final_model import write_final
@@ -40,6 +40,7 @@ class Session:
         self.run, self.state = run, run.state
         self.batch: StepBatch | None = None
         """The step in training, for evidence if it fails."""
+        self.still_compiles = run.profile.compiles  # in the first step of a phase, unless it was rehearsed
         self._steps_per_epoch = run.schedule.total_steps // run.recipe.epochs
         self._faults = FaultBudget(run.recipe.faults, len(run.train_clips), run.ranks, run.state.unreadable_clips)
         self._some_skipped, self._phase = False, -1
@@ -56,14 +57,19 @@ class Session:
         """Whether the last step has been taken."""
         return self.state.step >= self.run.schedule.last_step
 
+    def open(self) -> None:
+        """Begin to load steps. Before this process has grown: its loaders are copies of it."""
+        run, span = self.run, (self.state.step, self.run.schedule.last_step)
+        on_gpu = run.ranks.device.type == "cuda"
+        loaded = load_steps(run.dataset, *span, workers=run.recipe.data.workers, pin_memory=on_gpu)
+        self._feed = feed(loaded, run.mel, run.ranks.device, run.stop.is_raised)
+
     def start(self) -> None:
         """Build the first engine or restore a resumed one, and measure what is still to be measured at this step."""
         run = self.run
-        self._feed = self._open_feed()  # loader processes work from here on: before this one has grown
         # A checkpoint at a phase's end is written before the switch, with the groups of the step before it.
         self._phase = run.schedule.phase_of(max(0, self.state.step - 1))
-        resume = run.resumable.newest
-        if resume is None:
+        if (resume := run.resumable.newest) is None:
             run.engine.enter_phase(self._phase)
             self.state.head_row_norms = run.engine.head_row_norms()
             run.say(f"step 0: {self._title()}")
@@ -103,23 +109,17 @@ class Session:
                 if slower:
                     record_fallbacks(self.run.tracker, self.run.ranks, self.state)
                 if asked:
-                    self._stop()
+                    self.stop()
                 if failed:
                     self._fail(failure)
                 if short:
                     reasons = {rank: reason for rank, reason in enumerate(run.ranks.gather(no_memory)) if reason}
-                    self._shrink(MicroBatchTooLarge("features", [*reasons], True, next(iter(reasons.values()))))
+                    self.shrink(MicroBatchTooLarge("features", [*reasons], True, next(iter(reasons.values()))))
                     continue
                 assert self.batch is not None
                 yield self.batch
         finally:
             self._feed.close()
-
-    def _open_feed(self) -> Generator[StepBatch]:
-        run, span = self.run, (self.state.step, self.run.schedule.last_step)
-        on_gpu = run.ranks.device.type == "cuda"
-        loaded = load_steps(run.dataset, *span, workers=run.recipe.data.workers, pin_memory=on_gpu)
-        return feed(loaded, run.mel, run.ranks.device, run.stop.is_raised)
 
     def enter_phase_if_due(self) -> None:
         """At the first step of a later phase: rebuild the engine over its groups, carrying the state."""
@@ -129,7 +129,7 @@ class Session:
         self._phase = phase
         self._flush()
         self.state.phase_switch_step = self.state.phase_switch_step or self.state.step
-        if run.profile.compiles and self._save_for_good() is None:
+        if self.still_compiles and self._save_for_good() is None:
             run.stop.request.unsaved = False  # a stop need not wait for the compiler
         run.say(f"step {self.state.step}: {self._title()}; a small rise of the loss is expected")
         run.engine.enter_phase(phase)
@@ -140,7 +140,7 @@ class Session:
         return title if mixture is None else f"{title}; {mixture.told(self._phase)}"
 
     def _say_what_takes_time(self) -> None:
-        if self.run.profile.compiles:
+        if self.still_compiles:
             self.run.now("the phase's first step compiles: up to a minute, or less where it was done before")
 
     def step(self, batch: StepBatch) -> StepResult | None:
@@ -157,7 +157,7 @@ class Session:
         except MicroBatchTooLarge as error:
             result = error.with_traceback(None)  # whose frames hold what is to be freed
         if isinstance(result, MicroBatchTooLarge):
-            self._shrink(result)
+            self.shrink(result)
             return None
         proved = run.engine.prove_phase()
         if proved is not None:
@@ -168,7 +168,7 @@ class Session:
         run.stop.request.unsaved = True
         return result
 
-    def _shrink(self, too_large: MicroBatchTooLarge) -> None:
+    def shrink(self, too_large: MicroBatchTooLarge) -> None:
         """Halve the micro-batches for the rest of the run, on every rank, or save and fail; collective."""
         run, step = self.run, self.state.step
         try:
@@ -184,7 +184,7 @@ class Session:
         run.batching, self.state.max_micro_batch = batching, batching.max_micro_batch
         run.dataset = run.dataset.with_batching(batching)
         run.engine.rebuild(batching)
-        self._feed = self._open_feed()
+        self.open()
 
     def record(self, batch: StepBatch, result: StepResult) -> None:
         """Make the step's record. Its figures are read one step later, when the device has them; collective.
@@ -268,7 +268,7 @@ class Session:
         with run.engine.whole_model() as asr:
             found = run.evaluator(asr, clips, state.step, split, run.stop)
         if found is None:
-            self._stop()
+            self.stop()
         for record in filter(None, (found.record, found.fault)):
             run.tracker.write(record)
         state.evaluated_step = state.step
@@ -302,7 +302,7 @@ class Session:
         self._flush()
         return None if outcome is None else outcome.failure
 
-    def _stop(self) -> NoReturn:
+    def stop(self) -> NoReturn:
         """Save and leave, on all ranks together: by Preempted, or by Unsaved where the disk does not take the state."""
         request = self.run.stop.request
         request.ask()  # if only another rank was: now all are, and the run's lock says so
@@ -333,7 +333,7 @@ class Session:
         norms = run.engine.head_row_norms()
         final = write_final(run, is_saved=failure is None)
         if final is None:
-            self._stop()
+            self.stop()
         run.stop.request.leaving(0)
         if run.ranks.is_main and final.failure is None:
             chosen = {"model": final.title, "compared": final.measured}

@@ -31,6 +31,7 @@ from hebrew_asr.engine.shared import require_shared
 from hebrew_asr.engine.stop_flag import StopFlag
 from hebrew_asr.engine.watchdog import Watchdog
 from hebrew_asr.errors import EnvironmentProblem
+from hebrew_asr.evaluation.evaluator import Evaluator
 from hebrew_asr.files import as_json, as_os_error
 from hebrew_asr.launching import place
 from hebrew_asr.launching.stopping import StopRequest
@@ -44,7 +45,6 @@ from hebrew_asr.report.outputs import MetricsFile, PatientFiles
 from hebrew_asr.report.sinks import TensorBoardSink, Tracker, WandbSink
 from hebrew_asr.training.arguments import SUMMARY, TrainArguments, lock_of
 from hebrew_asr.training.check import RunSpec, check, refuse_another_base, shared_by_ranks
-from hebrew_asr.training.evaluate import Evaluator
 from hebrew_asr.training.identity import code_version, git_commit, refuse_ranks_that_differ
 from hebrew_asr.training.train_state import TrainState
 from hebrew_asr.units import count

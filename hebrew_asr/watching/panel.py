@@ -93,7 +93,9 @@ def _loss(progress: Progress, loss: float) -> str:
 
 def _speed(progress: Progress) -> str:
     record, pace, rate = progress.step, progress.step_s, progress.clips_per_s
-    assert record is not None and pace is not None and rate is not None
+    assert record is not None
+    if pace is None or rate is None:
+        return f"{record.step_s:.2f} s for the first step, which may compile"
     wait = "" if record.data_wait_s is None else f", {record.data_wait_s / record.step_s:.0%} of it waiting for data"
     return f"{rate:,.0f} clips/s, {pace:.2f} s per step{wait}"
 

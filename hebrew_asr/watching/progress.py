@@ -63,6 +63,8 @@ class Progress:
         self._losses: deque[float] = deque(maxlen=2 * TREND_STEPS)
         self._step_s: deque[float] = deque(maxlen=TREND_STEPS)
         self._clips: deque[int] = deque(maxlen=TREND_STEPS)
+        self._phase_paced: str | None = None
+        """Of these steps."""
         self._clip_s: dict[str, float] = {}
         self._started = self._taken = time.monotonic()
 
@@ -70,11 +72,14 @@ class Progress:
         """Take the next record of the run."""
         self._taken = time.monotonic()
         if isinstance(record, TrainRecord):
-            if self.step is not None and self.step.phase != record.phase:
-                self._step_s.clear()
+            if self.step is not None and self.step.phase == record.phase:
+                if self._phase_paced != record.phase:
+                    self._step_s.clear()
+                    self._clips.clear()
+                self._phase_paced = record.phase
+                self._step_s.append(record.step_s)
+                self._clips.append(record.clips)
             self.step = record
-            self._step_s.append(record.step_s)
-            self._clips.append(record.clips)
             if math.isfinite(record.loss):
                 self._losses.append(record.loss)
         elif isinstance(record, EvalRecord):
@@ -99,13 +104,14 @@ class Progress:
 
     @property
     def clips_per_s(self) -> float | None:
-        """The median clips of the last steps by their median time."""
+        """The median clips of the last steps by their median time; None as long as ``step_s`` is."""
         pace = self.step_s
         return None if not pace else median(self._clips) / pace
 
     @property
     def step_s(self) -> float | None:
-        """Seconds of a step of this phase: the median of the last ones, since the first one compiles."""
+        """Seconds of a step: the median of the last ones. A phase's first step may compile for a minute, and does not
+        count: after it these are the phase before's, or None."""
         return median(self._step_s) if self._step_s else None
 
     @property
@@ -132,9 +138,10 @@ class Progress:
     def seconds_to_end(self) -> float | None:
         """Steps at the pace of this phase, and evaluations at that of the last one; a later phase may be slower."""
         pace, done = self.step_s, self._done
-        if pace is None:
+        steps = self.course.last_step - done
+        if pace is None and steps:
             return None
-        left = pace * (self.course.last_step - done)
+        left = (pace or 0.0) * steps
         for _, whole in self.course.evaluations_after(done):
             split = "eval" if whole else "sample"
             per_clip = self._clip_s.get(split) or max(self._clip_s.values(), default=0.0)

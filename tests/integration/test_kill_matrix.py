@@ -130,7 +130,8 @@ def test_sigterm_at_every_kind_of_moment(long_task, long_run, warm, tmp_path):
     ends_like(run, long_run)
 
 
-def test_sigterm_while_the_step_is_compiled(warm, tmp_path):
+@pytest.mark.parametrize("is_rehearsed", [True, False])
+def test_sigterm_while_the_step_is_compiled(warm, tmp_path, is_rehearsed):
     """Minutes may pass before that step could be saved, and nothing is lost without it: the rank leaves within seconds.
 
     If the step ends in these seconds, as it may on a quick machine, it is saved like any other.
@@ -138,16 +139,18 @@ def test_sigterm_while_the_step_is_compiled(warm, tmp_path):
     Attention over packed clips has no graph on a CPU, so the rank here uses another form of it, and traces forward
     without making C++ of it, which takes minutes.
     """
+    begins = "rehearsal of phase B" if is_rehearsed else "step 0: Strategy B"
+    rehearse = f"rehearse={str(is_rehearsed).lower()}"
     task = make_task(tmp_path / "task", spec=replace(SPEC, encoder_layers=1, num_hidden_layers=1))
     run, output = tmp_path / "run", tmp_path / "log"
     hardware = {"accelerator": "cpu", "num_ranks": 1, "compile": True}
     profile = write_profile(tmp_path / "compiled.json", _hardware=hardware)
-    changes = ('unfrozen_layers={"llm_top": 1, "audio_top": 1}', "max_steps=3", "evaluation.at_start=false")
+    changes = ('unfrozen_layers={"llm_top": 1, "audio_top": 1}', "max_steps=3", "evaluation.at_start=false", rehearse)
     arguments = train_arguments(task, run, *changes, ds=profile, resume="auto")
     expected = train_arguments(task, tmp_path / "whole", *changes, ds=profile)
     assert warm.run(expected, ranks=1, port=free_port(), output=tmp_path / "whole.log", compiled=True) == [0]
     (pid,) = warm.start(arguments, ranks=1, port=free_port(), output=output, compiled=True)
-    wait_for(lambda: output.is_file() and "step 0: Strategy B" in output.read_text(), lambda: has_ended([pid]))
+    wait_for(lambda: output.is_file() and begins in output.read_text(), lambda: has_ended([pid]))
     time.sleep(0.5)
     assert not events(run, "train"), "the first step is still being compiled"
     os.kill(pid, signal.SIGTERM)

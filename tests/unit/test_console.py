@@ -49,6 +49,9 @@ def lines(capsys, monkeypatch):
 
 def test_a_step_names_its_rates_and_what_is_left(lines):
     lines(EVAL)
+    (first,) = lines(replace(TRAIN, step=6, step_s=60.0))
+    assert "speed 60.00 s for the first step, which may compile" in first
+    assert "left unknown until steps are timed" in first
     (line,) = lines(TRAIN)
     assert re.fullmatch(
         r"step 7/8 \| epoch 1 \| phase B \| loss 1\.250 \| speed 4 clips/s, 2\.00 s per step \| "

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hebrew_asr.config.recipe import Evaluation
+from hebrew_asr.evaluation.evaluator import Evaluator
 from hebrew_asr.inference.transcriber import Transcriber
 from hebrew_asr.model.sizes import PUBLISHED
 from hebrew_asr.training import evaluate
-from hebrew_asr.training.evaluate import Evaluator
 from tests.support.footprint import config_of, without_memory
 from tests.support.native import build
 

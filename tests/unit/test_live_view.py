@@ -162,6 +162,13 @@ def test_time_left_counts_steps_and_evaluations(progress):
     assert progress.step_s == 0.5 and progress.clips_per_s == 128
 
 
+def test_a_phases_first_step_which_compiles_is_no_pace(progress):
+    progress.take(replace(STEP, step=251, phase="A", step_s=60.0))
+    assert progress.step_s == 0.5, "that of the phase before"
+    progress.take(replace(STEP, step=252, phase="A", step_s=0.75, clips=48))
+    assert progress.step_s == 0.75 and progress.clips_per_s == 64
+
+
 @pytest.mark.parametrize("columns", [20, 40, 80])
 def test_no_line_is_wider_than_the_terminal(progress, columns):
     """Whatever was heard: a line too many, and the view would be drawn below its older self."""

@@ -45,6 +45,13 @@ def test_a_step_is_a_pure_function_of_its_number(durations, one, other):
     assert sampler.deal(one) == fresh.deal(one)
 
 
+@given(costs, st.integers(1, 40), st.integers(1, 60))
+def test_the_longest_step_has_the_most_sound(durations, clips_per_step, last_step):
+    sampler = StepSampler(durations, batching(clips_per_step, 1, clips_per_step), 7)
+    lasts_s = [sum(durations[clip] for clip in sampler.clips_of_step(step)) for step in range(last_step)]
+    assert math.isclose(lasts_s[sampler.longest_step(last_step)], max(lasts_s))
+
+
 def test_epochs_and_seeds_differ():
     sampler = StepSampler([1.0] * 200, batching(50, 1, 50), 1)
     assert sampler.clips_of_step(0) != sampler.clips_of_step(sampler.steps_per_epoch)

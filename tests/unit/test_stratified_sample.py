@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hebrew_asr.data.manifest import Clip
-from hebrew_asr.training.evaluate import stratified_sample
+from hebrew_asr.evaluation.evaluator import stratified_sample
 
 DURATIONS = st.lists(st.sampled_from([0.5, 1.0, 1.5]) | st.floats(0.1, 30), min_size=1, max_size=40)
 

@@ -120,10 +120,8 @@ class Evaluator:
             None if the run was asked to stop meanwhile.
         """
         started, unreadable = time.monotonic(), list[str]()
-        durations_s = Clips.of(clips).durations_s
-        order = np.argsort(-durations_s, kind="stable")  # so that batches hold clips of a length, and ranks as much
-        own = [clips[int(index)] for index in order[self._ranks.rank :: self._ranks.size]]
-        texts = self._transcribe(asr, own, durations_s[order[:: self._ranks.size]], stop, unreadable)
+        own, longest_s = self._share(clips)
+        texts = self._transcribe(asr, own, longest_s, stop, unreadable)
         if texts is None:
             return None
         errors = per_clip_errors([clip.transcript for clip in own], texts, self._settings.wer_mode)
@@ -162,13 +160,26 @@ class Evaluator:
         )
         return Evaluated(record, fault)
 
+    def try_longest(self, asr: Any, clips: Sequence[Clip], stop: StopFlag) -> None:
+        """Decode the first batch of an evaluation of ``clips``, which takes most memory; collective."""
+        own, longest_s = self._share(clips)
+        size = self._cuts(Transcriber(asr, self._tokenizer, self._decoding), longest_s)[1]
+        self._transcribe(asr, own[:size], longest_s[:size], stop, [])
+
+    def _share(self, clips: Sequence[Clip]) -> tuple[list[Clip], np.ndarray]:
+        """This rank's clips, the longest first, and the seconds of rank 0's, which are the longest in every place."""
+        durations_s = Clips.of(clips).durations_s
+        order = np.argsort(-durations_s, kind="stable")  # so that batches hold clips of a length, and ranks as much
+        own = [clips[int(index)] for index in order[self._ranks.rank :: self._ranks.size]]
+        return own, durations_s[order[:: self._ranks.size]]
+
     def _transcribe(
         self, asr: Any, own: list[Clip], longest_s: np.ndarray, stop: StopFlag, unreadable: list[str]
     ) -> list[str] | None:
         """Hypotheses of this rank's share, the longest clips first; None if the run was asked to stop.
 
-        Batches are cut by ``longest_s``, the seconds of rank 0's share, which is the longest in every place. So ranks
-        have as many, and agree on stopping once per batch. A batch is read while the one before is decoded.
+        Batches are cut by rank 0's clips, so ranks have as many, and agree on stopping once per batch. A batch is read
+        while the one before is decoded.
         """
         texts, training = [], asr.training
         transcribe = Transcriber(asr, self._tokenizer, self._decoding)
