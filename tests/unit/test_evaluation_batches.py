@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hebrew_asr.config.recipe import Evaluation
+from hebrew_asr.evaluation import evaluator as evaluation
 from hebrew_asr.evaluation.evaluator import Evaluator
 from hebrew_asr.inference.transcriber import Transcriber
 from hebrew_asr.model.sizes import PUBLISHED
-from hebrew_asr.training import evaluate
 from tests.support.footprint import config_of, without_memory
 from tests.support.native import build
 
@@ -45,7 +45,7 @@ def test_a_large_card_decodes_hundreds_together_and_a_small_one_a_few(full_size)
 
 @pytest.mark.parametrize("batch_clips", [None, 3])
 def test_batches_hold_what_the_smallest_card_of_all_ranks_does(monkeypatch, full_size, batch_clips):
-    monkeypatch.setattr(evaluate, "_memory_bytes", lambda _: 40 * GIB)
+    monkeypatch.setattr(evaluation, "_memory_bytes", lambda _: 40 * GIB)
     ranks = SimpleNamespace(gather=lambda own: [own, 24 * GIB, 141 * GIB], device=torch.device("cpu"))
     evaluator = object.__new__(Evaluator)
     evaluator._ranks, evaluator._settings = ranks, replace(Evaluation(), batch_clips=batch_clips)
