@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import soxr
 
-from hebrew_asr.audio.containers import flac_length, flac_starts
+from hebrew_asr.audio.containers import _crc8, _flac_frame, flac_length, flac_starts
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ, Sound, decode, decode_blocks, duration_s
 from hebrew_asr.audio.mpeg import frames_of
 from hebrew_asr.audio.readers import blocks_of
@@ -296,6 +296,22 @@ def test_the_last_frame_of_a_flac_is_found_however_small(samples):
     for sound in (np.zeros(samples), voice(16_000)[:samples]):
         length = flac_length(as_opened(by_libsndfile(sound, 16_000, "FLAC", "PCM_16")))
         assert (length.rate_hz, length.stated, length.held) == (16_000, samples, samples)
+
+
+def test_noise_that_looks_like_a_flac_frame_is_none():
+    """Near the end of a file: headers with a right checksum whose fields are reserved or whose number is no number."""
+    content = by_libsndfile(voice(16_000)[:9_000], 16_000, "FLAC", "PCM_16")
+    places = [at for at in range(len(content) - 16) if content[at] == 0xFF and _flac_frame(content[at : at + 16])]
+    head = bytes(content[places[1] : places[1] + 5])  # of the second frame: its number is one byte
+    real = head + bytes([_crc8(head)])
+    assert _flac_frame(real + bytes(10)) == (1, False, 4096)
+    size, bits, number = head[2], head[3], 0x81
+    for place, byte in ((2, size & 15), (2, size | 15), (3, 0xB8), (3, bits | 1), (3, (bits & 0xF1) | 6), (4, number)):
+        wrong = bytearray(head)
+        wrong[place] = byte
+        assert _flac_frame(bytes([*wrong, _crc8(wrong)]) + bytes(10)) is None, (place, byte)
+    two_bytes = head[:4] + b"\xc2\x41"
+    assert _flac_frame(two_bytes + bytes([_crc8(two_bytes)]) + bytes(10)) is None
 
 
 @pytest.mark.parametrize("name", ["vorbis", "opus", "flac in ogg"])
