@@ -41,6 +41,11 @@ def num_frames(samples: int) -> int:
     return max(samples, MIN_SAMPLES) // HOP
 
 
+def num_chunks(frames: int) -> int:
+    """Chunks of a clip of ``frames`` mel frames, the last of them filled up."""
+    return -(-frames // CHUNK_FRAMES)
+
+
 def num_audio_tokens(frames: int) -> int:
     """Encoder outputs, and so ``<|audio_pad|>`` tokens in the prompt, of a clip of ``frames`` mel frames."""
     chunks, rest = divmod(frames, CHUNK_FRAMES)

@@ -22,7 +22,7 @@ from transformers.audio_utils import mel_filter_bank
 
 from hebrew_asr.audio.augment import Masks, perturbed_length, speed_ratio
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
-from hebrew_asr.audio.frames import CHUNK_FRAMES, HOP, MEL_BINS, MIN_SAMPLES, N_FFT, num_frames
+from hebrew_asr.audio.frames import CHUNK_FRAMES, HOP, MEL_BINS, MIN_SAMPLES, N_FFT, num_chunks, num_frames
 
 # At 1.1 times the tempo what lies above 7.27 kHz would come out above 8 kHz, and folds back as tones that nobody spoke.
 # These leave 69 dB less of tones of 7.3 to 7.95 kHz, and up to 6.3 kHz everything. torchaudio's defaults (a Hann window
@@ -109,7 +109,7 @@ def plan_mel(
     played = [perturbed_length(count, speed) for count, speed in zip(samples, speeds, strict=True)]
     frames = np.asarray([num_frames(count) for count in played], dtype=np.int64)
     rows = frames + 2  # the last window ends 240 samples past the last hop
-    chunks = -(-frames // CHUNK_FRAMES)
+    chunks = np.asarray([num_chunks(count) for count in frames.tolist()], dtype=np.int64)
     chunk_in_clip = np.arange(chunks.sum()) - np.repeat(_starts(chunks), chunks)
     return MelPlan(
         resampled=resampled,

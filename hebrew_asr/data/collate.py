@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from hebrew_asr.audio.augment import Masks, draw_masks, no_masks, perturbed_length
-from hebrew_asr.audio.frames import CHUNK_FRAMES, TOKENS_PER_CHUNK, EncoderGeometry, num_audio_tokens, num_frames
+from hebrew_asr.audio.frames import TOKENS_PER_CHUNK, EncoderGeometry, num_audio_tokens, num_chunks, num_frames
 from hebrew_asr.audio.mel import MelPlan, plan_mel
 from hebrew_asr.config.recipe import Augmentation
 from hebrew_asr.data.bundled import Bundled
@@ -209,5 +209,5 @@ def _ranges(first: Any, lengths: Sequence[int]) -> Tensor:
 
 def _conv_positions(frames: Sequence[int], audio_tokens: Sequence[int]) -> Tensor:
     """Only a clip's last chunk can be short, so each clip's outputs are a run from its first chunk."""
-    chunks = -(-np.asarray(frames) // CHUNK_FRAMES)
+    chunks = [num_chunks(count) for count in frames]
     return _ranges(_bounds(chunks)[:-1] * TOKENS_PER_CHUNK, audio_tokens)

@@ -16,7 +16,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from hebrew_asr.audio.frames import CHUNK_FRAMES, EncoderGeometry, num_audio_tokens, num_frames
+from hebrew_asr.audio.frames import EncoderGeometry, num_audio_tokens, num_chunks, num_frames
 from hebrew_asr.text.prompt import PromptTokens
 
 NUM_SHAPES = 32
@@ -72,7 +72,7 @@ def packed_shape(
     return Shape(
         tokens=opening_tokens + sum(tokens),
         audio_tokens=sum(audio_tokens),
-        chunks=sum(-(-count // CHUNK_FRAMES) for count in frames),
+        chunks=sum(map(num_chunks, frames)),
         windows=len(windows),
         clips=len(tokens),
         labels=sum(labels),

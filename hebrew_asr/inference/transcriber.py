@@ -22,6 +22,7 @@ from hebrew_asr.audio.frames import (
     MEL_BINS,
     TOKENS_PER_CHUNK,
     EncoderGeometry,
+    num_chunks,
     num_frames,
 )
 from hebrew_asr.audio.mel import LogMel
@@ -219,7 +220,7 @@ class Transcriber:
         prompt, at its widest; keys and values of all tokens; and the logits of one.
         """
         sizes, width = ModelSizes.of(self._asr.config), self._asr.dtype.itemsize
-        chunks = math.ceil(longest_s * FRAMES_PER_S / CHUNK_FRAMES)
+        chunks = num_chunks(math.ceil(longest_s * FRAMES_PER_S))
         read = len(self._prompt.prompt(TOKENS_PER_CHUNK * chunks)) + len(self._forced_ids)
         written = self._decoding.cap(round(longest_s * SAMPLE_RATE_HZ))
         convolved = 2 * _ENCODED_CHUNKS * sizes.downsample_hidden_size * (MEL_BINS // 2) * (CHUNK_FRAMES // 2)
@@ -273,7 +274,7 @@ def _parts(clips: Sequence[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
     """As many clips as the encoder reads at once, in the order given."""
     start = chunks = 0
     for place, clip in enumerate(clips):
-        more = math.ceil(num_frames(len(clip)) / CHUNK_FRAMES)
+        more = num_chunks(num_frames(len(clip)))
         if place > start and chunks + more > _ENCODED_CHUNKS:
             yield clips[start:place]
             start, chunks = place, 0

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from hebrew_asr.audio.frames import CHUNK_FRAMES, MEL_BINS, TOKENS_PER_CHUNK
+from hebrew_asr.audio.frames import CHUNK_FRAMES, MEL_BINS, TOKENS_PER_CHUNK, num_chunks
 from hebrew_asr.data.shapes import Shape
 from hebrew_asr.model.sizes import EMBEDDING, HEAD, ModelSizes, weight_shapes
 
@@ -40,7 +40,7 @@ class Work:
     @classmethod
     def of_batch(cls, batch: PackedBatch) -> Work:
         """What the clips of a batch need, without its padding."""
-        chunks = sum(-(-count // CHUNK_FRAMES) for count in batch.frames)
+        chunks = sum(map(num_chunks, batch.frames))
         bounds, audio_tokens = batch.window_cu_seqlens_W1.tolist(), sum(batch.audio_tokens)
         windows = [stop - start for start, stop in pairwise(bounds) if stop <= audio_tokens]
         bounds = batch.clip_cu_seqlens_N2.tolist()[: len(batch.tokens) + 2]
