@@ -47,10 +47,36 @@ require_profile() {
 # Says a command as it could be pasted.
 show() { printf '%q ' "$@"; echo; }
 
+# HEBREW_ASR_COMPILED=DIR: what is compiled is kept there too, and a machine that has compiled nothing yet takes it from
+# there, so that a fresh one goes on sooner. It is code that will run as you: choose a place where you alone write.
+compiled=${TORCHINDUCTOR_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/hebrew_asr/inductor}
+kept=${HEBREW_ASR_COMPILED:+$HEBREW_ASR_COMPILED/compiled.tar}
+
+take_compiled() {
+  [ -n "$kept" ] && [ -f "$kept" ] && [ -z "$(ls -A "$compiled" 2>/dev/null)" ] || return 0
+  local taken=$compiled.$$ # whole, or not at all
+  if mkdir -p "$taken" "$compiled" && tar -xf "$kept" -C "$taken" && rmdir "$compiled" && mv "$taken" "$compiled"; then
+    echo "compiled before: taken from $kept"
+  else
+    rm -rf "$taken"
+    echo "warning: $kept could not be unpacked; all is compiled anew" >&2
+  fi
+}
+
+keep_compiled() {
+  [ -n "$kept" ] && [ -n "$(ls -A "$compiled" 2>/dev/null)" ] || return 0
+  [ ! -f "$kept" ] || [ -n "$(find "$compiled" -type f -newer "$kept" -print -quit)" ] || return 0
+  if ! { mkdir -p "${kept%/*}" && tar -cf "$kept.$$" -C "$compiled" . && mv "$kept.$$" "$kept"; }; then
+    rm -f "$kept.$$"
+    echo "warning: what was compiled could not be kept in $kept" >&2
+  fi
+}
+
 # Starts a command and waits for it, however long its ranks take to save after a signal to stop. Returns 0 if the
 # run is finished, 75 if it can go on, else what went wrong.
 run_to_its_end() {
   local since code=0 trainer='' signaled=0
+  take_compiled
   since=$(mktemp)
   trap 'signaled=1; kill -TERM "$trainer" 2>/dev/null || true' TERM INT HUP USR1 USR2 XCPU
   (trap - INT; exec "$@") & # else bash has it ignore Ctrl-C, which a second time means: leave without saving
@@ -59,6 +85,7 @@ run_to_its_end() {
   # Not in wait: a signal ends it, and if the command ends at that moment, bash has lost its code.
   while kill -0 "$trainer" 2>/dev/null; do sleep 0.2 || true; done
   wait "$trainer" || code=$?
+  keep_compiled
   judge "$code" "$since" && code=0 || code=$?
   rm -f "$since"
   return "$code"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.config.values import CHECKED, PositiveFloat, PositiveInt, parse, read_object
 from hebrew_asr.errors import EnvironmentProblem, UsageError
 
@@ -131,6 +132,10 @@ class Profile:
         asked, on_gpu = self.hardware.compile, self.hardware.accelerator == "cuda"
         can = (self.bf16 or not on_gpu) and (self.zero_stage < 3 or self.is_flat)
         return (on_gpu if asked is None else asked) and can
+
+    def rehearses(self, recipe: Recipe) -> bool:
+        """Whether a run's phases are tried before its first step, as the recipe asks for."""
+        return self.compiles if recipe.rehearse is None else recipe.rehearse
 
     @property
     def uses_cuda_graphs(self) -> bool:

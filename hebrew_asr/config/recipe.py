@@ -231,7 +231,7 @@ class Recipe:
     )
     """How many layers ``llm_top`` and ``audio_top`` hold, counted from the top."""
     rehearse: Annotated[bool | None, Freedom.CONDUCT] = None
-    """Try every phase before the first step of a run. By default where the pass is compiled, which is on GPUs."""
+    """Try every phase before the first step of a run. By default where the pass is compiled, as in bf16 on GPUs."""
     max_steps: Annotated[PositiveInt | None, Freedom.CONDUCT] = None
     """Stop after this many steps, whatever the epochs; the schedule still spans all of them."""
     augmentation: Augmentation = field(default_factory=Augmentation)

@@ -53,12 +53,6 @@ class Steps:
             other.fix_shapes(*other._shape_limits)
         return other
 
-    def padded_most(self) -> Self:
-        """The same steps, with every micro-batch in the largest shape, if shapes are fixed."""
-        other = copy.copy(self)
-        other._shapes = self._shapes[-1:]
-        return other
-
     def longest_step(self, last_step: int) -> int:
         """The one of the first ``last_step`` that has most sound."""
         return self._sampler.longest_step(last_step)

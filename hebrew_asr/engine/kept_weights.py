@@ -18,7 +18,7 @@ class KeptWeights:
     """Some weights of a model in host memory of the first rank, and fingerprints of all of them on every rank."""
 
     def __init__(self, asr: nn.Module, names: Collection[str], ranks: Ranks):
-        """``names``: of the weights that the trial trains."""
+        """Before the model's first engine; collective. ``names``: of the weights that the trial trains."""
         self._asr, self._ranks = asr, ranks
         self._before = self._fingerprints()
         self._kept = {
@@ -44,8 +44,8 @@ class KeptWeights:
                 torch_dist.broadcast(weight.data, src=0)
         self._kept.clear()
         now = self._fingerprints()
-        changed = [name for name, before in self._before.items() if not torch.equal(now[name], before)]
-        if changed:
+        own = [name for name, before in self._before.items() if not torch.equal(now[name], before)]
+        if changed := sorted({name for found in self._ranks.gather(own) for name in found}):
             raise self._ranks.in_common(TrainingFault(f"a trial has changed weights: {first_few(changed)}"))
 
     def _fingerprints(self) -> dict[str, Tensor]:

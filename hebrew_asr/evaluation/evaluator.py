@@ -160,11 +160,20 @@ class Evaluator:
         )
         return Evaluated(record, fault)
 
-    def try_longest(self, asr: Any, clips: Sequence[Clip], stop: StopFlag) -> None:
-        """Decode the first batch of an evaluation of ``clips``, which takes most memory; collective."""
+    def try_longest(self, asr: Any, clips: Sequence[Clip], stop: StopFlag) -> int:
+        """Decode the first batch of an evaluation of ``clips``, which takes most memory; collective.
+
+        Returns:
+            This rank's clips in it that could be read.
+
+        Raises:
+            EnvironmentProblem: not even one clip fits, on this rank.
+        """
         own, longest_s = self._share(clips)
         size = self._cuts(Transcriber(asr, self._tokenizer, self._decoding), longest_s)[1]
-        self._transcribe(asr, own[:size], longest_s[:size], stop, [])
+        unreadable = list[str]()
+        self._transcribe(asr, own[:size], longest_s[:size], stop, unreadable)
+        return len(own[:size]) - len(unreadable)
 
     def _share(self, clips: Sequence[Clip]) -> tuple[list[Clip], np.ndarray]:
         """This rank's clips, the longest first, and the seconds of rank 0's, which are the longest in every place."""

@@ -203,15 +203,16 @@ def _see_it_end(group: int) -> None:
 
 def _judge(told: Told, launch: Launch, *, was_asked: bool, code: int) -> int:
     """The launcher's own code is 1 whatever a stopped rank says."""
-    codes = told.codes()
+    codes, known = told.codes(), told.codes().keys() | told.followers()
     failed = next((codes[rank] for rank in sorted(codes) if codes[rank]), None)
-    if failed is not None:
+    # Where a rank dies the launcher sends the others SIGTERM, which some take for a stop.
+    is_death = failed == Preempted.exit_code and not was_asked and bool(told.pids().keys() - known)
+    if failed is not None and not is_death:
         return failed
     if len(codes) == launch.num_ranks:
         return 0
     if was_asked and not told.pids():
         raise Preempted(nothing_to_save("asked before the ranks were there", resumes=launch.resumes))
-    known = codes.keys() | told.followers()
     missing = ", ".join(str(rank) for rank in range(launch.num_ranks) if rank not in known)
     raise EnvironmentProblem(
         f"rank {missing} ended without a word (the launcher's code is {code}): killed, perhaps for want of memory; "

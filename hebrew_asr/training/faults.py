@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -92,6 +93,12 @@ def _left_before(trained: int, checkpoints: CheckpointStore) -> str:
     lost = f"{count(trained - step, 'step')} earlier"
     same = "which holds them too: if it ends like this again, move it away, and the one before is taken"
     return f"--resume auto goes on from the checkpoint of step {step}, {lost if step < trained else same}"
+
+
+def record_earlier(tracker: Tracker, faults: Iterable[FaultRecord | None], step: int) -> None:
+    """Record what earlier starts of a run met, which now goes on from ``step``."""
+    for fault in filter(None, faults):
+        tracker.write(replace(fault, step=step))
 
 
 def record_fallbacks(tracker: Tracker, ranks: Ranks, state: TrainState) -> None:

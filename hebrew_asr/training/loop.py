@@ -43,7 +43,7 @@ def train(run: Run, session: Session | None = None) -> None:
         keep_evidence(run.folder, run.ranks.rank, error, session.batch)
         dead = run.watchdog.dead_peer()
         if dead is not None and not isinstance(error, HebrewASRError):
-            raise TrainingFault(f"rank {run.ranks.rank}: rank {dead} died during step {run.state.step + 1}") from error
+            raise TrainingFault(f"rank {run.ranks.rank}: rank {dead} died after step {run.state.step}") from error
         raise
     finally:
         run.watchdog.stand_down()

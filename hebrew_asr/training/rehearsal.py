@@ -1,4 +1,4 @@
-"""Before the first step of a run every phase is tried, with the longest batch, an evaluation and a checkpoint's copy.
+"""Before the first step of a run every phase is tried, on the longest batch, and an evaluation and a checkpoint's copy.
 
 So memory that does not suffice, a compiler that fails and a phase that does not train what it should are met in the
 first minutes, and not at the change of phase hours later. Then all is undone: weights have the bits that they had, and
@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from hebrew_asr.config.recipe import Phase
 from hebrew_asr.data.loader import StepBatch
+from hebrew_asr.engine import garbage
 from hebrew_asr.engine.engine import MicroBatchTooLarge
 from hebrew_asr.engine.kept_weights import KeptWeights
-from hebrew_asr.errors import first_line
+from hebrew_asr.engine.optimizer_state import num_bytes
+from hebrew_asr.errors import EnvironmentProblem, first_line
 from hebrew_asr.model.groups import phase_groups
 from hebrew_asr.model.phases import shapes_of
 from hebrew_asr.training.feed import to_device
-from hebrew_asr.units import GIB
+from hebrew_asr.units import count, gib
 from hebrew_asr.watching.machine import forget_peak
 
 if TYPE_CHECKING:
@@ -31,19 +34,21 @@ _STEPS = 3
 
 
 def is_rehearsed(run: Run) -> bool:
-    """Whether a run is tried before its first step: as its recipe has it, if this is not a later start of it."""
-    asked, begins = run.recipe.rehearse, run.resumable.newest is None
-    return begins and (run.profile.compiles if asked is None else asked)
+    """Whether a run is tried before its first step: as its recipe has it, unless it goes on from a checkpoint."""
+    return run.resumable.newest is None and run.profile.rehearses(run.recipe)
 
 
 def rehearse(session: Session) -> None:
     """Try what the run is going to do, and undo it; collective.
 
-    A micro-batch that does not fit is halved for the run as well. Clips that cannot be decoded are the run's to report.
+    A micro-batch that does not fit is halved for the run as well. A batch that has no clips, or whose gradients are
+    not finite, ends the rehearsal with a line: such steps are the run's to report.
 
     Raises:
         TrainingFault: a phase did not train what it should, or a micro-batch of one clip does not fit.
         OutOfMemory: a micro-batch did not fit where the ranks cannot agree on that; the next start takes smaller ones.
+        EnvironmentProblem: not even one clip of an evaluation fits.
+        torch.OutOfMemoryError: AdamW's step did not, on this rank.
         Preempted: asked to stop.
     """
     run, started = session.run, time.monotonic()
@@ -53,58 +58,56 @@ def rehearse(session: Session) -> None:
     trained = {name for phase in phases for group in phase_groups(shapes, run.recipe, phase) for name in group.weights}
     weights = KeptWeights(run.asr, trained, run.ranks)
     forget_peak(run.ranks)
-    for index, phase in enumerate(phases):
-        run.now(f"rehearsal of phase {phase.name}: its longest step compiles, which takes up to a minute")
-        run.engine.enter_phase(index)
-        if not _try_steps(session, index):
-            break
-        if run.stop.agreed():
-            session.stop()
-    else:
-        run.now("rehearsal of an evaluation and of a checkpoint's copy")
-        clips = run.eval_clips if run.recipe.evaluation.full_each_epoch else run.evaluator.sample
-        with run.engine.whole_model() as asr:
-            run.evaluator.try_longest(asr, clips, run.stop)
-        run.engine.host_state()
-        if run.stop.agreed():
-            session.stop()
-        run.say(_found(run, [phase.name for phase in phases], time.monotonic() - started))
+    failure = next(filter(None, (_try_phase(session, index, phase) for index, phase in enumerate(phases))), None)
+    if failure is None:
+        found = _try_interruptions(session)
+        tried = f"{'phases' if len(phases) > 1 else 'phase'} {' and '.join(phase.name for phase in phases)}"
+        run.say(f"rehearsed {tried} on the longest batch, {found}, in {time.monotonic() - started:.0f} s")
         session.still_compiles = False
+    else:
+        run.say(f"not rehearsed: {failure}")
     run.engine.close()
     weights.put_back()
+    garbage.set_aside()
     torch.cuda.empty_cache()
     forget_peak(run.ranks)
+    run.now("all of the rehearsal is undone, and the run begins")
 
 
-def _try_steps(session: Session, index: int) -> bool:
-    """Train phase ``index`` on the longest batch; False if its clips cannot be read."""
-    run, tried, batch = session.run, 0, None
+def _try_phase(session: Session, index: int, phase: Phase) -> str:
+    """Train a phase on the longest batch; returns why it could not be tried, or nothing."""
+    run, tried, is_proved, batch = session.run, 0, False, None
+    compiles = ", which compiles for up to a minute" if run.profile.compiles else ""
+    run.now(f"rehearsing phase {phase.name}{compiles}")
+    run.engine.enter_phase(index)
     rates = run.schedule.rates(run.schedule.phase_starts[index])
     while tried < _STEPS:
         too_large = None
         try:
             batch = batch or _longest_batch(run)
             if batch is None:
-                return False
+                return f"no clip of step {run.dataset.longest_step(run.schedule.last_step)} can be decoded"
             run.engine.step(batch.micro_batches, rates)
-            run.engine.prove_phase()
+            is_proved |= run.engine.prove_phase() is not None
             tried += 1
         except MicroBatchTooLarge as error:
             too_large = error.with_traceback(None)  # whose frames hold what is to be freed
-            too_large.part += f", rehearsing phase {run.recipe.phases[index].name}"
+            too_large.part += f", rehearsing phase {phase.name}"
         if too_large is not None:
-            batch = None
+            tried, is_proved, batch = 0, False, None
             session.shrink(too_large)
-    return True
+    if run.stop.agreed():
+        session.stop()
+    return "" if is_proved else f"gradients of phase {phase.name} were NaN or infinite in {_STEPS} steps"
 
 
 def _longest_batch(run: Run) -> StepBatch | None:
-    """What takes most memory of all steps, on the device; None if a rank has no clips for it.
+    """The step of the run that has most sound, on the device; None if a rank cannot decode a clip of its share.
 
     Raises:
         MicroBatchTooLarge: there was no memory for its features.
     """
-    batch = run.dataset.padded_most()[run.dataset.longest_step(run.schedule.last_step)]
+    batch = run.dataset[run.dataset.longest_step(run.schedule.last_step)]
     if run.ranks.any(batch.error is not None):
         return None
     no_memory = ""
@@ -112,17 +115,36 @@ def _longest_batch(run: Run) -> StepBatch | None:
         batch = to_device(batch, run.mel, run.ranks.device)
     except torch.OutOfMemoryError as error:
         no_memory = first_line(error)
-    reasons = {rank: reason for rank, reason in enumerate(run.ranks.gather(no_memory)) if reason}
+    reasons = _of_ranks(run, no_memory)
     if reasons:
         raise MicroBatchTooLarge("features", [*reasons], True, next(iter(reasons.values())))
     return batch
 
 
-def _found(run: Run, phases: list[str], took_s: float) -> str:
-    tried = f"the longest batch of {'phase' if len(phases) == 1 else 'phases'} {' and '.join(phases)}"
-    said = f"rehearsed in {took_s:.0f} s: {tried}, an evaluation and a checkpoint's copy"
-    if run.ranks.device.type != "cuda":
-        return f"{said} went well"
-    most = max(run.ranks.gather(torch.cuda.max_memory_reserved(run.ranks.device)))
-    room = torch.cuda.get_device_properties(run.ranks.device).total_memory
-    return f"{said} fit, in {most / GIB:.1f} of {room / GIB:.1f} GiB"
+def _try_interruptions(session: Session) -> str:
+    """Decode the longest clips and copy the state, in the last phase, which holds the most; returns what was done."""
+    run, no_memory, clips = session.run, "", 0
+    run.now("rehearsing an evaluation and a checkpoint's copy")
+    split = run.eval_clips if run.recipe.evaluation.full_each_epoch else run.evaluator.sample
+    with run.engine.whole_model() as asr:
+        try:
+            clips = run.evaluator.try_longest(asr, split, run.stop)
+        except EnvironmentProblem as error:
+            no_memory = str(error)
+    for rank, reason in _of_ranks(run, no_memory).items():
+        raise run.ranks.in_common(EnvironmentProblem(f"rehearsing an evaluation, rank {rank}: {reason}"))
+    copied = num_bytes(run.engine.host_state())
+    if run.stop.agreed():
+        session.stop()
+    memory = ""
+    if run.ranks.device.type == "cuda":
+        most = max(run.ranks.gather(torch.cuda.max_memory_reserved(run.ranks.device)))
+        room = torch.cuda.get_device_properties(run.ranks.device).total_memory
+        memory = f", in {gib(most)} of {gib(room)}"
+    clips, copied = sum(run.ranks.gather(clips)), sum(run.ranks.gather(copied))
+    return f"decoded the longest {count(clips, 'clip')}, copied {gib(copied)} of state{memory}"
+
+
+def _of_ranks(run: Run, no_memory: str) -> dict[int, str]:
+    """Why ranks are out of memory, of those that are; collective."""
+    return {rank: reason for rank, reason in enumerate(run.ranks.gather(no_memory)) if reason}

@@ -23,7 +23,7 @@ from hebrew_asr.launching.command import next_commands
 from hebrew_asr.launching.stopping import nothing_to_save
 from hebrew_asr.report.records import PhaseRecord, TrainRecord
 from hebrew_asr.training import saving
-from hebrew_asr.training.faults import FaultBudget, record_fallbacks
+from hebrew_asr.training.faults import FaultBudget, record_earlier, record_fallbacks
 from hebrew_asr.training.feed import feed
 from hebrew_asr.training.final_model import write_final
 from hebrew_asr.training.loading import load_steps
@@ -58,7 +58,11 @@ class Session:
         return self.state.step >= self.run.schedule.last_step
 
     def open(self) -> None:
-        """Begin to load steps. Before this process has grown: its loaders are copies of it."""
+        """Tell what earlier starts met, and begin to load steps before this process grows: loaders are copies of it."""
+        record_earlier(self.run.tracker, [*self.run.resumable.faults, self.run.out_of_memory], self.state.step)
+        self._load()
+
+    def _load(self) -> None:
         run, span = self.run, (self.state.step, self.run.schedule.last_step)
         on_gpu = run.ranks.device.type == "cuda"
         loaded = load_steps(run.dataset, *span, workers=run.recipe.data.workers, pin_memory=on_gpu)
@@ -77,10 +81,6 @@ class Session:
             with StateReader(resume.path) as reader:
                 run.engine.enter_phase(self._phase, reader)
         self._slow_disk.warn()
-        for fault in run.resumable.faults:
-            run.tracker.write(fault)
-        if run.out_of_memory is not None:
-            run.tracker.write(replace(run.out_of_memory, step=self.state.step))
         self.evaluate_if_due()
         self._say_what_takes_time()
 
@@ -184,7 +184,7 @@ class Session:
         run.batching, self.state.max_micro_batch = batching, batching.max_micro_batch
         run.dataset = run.dataset.with_batching(batching)
         run.engine.rebuild(batching)
-        self.open()
+        self._load()
 
     def record(self, batch: StepBatch, result: StepResult) -> None:
         """Make the step's record. Its figures are read one step later, when the device has them; collective.

@@ -141,7 +141,7 @@ def test_a_killed_rank_takes_the_other_down_in_seconds(task, warm, tmp_path):
     os.kill(pids[1], signal.SIGKILL)
     assert all(warm.wait(pid) for pid in pids)
     assert time.monotonic() - killed < 20
-    assert "rank 1 died during step" in output.read_text()
+    assert "rank 1 died after step" in output.read_text()
 
 
 def test_a_stop_in_the_first_evaluation_is_made_up_for(task, warm, tmp_path):

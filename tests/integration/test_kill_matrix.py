@@ -139,7 +139,7 @@ def test_sigterm_while_the_step_is_compiled(warm, tmp_path, is_rehearsed):
     Attention over packed clips has no graph on a CPU, so the rank here uses another form of it, and traces forward
     without making C++ of it, which takes minutes.
     """
-    begins = "rehearsal of phase B" if is_rehearsed else "step 0: Strategy B"
+    begins = "rehearsing phase B" if is_rehearsed else "step 0: Strategy B"
     rehearse = f"rehearse={str(is_rehearsed).lower()}"
     task = make_task(tmp_path / "task", spec=replace(SPEC, encoder_layers=1, num_hidden_layers=1))
     run, output = tmp_path / "run", tmp_path / "log"
@@ -163,6 +163,8 @@ def test_sigterm_while_the_step_is_compiled(warm, tmp_path, is_rehearsed):
     assert warm.run(arguments, ranks=1, port=free_port(), output=output, compiled=True) == [0], output.read_text()
     assert [row["step"] for row in events(run, "train")] == [1, 2, 3]
     assert "could not be compiled" not in output.read_text()
+    told = (tmp_path / "whole.log").read_text()
+    assert ("the phase's first step compiles" in told) != is_rehearsed, "it is said only where it does"
     ends_like(run, tmp_path / "whole")
 
 

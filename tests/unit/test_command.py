@@ -19,7 +19,7 @@ from tests.support.tiny_task import ROOT, environment
 
 class Shell(Launch):
     """Two ranks and their launcher, as a line of bash: ``rank N CODE`` is one that leaves and says its code,
-    ``follows N`` one that leaves because another is gone.
+    ``follows N`` one that leaves because another is gone, ``joins N`` one that is there.
     """
 
     def line(self) -> list[str]:
@@ -27,6 +27,7 @@ class Shell(Launch):
         python = f"PYTHONPATH={ROOT} {sys.executable} -c"
         said = f'rank() {{ RANK="$1" {python} "{imports}.report(int(sys.argv[1]))" "$2"; }}; '
         said += f'follows() {{ RANK="$1" {python} "{imports}.follow()"; }}; '
+        said += f'joins() {{ RANK="$1" {python} "{imports}.join()"; }}; '
         return ["bash", "-c", said + self.arguments[0]]
 
 
@@ -39,6 +40,7 @@ class Shell(Launch):
         ("rank 0 0; rank 1 6; exit 0", 6),
         ("rank 1 75; rank 0 5; exit 1", 5),
         ("rank 1 3; kill -KILL $$", 3),
+        ("joins 0; rank 0 75; exit 1", 75),  # stopped before the other was there
     ],
 )
 def test_the_first_rank_that_failed_gives_the_code(script, code):
@@ -50,6 +52,7 @@ def test_the_first_rank_that_failed_gives_the_code(script, code):
     [
         ("rank 0 0; exit 0", r"rank 1 ended without a word \(the launcher's code is 0\)"),
         ("follows 0; exit 6", r"rank 1 ended without a word \(the launcher's code is 6\)"),
+        ("joins 0; joins 1; rank 0 75; exit 1", r"rank 1 ended without a word"),  # rank 0 had SIGTERM for that
         ("kill -KILL $$", r"rank 0, 1 ended without a word \(the launcher's code is -9\)"),
     ],
 )

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import tarfile
 import time
 from pathlib import Path
 
@@ -128,6 +129,36 @@ def test_a_signal_is_handed_on_and_its_answer_waited_for(tmp_path, number):
     process.send_signal(number)
     assert process.wait(30) == 75
     assert (tmp_path / "saved").exists()
+
+
+def test_what_is_compiled_goes_with_the_run(tmp_path):
+    """Kept when the run ends, however it does; taken where nothing is compiled yet; and never in the way of a run."""
+    kept = tmp_path / "a b" / "compiled.tar"
+    script = (
+        'cd "$XDG_CACHE_HOME/hebrew_asr" && mkdir -p inductor/x && ls inductor/x && touch inductor/x/$NAME; exit 75'
+    )
+
+    def start(home: str, name: str) -> subprocess.CompletedProcess:
+        environment = {"XDG_CACHE_HOME": str(tmp_path / home), "HEBREW_ASR_COMPILED": str(kept.parent), "NAME": name}
+        environment |= {name: os.environ[name] for name in ("PATH", "HOME")}  # and no cache that a test's torch has
+        (tmp_path / home / "hebrew_asr").mkdir(parents=True, exist_ok=True)
+        words = ["bash", "-c", JUDGE, "it", str(ROOT / "launch/environment.sh"), str(tmp_path), script]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 75, done
+        return done
+
+    def held() -> set[str]:
+        with tarfile.open(kept) as file:
+            return {name for member in file.getmembers() if (name := Path(member.name).name) and member.isfile()}
+
+    assert start("one", "first").stdout == "" and held() == {"first"}
+    assert start("two", "second").stdout.splitlines() == [f"compiled before: taken from {kept}", "first"]
+    assert held() == {"first", "second"}
+    assert start("one", "third").stdout.splitlines() == ["first"] and held() == {"first", "third"}, "its own stays"
+    kept.write_bytes(b"no archive")
+    done = start("three", "fourth")
+    assert "could not be unpacked; all is compiled anew" in done.stderr and held() == {"fourth"}
+    assert not [*tmp_path.glob("*/hebrew_asr/inductor.*"), *kept.parent.glob("*.tar.*")]
 
 
 def test_ctrl_c_reaches_the_run_each_time(tmp_path):
