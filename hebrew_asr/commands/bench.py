@@ -18,7 +18,7 @@ from hebrew_asr.commands.ranks import RankArguments
 from hebrew_asr.config.options import Out
 from hebrew_asr.config.values import PositiveInt
 
-PLANNING = Path(__file__).parents[1] / "planning"
+SPEED = Path(__file__).parents[1] / "speed"
 BASELINE_MICRO_BATCHES = (4, 8, 16, 32, 64)
 """The guide's, and larger ones to find the best."""
 CLIPS = 1280
@@ -54,11 +54,13 @@ class Command(RankArguments):
 
     def run(self) -> int:
         from hebrew_asr.commands.ours import make_folder, refuse_overwriting
+        from hebrew_asr.config.profiles import load_profile
         from hebrew_asr.errors import EnvironmentProblem, UsageError
         from hebrew_asr.files import temporary_folder, write_json
         from hebrew_asr.launching.command import stopped_at_once
         from hebrew_asr.model.load import load_tokenizer
         from hebrew_asr.planning.bench_corpus import made_up_words, make_corpus
+        from hebrew_asr.speed.told import print_baseline, print_phases, print_whole, ratios
 
         recipe = self.load_recipe()
         known = [phase.name for phase in recipe.phases]
@@ -95,16 +97,17 @@ class Command(RankArguments):
             if code:
                 return code
             figures = json.loads(out.read_text())
-            _print_phases(figures)
+            print_phases(figures)
+            print_whole(figures, recipe, load_profile(self.ds))
             if self.baseline:
                 figures["baseline"] = self._measure_baseline(folder)
-                figures["ratios"] = _ratios(figures)
+                figures["ratios"] = ratios(figures)
                 write_json(out, figures)
-                _print_baseline(figures)
+                print_baseline(figures)
         return 0
 
     def _measure(self, phases: list[str], run: Path, out: Path) -> int:
-        from hebrew_asr.planning.bench import BenchArguments
+        from hebrew_asr.speed.bench import BenchArguments
 
         arguments = BenchArguments(
             ds=self.ds,
@@ -117,7 +120,7 @@ class Command(RankArguments):
             out=out,
             traces=None if self.traces is None else Path(self.traces),
         )
-        return self.measure(PLANNING / "bench.py", arguments)
+        return self.measure(SPEED / "bench.py", arguments)
 
     def _measure_baseline(self, folder: Path) -> list[dict[str, Any]]:
         """In a process of its own; what it has found counts, should a larger micro-batch end it."""
@@ -128,64 +131,5 @@ class Command(RankArguments):
         sizes = [str(size) for size in BASELINE_MICRO_BATCHES if size <= recipe.clips_per_step]
         options = [str(folder / "recipe.json"), str(out), str(self.baseline_steps), *sizes]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
-        subprocess.run([sys.executable, str(PLANNING / "baseline.py"), *options], env=environment, check=False)
+        subprocess.run([sys.executable, str(SPEED / "baseline.py"), *options], env=environment, check=False)
         return json.loads(out.read_text()) if out.is_file() else []
-
-
-def _ratios(figures: dict[str, Any]) -> dict[str, float]:
-    """Ours over the baseline's, first phase, per device."""
-    speeds = [entry["clips_per_s"] for entry in figures["baseline"] if entry["clips_per_s"]]
-    if not speeds:
-        return {}
-    ours = figures["phases"][0]["clips_per_s"] / figures["num_ranks"]
-    return {"to_first_micro_batch": ours / speeds[0], "to_best_micro_batch": ours / max(speeds)}
-
-
-def _print_phases(figures: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    from hebrew_asr.streams import print_table
-    from hebrew_asr.units import count
-
-    table = Table(
-        title=f"{figures['num_ranks']} × {figures['device']}, profile {figures['profile']}", title_justify="left"
-    )
-    rows = {
-        "clips per step": ("clips_per_step", "d"),
-        "clips/s": ("clips_per_s", ".1f"),
-        "audio s/s": ("audio_s_per_s", ".0f"),
-        "tokens/s": ("tokens_per_s", ".0f"),
-        "ms per step": ("ms_per_step", ".1f"),
-        "  median": ("median_ms", ".1f"),
-        "  slowest": ("slowest_ms", ".1f"),
-        "  forward ms, alone": ("forward_ms", ".1f"),
-        "  backward ms, alone": ("backward_ms", ".1f"),
-        "  optimizer ms, alone": ("optimizer_ms", ".1f"),
-        "waiting for data": ("data_wait_share", ".1%"),
-        "padding": ("padding_share", ".1%"),
-        "TFLOP/s per device": ("tflops", ".3g"),
-        "of its matrix rate": ("mfu", ".1%"),
-        "peak GiB": ("peak_gib", ".1f"),
-        "first compile s": ("compile_s", ".0f"),
-    }
-    table.add_column("phase")
-    for phase in figures["phases"]:
-        table.add_column(phase["phase"], justify="right")
-    for title, (key, form) in rows.items():
-        table.add_row(title, *(format(phase[key], form) for phase in figures["phases"]))
-    print_table(table)
-    stops = figures["interruptions"]
-    print(
-        f"evaluating {count(stops['evaluated_clips'], 'clip')} stops training for {stops['evaluation_s']:.1f} s "
-        f"({stops['longest_evaluation_s']:.1f} s at most), a checkpoint for {stops['checkpoint_s']:.2f} s"
-    )
-
-
-def _print_baseline(figures: dict[str, Any]) -> None:
-    for entry in figures["baseline"]:
-        speed = f"{entry['clips_per_s']:.1f} clips/s" if entry["clips_per_s"] else "out of memory"
-        print(f"Hugging Face Trainer, native padded model, micro-batch {entry['micro_batch']}: {speed}")
-    if figures["ratios"]:
-        first, best = figures["ratios"].values()
-        size = figures["baseline"][0]["micro_batch"]
-        print(f"this trainer, per device: {first:.1f} × micro-batch {size}, {best:.1f} × the best")

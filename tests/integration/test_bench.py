@@ -22,10 +22,10 @@ from hebrew_asr.config.recipe import load_recipe
 from hebrew_asr.demo.tiny import save_tiny
 from hebrew_asr.errors import EnvironmentProblem, Preempted
 from hebrew_asr.planning import all_reduce
-from hebrew_asr.planning.bench import BenchArguments
 from hebrew_asr.planning.bench_corpus import make_corpus
 from hebrew_asr.planning.lr_curve import has_diverged
 from hebrew_asr.planning.lr_range import LrRangeArguments
+from hebrew_asr.speed.bench import BenchArguments
 from hebrew_asr.training.arguments import as_argv
 from tests.support.disks import small_disk
 from tests.support.tiny_task import (
@@ -74,7 +74,9 @@ def test_bench_measures_both_phases(tmp_path, capfd):
         assert 0 < phase["median_ms"] <= phase["slowest_ms"] and phase["ms_per_step"] <= phase["slowest_ms"]
         assert 2 < phase["audio_s_per_s"] / phase["clips_per_s"] < 9
         assert min(phase["forward_ms"], phase["backward_ms"], phase["optimizer_ms"], phase["mfu"]) > 0
-        assert 0 <= phase["data_wait_share"] < 1
+        assert 0 <= phase["data_wait_share"] < 1 and phase["exposed_ms"] is None
+    assert figures["startup_s"] > 0
+    assert "5 epochs of 186,812 clips would take" in told.out and "network alone" not in told.out
     assert "clips/s" in told.out and "evaluating 1 clip stops training for" in told.out
     assert figures["interruptions"]["evaluated_clips"] == 1 and figures["interruptions"]["checkpoint_s"] > 0
     if not baseline:
@@ -115,7 +117,7 @@ def test_ranks_settle_together(tmp_path, warm):
     )
     options = as_argv(arguments, BenchArguments)
     # On a CPU attention cannot be compiled, so nothing is: what is waited for is the same.
-    done = warm.finish(options, ranks=2, port=free_port(), program="hebrew_asr.planning.bench")
+    done = warm.finish(options, ranks=2, port=free_port(), program="hebrew_asr.speed.bench")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert [(phase["phase"], phase["steps"]) for phase in figures["phases"]] == [("B", 5)]
@@ -129,7 +131,7 @@ def test_it_needs_no_room_for_checkpoints(task, warm, tmp_path):
     arguments = [*train_arguments(task, tmp_path / "disk" / "run", *NO_EVALUATION), "--phases", "B", "--sizes", "8"]
     arguments += ["--steps", "2", "--out", str(tmp_path / "figures.json")]
     with small_disk(tmp_path / "disk", "300k"):
-        done = warm.finish(arguments, ranks=1, port=free_port(), program="hebrew_asr.planning.bench")
+        done = warm.finish(arguments, ranks=1, port=free_port(), program="hebrew_asr.speed.bench")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert json.loads((tmp_path / "figures.json").read_text())["interruptions"]["checkpoint_s"] > 0
 
@@ -147,7 +149,7 @@ def test_a_stop_while_it_evaluates_leaves_no_figures(task, warm, tmp_path):
 
     with ThreadPoolExecutor(1) as aside:
         asking = aside.submit(ask)
-        done = warm.finish(arguments, ranks=1, port=free_port(), program="hebrew_asr.planning.bench")
+        done = warm.finish(arguments, ranks=1, port=free_port(), program="hebrew_asr.speed.bench")
         is_over.set()
     asking.result()
     assert done.returncode == Preempted.exit_code, done.stdout[-2000:] + done.stderr[-2000:]
@@ -210,7 +212,7 @@ def test_a_range_test_that_does_not_fit_offers_no_resume(task, warm, tmp_path):
 def test_a_bench_that_does_not_fit_is_one_line(task, warm, tmp_path):
     arguments = [*train_arguments(task, tmp_path / "run"), "--phases", "B", "--sizes", "8"]
     shortages = [{"part": "forward", "after": 1, "fits": 0, "ranks": [1]}]
-    module = "hebrew_asr.planning.bench"
+    module = "hebrew_asr.speed.bench"
     done = warm.finish(arguments, ranks=2, port=free_port(), program=module, shortages=shortages)
     assert done.returncode == 4 and "Traceback" not in done.stderr, done.stderr
     (line,) = (line for line in done.stderr.splitlines() if "error" in line)

@@ -23,6 +23,7 @@ FLOORS = [
     {"watching", "checkpoints", "evaluation"},
     {"training"},
     {"planning", "demo", "serving"},
+    {"speed"},
     {"commands", "cli", "train"},
     {"__main__"},
 ]

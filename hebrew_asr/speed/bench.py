@@ -20,9 +20,9 @@ from typing import Annotated, Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+import psutil
 import torch
 import tyro
-from torch.profiler import ProfilerActivity, profile
 
 from hebrew_asr.audio.decode import SAMPLE_RATE_HZ
 from hebrew_asr.config.batching import derive_batching
@@ -36,6 +36,7 @@ from hebrew_asr.files import write_json
 from hebrew_asr.launching.stopping import StopRequest
 from hebrew_asr.model.sizes import ModelSizes
 from hebrew_asr.planning.flops import Work, pass_flops
+from hebrew_asr.speed.traced import network_alone_ms, wait, write_trace
 from hebrew_asr.training.arguments import TrainArguments
 from hebrew_asr.training.feed import feed
 from hebrew_asr.training.loading import load_steps
@@ -93,6 +94,8 @@ class PhaseSpeed:
     backward_ms: float
     optimizer_ms: float
     """The optimizer's step, and what communication backward does not hide."""
+    exposed_ms: float | None
+    """Of a step in which the slowest rank's device does nothing but communicate; None of one rank, and on a CPU."""
     tflops: float
     """Rate of one device, in operations as :mod:`hebrew_asr.planning.flops` counts them."""
     mfu: float
@@ -123,11 +126,11 @@ def matmul_ceiling_tflops(device: torch.device) -> float:
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     for _ in range(3):
         torch.mm(left, right)
-    _wait(device)
+    wait(device)
     started = time.perf_counter()
     for _ in range(repeats):
         torch.mm(left, right)
-    _wait(device)
+    wait(device)
     return 2 * size**3 * repeats / (time.perf_counter() - started) / 1e12
 
 
@@ -149,6 +152,7 @@ def measure(argv: list[str], stop: StopRequest) -> int:
         if phase.name not in arguments.phases:
             continue
         run.engine.enter_phase(index)
+        figures.setdefault("startup_s", max(run.ranks.gather(time.time() - psutil.Process().create_time())))
         for size in arguments.sizes:
             run.say(f"phase {phase.name}, {size} clips per step: warming up")
             speed = _measure_phase(_with_clips(run, size), index, arguments, figures["ceiling_tflops"])
@@ -215,9 +219,10 @@ def _measure_phase(run: Run, index: int, arguments: BenchArguments, ceiling_tflo
     seconds = sum(took_s)
     parts = [_split(run, batch, rates) for batch in islice(steps_ahead, SPLIT_STEPS)]
     forward_ms, backward_ms, optimizer_ms = (1e3 * median(part) for part in zip(*parts, strict=True))
+    exposed_ms = network_alone_ms(run, next(steps_ahead), rates) if on_cuda and run.ranks.size > 1 else None
     if traces is not None:
         stem = f"{run.recipe.phases[index].name}-{run.recipe.clips_per_step}-rank{run.ranks.rank}"
-        _trace(run, next(steps_ahead), rates, traces / stem)
+        write_trace(run, next(steps_ahead), rates, traces / stem)
     sizes = ModelSizes.of(run.asr.config)
     trained = {name for name, weight in run.asr.named_parameters() if weight.requires_grad}
     live = run.engine.module.live
@@ -247,6 +252,7 @@ def _measure_phase(run: Run, index: int, arguments: BenchArguments, ceiling_tflo
         forward_ms=forward_ms,
         backward_ms=backward_ms,
         optimizer_ms=optimizer_ms,
+        exposed_ms=exposed_ms,
         tflops=tflops,
         mfu=tflops / ceiling_tflops,
         padding_share=1 - tokens / padded,
@@ -287,7 +293,7 @@ def _warm_up(run: Run, batches: Iterator[StepBatch], rates: dict[str, float], me
         settled = sum(count for count in met.values() if count > SETTLED) > 0.9 * met.total()
         if number >= WARMUP_STEPS and not (run.profile.uses_cuda_graphs and run.ranks.any(not settled)):
             break  # on all ranks together: batches too large for every shape have shapes of their own
-    _wait(run.ranks.device)
+    wait(run.ranks.device)
     return number
 
 
@@ -308,36 +314,17 @@ def _split(run: Run, batch: StepBatch, rates: dict[str, float]) -> tuple[float, 
     device, engine = run.ranks.device, run.engine
     spent = {"forward": 0.0, "backward": 0.0, "step": 0.0}
     with engine.timed(lambda part: _clock(device, spent, part)):
-        _wait(device)
+        wait(device)
         engine.step(batch.micro_batches, rates)
     return spent["forward"], spent["backward"], spent["step"]
-
-
-def _trace(run: Run, batch: StepBatch, rates: dict[str, float], stem: Path) -> None:
-    """Profile one step: ``stem.txt`` says what took the device's time, ``stem.json.gz`` opens in a trace viewer."""
-    on_cuda = run.ranks.device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
-    with profile(activities=activities) as profiler:
-        run.engine.step(batch.micro_batches, rates).figures()
-        _wait(run.ranks.device)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    order = "self_device_time_total" if on_cuda else "self_cpu_time_total"
-    table = profiler.key_averages().table(sort_by=order, row_limit=60, max_name_column_width=90)
-    stem.with_suffix(".txt").write_text(table, encoding="utf-8")
-    profiler.export_chrome_trace(str(stem.with_suffix(".json.gz")))
 
 
 @contextmanager
 def _clock(device: torch.device, spent: dict[str, float], part: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
-    _wait(device)
+    wait(device)
     spent[part] += time.perf_counter() - started
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def main(argv: list[str] | None = None) -> int:
