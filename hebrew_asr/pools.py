@@ -12,10 +12,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process, resource_tracker
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from hebrew_asr.cores import loading_modules
 from hebrew_asr.errors import EnvironmentProblem, end_children
+
+_PACE_S = 0.5
+"""How often a shutdown looks whether a worker was killed."""
 
 
 class Pool(ProcessPoolExecutor):
@@ -38,9 +42,10 @@ class Pool(ProcessPoolExecutor):
             return super().submit(fn, *args, **kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """After a worker has ended unasked, Python's own could wait for ever, for three reasons that are met here.
+        """After a worker has ended unasked, Python's own could wait for ever, for four reasons that are met here.
 
-        Before 3.11.5 its thread may be writing to workers that are gone (cpython#94777); and a worker that was being
+        One that is killed during the shutdown may have held the lock behind which the others would hear of it. Before
+        3.11.5 Python's thread may be writing to workers that are gone (cpython#94777); and a worker that was being
         started at that moment is told nothing. And where Ctrl-C ends the wait, Python may take its thread for ended,
         close the pipe to the workers before each is told to leave, and wait for them at its own end.
         """
@@ -51,8 +56,14 @@ class Pool(ProcessPoolExecutor):
                     calls._reader.close()
             for process in [*(self._processes or {}).values()]:
                 process.terminate()
+        processes, thread = [*(self._processes or {}).values()], vars(self)["_executor_manager_thread"]
         try:
-            super().shutdown(wait, cancel_futures=cancel_futures)
+            super().shutdown(False, cancel_futures=cancel_futures)
+            while wait and thread is not None and thread.is_alive():
+                thread.join(_PACE_S)
+                if any(map(_was_killed, processes)):
+                    for process in processes:
+                        process.terminate()
         except KeyboardInterrupt:  # again: what they are at is given up, so that none writes after its caller has ended
             end_children()
             raise
@@ -65,6 +76,15 @@ class Pool(ProcessPoolExecutor):
                 "a worker process was killed, perhaps for want of memory, or crashed: run the command again, with "
                 "fewer processes if need be (--processes, or taskset where there is no such option)"
             ) from exc_val
+
+
+def _was_killed(process: BaseProcess) -> bool:
+    """Whether a signal has ended it; whoever waits for it is still told so."""
+    try:
+        ended = os.waitid(os.P_PID, process.pid or 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # the pool's thread was told, and has it, or is about to
+        return (process.exitcode or 0) < 0
+    return ended is not None and ended.si_code != os.CLD_EXITED
 
 
 def start_tracker() -> None:

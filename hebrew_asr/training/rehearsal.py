@@ -58,8 +58,10 @@ def rehearse(session: Session) -> None:
     trained = {name for phase in phases for group in phase_groups(shapes, run.recipe, phase) for name in group.weights}
     weights = KeptWeights(run.asr, trained, run.ranks)
     forget_peak(run.ranks)
-    failure = next(filter(None, (_try_phase(session, index, phase) for index, phase in enumerate(phases))), None)
-    if failure is None:
+    failure = ""
+    for index, phase in enumerate(phases):
+        failure = failure or _try_phase(session, index, phase)
+    if not failure:
         found = _try_interruptions(session)
         tried = f"{'phases' if len(phases) > 1 else 'phase'} {' and '.join(phase.name for phase in phases)}"
         run.say(f"rehearsed {tried} on the longest batch, {found}, in {time.monotonic() - started:.0f} s")
@@ -76,7 +78,8 @@ def rehearse(session: Session) -> None:
 
 def _try_phase(session: Session, index: int, phase: Phase) -> str:
     """Train a phase on the longest batch; returns why it could not be tried, or nothing."""
-    run, tried, is_proved, batch = session.run, 0, False, None
+    run, tried, is_proved = session.run, 0, False
+    batch: StepBatch | str | None = None
     compiles = ", which compiles for up to a minute" if run.profile.compiles else ""
     run.now(f"rehearsing phase {phase.name}{compiles}")
     run.engine.enter_phase(index)
@@ -85,8 +88,8 @@ def _try_phase(session: Session, index: int, phase: Phase) -> str:
         too_large = None
         try:
             batch = batch or _longest_batch(run)
-            if batch is None:
-                return f"no clip of step {run.dataset.longest_step(run.schedule.last_step)} can be decoded"
+            if isinstance(batch, str):
+                return batch
             run.engine.step(batch.micro_batches, rates)
             is_proved |= run.engine.prove_phase() is not None
             tried += 1
@@ -101,15 +104,16 @@ def _try_phase(session: Session, index: int, phase: Phase) -> str:
     return "" if is_proved else f"gradients of phase {phase.name} were NaN or infinite in {_STEPS} steps"
 
 
-def _longest_batch(run: Run) -> StepBatch | None:
-    """The step of the run that has most sound, on the device; None if a rank cannot decode a clip of its share.
+def _longest_batch(run: Run) -> StepBatch | str:
+    """The step of the run that has most sound, on the device; or why a rank has no clips for it.
 
     Raises:
         MicroBatchTooLarge: there was no memory for its features.
     """
     batch = run.dataset[run.dataset.longest_step(run.schedule.last_step)]
-    if run.ranks.any(batch.error is not None):
-        return None
+    no_clips = _of_ranks(run, "" if batch.error is None else str(batch.error))
+    if no_clips:
+        return next(iter(no_clips.values()))
     no_memory = ""
     try:
         batch = to_device(batch, run.mel, run.ranks.device)
@@ -145,6 +149,6 @@ def _try_interruptions(session: Session) -> str:
     return f"decoded the longest {count(clips, 'clip')}, copied {gib(copied)} of state{memory}"
 
 
-def _of_ranks(run: Run, no_memory: str) -> dict[int, str]:
-    """Why ranks are out of memory, of those that are; collective."""
-    return {rank: reason for rank, reason in enumerate(run.ranks.gather(no_memory)) if reason}
+def _of_ranks(run: Run, failure: str) -> dict[int, str]:
+    """What failed on which ranks; collective. ``failure``: of this rank, or nothing."""
+    return {rank: reason for rank, reason in enumerate(run.ranks.gather(failure)) if reason}

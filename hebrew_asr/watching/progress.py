@@ -64,7 +64,7 @@ class Progress:
         self._step_s: deque[float] = deque(maxlen=TREND_STEPS)
         self._clips: deque[int] = deque(maxlen=TREND_STEPS)
         self._phase_paced: str | None = None
-        """Of these steps."""
+        """The phase that these steps are of."""
         self._clip_s: dict[str, float] = {}
         self._started = self._taken = time.monotonic()
 

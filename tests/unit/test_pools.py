@@ -91,6 +91,29 @@ def test_a_broken_pool_ends_though_its_own_thread_closes_the_same_pipe(monkeypat
     pool.shutdown()
 
 
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_worker_that_is_killed_in_the_shutdown_holds_up_nobody(killed):
+    """One of both has the lock that the other waits for."""
+    pool = Pool(2)
+    for busy in [pool.submit(time.sleep, 0.5) for _ in range(2)]:
+        busy.result()
+    pids = [*vars(pool)["_processes"]]
+    time.sleep(0.2)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    ending = threading.Thread(target=pool.shutdown, daemon=True)
+    ending.start()
+    time.sleep(0.5)  # they are told to leave, and hear nothing
+    os.kill(pids[killed], signal.SIGKILL)
+    os.kill(pids[1 - killed], signal.SIGCONT)
+    ending.join(10)
+    hangs = ending.is_alive()
+    for child in psutil.Process().children():
+        if child.pid in pids:
+            child.kill()
+    assert not hangs
+
+
 def test_a_worker_that_is_killed_ends_the_audit_as_a_fault_of_the_machine(tmp_path, capfd):
     """Not as one of the set, which code 1 would say."""
     sound = tmp_path / "a.flac"
