@@ -23,7 +23,7 @@ def wait(device: torch.device) -> None:
 
 def network_alone_ms(run: Run, batch: StepBatch, rates: dict[str, float]) -> float:
     """One step, profiled. Kernels of NCCL beside which nothing else runs; on the slowest rank, collective."""
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
         run.engine.step(batch.micro_batches, rates).figures()
         wait(run.ranks.device)
     return float(run.ranks.max(torch.tensor([alone_us(profiler.events() or (), "nccl") / 1e3])))

@@ -39,6 +39,6 @@ def test_what_the_host_does_and_marks_on_the_device_hide_nothing():
 
 
 def test_events_of_the_profiler_have_what_is_read():
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
         torch.ones(3).sum()
     assert alone_us(profiler.events(), "nccl") == pytest.approx(0.0), "none of them is a device's"
