@@ -54,16 +54,16 @@ class Pool(ProcessPoolExecutor):
             if sys.version_info < (3, 11, 5) and calls is not None:
                 with contextlib.suppress(OSError):  # which its thread may be closing
                     calls._reader.close()
-            for process in [*(self._processes or {}).values()]:
-                process.terminate()
         processes, thread = [*(self._processes or {}).values()], vars(self)["_executor_manager_thread"]
         try:
             super().shutdown(False, cancel_futures=cancel_futures)
-            while wait and thread is not None and thread.is_alive():
-                thread.join(_PACE_S)
-                if any(map(_was_killed, processes)):
+            while True:
+                if self._broken or any(map(_was_killed, processes)):
                     for process in processes:
                         process.terminate()
+                if not wait or thread is None or not thread.is_alive():
+                    break
+                thread.join(_PACE_S)
         except KeyboardInterrupt:  # again: what they are at is given up, so that none writes after its caller has ended
             end_children()
             raise

@@ -107,9 +107,10 @@ def plan_mel(
     """
     first, resampled = _plan_resampling(np.asarray(samples, dtype=np.int64), [speed_ratio(speed) for speed in speeds])
     played = [perturbed_length(count, speed) for count, speed in zip(samples, speeds, strict=True)]
-    frames = np.asarray([num_frames(count) for count in played], dtype=np.int64)
+    frames_of_clips = [num_frames(count) for count in played]
+    frames = np.asarray(frames_of_clips, dtype=np.int64)
     rows = frames + 2  # the last window ends 240 samples past the last hop
-    chunks = np.asarray([num_chunks(count) for count in frames.tolist()], dtype=np.int64)
+    chunks = np.asarray([num_chunks(count) for count in frames_of_clips], dtype=np.int64)
     chunk_in_clip = np.arange(chunks.sum()) - np.repeat(_starts(chunks), chunks)
     return MelPlan(
         resampled=resampled,

@@ -101,6 +101,10 @@ class Ranks:
         torch_dist.all_gather_object(box, value, group=self.host_group)
         return box
 
+    def reasons(self, own: str) -> dict[int, str]:
+        """What ranks say, of those that do not say nothing; the same on every rank, collective."""
+        return {rank: said for rank, said in enumerate(self.gather(own)) if said}
+
 
 def start(accelerator: str) -> Ranks:
     """Join the process group; a plain ``python`` run is a group of one.

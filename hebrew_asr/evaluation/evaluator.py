@@ -169,11 +169,9 @@ class Evaluator:
         Raises:
             EnvironmentProblem: not even one clip fits, on this rank.
         """
-        own, longest_s = self._share(clips)
-        size = self._cuts(Transcriber(asr, self._tokenizer, self._decoding), longest_s)[1]
         unreadable = list[str]()
-        self._transcribe(asr, own[:size], longest_s[:size], stop, unreadable)
-        return len(own[:size]) - len(unreadable)
+        texts = self._transcribe(asr, *self._share(clips), stop, unreadable, most_batches=1)
+        return 0 if texts is None else len(texts) - len(unreadable)
 
     def _share(self, clips: Sequence[Clip]) -> tuple[list[Clip], np.ndarray]:
         """This rank's clips, the longest first, and the seconds of rank 0's, which are the longest in every place."""
@@ -183,7 +181,13 @@ class Evaluator:
         return own, durations_s[order[:: self._ranks.size]]
 
     def _transcribe(
-        self, asr: Any, own: list[Clip], longest_s: np.ndarray, stop: StopFlag, unreadable: list[str]
+        self,
+        asr: Any,
+        own: list[Clip],
+        longest_s: np.ndarray,
+        stop: StopFlag,
+        unreadable: list[str],
+        most_batches: int | None = None,
     ) -> list[str] | None:
         """Hypotheses of this rank's share, the longest clips first; None if the run was asked to stop.
 
@@ -192,7 +196,8 @@ class Evaluator:
         """
         texts, training = [], asr.training
         transcribe = Transcriber(asr, self._tokenizer, self._decoding)
-        first, *others = [own[start:end] for start, end in pairwise(self._cuts(transcribe, longest_s))]
+        batches = [own[start:end] for start, end in pairwise(self._cuts(transcribe, longest_s))]
+        first, *others = batches[:most_batches]
         with ThreadPoolExecutor(_READERS) as readers, ThreadPoolExecutor(1) as aside:
             asr.eval()
             try:

@@ -203,7 +203,8 @@ def _see_it_end(group: int) -> None:
 
 def _judge(told: Told, launch: Launch, *, was_asked: bool, code: int) -> int:
     """The launcher's own code is 1 whatever a stopped rank says."""
-    codes, known = told.codes(), told.codes().keys() | told.followers()
+    codes = told.codes()
+    known = codes.keys() | told.followers()
     failed = next((codes[rank] for rank in sorted(codes) if codes[rank]), None)
     # Where a rank dies the launcher sends the others SIGTERM, which some take for a stop.
     is_death = failed == Preempted.exit_code and not was_asked and bool(told.pids().keys() - known)

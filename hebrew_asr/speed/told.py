@@ -10,7 +10,7 @@ from rich.table import Table
 from hebrew_asr.config.profiles import Profile
 from hebrew_asr.config.recipe import Recipe
 from hebrew_asr.planning.clock import run_clock
-from hebrew_asr.planning.plan import GUIDE_CLIPS, make_plan
+from hebrew_asr.planning.plan import make_plan
 from hebrew_asr.streams import print_table
 from hebrew_asr.units import count
 
@@ -55,7 +55,7 @@ def print_phases(figures: dict[str, Any]) -> None:
 
 
 def print_whole(figures: dict[str, Any], recipe: Recipe, profile: Profile) -> None:
-    """How long the recipe would take on the crowd corpora: steps and start as measured, the rest as ``plan`` has it."""
+    """How long the recipe's data would take: steps and start as measured, the rest as ``plan`` has it."""
     speeds = {
         phase["phase"]: phase["clips_per_s"]
         for phase in figures["phases"]
@@ -63,16 +63,17 @@ def print_whole(figures: dict[str, Any], recipe: Recipe, profile: Profile) -> No
     }
     if not all(phase.name in speeds for phase in recipe.phases):
         return
-    recipe = replace(recipe, data=replace(recipe.data, folder=""))
-    clock = run_clock(make_plan(recipe, profile, figures["num_ranks"]), clips_per_s=1.0)
+    plan = make_plan(recipe, profile, figures["num_ranks"])
+    clips = [phase.epochs * plan.num_clips for phase in recipe.phases]
+    steps_s = sum(trained / speeds[phase.name] for trained, phase in zip(clips, recipe.phases, strict=True))
+    clock = run_clock(plan, clips_per_s=sum(clips) / steps_s)
     assert clock is not None
     compile_s = sum(phase["compile_s"] for phase in figures["phases"])
-    steps_s = sum(phase.epochs * GUIDE_CLIPS / speeds[phase.name] for phase in recipe.phases)
     clock = replace(clock, steps_s=steps_s, compile_s=compile_s, startup_s=figures["startup_s"])
     print(
-        f"{count(recipe.epochs, 'epoch')} of {GUIDE_CLIPS:,} clips would take {clock.total_s / 60:.0f} minutes here, "
-        f"{steps_s / 60:.1f} of them steps: {clock.startup_s:.0f} s to start and {compile_s:.0f} s of compiling as "
-        "measured, evaluations, checkpoints and recording as plan has them"
+        f"{count(recipe.epochs, 'epoch')} of {plan.num_clips:,} clips would take {clock.total_s / 60:.0f} minutes "
+        f"here, {steps_s / 60:.1f} of them steps: {clock.startup_s:.0f} s to start and {compile_s:.0f} s of compiling "
+        "as measured, evaluations, checkpoints and recording as plan has them"
     )
 
 

@@ -23,10 +23,15 @@ def wait(device: torch.device) -> None:
 
 def network_alone_ms(run: Run, batch: StepBatch, rates: dict[str, float]) -> float:
     """One step, profiled. Kernels of NCCL beside which nothing else runs; on the slowest rank, collective."""
-    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
+    profiler = _profiled(run, batch, rates, [ProfilerActivity.CUDA])
+    return float(run.ranks.max(torch.tensor([alone_us(profiler.events() or (), "nccl") / 1e3])))
+
+
+def _profiled(run: Run, batch: StepBatch, rates: dict[str, float], activities: list[ProfilerActivity]) -> profile:
+    with profile(activities=activities, acc_events=True) as profiler:
         run.engine.step(batch.micro_batches, rates).figures()
         wait(run.ranks.device)
-    return float(run.ranks.max(torch.tensor([alone_us(profiler.events() or (), "nccl") / 1e3])))
+    return profiler
 
 
 def alone_us(events: Iterable[Any], name: str) -> float:
@@ -52,9 +57,7 @@ def write_trace(run: Run, batch: StepBatch, rates: dict[str, float], stem: Path)
     """Profile one step: ``stem.txt`` says what took the device's time, ``stem.json.gz`` opens in a trace viewer."""
     on_cuda = run.ranks.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
-    with profile(activities=activities) as profiler:
-        run.engine.step(batch.micro_batches, rates).figures()
-        wait(run.ranks.device)
+    profiler = _profiled(run, batch, rates, activities)
     stem.parent.mkdir(parents=True, exist_ok=True)
     order = "self_device_time_total" if on_cuda else "self_cpu_time_total"
     table = profiler.key_averages().table(sort_by=order, row_limit=60, max_name_column_width=90)

@@ -14,6 +14,7 @@ import torch
 
 from hebrew_asr.audio.mel import LogMel
 from hebrew_asr.data.loader import MicroBatch, StepBatch
+from hebrew_asr.engine.engine import MicroBatchTooLarge
 from hebrew_asr.errors import end_children
 
 _CHECK_S = 0.5
@@ -151,6 +152,11 @@ class _Ahead(_OnDemand):
         batch, event = item
         self._training_stream.wait_event(event)
         return batch
+
+
+def features_too_large(reasons: dict[int, str]) -> MicroBatchTooLarge:
+    """What a step is that ranks had no memory to make features of; ``reasons`` by rank, on all ranks."""
+    return MicroBatchTooLarge("features", [*reasons], True, next(iter(reasons.values())))
 
 
 def to_device(batch: StepBatch, mel: LogMel, device: torch.device) -> StepBatch:

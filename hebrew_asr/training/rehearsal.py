@@ -21,7 +21,7 @@ from hebrew_asr.engine.optimizer_state import num_bytes
 from hebrew_asr.errors import EnvironmentProblem, first_line
 from hebrew_asr.model.groups import phase_groups
 from hebrew_asr.model.phases import shapes_of
-from hebrew_asr.training.feed import to_device
+from hebrew_asr.training.feed import features_too_large, to_device
 from hebrew_asr.units import count, gib
 from hebrew_asr.watching.machine import forget_peak
 
@@ -54,9 +54,8 @@ def rehearse(session: Session) -> None:
     run, started = session.run, time.monotonic()
     starts = run.schedule.phase_starts
     phases = [phase for phase, start in zip(run.recipe.phases, starts, strict=True) if start < run.schedule.last_step]
-    shapes = shapes_of(run.asr)
-    trained = {name for phase in phases for group in phase_groups(shapes, run.recipe, phase) for name in group.weights}
-    weights = KeptWeights(run.asr, trained, run.ranks)
+    last_groups = phase_groups(shapes_of(run.asr), run.recipe, phases[-1])  # groups join, and none leaves
+    weights = KeptWeights(run.asr, {name for group in last_groups for name in group.weights}, run.ranks)
     forget_peak(run.ranks)
     failure = ""
     for index, phase in enumerate(phases):
@@ -111,7 +110,7 @@ def _longest_batch(run: Run) -> StepBatch | str:
         MicroBatchTooLarge: there was no memory for its features.
     """
     batch = run.dataset[run.dataset.longest_step(run.schedule.last_step)]
-    no_clips = _of_ranks(run, "" if batch.error is None else str(batch.error))
+    no_clips = run.ranks.reasons("" if batch.error is None else str(batch.error))
     if no_clips:
         return next(iter(no_clips.values()))
     no_memory = ""
@@ -119,9 +118,8 @@ def _longest_batch(run: Run) -> StepBatch | str:
         batch = to_device(batch, run.mel, run.ranks.device)
     except torch.OutOfMemoryError as error:
         no_memory = first_line(error)
-    reasons = _of_ranks(run, no_memory)
-    if reasons:
-        raise MicroBatchTooLarge("features", [*reasons], True, next(iter(reasons.values())))
+    if reasons := run.ranks.reasons(no_memory):
+        raise features_too_large(reasons)
     return batch
 
 
@@ -135,7 +133,7 @@ def _try_interruptions(session: Session) -> str:
             clips = run.evaluator.try_longest(asr, split, run.stop)
         except EnvironmentProblem as error:
             no_memory = str(error)
-    for rank, reason in _of_ranks(run, no_memory).items():
+    for rank, reason in run.ranks.reasons(no_memory).items():
         raise run.ranks.in_common(EnvironmentProblem(f"rehearsing an evaluation, rank {rank}: {reason}"))
     copied = num_bytes(run.engine.host_state())
     if run.stop.agreed():
@@ -147,8 +145,3 @@ def _try_interruptions(session: Session) -> str:
         memory = f", in {gib(most)} of {gib(room)}"
     clips, copied = sum(run.ranks.gather(clips)), sum(run.ranks.gather(copied))
     return f"decoded the longest {count(clips, 'clip')}, copied {gib(copied)} of state{memory}"
-
-
-def _of_ranks(run: Run, failure: str) -> dict[int, str]:
-    """What failed on which ranks; collective. ``failure``: of this rank, or nothing."""
-    return {rank: reason for rank, reason in enumerate(run.ranks.gather(failure)) if reason}

@@ -24,7 +24,7 @@ from hebrew_asr.launching.stopping import nothing_to_save
 from hebrew_asr.report.records import PhaseRecord, TrainRecord
 from hebrew_asr.training import saving
 from hebrew_asr.training.faults import FaultBudget, record_earlier, record_fallbacks
-from hebrew_asr.training.feed import feed
+from hebrew_asr.training.feed import features_too_large, feed
 from hebrew_asr.training.final_model import write_final
 from hebrew_asr.training.loading import load_steps
 from hebrew_asr.training.out_of_memory import fault_record, smaller_batching
@@ -113,8 +113,7 @@ class Session:
                 if failed:
                     self._fail(failure)
                 if short:
-                    reasons = {rank: reason for rank, reason in enumerate(run.ranks.gather(no_memory)) if reason}
-                    self.shrink(MicroBatchTooLarge("features", [*reasons], True, next(iter(reasons.values()))))
+                    self.shrink(features_too_large(run.ranks.reasons(no_memory)))
                     continue
                 assert self.batch is not None
                 yield self.batch

@@ -61,10 +61,8 @@ class Progress:
         self.rates = list(course.rates)
         """Step and WER of the sample, of every evaluation."""
         self._losses: deque[float] = deque(maxlen=2 * TREND_STEPS)
-        self._step_s: deque[float] = deque(maxlen=TREND_STEPS)
-        self._clips: deque[int] = deque(maxlen=TREND_STEPS)
-        self._phase_paced: str | None = None
-        """The phase that these steps are of."""
+        self._paced: deque[TrainRecord] = deque(maxlen=TREND_STEPS)
+        """The last steps of one phase, without its first."""
         self._clip_s: dict[str, float] = {}
         self._started = self._taken = time.monotonic()
 
@@ -73,12 +71,9 @@ class Progress:
         self._taken = time.monotonic()
         if isinstance(record, TrainRecord):
             if self.step is not None and self.step.phase == record.phase:
-                if self._phase_paced != record.phase:
-                    self._step_s.clear()
-                    self._clips.clear()
-                self._phase_paced = record.phase
-                self._step_s.append(record.step_s)
-                self._clips.append(record.clips)
+                if self._paced and self._paced[-1].phase != record.phase:
+                    self._paced.clear()
+                self._paced.append(record)
             self.step = record
             if math.isfinite(record.loss):
                 self._losses.append(record.loss)
@@ -106,13 +101,13 @@ class Progress:
     def clips_per_s(self) -> float | None:
         """The median clips of the last steps by their median time; None as long as ``step_s`` is."""
         pace = self.step_s
-        return None if not pace else median(self._clips) / pace
+        return None if not pace else median(step.clips for step in self._paced) / pace
 
     @property
     def step_s(self) -> float | None:
         """Seconds of a step: the median of the last ones. A phase's first step may compile for a minute, and does not
         count: after it these are the phase before's, or None."""
-        return median(self._step_s) if self._step_s else None
+        return median(step.step_s for step in self._paced) if self._paced else None
 
     @property
     def loss_trend(self) -> tuple[float, float, int] | None:
